@@ -1,0 +1,55 @@
+//! What a database must do to hold the shared cache. It sees sealed bytes only.
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+use crate::storage::StoreError;
+
+/// One stored record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its name within the namespace of the backend.
+    pub name: String,
+    /// The sealed bytes.
+    pub value: Bytes,
+    /// The database's own revision where it has one (Consul's ModifyIndex), else 0.
+    pub revision: u64,
+}
+
+/// One compare-and-swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// The record to change.
+    pub name: String,
+    /// What must be stored for the change to happen; `None`: nothing.
+    pub expected: Option<Row>,
+    /// What to store; `None` removes the record.
+    pub value: Option<Bytes>,
+}
+
+/// How one swap ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// The change was made.
+    Applied,
+    /// Something else was stored; nothing was changed.
+    Conflict,
+    /// The database cannot hold a record of this size; nothing was changed.
+    TooLarge,
+}
+
+/// One database behind the shared cache, bound to one namespace. Policy (deadlines for a whole
+/// pass, retries, sealing, fallback) lives above it.
+pub trait Backend: Send + Sync + 'static {
+    /// All records of the namespace, in any order. An absent namespace is empty.
+    fn read_all(&self) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send;
+
+    /// One record, by name.
+    fn read(&self, name: &str) -> impl Future<Output = Result<Option<Row>, StoreError>> + Send;
+
+    /// Carries out each swap on its own, in order where the database has one, and tells how each
+    /// ended. After an error some of them may have been carried out: read again before retrying.
+    fn swap(&self, swaps: &[Swap])
+    -> impl Future<Output = Result<Vec<Swapped>, StoreError>> + Send;
+}

@@ -1,0 +1,5 @@
+//! The encrypted cache of autoconfig records.
+
+mod backend;
+
+pub use backend::{Backend, Row, Swap, Swapped};

@@ -1,0 +1,3 @@
+//! Which environments exist: the autoconfig stream and its encrypted cache.
+
+pub mod cache;

@@ -1,0 +1,14 @@
+//! Pilotlight: a relay for LaunchDarkly SDKs that serves through an outage.
+//!
+//! The modules in reading order, from what is said to what is done:
+//!
+//! * [`model`]: the nouns: credentials, environments, flag data.
+//! * [`backoff`], [`tasks`], [`sealing`]: delays, owned tasks, encryption at rest.
+#![cfg_attr(test, allow(missing_docs))]
+
+pub mod autoconfig;
+pub mod backoff;
+pub mod model;
+pub mod sealing;
+pub mod storage;
+pub mod tasks;

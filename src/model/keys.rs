@@ -1,0 +1,236 @@
+//! Credentials as types: they redact themselves, compare in constant time and give their text
+//! only through [`SdkKey::expose`] and its twins, so that every use is found by a search.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// Shared text of a secret, wiped when the last owner goes.
+#[derive(Clone)]
+struct Secret(Arc<Zeroizing<String>>);
+
+impl Secret {
+    fn new(text: impl Into<String>) -> Self {
+        Self(Arc::new(Zeroizing::new(text.into())))
+    }
+
+    fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The last four characters of a long secret, nothing of a short one.
+    fn tail(&self) -> String {
+        let text = self.expose();
+        // By characters from the end: slicing bytes could split one and panic.
+        let count = text.chars().count();
+        if count > 8 { text.chars().skip(count - 4).collect() } else { String::new() }
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl Hash for Secret {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.expose().hash(state);
+    }
+}
+
+macro_rules! secret {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash)]
+        pub struct $name(Secret);
+
+        impl $name {
+            /// Wraps the raw text.
+            pub fn new(text: impl Into<String>) -> Self {
+                Self(Secret::new(text))
+            }
+
+            /// The raw text: for request headers, key derivation and sealed records only.
+            pub fn expose(&self) -> &str {
+                self.0.expose()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "(…{})"), self.0.tail())
+            }
+        }
+    };
+}
+
+secret! {
+    /// Key of a server-side SDK for one environment (`sdk-…`).
+    SdkKey
+}
+secret! {
+    /// Key of a mobile SDK for one environment (`mob-…`).
+    MobileKey
+}
+secret! {
+    /// Key that opens the autoconfig stream (`rel-…`).
+    AutoConfigKey
+}
+secret! {
+    /// Any other secret from the configuration: passwords, tokens, encryption keys.
+    Password
+}
+
+/// Client-side ID of an environment. Public by design: it stands in web pages.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EnvironmentId(Arc<str>);
+
+impl EnvironmentId {
+    /// Wraps the ID's text.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The ID's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Key of a payload filter; empty means the unfiltered environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FilterKey(Arc<str>);
+
+impl FilterKey {
+    /// Wraps the key's text; empty text is the unfiltered environment.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The key's text, empty for the unfiltered environment.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this stands for the unfiltered environment.
+    pub fn is_unfiltered(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What a client presents. The kind is part of the identity: a mobile key on a server route is
+/// simply unknown (ld-relay v8: typed look-up).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// Server-side SDK key.
+    Sdk(SdkKey),
+    /// Mobile key.
+    Mobile(MobileKey),
+    /// Client-side ID in a path.
+    EnvironmentId(EnvironmentId),
+}
+
+/// The form in which ld-relay v8 shows a key in `/status`: a leading `xxx-` stays, every hex
+/// digit of the rest becomes `*` except in the last five characters; four or fewer characters
+/// are shown as they are.
+pub fn obscured(key: &str) -> String {
+    let bytes = key.as_bytes();
+    let has_prefix =
+        bytes.len() > 4 && bytes[..3].iter().all(u8::is_ascii_lowercase) && bytes[3] == b'-';
+    let (head, rest) = if has_prefix { key.split_at(4) } else { ("", key) };
+    let count = rest.chars().count();
+    let mut shown = String::with_capacity(key.len());
+    shown.push_str(head);
+    for (index, c) in rest.chars().enumerate() {
+        let hidden = count > 4 && index + 5 < count && c.is_ascii_hexdigit();
+        shown.push(if hidden { '*' } else { c });
+    }
+    shown
+}
+
+/// A URL that may carry user-info; shows itself without the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedactedUrl(Arc<Zeroizing<String>>);
+
+impl RedactedUrl {
+    /// Wraps the URL's text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Arc::new(Zeroizing::new(text.into())))
+    }
+
+    /// The URL with its password, for dialling only.
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The URL with the password written as `xxxxx` (ld-relay v8: `dbServer` in `/status`).
+    pub fn redacted(&self) -> String {
+        let text = self.expose();
+        let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        match authority.rsplit_once('@') {
+            Some((user_info, host)) => match user_info.split_once(':') {
+                Some((user, _)) => format!("{scheme}://{user}:xxxxx@{host}{tail}"),
+                None => text.to_owned(),
+            },
+            None => text.to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for RedactedUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_only_the_tail() {
+        assert_eq!(format!("{:?}", SdkKey::new("sdk-1234567890abcd")), "SdkKey(…abcd)");
+        assert_eq!(format!("{:?}", SdkKey::new("short")), "SdkKey(…)");
+        assert_eq!(format!("{:?}", MobileKey::new("mob-ключключ")), "MobileKey(…ключ)");
+    }
+
+    #[test]
+    fn obscured_is_ld_relays_form() {
+        let check = |key: &str, expected: &str| assert_eq!(obscured(key), expected, "{key}");
+        check(
+            "sdk-01234567-89ab-cdef-0123-456789abcdef",
+            "sdk-********-****-****-****-*******bcdef",
+        );
+        check("abcd", "abcd");
+        check("sdk-abcd", "sdk-abcd");
+        check("sdk-abcdef", "sdk-*bcdef");
+        check("", "");
+        check("ключи-ключи", "ключи-ключи");
+    }
+
+    #[test]
+    fn urls_hide_passwords() {
+        let check = |url: &str, shown: &str| assert_eq!(RedactedUrl::new(url).redacted(), shown);
+        check("redis://u:p@h:1/2", "redis://u:xxxxx@h:1/2");
+        check("redis://:p@h", "redis://:xxxxx@h");
+        check("redis://:p@ss@h", "redis://:xxxxx@h");
+        check("redis://h:6379", "redis://h:6379");
+        check("not a url", "not a url");
+    }
+
+    #[test]
+    fn kinds_do_not_mix() {
+        assert_ne!(
+            Credential::Sdk(SdkKey::new("same-text-here")),
+            Credential::Mobile(MobileKey::new("same-text-here"))
+        );
+    }
+}

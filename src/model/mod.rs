@@ -1,0 +1,18 @@
+//! The nouns of the domain: credentials, environments, flag data.
+//!
+//! Nothing here waits, reads a clock, or touches a file or a socket.
+
+mod environment;
+mod flag_data;
+mod item_map;
+mod keys;
+
+pub use environment::{
+    AcceptedKey, CredentialSet, EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState,
+};
+pub use flag_data::{DataSet, Item, ItemKey, ItemKind, Origin};
+pub use item_map::ItemMap;
+pub use keys::{
+    AutoConfigKey, Credential, EnvironmentId, FilterKey, MobileKey, Password, RedactedUrl, SdkKey,
+    obscured,
+};

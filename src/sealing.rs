@@ -1,0 +1,274 @@
+//! Sealing of everything that rests outside this process: AES-256-GCM under keys derived by
+//! HKDF-SHA256, with a ring of keys so that a key can be exchanged.
+//!
+//! A sealed record is `magic(4) | key ID(8) | nonce(12) | ciphertext | tag(16)`. The place it
+//! belongs to is authenticated with it ([`Place`]), so a record that was moved, copied or renamed
+//! does not open. Plaintext never passes below this module.
+//!
+//! Record names in a sealed store are keyed hashes ([`SealingKey::name`]): flag keys do not show,
+//! and a key's records are found without opening a record of another key.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// First bytes of a sealed record. The last one is the format's version.
+const MAGIC: [u8; 4] = *b"PLT\x01";
+const KEY_ID_BYTES: usize = 8;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+const HEAD_BYTES: usize = MAGIC.len() + KEY_ID_BYTES + NONCE_BYTES;
+
+/// What sealing adds to a plaintext, in bytes.
+pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
+
+/// Length of a record name, in bytes.
+pub const NAME_BYTES: usize = 16;
+
+/// Why a record did not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Too short, or not of this format.
+    #[error("record is not in the sealed format")]
+    Format,
+    /// No key of the ring has the record's key ID.
+    #[error("record is sealed under a key that is not configured")]
+    UnknownKey,
+    /// The key is known, but the record was altered, cut, or belongs to another place.
+    #[error("record fails authentication: it was altered or belongs to another place")]
+    Forged,
+}
+
+/// Where a record belongs: authenticated, not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The store and namespace, e.g. `local/flags` or `shared/<cache key>`.
+    pub namespace: &'a str,
+    /// The record's name in the namespace.
+    pub name: &'a [u8],
+}
+
+impl Place<'_> {
+    fn associated_data(&self) -> Vec<u8> {
+        let mut data = Vec::with_capacity(MAGIC.len() + 8 + self.namespace.len() + self.name.len());
+        data.extend_from_slice(&MAGIC);
+        // The length keeps (ab, c) and (a, bc) apart.
+        data.extend_from_slice(&(self.namespace.len() as u64).to_be_bytes());
+        data.extend_from_slice(self.namespace.as_bytes());
+        data.extend_from_slice(self.name);
+        data
+    }
+}
+
+/// Identifies a key without telling anything of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; KEY_ID_BYTES]);
+
+/// One key, derived from any text an operator chose.
+#[derive(Clone)]
+pub struct SealingKey {
+    id: KeyId,
+    cipher: Aes256Gcm,
+    naming: Hmac<Sha256>,
+}
+
+impl SealingKey {
+    /// Derives the key from a secret text of any length (HKDF-SHA256, no salt).
+    pub fn derive(secret: &str) -> Self {
+        let source = Hkdf::<Sha256>::new(None, secret.as_bytes());
+        let mut key = zeroize::Zeroizing::new([0; 32]);
+        let mut naming = zeroize::Zeroizing::new([0; 32]);
+        let mut id = [0; KEY_ID_BYTES];
+        let fits = "32 bytes are within what HKDF-SHA256 gives";
+        source.expand(b"pilotlight record sealing v1", &mut *key).expect(fits);
+        source.expand(b"pilotlight record names v1", &mut *naming).expect(fits);
+        source.expand(b"pilotlight key id v1", &mut id).expect(fits);
+        Self {
+            id: KeyId(id),
+            cipher: Aes256Gcm::new_from_slice(&*key).expect("the key has 32 bytes"),
+            naming: <Hmac<Sha256> as KeyInit>::new_from_slice(&*naming)
+                .expect("HMAC takes keys of any length"),
+        }
+    }
+
+    /// Which key this is.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The name under which a record about `parts` stands: a keyed hash of them.
+    pub fn name(&self, parts: &[&[u8]]) -> [u8; NAME_BYTES] {
+        let mut mac = self.naming.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        let digest = mac.finalize().into_bytes();
+        let mut name = [0; NAME_BYTES];
+        name.copy_from_slice(&digest[..NAME_BYTES]);
+        name
+    }
+
+    /// Seals a plaintext for its place.
+    pub fn seal(&self, place: Place<'_>, plaintext: &[u8]) -> Vec<u8> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce).expect("the operating system gives random bytes");
+        let mut sealed = Vec::with_capacity(OVERHEAD_BYTES + plaintext.len());
+        sealed.extend_from_slice(&MAGIC);
+        sealed.extend_from_slice(&self.id.0);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(plaintext);
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(
+                &Nonce::from(nonce),
+                &place.associated_data(),
+                (&mut sealed[HEAD_BYTES..]).into(),
+            )
+            .expect("records are far below the 64 GiB that AES-GCM can seal");
+        sealed.extend_from_slice(&tag);
+        sealed
+    }
+
+    /// Opens a record that is known to be under this key.
+    fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let (nonce, rest) = sealed[MAGIC.len() + KEY_ID_BYTES..].split_at(NONCE_BYTES);
+        let (body, tag) = rest.split_at(rest.len() - TAG_BYTES);
+        let nonce = Nonce::try_from(nonce).map_err(|_| OpenError::Format)?;
+        let tag = Tag::try_from(tag).map_err(|_| OpenError::Format)?;
+        let mut plaintext = body.to_vec();
+        self.cipher
+            .decrypt_inout_detached(
+                &nonce,
+                &place.associated_data(),
+                plaintext.as_mut_slice().into(),
+                &tag,
+            )
+            .map_err(|_| OpenError::Forged)?;
+        Ok(plaintext)
+    }
+}
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealingKey({:?})", self.id)
+    }
+}
+
+/// The keys of a process: the first seals, all open.
+#[derive(Clone, Debug)]
+pub struct KeyRing(Arc<[SealingKey]>);
+
+impl KeyRing {
+    /// A ring of the sealing key and those that only open. Repetitions are dropped.
+    pub fn new(current: SealingKey, others: impl IntoIterator<Item = SealingKey>) -> Self {
+        let mut keys = vec![current];
+        for key in others {
+            if keys.iter().all(|known| known.id != key.id) {
+                keys.push(key);
+            }
+        }
+        Self(keys.into())
+    }
+
+    /// The key that seals.
+    pub fn current(&self) -> &SealingKey {
+        &self.0[0]
+    }
+
+    /// All keys, the sealing one first.
+    pub fn keys(&self) -> &[SealingKey] {
+        &self.0
+    }
+
+    /// Opens a record with whichever key it was sealed under; tells which that was.
+    pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<(Vec<u8>, KeyId), OpenError> {
+        if sealed.len() < OVERHEAD_BYTES || sealed[..MAGIC.len()] != MAGIC {
+            return Err(OpenError::Format);
+        }
+        let id = &sealed[MAGIC.len()..MAGIC.len() + KEY_ID_BYTES];
+        let key = self.0.iter().find(|key| key.id.0 == id).ok_or(OpenError::UnknownKey)?;
+        Ok((key.open(place, sealed)?, key.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Place<'static> = Place { namespace: "test", name: b"record" };
+
+    fn ring(secrets: &[&str]) -> KeyRing {
+        let mut keys = secrets.iter().map(|secret| SealingKey::derive(secret));
+        KeyRing::new(keys.next().unwrap(), keys)
+    }
+
+    #[test]
+    fn opens_what_it_sealed_and_never_twice_the_same() {
+        let ring = ring(&["one"]);
+        for plaintext in [&b""[..], b"x", &[7; 5000]] {
+            let a = ring.current().seal(HERE, plaintext);
+            let b = ring.current().seal(HERE, plaintext);
+            assert_ne!(a, b);
+            assert_eq!(a.len(), plaintext.len() + OVERHEAD_BYTES);
+            assert_eq!(ring.open(HERE, &a), Ok((plaintext.to_vec(), ring.current().id())));
+        }
+    }
+
+    #[test]
+    fn a_record_opens_only_in_its_place() {
+        let ring = ring(&["one"]);
+        let sealed = ring.current().seal(HERE, b"secret");
+        for place in [
+            Place { namespace: "test", name: b"other" },
+            Place { namespace: "tes", name: b"trecord" },
+            Place { namespace: "testrecord", name: b"" },
+        ] {
+            assert_eq!(ring.open(place, &sealed), Err(OpenError::Forged), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn every_altered_byte_and_every_length_is_noticed() {
+        let ring = ring(&["one"]);
+        let sealed = ring.current().seal(HERE, b"secret");
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert!(ring.open(HERE, &altered).is_err(), "byte {at}");
+            assert!(ring.open(HERE, &sealed[..at]).is_err(), "cut to {at}");
+        }
+        let longer = [&sealed[..], b"x"].concat();
+        assert_eq!(ring.open(HERE, &longer), Err(OpenError::Forged));
+    }
+
+    #[test]
+    fn previous_keys_open_and_unknown_ones_are_told_apart() {
+        let old = ring(&["old"]).current().seal(HERE, b"data");
+        let rotated = ring(&["new", "old", "new"]);
+        assert_eq!(rotated.keys().len(), 2, "repetitions are dropped");
+        let (plaintext, under) = rotated.open(HERE, &old).unwrap();
+        assert_eq!(plaintext, b"data");
+        assert_ne!(under, rotated.current().id(), "the caller sees that it must be sealed anew");
+        assert_eq!(ring(&["new"]).open(HERE, &old), Err(OpenError::UnknownKey));
+    }
+
+    #[test]
+    fn names_depend_on_the_key_and_on_each_part() {
+        let key = SealingKey::derive("one");
+        let name = key.name(&[b"ab", b"c"]);
+        assert_eq!(name, key.name(&[b"ab", b"c"]));
+        assert_ne!(name, key.name(&[b"a", b"bc"]));
+        assert_ne!(name, SealingKey::derive("two").name(&[b"ab", b"c"]));
+    }
+
+    #[test]
+    fn debug_tells_no_key() {
+        assert!(!format!("{:?}", ring(&["hunter2"])).contains("hunter2"));
+    }
+}

@@ -1,0 +1,44 @@
+//! Databases, knowing nothing of flags: clients, deadlines, breakers, and the embedded store.
+
+/// What a database call can end in, as far as a caller can act on it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No answer within the time budget of the call.
+    #[error("store did not answer within {budget:?}")]
+    TimedOut {
+        /// The budget that ran out.
+        budget: std::time::Duration,
+    },
+    /// The breaker is open; nothing was sent.
+    #[error("store is cooling down after a failure")]
+    CoolingDown,
+    /// The connection failed or the database is not able to serve at the moment.
+    #[error("store is unreachable")]
+    Unreachable(#[source] Cause),
+    /// The database refuses this client: credentials, permissions, missing table, wrong type.
+    #[error("store refuses the request")]
+    Refused(#[source] Cause),
+    /// The database answered something that cannot be understood.
+    #[error("stored {what} cannot be read")]
+    Unreadable {
+        /// What was being read.
+        what: &'static str,
+        /// Why it cannot be read.
+        #[source]
+        cause: Cause,
+    },
+}
+
+/// The reason behind an error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl StoreError {
+    /// Whether the same call may succeed later with nobody changing anything. Only these errors
+    /// move a breaker.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::CoolingDown | Self::Unreachable(_) => true,
+            Self::Refused(_) | Self::Unreadable { .. } => false,
+        }
+    }
+}
