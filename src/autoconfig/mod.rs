@@ -1,3 +1,10 @@
 //! Which environments exist: the autoconfig stream and its encrypted cache.
 
 pub mod cache;
+pub mod messages;
+pub mod ordering;
+pub mod record_set;
+pub mod records;
+pub mod specs;
+pub mod startup_race;
+pub mod state;

@@ -83,8 +83,9 @@ pub struct EnvironmentSpec {
 pub enum ListState {
     /// Nothing is known yet.
     Unknown,
-    /// Known from a cache: an unknown credential may still turn out to be good.
-    Cached,
+    /// Known from a cache, or from a put with unusable records: an unknown credential may still
+    /// turn out to be good.
+    Provisional,
     /// Known from a live put or from explicit configuration: unknown credentials are refused.
     Authoritative,
 }

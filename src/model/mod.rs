@@ -2,11 +2,13 @@
 //!
 //! Nothing here waits, reads a clock, or touches a file or a socket.
 
+mod connection_status;
 mod environment;
 mod flag_data;
 mod item_map;
 mod keys;
 
+pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind, LastError};
 pub use environment::{
     AcceptedKey, CredentialSet, EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState,
 };

@@ -1,0 +1,162 @@
+//! The race at start: cached environments against the first live put. Pure.
+//!
+//! Local store, shared cache and stream start at the same moment. Whichever has environments
+//! first is applied; a live put ends the race, and whatever a cache says after it is older by
+//! definition and dropped.
+
+/// A place where environments are cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// The embedded store of this machine.
+    Local,
+    /// The database shared with other relays.
+    Shared,
+}
+
+/// How the read of one tier ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheOutcome<C> {
+    /// It holds environments. Filters without environments count as empty.
+    Loaded(C),
+    /// It answered and holds no environment.
+    Empty,
+    /// It did not answer, or refused: it may well hold environments.
+    Unavailable,
+    /// It holds records, none of which opens with the keys that are configured.
+    Unreadable,
+}
+
+/// What happens in the race.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<C> {
+    /// A tier was read.
+    Cache(Tier, CacheOutcome<C>),
+    /// A put from the stream is about to be applied.
+    LivePut,
+}
+
+/// What is to be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action<C> {
+    /// Serve this set until something better comes.
+    ApplyCached(C),
+    /// A second tier answered: serve it only if it is newer than the set that is served.
+    ApplyIfNewer(C),
+    /// Nothing a cache may still say matters.
+    StopCacheReads,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Racing,
+    OnCache,
+    Live,
+}
+
+/// The state of the race.
+#[derive(Clone, Debug)]
+pub struct StartupRace {
+    phase: Phase,
+    /// Tiers that have not answered yet.
+    awaited: Vec<Tier>,
+}
+
+impl StartupRace {
+    /// A race in which these tiers are being read.
+    pub fn new(tiers: &[Tier]) -> Self {
+        Self { phase: Phase::Racing, awaited: tiers.to_vec() }
+    }
+
+    /// Whether no cache can still bring environments.
+    pub fn caches_settled(&self) -> bool {
+        self.phase == Phase::Live || self.awaited.is_empty()
+    }
+
+    /// Whether a live put was applied.
+    pub fn is_live(&self) -> bool {
+        self.phase == Phase::Live
+    }
+
+    /// Takes an event and says what follows.
+    pub fn on<C>(&mut self, event: Event<C>) -> Option<Action<C>> {
+        if let Event::Cache(tier, _) = &event {
+            self.awaited.retain(|awaited| awaited != tier);
+        }
+        match (self.phase, event) {
+            (Phase::Racing, Event::Cache(_, CacheOutcome::Loaded(set))) => {
+                self.phase = Phase::OnCache;
+                Some(Action::ApplyCached(set))
+            }
+            (Phase::OnCache, Event::Cache(_, CacheOutcome::Loaded(set))) => {
+                Some(Action::ApplyIfNewer(set))
+            }
+            (Phase::Live, Event::Cache(_, CacheOutcome::Loaded(_))) => None,
+            (
+                _,
+                Event::Cache(
+                    _,
+                    CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable,
+                ),
+            ) => None,
+            (Phase::Racing | Phase::OnCache, Event::LivePut) => {
+                self.phase = Phase::Live;
+                (!self.awaited.is_empty()).then_some(Action::StopCacheReads)
+            }
+            (Phase::Live, Event::LivePut) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays events such as `local:a`, `shared:empty`, `put` and shows what they caused.
+    #[track_caller]
+    fn check(events: &str, expected: &str) {
+        let mut race = StartupRace::new(&[Tier::Local, Tier::Shared]);
+        let mut shown = Vec::new();
+        for word in events.split_whitespace() {
+            let event = match word.split_once(':') {
+                None => Event::LivePut,
+                Some((tier, what)) => {
+                    let tier = if tier == "local" { Tier::Local } else { Tier::Shared };
+                    let outcome = match what {
+                        "empty" => CacheOutcome::Empty,
+                        "away" => CacheOutcome::Unavailable,
+                        "sealed" => CacheOutcome::Unreadable,
+                        set => CacheOutcome::Loaded(set.to_owned()),
+                    };
+                    Event::Cache(tier, outcome)
+                }
+            };
+            match race.on(event) {
+                Some(Action::ApplyCached(set)) => shown.push(format!("apply-{set}")),
+                Some(Action::ApplyIfNewer(set)) => shown.push(format!("if-newer-{set}")),
+                Some(Action::StopCacheReads) => shown.push("stop".to_owned()),
+                None => {}
+            }
+        }
+        if race.caches_settled() {
+            shown.push("settled".to_owned());
+        }
+        assert_eq!(shown.join(" "), expected, "{events}");
+    }
+
+    #[test]
+    fn whichever_has_environments_first_is_applied() {
+        check("local:a", "apply-a");
+        check("local:a shared:b", "apply-a if-newer-b settled");
+        check("shared:b local:a", "apply-b if-newer-a settled");
+        check("shared:empty local:a", "apply-a settled");
+        check("shared:away local:sealed", "settled");
+    }
+
+    #[test]
+    fn a_live_put_ends_the_race() {
+        check("put", "stop settled");
+        check("put local:a shared:b put", "stop settled");
+        check("local:a put shared:b", "apply-a stop settled");
+        check("local:a shared:empty put", "apply-a settled");
+    }
+}

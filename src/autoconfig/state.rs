@@ -1,0 +1,269 @@
+//! The core of autoconfig: takes what the stream and the caches say, and decides what the relay
+//! runs, what is kept in the cache and what happens to the connection. Pure: no clock, no I/O.
+//!
+//! Invariants, each held by a property test over all interleavings: cached content never follows
+//! live content; a deleted environment never comes back; what came from a cache is not written
+//! back; one unusable environment harms no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::messages::{Malformed, Message, Put};
+use super::ordering::{Applied, Ordered};
+use super::record_set::{CachedSet, RecordSet};
+use super::records::{EnvironmentRecord, FilterRecord};
+use super::specs::{SpecSettings, Specs, desired, difference};
+use super::startup_race::{Action, CacheOutcome, Event, StartupRace, Tier};
+use crate::model::{EnvironmentChange, ListState};
+
+/// How long after a message that would remove every environment the connection must have been
+/// opened that confirms it. Long enough for a glitch upstream to pass.
+pub const WIPE_CONFIRMATION_DELAY: Duration = Duration::from_secs(5);
+
+/// Which connection a message came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Counts connections of this process.
+    pub number: u64,
+    /// When it was opened.
+    pub opened_at: Instant,
+}
+
+/// What is to be done with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamStep {
+    /// Something on it could not be used: connect again, slower if that repeats.
+    RestartMalformed,
+    /// The server asked for a new connection.
+    Reconnect,
+    /// Connect again, not before this moment, to hear whether every environment is to go.
+    ConfirmAt(Instant),
+}
+
+/// What a message or a cache read leads to.
+#[derive(Debug, Default)]
+pub struct Reaction {
+    /// Steps for the environments, in order.
+    pub changes: Vec<EnvironmentChange>,
+    /// The set that the cache shall hold from here on.
+    pub persist: Option<Arc<RecordSet>>,
+    /// What to do with the connection.
+    pub stream: Option<StreamStep>,
+    /// Nothing a cache may still say matters.
+    pub stop_cache_reads: bool,
+}
+
+/// Everything known about the list of environments.
+#[derive(Debug)]
+pub struct State {
+    settings: SpecSettings,
+    race: StartupRace,
+    environments: Ordered<Arc<EnvironmentRecord>>,
+    filters: Ordered<Arc<FilterRecord>>,
+    /// The cached set that is being served, while the race is on.
+    served_cache: Option<CachedSet>,
+    specs: Specs,
+    list: ListState,
+    /// When a message would have removed every environment, and the first connection that did.
+    wipe_announced: Option<(u64, Instant)>,
+}
+
+impl State {
+    /// Nothing is known; these cache tiers are being read.
+    pub fn new(settings: SpecSettings, tiers: &[Tier]) -> Self {
+        Self {
+            settings,
+            race: StartupRace::new(tiers),
+            environments: Ordered::default(),
+            filters: Ordered::default(),
+            served_cache: None,
+            specs: Specs::new(),
+            list: ListState::Unknown,
+            wipe_announced: None,
+        }
+    }
+
+    /// A tier of the cache was read.
+    pub fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) -> Reaction {
+        let set = match self.race.on(Event::Cache(tier, outcome)) {
+            Some(Action::ApplyCached(set)) => set,
+            Some(Action::ApplyIfNewer(set)) => {
+                if self.served_cache.as_ref().is_some_and(|served| !set.is_newer_than(served)) {
+                    return Reaction::default();
+                }
+                set
+            }
+            Some(Action::StopCacheReads) | None => return Reaction::default(),
+        };
+        let records = &set.records;
+        self.environments
+            .load_cached(records.environments.iter().map(|(id, r)| (id.clone(), r.clone())));
+        self.filters.load_cached(records.filters.iter().map(|(id, r)| (id.clone(), r.clone())));
+        self.served_cache = Some(set);
+        Reaction { changes: self.changes(ListState::Provisional), ..Reaction::default() }
+    }
+
+    /// A decoded message arrived on a connection.
+    pub fn on_message(
+        &mut self,
+        connection: Connection,
+        message: Message,
+        now: Instant,
+    ) -> Reaction {
+        match message {
+            Message::Put(put) => self.on_put(connection, put, now),
+            Message::PatchEnvironment(id, Ok(record)) => {
+                let version = record.version;
+                let applied = self.environments.upsert(id, version, Arc::new(record));
+                self.after_item(applied)
+            }
+            Message::PatchEnvironment(id, Err(problem)) => {
+                report_malformed(&id, &problem);
+                Reaction {
+                    stream: Some(StreamStep::RestartMalformed),
+                    ..Reaction::default()
+                }
+            }
+            Message::PatchFilter(id, record) => {
+                let applied = self.filters.upsert(id, record.version, Arc::new(record));
+                self.after_item(applied)
+            }
+            Message::DeleteEnvironment(id, version) => {
+                let mut remaining = self.environments.clone();
+                let applied = remaining.delete(&id, version);
+                if applied == Applied::Changed
+                    && remaining.is_empty()
+                    && let Some(step) = self.wipe_held_back(connection, now)
+                {
+                    return Reaction { stream: Some(step), ..Reaction::default() };
+                }
+                self.environments = remaining;
+                self.after_item(applied)
+            }
+            Message::DeleteFilter(id, version) => {
+                let applied = self.filters.delete(&id, version);
+                self.after_item(applied)
+            }
+            Message::Reconnect => {
+                Reaction { stream: Some(StreamStep::Reconnect), ..Reaction::default() }
+            }
+            Message::PutElsewhere | Message::Unknown(_) => Reaction::default(),
+        }
+    }
+
+    fn on_put(&mut self, connection: Connection, put: Put, now: Instant) -> Reaction {
+        // An empty set is suspicious also while a cache may still tell of environments.
+        let something_to_lose = !self.environments.is_empty() || !self.race.caches_settled();
+        if !put.environments.is_empty() {
+            self.wipe_announced = None;
+        } else if something_to_lose && let Some(step) = self.wipe_held_back(connection, now) {
+            return Reaction { stream: Some(step), ..Reaction::default() };
+        }
+        let stop_cache_reads =
+            self.race.on(Event::<CachedSet>::LivePut) == Some(Action::StopCacheReads);
+        self.served_cache = None;
+
+        let mut unusable = false;
+        let mut named = std::collections::HashSet::new();
+        for (id, record) in put.environments {
+            match record {
+                Ok(record) => {
+                    let version = record.version;
+                    self.environments.upsert(id.clone(), version, Arc::new(record));
+                }
+                Err(problem) => {
+                    unusable = true;
+                    report_malformed(&id, &problem);
+                }
+            }
+            named.insert(id);
+        }
+        self.environments.retain(|id| named.contains(id));
+        named.clear();
+        for (id, record) in put.filters {
+            self.filters.upsert(id.clone(), record.version, Arc::new(record));
+            named.insert(id);
+        }
+        self.filters.retain(|id| named.contains(id));
+
+        // With an unusable record the keys of one environment are not known, so a key that fits
+        // nothing must not be refused for good.
+        let list = if unusable { ListState::Provisional } else { ListState::Authoritative };
+        Reaction {
+            changes: self.changes(list),
+            persist: Some(self.accepted()),
+            stream: unusable.then_some(StreamStep::RestartMalformed),
+            stop_cache_reads,
+        }
+    }
+
+    /// A message would remove every environment: whether it must wait for a second word.
+    fn wipe_held_back(&mut self, connection: Connection, now: Instant) -> Option<StreamStep> {
+        let Some((first, announced_at)) = self.wipe_announced else {
+            tracing::error!(
+                environments = self.environments.iter().count(),
+                "LaunchDarkly says that every environment is gone; kept until a second connection \
+                 says the same"
+            );
+            self.wipe_announced = Some((connection.number, now));
+            return Some(StreamStep::ConfirmAt(now + WIPE_CONFIRMATION_DELAY));
+        };
+        let confirm_at = announced_at + WIPE_CONFIRMATION_DELAY;
+        if connection.number == first || connection.opened_at < confirm_at {
+            return Some(StreamStep::ConfirmAt(confirm_at.max(now)));
+        }
+        tracing::error!("a second connection confirms it: every environment is removed");
+        self.wipe_announced = None;
+        None
+    }
+
+    fn after_item(&mut self, applied: Applied) -> Reaction {
+        if applied == Applied::Stale {
+            return Reaction::default();
+        }
+        Reaction {
+            changes: self.changes(self.list),
+            // Before the first put the cache knows more than the stream has said.
+            persist: self.race.is_live().then(|| self.accepted()),
+            ..Reaction::default()
+        }
+    }
+
+    /// The steps from what runs to what shall run.
+    fn changes(&mut self, list: ListState) -> Vec<EnvironmentChange> {
+        let filters: Vec<_> = self.filters.iter().map(|(_, record)| record.clone()).collect();
+        let records = self.environments.iter().map(|(_, record)| record);
+        let specs = desired(records, &filters, &self.settings);
+        let mut changes = difference(&self.specs, &specs);
+        self.specs = specs;
+        if self.list != list {
+            self.list = list;
+            changes.push(EnvironmentChange::List(list));
+        }
+        changes
+    }
+
+    /// What the cache shall hold: the accepted state, never the raw message, so that the last
+    /// good form of an environment survives a malformed put.
+    fn accepted(&self) -> Arc<RecordSet> {
+        Arc::new(RecordSet {
+            environments: self.environments.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
+            filters: self.filters.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
+        })
+    }
+}
+
+fn report_malformed(environment: &str, problem: &Malformed) {
+    tracing::error!(
+        environment,
+        %problem,
+        "LaunchDarkly sent an environment that cannot be used; its last good form stays, and the \
+         stream is opened again"
+    );
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,322 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::autoconfig::record_set::Stamp;
+
+fn record(id: &str, version: i64) -> EnvironmentRecord {
+    let value = json!({"envID": id, "sdkKey": {"value": format!("sdk-{id}-{version}")},
+        "projKey": "p", "version": version});
+    EnvironmentRecord::from_json(&value).unwrap()
+}
+
+fn put(environments: &[(&str, Option<i64>)]) -> Message {
+    let entry = |&(id, version): &(&str, Option<i64>)| {
+        let record = version.map(|v| record(id, v)).ok_or(Malformed("composed".to_owned()));
+        (id.to_owned(), record)
+    };
+    Message::Put(Put { environments: environments.iter().map(entry).collect(), filters: vec![] })
+}
+
+fn cached(written_at: u64, environments: &[(&str, i64)]) -> CacheOutcome<CachedSet> {
+    let mut set = CachedSet {
+        stamp: Some(Stamp {
+            written_at: std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(written_at),
+            sequence: 1,
+        }),
+        complete: true,
+        ..CachedSet::default()
+    };
+    for &(id, version) in environments {
+        set.records.environments.insert(id.to_owned(), Arc::new(record(id, version)));
+    }
+    CacheOutcome::Loaded(set)
+}
+
+/// A state under test, with what runs as a consequence of its reactions.
+struct Bench {
+    state: State,
+    start: Instant,
+    running: std::collections::BTreeMap<String, String>,
+    list: ListState,
+    persisted: Option<Arc<RecordSet>>,
+    step: Option<StreamStep>,
+}
+
+impl Bench {
+    fn new(tiers: &[Tier]) -> Self {
+        Self {
+            state: State::new(SpecSettings::default(), tiers),
+            start: Instant::now(),
+            running: std::collections::BTreeMap::new(),
+            list: ListState::Unknown,
+            persisted: None,
+            step: None,
+        }
+    }
+
+    fn take(&mut self, reaction: Reaction) {
+        for change in reaction.changes {
+            match change {
+                EnvironmentChange::Upsert(spec) => {
+                    let key = spec.credentials.anchor.expose().to_owned();
+                    self.running.insert(spec.reference.to_string(), key);
+                }
+                EnvironmentChange::Remove(reference) => {
+                    assert!(self.running.remove(&reference.to_string()).is_some());
+                }
+                EnvironmentChange::List(list) => self.list = list,
+            }
+        }
+        if reaction.persist.is_some() {
+            self.persisted = reaction.persist;
+        }
+        self.step = reaction.stream;
+    }
+
+    fn cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
+        let reaction = self.state.on_cache(tier, outcome);
+        assert!(reaction.persist.is_none(), "nothing cached is written back");
+        self.take(reaction);
+    }
+
+    /// A message on connection `number`, which was opened at second `opened`, at second `now`.
+    fn message(&mut self, number: u64, opened: u64, now: u64, message: Message) {
+        let at = |seconds| self.start + Duration::from_secs(seconds);
+        let connection = Connection { number, opened_at: at(opened) };
+        let reaction = self.state.on_message(connection, message, at(now));
+        self.take(reaction);
+    }
+
+    fn running(&self) -> String {
+        self.running.values().cloned().collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[test]
+fn a_live_put_replaces_cached_environments_whatever_their_versions() {
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.cache(Tier::Local, cached(1, &[("a", 9), ("b", 3), ("c", 3)]));
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-9 sdk-b-3 sdk-c-3", ListState::Provisional));
+    bench.message(1, 0, 1, put(&[("a", Some(7)), ("b", Some(3))]));
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-7 sdk-b-3", ListState::Authoritative));
+    assert_eq!(bench.persisted.as_ref().unwrap().environments.len(), 2);
+}
+
+#[test]
+fn a_second_tier_counts_only_if_newer() {
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.cache(Tier::Local, cached(5, &[("a", 2)]));
+    bench.cache(Tier::Shared, cached(4, &[("a", 1), ("b", 1)]));
+    assert_eq!(bench.running(), "sdk-a-2");
+
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.cache(Tier::Local, cached(5, &[("a", 2)]));
+    bench.cache(Tier::Shared, cached(6, &[("b", 1)]));
+    assert_eq!(bench.running(), "sdk-b-1");
+}
+
+#[test]
+fn late_cache_results_are_dropped() {
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.message(1, 0, 1, put(&[("a", Some(1))]));
+    bench.cache(Tier::Local, cached(99, &[("a", 9), ("b", 9)]));
+    assert_eq!(bench.running(), "sdk-a-1");
+    assert_eq!(bench.list, ListState::Authoritative);
+}
+
+#[test]
+fn an_unusable_environment_keeps_its_last_good_form_and_harms_no_other() {
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 1, put(&[("a", Some(1)), ("b", Some(1))]));
+    bench.message(1, 0, 2, put(&[("a", None), ("b", Some(2)), ("new", None)]));
+    assert_eq!(bench.running(), "sdk-a-1 sdk-b-2");
+    assert_eq!(bench.step, Some(StreamStep::RestartMalformed));
+    assert_eq!(bench.list, ListState::Provisional, "the keys of one environment are not known");
+    assert_eq!(bench.persisted.as_ref().unwrap().environments["a"].version, 1);
+    // The corrected record has the version of the malformed one and is taken all the same.
+    bench.message(2, 3, 3, put(&[("a", Some(2)), ("b", Some(2)), ("new", Some(1))]));
+    assert_eq!(bench.running(), "sdk-a-2 sdk-b-2 sdk-new-1");
+    assert_eq!((bench.step, bench.list), (None, ListState::Authoritative));
+}
+
+#[test]
+fn an_unusable_environment_keeps_its_cached_form() {
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.cache(Tier::Local, cached(1, &[("a", 1), ("b", 1)]));
+    bench.message(1, 0, 1, put(&[("a", None), ("c", Some(1))]));
+    assert_eq!(bench.running(), "sdk-a-1 sdk-c-1");
+    assert_eq!(bench.persisted.as_ref().unwrap().environments.len(), 2);
+}
+
+#[test]
+fn patches_and_deletes_are_persisted_once_a_put_was_seen() {
+    let patch = |version| Message::PatchEnvironment("a".to_owned(), Ok(record("a", version)));
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, patch(4));
+    assert!(bench.persisted.is_none(), "a patch alone is not the whole set");
+    assert_eq!(bench.running(), "sdk-a-4");
+    bench.message(1, 0, 1, put(&[("a", Some(4)), ("b", Some(1))]));
+    bench.persisted = None;
+    bench.message(1, 0, 2, patch(4));
+    assert!(bench.persisted.is_none(), "nothing changed");
+    bench.message(1, 0, 3, patch(5));
+    assert_eq!(bench.persisted.take().unwrap().environments["a"].version, 5);
+    bench.message(1, 0, 4, Message::DeleteEnvironment("a".to_owned(), 6));
+    assert!(!bench.persisted.take().unwrap().environments.contains_key("a"));
+    bench.message(1, 0, 5, patch(6));
+    assert_eq!(bench.running(), "sdk-b-1", "a deleted environment does not come back");
+}
+
+#[test]
+fn filters_appear_and_go_with_patches_and_puts() {
+    let filter = |version| FilterRecord {
+        project_key: "p".to_owned(),
+        key: "small".to_owned(),
+        version,
+    };
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, Message::PatchFilter("f".to_owned(), filter(1)));
+    bench.message(1, 0, 1, Message::Put(Put {
+        environments: vec![("a".to_owned(), Ok(record("a", 1)))],
+        filters: vec![("f".to_owned(), filter(1))],
+    }));
+    assert_eq!(bench.running.keys().cloned().collect::<Vec<_>>(), ["a", "a/small"]);
+    bench.message(1, 0, 2, Message::DeleteFilter("f".to_owned(), 2));
+    assert_eq!(bench.running.keys().cloned().collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn removing_every_environment_takes_a_second_connection() {
+    let at = |bench: &Bench, s| Some(StreamStep::ConfirmAt(bench.start + Duration::from_secs(s)));
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, put(&[("a", Some(1))]));
+    bench.message(1, 0, 10, put(&[]));
+    assert_eq!((bench.running().as_str(), bench.step), ("sdk-a-1", at(&bench, 15)));
+    bench.message(1, 0, 20, put(&[]));
+    assert_eq!(bench.running(), "sdk-a-1", "the same connection proves nothing");
+    bench.message(2, 14, 30, put(&[]));
+    assert_eq!(bench.running(), "sdk-a-1", "opened too early");
+    bench.message(3, 15, 31, put(&[]));
+    assert_eq!((bench.running().as_str(), bench.step), ("", None));
+    assert_eq!(bench.list, ListState::Authoritative);
+}
+
+#[test]
+fn a_put_with_environments_clears_the_suspicion() {
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, put(&[("a", Some(1))]));
+    bench.message(1, 0, 10, put(&[]));
+    bench.message(2, 15, 15, put(&[("a", Some(1))]));
+    bench.message(2, 15, 40, put(&[]));
+    assert_eq!(bench.running(), "sdk-a-1", "the first word of a new suspicion");
+}
+
+#[test]
+fn deleting_the_last_environment_is_confirmed_too() {
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, put(&[("a", Some(1)), ("b", Some(1))]));
+    bench.message(1, 0, 1, Message::DeleteEnvironment("b".to_owned(), 2));
+    bench.message(1, 0, 2, Message::DeleteEnvironment("a".to_owned(), 2));
+    assert_eq!(bench.running(), "sdk-a-1");
+    assert!(matches!(bench.step, Some(StreamStep::ConfirmAt(_))));
+    bench.message(2, 8, 8, put(&[]));
+    assert_eq!(bench.running(), "");
+}
+
+#[test]
+fn an_empty_put_waits_for_the_caches() {
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.message(1, 0, 0, put(&[]));
+    assert_eq!(bench.list, ListState::Unknown);
+    bench.cache(Tier::Local, cached(1, &[("a", 1)]));
+    assert_eq!(bench.running(), "sdk-a-1");
+    bench.message(2, 6, 6, put(&[("a", Some(1))]));
+    assert_eq!(bench.list, ListState::Authoritative);
+
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.cache(Tier::Local, CacheOutcome::Empty);
+    bench.message(1, 0, 0, put(&[]));
+    assert_eq!(bench.list, ListState::Authoritative, "nothing was there to lose");
+}
+
+#[derive(Clone, Debug)]
+enum Word {
+    Local(Vec<(u8, i64)>),
+    Shared(Vec<(u8, i64)>),
+    Put(Vec<(u8, Option<i64>)>),
+    Patch(u8, i64),
+    Delete(u8, i64),
+}
+
+fn words() -> impl Strategy<Value = Vec<Word>> {
+    let id = 0u8..4;
+    let set = prop::collection::vec((id.clone(), 0i64..6), 1..4);
+    let live = prop::collection::vec((id.clone(), prop::option::weighted(0.9, 0i64..6)), 1..4);
+    let word = prop_oneof![
+        1 => set.clone().prop_map(Word::Local),
+        1 => set.prop_map(Word::Shared),
+        2 => live.prop_map(Word::Put),
+        2 => (id.clone(), 0i64..6).prop_map(|(id, v)| Word::Patch(id, v)),
+        2 => (id, 0i64..6).prop_map(|(id, v)| Word::Delete(id, v)),
+    ];
+    prop::collection::vec(word, 0..12)
+}
+
+proptest! {
+    #[test]
+    fn no_interleaving_breaks_the_invariants(words in words()) {
+        const CACHED: i64 = 1000; // versions of cached records lie far above live ones
+        let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+        let mut put_seen = false;
+        // Highest version of a delete since the last put that named or dropped the ID.
+        let mut deleted = std::collections::HashMap::<String, i64>::new();
+        for (second, word) in (0u64..).zip(words) {
+            let name = |id: u8| format!("e{id}");
+            match word {
+                Word::Local(set) | Word::Shared(set) => {
+                    let tier = if second % 2 == 0 { Tier::Local } else { Tier::Shared };
+                    let set: Vec<_> = set.iter().map(|&(id, v)| (name(id), CACHED + v)).collect();
+                    let set: Vec<_> = set.iter().map(|(id, v)| (id.as_str(), *v)).collect();
+                    let before = bench.running.clone();
+                    bench.cache(tier, cached(second, &set));
+                    if put_seen {
+                        prop_assert_eq!(&bench.running, &before, "cached content follows live");
+                    }
+                }
+                Word::Put(set) => {
+                    let set: Vec<_> = set.iter().map(|&(id, v)| (name(id), v)).collect();
+                    let named: Vec<_> = set.iter().map(|(id, v)| (id.as_str(), *v)).collect();
+                    bench.message(second, second, second, put(&named));
+                    put_seen = true;
+                    deleted.retain(|id, _| named.iter().any(|(n, _)| n == id));
+                    for (id, _) in &bench.running {
+                        prop_assert!(named.iter().any(|(n, _)| n == id), "a put drops the rest");
+                    }
+                }
+                Word::Patch(id, v) => bench.message(second, second, second,
+                    Message::PatchEnvironment(name(id), Ok(record(&name(id), v)))),
+                Word::Delete(id, v) => {
+                    let before = bench.running.len();
+                    bench.message(second, second, second, Message::DeleteEnvironment(name(id), v));
+                    if bench.running.len() < before || before != 1 {
+                        let highest = deleted.entry(name(id)).or_insert(v);
+                        *highest = (*highest).max(v);
+                    }
+                }
+            }
+            for (id, key) in &bench.running {
+                let version: i64 = key.rsplit('-').next().unwrap().parse().unwrap();
+                if let Some(at) = deleted.get(id) {
+                    prop_assert!(version > *at, "{id} came back at {version} after {at}");
+                    prop_assert!(version < CACHED, "{id} came back from a cache");
+                }
+                if let Some(persisted) = &bench.persisted {
+                    let held = persisted.environments.get(id);
+                    prop_assert!(held.is_some_and(|r| r.anchor.expose() == key),
+                        "the cache gets what is accepted");
+                }
+            }
+        }
+    }
+}
