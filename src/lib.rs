@@ -10,5 +10,8 @@ pub mod autoconfig;
 pub mod backoff;
 pub mod model;
 pub mod sealing;
+pub mod sse;
 pub mod storage;
+pub mod streams;
 pub mod tasks;
+pub mod upstream;

@@ -1,6 +1,8 @@
 //! Tasks with owners. The only place that spawns.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
@@ -72,8 +74,92 @@ impl TaskGroup {
     }
 }
 
+/// Tasks that their owner tells apart by a key, and may stop one by one. Dropping it aborts them.
+#[derive(Debug)]
+pub struct KeyedTasks<K> {
+    cancel: CancellationToken,
+    tasks: JoinSet<()>,
+    running: HashMap<tokio::task::Id, (K, CancellationToken)>,
+}
+
+impl<K: Clone + Eq + Hash> KeyedTasks<K> {
+    /// No tasks; those to come are cancelled with the parent.
+    pub fn new(parent: &CancellationToken) -> Self {
+        Self { cancel: parent.child_token(), tasks: JoinSet::new(), running: HashMap::new() }
+    }
+
+    /// Starts the task of a key. `make` gets the token that tells it to stop.
+    pub fn spawn<F, Fut>(&mut self, key: K, span: tracing::Span, make: F)
+    where
+        F: FnOnce(CancellationToken) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let cancel = self.cancel.child_token();
+        let handle = self.tasks.spawn(make(cancel.clone()).instrument(span));
+        self.running.insert(handle.id(), (key, cancel));
+    }
+
+    /// Tells the tasks of a key to stop; their end is not reported by [`Self::ended`].
+    pub fn stop(&mut self, key: &K) {
+        for (known, cancel) in self.running.values() {
+            if known == key {
+                cancel.cancel();
+            }
+        }
+    }
+
+    /// Waits until a task ends that nobody stopped, and tells whose it was. Cancel-safe. Waits
+    /// for ever while there is none.
+    pub async fn ended(&mut self) -> (K, Option<JoinError>) {
+        loop {
+            let (id, error) = match self.tasks.join_next_with_id().await {
+                Some(Ok((id, ()))) => (id, None),
+                Some(Err(error)) => (error.id(), Some(error)),
+                None => std::future::pending().await,
+            };
+            if let Some((key, cancel)) = self.running.remove(&id)
+                && !cancel.is_cancelled()
+            {
+                return (key, error);
+            }
+        }
+    }
+
+    /// Cancels all tasks and waits for them; what is left after `grace` is aborted.
+    ///
+    /// Returns whether all ended in time.
+    pub async fn shutdown(mut self, grace: Duration) -> bool {
+        self.cancel.cancel();
+        let drain = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::time::timeout(grace, drain).await.is_ok()
+    }
+}
+
 impl Drop for TaskGroup {
     fn drop(&mut self) {
         self.cancel.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_task_that_nobody_stopped_is_reported() {
+        let mut tasks = KeyedTasks::new(&CancellationToken::new());
+        for key in ["stopped", "panics", "stays"] {
+            tasks.spawn(key, tracing::Span::none(), move |cancel| async move {
+                if key != "panics" {
+                    cancel.cancelled().await;
+                }
+                assert!(key != "panics", "composed failure");
+            });
+        }
+        tasks.stop(&"stopped");
+        let (key, error) = tasks.ended().await;
+        assert_eq!(key, "panics");
+        assert!(error.is_some_and(|error| error.is_panic()));
+        assert!(tasks.shutdown(Duration::from_secs(5)).await);
     }
 }

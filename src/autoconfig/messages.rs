@@ -226,11 +226,9 @@ mod tests {
 
     #[test]
     fn decodes_a_put_whatever_the_case_of_its_names() {
-        let put = put(
-            r#"{"Path":"/","DATA":{"environments":{"e1":{"EnvID":"e1","envKey":"prod",
+        let put = put(r#"{"Path":"/","DATA":{"environments":{"e1":{"EnvID":"e1","envKey":"prod",
             "sdkkey":{"value":"sdk-a","expiring":null},"mobKey":null,"version":3,"future":1}},
-            "filters":{"web.small":{"projKey":"web","key":"small","version":2}},"more":[]}}"#,
-        );
+            "filters":{"web.small":{"projKey":"web","key":"small","version":2}},"more":[]}}"#);
         let record = put.environments[0].1.as_ref().unwrap();
         assert_eq!((record.id.as_str(), record.version), ("e1", 3));
         assert_eq!(record.anchor.expose(), "sdk-a");
@@ -247,14 +245,13 @@ mod tests {
 
     #[test]
     fn one_bad_environment_harms_no_other() {
-        let put = put(
-            r#"{"path":"/","data":{"environments":{
+        let put = put(r#"{"path":"/","data":{"environments":{
             "good":{"envID":"good","sdkKey":{"value":"sdk-a"},"version":1},
             "keyless":{"envID":"keyless","version":1},
             "typed":{"envID":"typed","sdkKey":{"value":"sdk-b"},"version":"one"},
-            "elsewhere":{"envID":"other","sdkKey":{"value":"sdk-c"},"version":1}}}}"#,
-        );
-        let good: Vec<_> = put.environments.iter().map(|(id, r)| (id.as_str(), r.is_ok())).collect();
+            "elsewhere":{"envID":"other","sdkKey":{"value":"sdk-c"},"version":1}}}}"#);
+        let good: Vec<_> =
+            put.environments.iter().map(|(id, r)| (id.as_str(), r.is_ok())).collect();
         assert_eq!(
             good,
             [("elsewhere", false), ("good", true), ("keyless", false), ("typed", false)]
@@ -268,7 +265,11 @@ mod tests {
             assert!(text.starts_with(expected), "{data}: {text}");
         };
         check("put", r#"{"path":"/elsewhere","data":7}"#, "PutElsewhere");
-        check("delete", r#"{"path":"/environments/e1","version":4}"#, r#"DeleteEnvironment("e1", 4)"#);
+        check(
+            "delete",
+            r#"{"path":"/environments/e1","version":4}"#,
+            r#"DeleteEnvironment("e1", 4)"#,
+        );
         check("delete", r#"{"path":"/filters/f","version":4}"#, r#"DeleteFilter("f", 4)"#);
         check("delete", r#"{"path":"environments/e1","version":4}"#, "Unknown");
         check("delete", r#"{"path":"/environments/a/b","version":4}"#, "Unknown");

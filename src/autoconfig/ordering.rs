@@ -119,7 +119,8 @@ mod tests {
         for word in words.split_whitespace() {
             let (action, rest) = word.split_at(1);
             match action {
-                "c" => items.load_cached(rest[1..].chars().map(|id| (id.to_string(), "cached".to_owned()))),
+                "c" => items
+                    .load_cached(rest[1..].chars().map(|id| (id.to_string(), "cached".to_owned()))),
                 "+" => {
                     let (id, version) = rest.split_at(1);
                     items.upsert(id.to_owned(), version.parse().unwrap(), version.to_owned());

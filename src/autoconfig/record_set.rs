@@ -121,10 +121,10 @@ mod tests {
         for (id, version) in versions {
             let value = json!({"envID": id, "sdkKey": {"value": "sdk-a"}, "version": version});
             let record = EnvironmentRecord::from_json(&value).unwrap();
-            assert!(records.insert(
-                &format!("env:{id}"),
-                Record::Environment { record, complete: true }
-            ));
+            assert!(
+                records
+                    .insert(&format!("env:{id}"), Record::Environment { record, complete: true })
+            );
         }
         let stamp = stamp.map(|(seconds, sequence)| Stamp {
             written_at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),

@@ -245,8 +245,7 @@ pub fn encode_environment(record: &EnvironmentRecord) -> String {
     json.name("sdkKey");
     json.object(|json| {
         json.text("value", record.anchor.expose());
-        let (value, at) =
-            record.expiring.as_ref().map_or(("", 0), |(key, at)| (key.expose(), *at));
+        let (value, at) = record.expiring.as_ref().map_or(("", 0), |(key, at)| (key.expose(), *at));
         json.name("expiring");
         json.object(|json| {
             json.text("value", value);

@@ -25,7 +25,8 @@ fn writes_ld_relays_bytes_and_reads_them_back() {
     assert!(record.sdk_keys[1].has_views);
     assert_eq!(encode_environment(&record), ENVIRONMENT);
 
-    let filter = r#"{"kind":"filter","modelVersion":2,"data":{"projKey":"p1","key":"f1","version":7}}"#;
+    let filter =
+        r#"{"kind":"filter","modelVersion":2,"data":{"projKey":"p1","key":"f1","version":7}}"#;
     let Record::Filter(record) = decode(filter.as_bytes()).unwrap() else { panic!("a filter") };
     assert_eq!(encode_filter(&record), filter);
 }
@@ -35,10 +36,7 @@ fn escapes_as_gos_encoder_does() {
     let mut record = record(r#"{"envID":"e","sdkKey":{"value":"sdk-a"}}"#);
     record.name = "a<b>&\"\\\u{1}\n\u{2028}é".to_owned();
     let text = encode_environment(&record);
-    assert!(
-        text.contains(r#""envName":"a\u003cb\u003e\u0026\"\\\u0001\n\u2028é""#),
-        "{text}"
-    );
+    assert!(text.contains(r#""envName":"a\u003cb\u003e\u0026\"\\\u0001\n\u2028é""#), "{text}");
     assert!(text.contains(r#""expiring":{"value":"","timestamp":0}"#));
     assert!(!text.contains("sdkKeys") && !text.contains("mobileKeys"));
     let Record::Environment { record: back, .. } = decode(text.as_bytes()).unwrap() else {
@@ -93,7 +91,10 @@ fn contradicting_credentials_are_refused() {
     check(r#"{"sdkKeys":[{"value":"a"}]}"#, Some("no SDK key"));
     check(r#"{"sdkKey":{"value":"a"},"sdkKeys":[{"value":"b"}]}"#, Some("missing from sdkKeys"));
     check(r#"{"sdkKey":{"value":"a"},"sdkKeys":[{"value":"a"},{}]}"#, Some("empty"));
-    check(r#"{"sdkKey":{"value":"a"},"mobKey":"m","mobileKeys":[{"value":"n"}]}"#, Some("mobileKeys"));
+    check(
+        r#"{"sdkKey":{"value":"a"},"mobKey":"m","mobileKeys":[{"value":"n"}]}"#,
+        Some("mobileKeys"),
+    );
     check(r#"{"sdkKey":{"value":"a"},"mobileKeys":[{"value":"n"}]}"#, Some("designates none"));
     check(r#"{"sdkKey":{"value":"a\n"}}"#, Some("characters"));
     check(r#"{"sdkKey":{"value":"a","expiring":{"value":"é","timestamp":1}}}"#, Some("characters"));

@@ -62,8 +62,7 @@ pub fn difference(from: &Specs, to: &Specs) -> Vec<EnvironmentChange> {
 }
 
 fn spec(record: &EnvironmentRecord, filter: &str, settings: &SpecSettings) -> EnvironmentSpec {
-    let cid =
-        if filter.is_empty() { record.id.clone() } else { format!("{}.{filter}", record.id) };
+    let cid = if filter.is_empty() { record.id.clone() } else { format!("{}.{filter}", record.id) };
     let minutes = u64::try_from(record.default_ttl_minutes).unwrap_or(0);
     EnvironmentSpec {
         reference: EnvironmentRef {

@@ -121,10 +121,7 @@ impl State {
             }
             Message::PatchEnvironment(id, Err(problem)) => {
                 report_malformed(&id, &problem);
-                Reaction {
-                    stream: Some(StreamStep::RestartMalformed),
-                    ..Reaction::default()
-                }
+                Reaction { stream: Some(StreamStep::RestartMalformed), ..Reaction::default() }
             }
             Message::PatchFilter(id, record) => {
                 let applied = self.filters.upsert(id, record.version, Arc::new(record));

@@ -1,0 +1,91 @@
+//! What the server reads of one environment. Its task (see `runner`) is the only writer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::model::{ConnectionStatus, EnvironmentRef, EnvironmentSpec};
+use crate::streams::Hub;
+
+/// Whether the stores that an environment may be served from have been asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loading {
+    /// A stored set may arrive in the next milliseconds.
+    InProgress,
+    /// Every store has answered, or data is being served.
+    Done,
+}
+
+/// One environment, or one filtered view of it.
+#[derive(Debug)]
+pub struct Environment {
+    /// Its name.
+    pub reference: EnvironmentRef,
+    /// When this process first heard of it.
+    pub created_at: SystemTime,
+    /// What it serves and to whom.
+    pub hub: Arc<Hub>,
+    spec: ArcSwap<EnvironmentSpec>,
+    status: Mutex<EnvironmentStatus>,
+    loading: watch::Sender<Loading>,
+}
+
+/// What `/status` tells of an environment beside its specification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvironmentStatus {
+    /// The upstream connection.
+    pub connection: ConnectionStatus,
+    /// Why stored data could not be used, if it could not.
+    pub stored_data_problem: Option<String>,
+}
+
+impl Environment {
+    pub(super) fn new(spec: Arc<EnvironmentSpec>, now: SystemTime) -> Self {
+        Self {
+            reference: spec.reference.clone(),
+            created_at: now,
+            hub: Arc::default(),
+            spec: ArcSwap::new(spec),
+            status: Mutex::new(EnvironmentStatus {
+                connection: ConnectionStatus::initializing(now),
+                stored_data_problem: None,
+            }),
+            loading: watch::Sender::new(Loading::InProgress),
+        }
+    }
+
+    /// What LaunchDarkly or the configuration says about it.
+    pub fn spec(&self) -> Arc<EnvironmentSpec> {
+        self.spec.load_full()
+    }
+
+    /// Its state at this moment.
+    pub fn status(&self) -> EnvironmentStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until every store has answered or data is being served.
+    pub async fn loaded(&self) {
+        // The sender lives in self, so the wait cannot fail.
+        let _ = self.loading.subscribe().wait_for(|loading| *loading == Loading::Done).await;
+    }
+
+    /// Whether a stored set may still arrive.
+    pub fn is_loading(&self) -> bool {
+        *self.loading.borrow() == Loading::InProgress
+    }
+
+    pub(super) fn set_spec(&self, spec: Arc<EnvironmentSpec>) {
+        self.spec.store(spec);
+    }
+
+    pub(super) fn set_loaded(&self) {
+        self.loading.send_replace(Loading::Done);
+    }
+
+    pub(super) fn update_status(&self, change: impl FnOnce(&mut EnvironmentStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

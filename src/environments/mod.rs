@@ -1,0 +1,15 @@
+//! One room per environment: its data, its streams, its upstream connection, its keys.
+//!
+//! The supervisor owns the list; each environment has a task of its own, so that a slow or
+//! failing one never delays another's addition, rotation or revocation.
+
+mod environment;
+mod registry;
+mod runner;
+mod same_content;
+mod supervisor;
+
+pub use environment::{Environment, EnvironmentStatus, Loading};
+pub use registry::{Access, Lease, Lookup, Registry};
+pub use runner::RunnerSettings;
+pub use supervisor::{Supervisor, SupervisorSettings};

@@ -1,0 +1,144 @@
+//! From what a client presents to an environment: the look-up that each request makes.
+//!
+//! The table is immutable and swapped whole; readers take no lock. A credential leaves the table
+//! before its streams end, so that a client that reconnects at once is refused, not served.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::environment::Environment;
+use crate::model::{Credential, EnvironmentRef, FilterKey, ListState};
+
+/// The right of a credential to use an environment. Streams look at it each time they are woken.
+#[derive(Debug, Default)]
+pub struct Lease {
+    revoked: AtomicBool,
+}
+
+impl Lease {
+    /// Whether the right has ended.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+}
+
+/// What a known credential opens.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The environment.
+    pub environment: Arc<Environment>,
+    /// The right to use it.
+    pub lease: Arc<Lease>,
+    /// The credential is refused strictly after this moment.
+    pub expiry: Option<SystemTime>,
+}
+
+/// How a look-up ended.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// The credential opens this environment.
+    Found(Access),
+    /// Nothing is known yet: a retry may succeed.
+    NoList,
+    /// The credential is unknown, but the list is provisional: a retry may succeed.
+    UnknownForNow,
+    /// The credential opens nothing.
+    UnknownCredential,
+    /// The credential is good, the payload filter does not exist.
+    UnknownFilter,
+}
+
+/// All environments by credential.
+#[derive(Debug)]
+pub struct Registry {
+    table: ArcSwap<Table>,
+    list: watch::Sender<ListState>,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) list: ListState,
+    pub(super) environments: Arc<[Arc<Environment>]>,
+    pub(super) by_credential: HashMap<Credential, Vec<(FilterKey, Access)>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let table = Table {
+            list: ListState::Unknown,
+            environments: Arc::default(),
+            by_credential: HashMap::new(),
+        };
+        Self {
+            table: ArcSwap::from_pointee(table),
+            list: watch::Sender::new(ListState::Unknown),
+        }
+    }
+}
+
+impl Registry {
+    /// What a credential opens under a payload filter, at a moment.
+    ///
+    /// design 5: unknown credentials are refused for good only when the list is authoritative,
+    /// because SDKs take 401 and 404 as final.
+    pub fn look_up(
+        &self,
+        credential: &Credential,
+        filter: &FilterKey,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Lookup {
+        let table = self.table.load();
+        let refused = |authoritative: Lookup| match table.list {
+            ListState::Unknown => Lookup::NoList,
+            ListState::Provisional => Lookup::UnknownForNow,
+            ListState::Authoritative => authoritative,
+        };
+        let Some(views) = table.by_credential.get(credential) else {
+            return refused(Lookup::UnknownCredential);
+        };
+        let Some((_, access)) = views.iter().find(|(key, _)| key == filter) else {
+            return refused(Lookup::UnknownFilter);
+        };
+        match access.expiry {
+            // Expired keys are refused at once, not at the next sweep, and also when the list
+            // comes from a cache: the expiry is in the record.
+            Some(expiry) if now() > expiry => Lookup::UnknownCredential,
+            Some(_) | None => Lookup::Found(access.clone()),
+        }
+    }
+
+    /// How far the list can be trusted.
+    pub fn list(&self) -> ListState {
+        self.table.load().list
+    }
+
+    /// Watches how far the list can be trusted.
+    pub fn watch_list(&self) -> watch::Receiver<ListState> {
+        self.list.subscribe()
+    }
+
+    /// All environments, in the order of their names.
+    pub fn environments(&self) -> Arc<[Arc<Environment>]> {
+        self.table.load().environments.clone()
+    }
+
+    /// The environment of that name.
+    pub fn environment(&self, reference: &EnvironmentRef) -> Option<Arc<Environment>> {
+        self.environments().iter().find(|known| known.reference == *reference).cloned()
+    }
+
+    pub(super) fn swap(&self, table: Table) {
+        let list = table.list;
+        self.table.store(Arc::new(table));
+        self.list.send_replace(list);
+    }
+}

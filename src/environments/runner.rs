@@ -1,0 +1,365 @@
+//! The task of one environment: takes what stores and upstream say, decides what is served, and
+//! hands on what is to be persisted. The only writer of the environment's state.
+//!
+//! Announce first, persist after: clients hear of a change before any store does.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::environment::Environment;
+use super::same_content::same_content;
+use crate::flagstore::{LocalFlags, ReadOutcome};
+use crate::model::{DataSet, ErrorKind, Item, ItemKey, Origin, SdkKey};
+use crate::streams::{Change, Snapshot};
+use crate::upstream::flag_messages::{FlagMessage, decode};
+use crate::upstream::{EventStream, FlagStreams, RestartReason, StreamEvent};
+
+/// What all environments' tasks have in common.
+#[derive(Clone, Debug)]
+pub struct RunnerSettings {
+    /// Opens upstream connections.
+    pub upstream: FlagStreams,
+    /// The embedded store; `None` when it is off or in use elsewhere.
+    pub local: Option<LocalFlags>,
+    /// Pause between heartbeats to clients; `None` sends none.
+    pub heartbeat: Option<Duration>,
+    /// Bounds how many stored data sets are opened at once: one per core, so that the first is
+    /// done early instead of all being done late.
+    pub load_permits: Arc<Semaphore>,
+}
+
+/// What the supervisor tells a running environment.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// LaunchDarkly designated another SDK key.
+    Rotate(SdkKey),
+}
+
+/// Commands that may wait for a busy task. The supervisor never waits for one: a full queue
+/// drops the command, and the next one carries the newest key.
+pub(super) const COMMANDS_MAX: usize = 8;
+
+/// One upstream connection and the messages of it that no longer count.
+struct Upstream {
+    stream: EventStream,
+    anchor: SdkKey,
+    /// Events of connections up to this one are from a connection that was given up.
+    ignore_up_to: u64,
+}
+
+pub(super) struct Runner {
+    environment: Arc<Environment>,
+    settings: RunnerSettings,
+    commands: mpsc::Receiver<Command>,
+    /// Name of its data set in stores.
+    set_id: String,
+    current: Upstream,
+    /// Replaces `current` with its first put: the old connection and its data stay until then.
+    next: Option<Upstream>,
+}
+
+/// All reasons to wake.
+enum Wake {
+    Stop,
+    Command(Command),
+    Stored(ReadOutcome),
+    Current(StreamEvent),
+    Next(StreamEvent),
+    Heartbeat,
+}
+
+impl Runner {
+    pub(super) fn new(
+        environment: Arc<Environment>,
+        settings: RunnerSettings,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let spec = environment.spec();
+        let set_id = set_id(&environment);
+        let anchor = spec.credentials.anchor.clone();
+        let stream = settings.upstream.open(&anchor, &environment.reference.filter);
+        Self {
+            environment,
+            settings,
+            commands,
+            set_id,
+            current: Upstream { stream, anchor, ignore_up_to: 0 },
+            next: None,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) async fn run(mut self, cancel: CancellationToken) {
+        let mut stored = std::pin::pin!(read_stored(
+            self.settings.local.clone(),
+            self.set_id.clone(),
+            self.settings.load_permits.clone(),
+        ));
+        let mut stored_awaited = true;
+        let mut heartbeat = self.settings.heartbeat.map(|pause| {
+            let mut ticks = tokio::time::interval_at(Instant::now() + pause, pause);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        loop {
+            let wake = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Wake::Stop,
+                Some(command) = self.commands.recv() => Wake::Command(command),
+                outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
+                event = self.current.stream.recv() => Wake::Current(event),
+                event = next_event(&mut self.next) => Wake::Next(event),
+                () = tick(&mut heartbeat) => Wake::Heartbeat,
+            };
+            match wake {
+                Wake::Stop => break,
+                Wake::Command(Command::Rotate(anchor)) => self.rotate(anchor),
+                Wake::Stored(outcome) => {
+                    stored_awaited = false;
+                    self.on_stored(outcome);
+                    self.environment.set_loaded();
+                }
+                Wake::Current(event) => self.on_current(event),
+                Wake::Next(event) => self.on_next(event),
+                Wake::Heartbeat => self.environment.hub.heartbeat(),
+            }
+        }
+        self.environment.update_status(|status| status.connection.on_close(SystemTime::now()));
+    }
+
+    /// A stored set arrived: serve it unless something better is being served.
+    fn on_stored(&mut self, outcome: ReadOutcome) {
+        let problem = match outcome {
+            ReadOutcome::Complete(set) => {
+                if self.environment.hub.snapshot().is_none() {
+                    tracing::info!(
+                        items = set.data.len(),
+                        written_at = ?set.written_at,
+                        "serving flags from the local store until LaunchDarkly answers"
+                    );
+                    let origin = Origin::LocalStore;
+                    let snapshot = Snapshot::new(Arc::new(set.data), origin, set.written_at);
+                    self.environment.hub.replace(Arc::new(snapshot));
+                }
+                None
+            }
+            ReadOutcome::Absent => None,
+            other => Some(other.to_string()),
+        };
+        if let Some(problem) = &problem {
+            tracing::warn!(%problem, "stored flags of this environment cannot be served");
+        }
+        self.environment.update_status(|status| status.stored_data_problem = problem);
+    }
+
+    /// A new designated key: open its connection beside the old one.
+    fn rotate(&mut self, anchor: SdkKey) {
+        if anchor == self.current.anchor {
+            self.next = None;
+        } else if self.next.as_ref().is_none_or(|next| next.anchor != anchor) {
+            tracing::info!("SDK key changed; the old upstream connection stays until the new one is live");
+            let filter = &self.environment.reference.filter;
+            let stream = self.settings.upstream.open(&anchor, filter);
+            self.next = Some(Upstream { stream, anchor, ignore_up_to: 0 });
+        }
+    }
+
+    fn on_current(&mut self, event: StreamEvent) {
+        let Some((connection, message)) = self.read(event, Which::Current) else { return };
+        match message {
+            Ok(message) => self.apply(message),
+            Err(()) => restart_malformed(&mut self.current, connection),
+        }
+    }
+
+    fn on_next(&mut self, event: StreamEvent) {
+        let Some((connection, message)) = self.read(event, Which::Next) else { return };
+        match message {
+            Ok(message @ FlagMessage::Put(_)) => {
+                if let Some(next) = self.next.take() {
+                    self.current = next;
+                    tracing::info!("upstream connection under the new SDK key is live");
+                }
+                self.apply(message);
+            }
+            // Before its put a connection has nothing to say.
+            Ok(FlagMessage::Upsert(..) | FlagMessage::Ignored) => {}
+            Err(()) => {
+                if let Some(next) = &mut self.next {
+                    restart_malformed(next, connection);
+                }
+            }
+        }
+    }
+
+    /// Takes note of what a stream event means for the status, and decodes what it carries.
+    fn read(
+        &mut self,
+        event: StreamEvent,
+        which: Which,
+    ) -> Option<(u64, Result<FlagMessage, ()>)> {
+        let now = SystemTime::now();
+        let upstream = match which {
+            Which::Current => &mut self.current,
+            Which::Next => self.next.as_mut()?,
+        };
+        match event {
+            StreamEvent::Event { connection, event } if connection > upstream.ignore_up_to => {
+                match decode(&event.name, &event.data) {
+                    Ok(message) => Some((connection, Ok(message))),
+                    Err(error) => {
+                        tracing::error!(
+                            %error,
+                            "LaunchDarkly sent flag data that cannot be used; what is served stays, \
+                             and the stream is opened again"
+                        );
+                        self.environment.update_status(|status| {
+                            status.connection.on_failure(ErrorKind::InvalidData, None, now);
+                        });
+                        Some((connection, Err(())))
+                    }
+                }
+            }
+            StreamEvent::Closed { error: Some(error), .. } => {
+                self.environment.update_status(|status| {
+                    status.connection.on_failure(error.kind, error.status, now);
+                });
+                None
+            }
+            StreamEvent::Closed { error: None, .. } => {
+                self.environment.update_status(|status| status.connection.on_interruption(now));
+                None
+            }
+            StreamEvent::Event { .. } | StreamEvent::Opened { .. } => None,
+        }
+    }
+
+    fn apply(&mut self, message: FlagMessage) {
+        match message {
+            FlagMessage::Put(data) => self.put(data),
+            FlagMessage::Upsert(key, item) => self.upsert(key, item),
+            FlagMessage::Ignored => {}
+        }
+        self.environment
+            .update_status(|status| status.connection.on_valid(SystemTime::now()));
+    }
+
+    fn put(&mut self, data: DataSet) {
+        let hub = &self.environment.hub;
+        let before = hub.snapshot();
+        let held = before.as_ref().map_or(0, |before| before.data.live_len());
+        if data.live_len() == 0 && held > 0 {
+            tracing::error!(
+                held,
+                "LaunchDarkly sent an empty set of flags for an environment that had some; it is \
+                 applied. If this is not intended, check the environment in LaunchDarkly"
+            );
+        }
+        let now = SystemTime::now();
+        let data = Arc::new(data);
+        let same = before.as_ref().is_some_and(|before| same_content(&before.data, &data));
+        match before {
+            Some(before) if same && before.data == data => {
+                hub.confirm(Arc::new(before.confirmed(Origin::Live, now)));
+            }
+            Some(_) if same => {
+                hub.confirm(Arc::new(Snapshot::new(data.clone(), Origin::Live, now)));
+            }
+            Some(_) | None => {
+                hub.replace(Arc::new(Snapshot::new(data.clone(), Origin::Live, now)));
+            }
+        }
+        self.environment.set_loaded();
+        if let Some(local) = &self.settings.local {
+            local.replaced(&self.set_id, data);
+        }
+    }
+
+    fn upsert(&mut self, key: ItemKey, item: Item) {
+        let hub = &self.environment.hub;
+        let Some(before) = hub.snapshot() else {
+            tracing::debug!(%key, "change before any complete data set; the next put has it");
+            return;
+        };
+        let item = Arc::new(item);
+        let mut data = (*before.data).clone();
+        if before.origin == Origin::Live {
+            if !data.upsert(&key, item.clone()) {
+                tracing::debug!(%key, version = item.version, "change is not newer; ignored");
+                return;
+            }
+        } else {
+            // What came from a store is provisional: the first live word counts.
+            data.collection_mut(key.kind).insert(key.key.clone(), item.clone());
+        }
+        let data = Arc::new(data);
+        let snapshot = Snapshot::new(data.clone(), before.origin, SystemTime::now());
+        hub.change(Arc::new(snapshot), Change::of(&key, &item));
+        if let Some(local) = &self.settings.local {
+            local.changed(&self.set_id, data, std::slice::from_ref(&key));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    Current,
+    Next,
+}
+
+fn restart_malformed(upstream: &mut Upstream, connection: u64) {
+    upstream.ignore_up_to = connection;
+    upstream.stream.restart(connection, RestartReason::Malformed);
+}
+
+async fn next_event(next: &mut Option<Upstream>) -> StreamEvent {
+    match next {
+        Some(upstream) => upstream.stream.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tick(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads the stored data set on a blocking thread.
+async fn read_stored(
+    local: Option<LocalFlags>,
+    set_id: String,
+    permits: Arc<Semaphore>,
+) -> ReadOutcome {
+    let Some(local) = local else { return ReadOutcome::Absent };
+    // The semaphore is never closed; without a permit the read is merely less polite.
+    let _permit = permits.acquire().await;
+    let read = tokio::task::spawn_blocking(move || local.read_set(&set_id)).await;
+    read.unwrap_or_else(|error| ReadOutcome::failed(&error))
+}
+
+/// The name of the environment's data set in stores.
+///
+/// With an environment ID that is the name. A manual environment without one is named after a
+/// hash of its SDK key, because the configured name may be given to another environment while
+/// the relay is down, and its stored flags must not be served for that one.
+fn set_id(environment: &Environment) -> String {
+    use sha2::{Digest, Sha256};
+    let spec = environment.spec();
+    let filter = spec.reference.filter.as_str();
+    match &spec.credentials.environment_id {
+        Some(id) => format!("env:{}/{filter}", id.as_str()),
+        None => {
+            let digest = Sha256::digest(spec.credentials.anchor.expose().as_bytes());
+            let hex: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+            format!("key:{hex}/{filter}")
+        }
+    }
+}

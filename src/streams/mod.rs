@@ -1,0 +1,9 @@
+//! What SDKs receive: one encoding of each payload and each change, shared by all of them.
+
+mod hub;
+mod payloads;
+mod snapshot;
+
+pub use hub::{Hub, Next, StreamKind, Subscription};
+pub use payloads::Change;
+pub use snapshot::Snapshot;

@@ -1,0 +1,212 @@
+//! Bodies of put, patch and delete as ld-relay sends them, items as LaunchDarkly sent them. Pure.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
+
+/// One change of an item, encoded for each kind of stream that tells of it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The event on `/all`.
+    pub all: Bytes,
+    /// The event on `/flags`; segments are not told there.
+    pub flags: Option<Bytes>,
+}
+
+impl Change {
+    /// Encodes the arrival or the deletion of an item.
+    pub fn of(key: &ItemKey, item: &Item) -> Self {
+        let all = change_event(&format!("/{}/{}", key.kind.wire_name(), key.key), item);
+        let flags = match key.kind {
+            ItemKind::Flag => Some(change_event(&format!("/{}", key.key), item)),
+            ItemKind::Segment => None,
+        };
+        Self { all, flags }
+    }
+}
+
+fn change_event(path: &str, item: &Item) -> Bytes {
+    let path = json_string(path);
+    let (event, data) = match &item.json {
+        Some(json) => {
+            let mut data = format!("{{\"path\":{path},\"data\":").into_bytes();
+            data.extend_from_slice(json);
+            data.push(b'}');
+            ("patch", data)
+        }
+        None => {
+            let version = item.version;
+            ("delete", format!("{{\"path\":{path},\"version\":{version}}}").into_bytes())
+        }
+    };
+    Bytes::from(event_of(event, &data))
+}
+
+/// The event with which a stream of all data begins, and where in it the JSON of a poll stands
+/// (`None` if line breaks inside the data forced it onto several lines).
+pub(super) fn put_all(data: &DataSet) -> (Bytes, Option<Range<usize>>) {
+    let body = latest_all(data);
+    if body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+        let wrapped = [b"{\"path\":\"/\",\"data\":", &body[..], b"}"].concat();
+        return (Bytes::from(event_of("put", &wrapped)), None);
+    }
+    const HEAD: &[u8] = b"event: put\ndata: {\"path\":\"/\",\"data\":";
+    let range = HEAD.len()..HEAD.len() + body.len();
+    (Bytes::from([HEAD, &body, b"}\n\n"].concat()), Some(range))
+}
+
+/// The event with which a stream of flags begins.
+pub(super) fn put_flags(data: &DataSet) -> Bytes {
+    Bytes::from(event_of("put", &latest_flags(data)))
+}
+
+/// The JSON of all flags and segments that are not deleted.
+pub(super) fn latest_all(data: &DataSet) -> Vec<u8> {
+    let mut body = Vec::with_capacity(body_bytes(&data.flags) + body_bytes(&data.segments) + 32);
+    body.extend_from_slice(b"{\"flags\":");
+    write_collection(&mut body, &data.flags);
+    body.extend_from_slice(b",\"segments\":");
+    write_collection(&mut body, &data.segments);
+    body.push(b'}');
+    body
+}
+
+/// The JSON of all flags that are not deleted.
+pub(super) fn latest_flags(data: &DataSet) -> Vec<u8> {
+    let mut body = Vec::with_capacity(body_bytes(&data.flags) + 2);
+    write_collection(&mut body, &data.flags);
+    body
+}
+
+fn body_bytes(items: &ItemMap) -> usize {
+    // Six for quotes, colon, comma and an escape or two.
+    items.iter().map(|(key, item)| key.len() + item.json.as_ref().map_or(0, Bytes::len) + 6).sum()
+}
+
+fn write_collection(body: &mut Vec<u8>, items: &ItemMap) {
+    body.push(b'{');
+    let mut first = true;
+    for (key, item) in items.iter() {
+        let Some(json) = &item.json else { continue };
+        if !first {
+            body.push(b',');
+        }
+        first = false;
+        write_json_string(body, key);
+        body.push(b':');
+        body.extend_from_slice(json);
+    }
+    body.push(b'}');
+}
+
+/// One event on the wire; each line of its data gets a line of its own.
+fn event_of(name: &str, data: &[u8]) -> Vec<u8> {
+    crate::sse::encode(name, data).into()
+}
+
+fn json_string(text: &str) -> String {
+    let mut quoted = Vec::with_capacity(text.len() + 2);
+    write_json_string(&mut quoted, text);
+    String::from_utf8(quoted).expect("a quoted string is as valid as the string was")
+}
+
+fn write_json_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    if text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        let mut escaped = String::with_capacity(text.len() + 8);
+        for c in text.chars() {
+            match c {
+                '"' => escaped.push_str("\\\""),
+                '\\' => escaped.push_str("\\\\"),
+                c if c < ' ' => {
+                    let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+                }
+                c => escaped.push(c),
+            }
+        }
+        out.extend_from_slice(escaped.as_bytes());
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn data() -> DataSet {
+        let mut data = DataSet::default();
+        let mut add = |kind, key: &str, item: Item| {
+            assert!(data.upsert(&ItemKey::new(kind, key), Arc::new(item)));
+        };
+        add(ItemKind::Flag, "b", Item::live(2, r#"{"v": 2}"#));
+        add(ItemKind::Flag, "a\"\u{1}", Item::live(1, "{}"));
+        add(ItemKind::Flag, "gone", Item::tombstone(3));
+        add(ItemKind::Segment, "s", Item::live(4, "{\"s\":1}"));
+        data
+    }
+
+    fn text(bytes: &[u8]) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn puts_hold_every_item_that_is_not_deleted_in_order() {
+        let body = concat!(r#"{"flags":{"a\"\u0001":{},"b":{"v": 2}},"segments":{"s":{"s":1}}}"#);
+        let (event, range) = put_all(&data());
+        assert_eq!(
+            text(&event),
+            format!("event: put\ndata: {{\"path\":\"/\",\"data\":{body}}}\n\n")
+        );
+        assert_eq!(text(&event[range.unwrap()]), body);
+        assert_eq!(text(&latest_all(&data())), body);
+        assert_eq!(
+            text(&put_flags(&data())),
+            "event: put\ndata: {\"a\\\"\\u0001\":{},\"b\":{\"v\": 2}}\n\n"
+        );
+        let (empty, _) = put_all(&DataSet::default());
+        assert_eq!(
+            text(&empty),
+            "event: put\ndata: {\"path\":\"/\",\"data\":{\"flags\":{},\"segments\":{}}}\n\n"
+        );
+    }
+
+    #[test]
+    fn line_breaks_in_items_become_lines_of_data() {
+        let mut data = DataSet::default();
+        data.upsert(&ItemKey::new(ItemKind::Flag, "a"), Arc::new(Item::live(1, "{\r\n\"v\":\n1}")));
+        let (event, range) = put_all(&data);
+        assert_eq!(range, None);
+        assert_eq!(
+            text(&event),
+            "event: put\ndata: {\"path\":\"/\",\"data\":{\"flags\":{\"a\":{\ndata: \"v\":\ndata: 1}},\"segments\":{}}}\n\n"
+        );
+    }
+
+    #[test]
+    fn changes_have_ld_relays_paths() {
+        let check = |key: ItemKey, item: Item, all: &str, flags: Option<&str>| {
+            let change = Change::of(&key, &item);
+            assert_eq!(text(&change.all), all);
+            assert_eq!(change.flags.as_deref().map(text), flags);
+        };
+        check(
+            ItemKey::new(ItemKind::Flag, "a/b"),
+            Item::live(1, r#"{"k":1}"#),
+            "event: patch\ndata: {\"path\":\"/flags/a/b\",\"data\":{\"k\":1}}\n\n",
+            Some("event: patch\ndata: {\"path\":\"/a/b\",\"data\":{\"k\":1}}\n\n"),
+        );
+        check(
+            ItemKey::new(ItemKind::Segment, "s"),
+            Item::tombstone(5),
+            "event: delete\ndata: {\"path\":\"/segments/s\",\"version\":5}\n\n",
+            None,
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! The data that an environment serves at one moment, with its encodings.
+
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::payloads;
+use crate::model::{DataSet, ItemKind, Origin};
+
+/// An immutable, complete data set. A change makes a new snapshot that shares the items.
+///
+/// Encodings are built at most once, when somebody asks for them, and shared by all who do.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The flags and segments.
+    pub data: Arc<DataSet>,
+    /// Where they came from.
+    pub origin: Origin,
+    /// When LaunchDarkly was last known to say the same: now for live data, the time of writing
+    /// for stored data.
+    pub as_of: SystemTime,
+    put_all: OnceLock<Bytes>,
+    put_flags: OnceLock<Bytes>,
+    latest_all: OnceLock<Bytes>,
+    latest_flags: OnceLock<Bytes>,
+    etag: OnceLock<String>,
+}
+
+impl Snapshot {
+    /// A snapshot without encodings.
+    pub fn new(data: Arc<DataSet>, origin: Origin, as_of: SystemTime) -> Self {
+        Self {
+            data,
+            origin,
+            as_of,
+            put_all: OnceLock::new(),
+            put_flags: OnceLock::new(),
+            latest_all: OnceLock::new(),
+            latest_flags: OnceLock::new(),
+            etag: OnceLock::new(),
+        }
+    }
+
+    /// The same data with another origin and time, keeping the encodings that exist.
+    pub fn confirmed(&self, origin: Origin, as_of: SystemTime) -> Self {
+        Self {
+            data: self.data.clone(),
+            origin,
+            as_of,
+            put_all: self.put_all.clone(),
+            put_flags: self.put_flags.clone(),
+            latest_all: self.latest_all.clone(),
+            latest_flags: self.latest_flags.clone(),
+            etag: self.etag.clone(),
+        }
+    }
+
+    /// The first event of `/all`.
+    pub fn put_all(&self) -> &Bytes {
+        self.put_all.get_or_init(|| {
+            let (event, body) = payloads::put_all(&self.data);
+            if let Some(body) = body {
+                // The poll's body is part of the event: one buffer for both. Whoever asked for
+                // the body first has built it alone; then that one stays.
+                let _ = self.latest_all.set(event.slice(body));
+            }
+            event
+        })
+    }
+
+    /// The first event of `/flags`.
+    pub fn put_flags(&self) -> &Bytes {
+        self.put_flags.get_or_init(|| payloads::put_flags(&self.data))
+    }
+
+    /// The body of `/sdk/latest-all`.
+    pub fn latest_all(&self) -> &Bytes {
+        self.put_all();
+        self.latest_all.get_or_init(|| Bytes::from(payloads::latest_all(&self.data)))
+    }
+
+    /// The body of `/sdk/latest-flags` and `/sdk/flags`.
+    pub fn latest_flags(&self) -> &Bytes {
+        self.latest_flags.get_or_init(|| Bytes::from(payloads::latest_flags(&self.data)))
+    }
+
+    /// A hash of all keys and versions, equal for equal data on every relay.
+    pub fn etag(&self) -> &str {
+        self.etag.get_or_init(|| {
+            let mut hash = Sha256Hasher(Sha256::new());
+            for (kind, key, item) in self.data.iter().filter(|(_, _, item)| !item.is_tombstone()) {
+                (kind == ItemKind::Flag, key.len(), key, item.version).hash(&mut hash);
+            }
+            hash.0.finalize()[..12].iter().map(|b| format!("{b:02x}")).collect()
+        })
+    }
+}
+
+/// Feeds `Hash` values to SHA-256. Only used with types whose `Hash` writes the same bytes on
+/// every machine of one byte order.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,355 @@
+//! Messages of an environment's flag stream: put, patch, delete. Pure.
+//!
+//! Only envelopes and the heads of items are understood; an item's JSON stays the very bytes
+//! that came in, sharing the buffer of its event. One item that cannot be read makes the whole
+//! message malformed (ld-relay v8): a put that is taken in part would remove flags silently.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
+
+/// A message of the stream, decoded.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FlagMessage {
+    /// The whole data set; versions do not matter.
+    Put(DataSet),
+    /// One item at a version; a tombstone for a delete.
+    Upsert(ItemKey, Item),
+    /// An event or a collection that this version does not know.
+    Ignored,
+}
+
+/// Why a message cannot be used. Texts never quote the data.
+#[derive(Debug, thiserror::Error)]
+#[error("{event} event cannot be used: {problem}")]
+pub struct FlagMessageError {
+    event: &'static str,
+    problem: String,
+}
+
+/// Decodes one event. Unknown events are ignored without looking at their data.
+pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError> {
+    let (event, decode): (_, fn(&Bytes, &str) -> Result<FlagMessage, Problem>) = match event {
+        "put" => ("put", decode_put),
+        "patch" => ("patch", decode_patch),
+        "delete" => ("delete", decode_delete),
+        _ => return Ok(FlagMessage::Ignored),
+    };
+    let text = std::str::from_utf8(data)
+        .map_err(|_| FlagMessageError { event, problem: "not valid UTF-8".to_owned() })?;
+    decode(data, text).map_err(|Problem(problem)| FlagMessageError { event, problem })
+}
+
+/// Decodes the body of a poll: the data set without the stream's envelope.
+pub fn decode_poll(body: &Bytes) -> Result<DataSet, FlagMessageError> {
+    let text = std::str::from_utf8(body)
+        .map_err(|_| FlagMessageError { event: "poll", problem: "not valid UTF-8".to_owned() })?;
+    data_set(body, text).map_err(|Problem(problem)| FlagMessageError { event: "poll", problem })
+}
+
+struct Problem(String);
+
+impl From<serde_json::Error> for Problem {
+    /// Keeps the place and the class, drops the text, which may quote a value.
+    fn from(error: serde_json::Error) -> Self {
+        Self(format!(
+            "{:?} error in its JSON at line {} column {}",
+            error.classify(),
+            error.line(),
+            error.column()
+        ))
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
+fn decode_put(data: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
+    let envelope = members(text)?;
+    // Older relays leave the path out.
+    if let Some(path) = last(&envelope, "path")
+        && serde_json::from_str::<Cow<'_, str>>(path.get())? != "/"
+    {
+        return Ok(FlagMessage::Ignored);
+    }
+    let set = last(&envelope, "data").ok_or("it has no data")?;
+    Ok(FlagMessage::Put(data_set(data, set.get())?))
+}
+
+fn data_set(data: &Bytes, text: &str) -> Result<DataSet, Problem> {
+    let collections = members(text)?;
+    let mut set = DataSet::default();
+    for kind in ItemKind::ALL {
+        if let Some(collection) = last(&collections, kind.wire_name()) {
+            let items = members(collection.get())?;
+            let items: Result<ItemMap, Problem> = items
+                .into_iter()
+                .map(|(key, raw)| Ok((Arc::from(key), Arc::new(item(data, raw)?))))
+                .collect();
+            *set.collection_mut(kind) = items?;
+        }
+    }
+    Ok(set)
+}
+
+fn decode_patch(data: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
+    let envelope = members(text)?;
+    let Some(key) = target(&envelope)? else { return Ok(FlagMessage::Ignored) };
+    let raw = last(&envelope, "data").ok_or("it has no data")?;
+    Ok(FlagMessage::Upsert(key, item(data, raw)?))
+}
+
+fn decode_delete(_: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
+    let envelope = members(text)?;
+    let Some(key) = target(&envelope)? else { return Ok(FlagMessage::Ignored) };
+    let version = last(&envelope, "version").ok_or("it has no version")?;
+    let Version(version) = serde_json::from_str(version.get())?;
+    Ok(FlagMessage::Upsert(key, Item::tombstone(version)))
+}
+
+/// What a patch or delete is about; `None` for a collection this version does not know. The key
+/// is the rest of the path verbatim (ld-relay v8: no percent-decoding).
+fn target(envelope: &[(Cow<'_, str>, &RawValue)]) -> Result<Option<ItemKey>, Problem> {
+    let path = last(envelope, "path").ok_or("it has no path")?;
+    let path: Cow<'_, str> = serde_json::from_str(path.get())?;
+    if path.is_empty() {
+        return Err("its path is empty".into());
+    }
+    let found = ItemKind::ALL.into_iter().find_map(|kind| {
+        let key = path.strip_prefix('/')?.strip_prefix(kind.wire_name())?.strip_prefix('/')?;
+        (!key.is_empty()).then(|| ItemKey::new(kind, key))
+    });
+    Ok(found)
+}
+
+fn item(data: &Bytes, raw: &RawValue) -> Result<Item, Problem> {
+    let head: Head = serde_json::from_str(raw.get())?;
+    if head.deleted {
+        return Ok(Item::tombstone(head.version));
+    }
+    Ok(Item::live(head.version, data.slice_ref(raw.get().as_bytes())))
+}
+
+/// The newest member of that name, `null` counting as absent. Of two the last counts, as in Go.
+fn last<'a>(members: &[(Cow<'_, str>, &'a RawValue)], name: &str) -> Option<&'a RawValue> {
+    let found = members.iter().rev().find(|(key, _)| key == name);
+    found.map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
+}
+
+fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, Problem> {
+    let Members(members) = serde_json::from_str(text)?;
+    Ok(members)
+}
+
+/// All members of an object, in order, repetitions included.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for MembersVisitor<'a> {
+            type Value = Members<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor(std::marker::PhantomData))
+    }
+}
+
+/// A member's name, borrowed where it holds no escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for NameVisitor<'a> {
+            type Value = Name<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a member name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(NameVisitor(std::marker::PhantomData))
+    }
+}
+
+/// What must be known of an item; everything else of it is skipped.
+#[derive(Default)]
+struct Head {
+    version: u64,
+    deleted: bool,
+}
+
+impl<'de> Deserialize<'de> for Head {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeadVisitor;
+        impl<'de> Visitor<'de> for HeadVisitor {
+            type Value = Head;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a flag or segment")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
+                let mut head = Head::default();
+                while let Some(Name(name)) = map.next_key()? {
+                    match &*name {
+                        "version" => head.version = map.next_value::<Version>()?.0,
+                        "deleted" => {
+                            head.deleted = map.next_value::<Option<bool>>()?.unwrap_or_default();
+                        }
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(head)
+            }
+        }
+        deserializer.deserialize_map(HeadVisitor)
+    }
+}
+
+/// A version: an integer that is not negative, also written as `3.0`; `null` is 0 as in Go.
+struct Version(u64);
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else {
+            return Ok(Self(0));
+        };
+        if let Some(version) = number.as_u64() {
+            return Ok(Self(version));
+        }
+        match number.as_f64() {
+            // Below 2^53 every whole float is exact.
+            Some(float) if float >= 0.0 && float.fract() == 0.0 && float < 9.007e15 => {
+                Ok(Self(float as u64))
+            }
+            Some(_) | None => Err(D::Error::custom("version is not a whole number")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(event: &str, data: &'static str) -> FlagMessage {
+        decode(event, &Bytes::from_static(data.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn a_put_keeps_the_bytes_of_its_items() {
+        let data = r#" {"data": {"segments" :{"s":{ "version":1e0 } }, "cats":{"x":1},
+            "flags":{"b":{"version":2,"new":[1.50,{"k":"\u00e9"}]}, "\u0061":{"version":3},
+            "gone":{"version":4,"deleted":true}, "n":{"version":null}, "b":{"version":5}}},
+            "path":"/"}"#;
+        let FlagMessage::Put(set) = message("put", data) else { panic!("a put") };
+        let shown: Vec<_> = set
+            .iter()
+            .map(|(kind, key, item)| {
+                let json = item.json.as_deref().map(|json| std::str::from_utf8(json).unwrap());
+                format!("{}/{key} {} {json:?}", kind.wire_name(), item.version)
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                r#"segments/s 1 Some("{ \"version\":1e0 }")"#,
+                r#"flags/a 3 Some("{\"version\":3}")"#,
+                r#"flags/b 5 Some("{\"version\":5}")"#,
+                "flags/gone 4 None",
+                r#"flags/n 0 Some("{\"version\":null}")"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn patches_and_deletes_name_one_item() {
+        let check = |event: &str, data: &'static str, expected: FlagMessage| {
+            assert_eq!(message(event, data), expected, "{event} {data}");
+        };
+        let flag = |key: &str| ItemKey::new(ItemKind::Flag, key);
+        check(
+            "patch",
+            r#"{"data":{"version":7,"x":1},"path":"/flags/a/b%20c"}"#,
+            FlagMessage::Upsert(flag("a/b%20c"), Item::live(7, r#"{"version":7,"x":1}"#)),
+        );
+        check(
+            "patch",
+            r#"{"path":"/flags/a","data":{"version":7,"deleted":true}}"#,
+            FlagMessage::Upsert(flag("a"), Item::tombstone(7)),
+        );
+        check(
+            "delete",
+            r#"{"path":"/segments/s","version":9}"#,
+            FlagMessage::Upsert(ItemKey::new(ItemKind::Segment, "s"), Item::tombstone(9)),
+        );
+        for (event, data) in [
+            ("patch", r#"{"path":"/cats/x","data":true}"#),
+            ("delete", r#"{"path":"/cats/x"}"#),
+            ("patch", r#"{"path":"/flags/","data":{}}"#),
+            ("put", r#"{"path":"/elsewhere","data":{}}"#),
+            ("indirect/put", "not json"),
+        ] {
+            check(event, data, FlagMessage::Ignored);
+        }
+    }
+
+    #[test]
+    fn malformed_messages_are_errors_that_quote_no_data() {
+        for (event, data) in [
+            ("put", ""),
+            ("put", "secret-flag"),
+            ("put", r#"{"path":"/"}"#),
+            ("put", r#"{"path":"/","data":true}"#),
+            ("put", r#"{"path":"/","data":{"flags":"secret-flag"}}"#),
+            ("put", r#"{"path":"/","data":{"flags":{"secret-flag":null}}}"#),
+            ("put", r#"{"path":"/","data":{"flags":{"a":{"version":"secret-flag"}}}}"#),
+            ("put", r#"{"path":"/","data":{"flags":{"a":{"version":-1}}}}"#),
+            ("put", r#"{"path":"/","data":{"flags":{"a":{"version":1.5}}}}"#),
+            ("put", r#"{"path":"/","data":{"flags":{"a":{"version":1}}}} secret-flag"#),
+            ("patch", r#"{"data":{"version":1}}"#),
+            ("patch", r#"{"path":"","data":{"version":1}}"#),
+            ("patch", r#"{"path":"/flags/secret-flag"}"#),
+            ("patch", r#"{"path":"/flags/a","data":[]}"#),
+            ("delete", r#"{"path":"/flags/a"}"#),
+            ("delete", r#"{"path":7,"version":1}"#),
+        ] {
+            let error = decode(event, &Bytes::from_static(data.as_bytes())).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret-flag"), "{data}: {error}");
+        }
+        let bad_text = Bytes::from_static(b"{\"path\":\"/\xff\"}");
+        assert!(decode("put", &bad_text).is_err());
+        let deep = Bytes::from(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)));
+        assert!(decode("put", &deep).is_err(), "nesting is bounded");
+    }
+}

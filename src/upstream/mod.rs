@@ -1,0 +1,3 @@
+//! Everything that dials LaunchDarkly.
+
+pub mod flag_messages;
