@@ -44,6 +44,17 @@ impl TaskGroup {
         );
     }
 
+    /// Starts a task without a span of its own, for those that exist by the thousand.
+    pub fn spawn_many<F>(&mut self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
     /// Waits for the next task to end: its name, or how it failed. `None` without tasks.
     pub async fn ended(&mut self) -> Option<Result<&'static str, JoinError>> {
         self.tasks.join_next().await

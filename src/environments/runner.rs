@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -32,17 +32,6 @@ pub struct RunnerSettings {
     pub load_permits: Arc<Semaphore>,
 }
 
-/// What the supervisor tells a running environment.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// LaunchDarkly designated another SDK key.
-    Rotate(SdkKey),
-}
-
-/// Commands that may wait for a busy task. The supervisor never waits for one: a full queue
-/// drops the command, and the next one carries the newest key.
-pub(super) const COMMANDS_MAX: usize = 8;
-
 /// One upstream connection and the messages of it that no longer count.
 struct Upstream {
     stream: EventStream,
@@ -54,7 +43,8 @@ struct Upstream {
 pub(super) struct Runner {
     environment: Arc<Environment>,
     settings: RunnerSettings,
-    commands: mpsc::Receiver<Command>,
+    /// The SDK key that LaunchDarkly designates.
+    designated: watch::Receiver<SdkKey>,
     /// Name of its data set in stores.
     set_id: String,
     current: Upstream,
@@ -65,7 +55,7 @@ pub(super) struct Runner {
 /// All reasons to wake.
 enum Wake {
     Stop,
-    Command(Command),
+    KeyChanged,
     Stored(ReadOutcome),
     Current(StreamEvent),
     Next(StreamEvent),
@@ -76,16 +66,15 @@ impl Runner {
     pub(super) fn new(
         environment: Arc<Environment>,
         settings: RunnerSettings,
-        commands: mpsc::Receiver<Command>,
+        mut designated: watch::Receiver<SdkKey>,
     ) -> Self {
-        let spec = environment.spec();
         let set_id = set_id(&environment);
-        let anchor = spec.credentials.anchor.clone();
+        let anchor = designated.borrow_and_update().clone();
         let stream = settings.upstream.open(&anchor, &environment.reference.filter);
         Self {
             environment,
             settings,
-            commands,
+            designated,
             set_id,
             current: Upstream { stream, anchor, ignore_up_to: 0 },
             next: None,
@@ -109,7 +98,7 @@ impl Runner {
             let wake = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Wake::Stop,
-                Some(command) = self.commands.recv() => Wake::Command(command),
+                Ok(()) = self.designated.changed() => Wake::KeyChanged,
                 outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
                 event = self.current.stream.recv() => Wake::Current(event),
                 event = next_event(&mut self.next) => Wake::Next(event),
@@ -117,7 +106,10 @@ impl Runner {
             };
             match wake {
                 Wake::Stop => break,
-                Wake::Command(Command::Rotate(anchor)) => self.rotate(anchor),
+                Wake::KeyChanged => {
+                    let anchor = self.designated.borrow_and_update().clone();
+                    self.rotate(anchor);
+                }
                 Wake::Stored(outcome) => {
                     stored_awaited = false;
                     self.on_stored(outcome);

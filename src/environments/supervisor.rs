@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::environment::Environment;
 use super::registry::{Access, Lease, Registry, Table};
-use super::runner::{COMMANDS_MAX, Command, Runner, RunnerSettings};
+use super::runner::{Runner, RunnerSettings};
 use crate::model::{
-    Credential, EnvironmentChange, EnvironmentRef, EnvironmentSpec, FilterKey, ListState,
+    Credential, EnvironmentChange, EnvironmentRef, EnvironmentSpec, FilterKey, ListState, SdkKey,
 };
 use crate::tasks::KeyedTasks;
 
@@ -45,7 +45,9 @@ pub struct Supervisor {
 #[derive(Debug)]
 struct Running {
     environment: Arc<Environment>,
-    commands: mpsc::Sender<Command>,
+    /// Tells its task which SDK key is designated. A watch: the task may be slow, the newest key
+    /// is never lost.
+    designated: watch::Sender<SdkKey>,
 }
 
 impl Supervisor {
@@ -111,12 +113,12 @@ impl Supervisor {
         match self.running.get(&spec.reference) {
             Some(running) => {
                 let anchor = spec.credentials.anchor.clone();
-                let rotated = running.environment.spec().credentials.anchor != anchor;
                 running.environment.set_spec(spec);
-                if rotated && let Err(error) = running.commands.try_send(Command::Rotate(anchor)) {
-                    // The sweep sends it again.
-                    tracing::warn!(%error, "environment is too busy to take its new key; it will be told again");
-                }
+                running.designated.send_if_modified(|known| {
+                    let rotated = *known != anchor;
+                    *known = anchor;
+                    rotated
+                });
             }
             None => {
                 tracing::info!(environment = %spec.reference, "environment added");
@@ -128,7 +130,7 @@ impl Supervisor {
 
     fn start(&mut self, environment: Arc<Environment>, tasks: &mut KeyedTasks<EnvironmentRef>) {
         let reference = environment.reference.clone();
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (designated, receiver) = watch::channel(environment.spec().credentials.anchor.clone());
         let span = tracing::info_span!(
             "environment",
             id = %reference.environment,
@@ -139,7 +141,7 @@ impl Supervisor {
             Runner::new(environment.clone(), self.settings.runner.clone(), receiver)
         };
         tasks.spawn(reference.clone(), span, |cancel| runner.run(cancel));
-        self.running.insert(reference, Running { environment, commands });
+        self.running.insert(reference, Running { environment, designated });
     }
 
     /// A task ended that nobody stopped: a defect. What it served stays, and it is started anew.

@@ -1,5 +1,16 @@
-//! The encrypted cache of autoconfig records.
+//! The encrypted cache of autoconfig records: formats, tiers, and the databases behind them.
+//!
+//! Plaintext never passes below [`codec`]; a backend sees sealed bytes only.
 
 mod backend;
+pub mod codec;
+pub mod keeper;
+pub mod ld_relay_format;
+pub mod manifest;
+#[cfg(test)]
+pub(crate) mod memory;
+pub mod plan;
+pub mod report;
+pub mod shared_tier;
 
 pub use backend::{Backend, Row, Swap, Swapped};

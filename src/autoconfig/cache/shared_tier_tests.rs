@@ -1,0 +1,185 @@
+use std::time::Duration;
+
+use super::super::ld_relay_format::LdRelayKeys;
+use super::super::memory::MemoryBackend;
+use super::*;
+use crate::autoconfig::records::{EnvironmentRecord, Record};
+use crate::sealing::{KeyRing, SealingKey};
+
+fn keys(texts: &[&str]) -> CacheKeys {
+    let mut ring = texts.iter().map(|text| SealingKey::derive(text));
+    CacheKeys {
+        ring: KeyRing::new(ring.next().unwrap(), ring),
+        ld_relay: LdRelayKeys::derive(texts[0], texts[1..].iter().copied()),
+    }
+}
+
+fn desired(environments: &[(&str, i64)]) -> Desired {
+    let mut set = RecordSet::default();
+    for &(id, version) in environments {
+        let value =
+            serde_json::json!({"envID": id, "sdkKey": {"value": "sdk-a"}, "version": version});
+        let record = EnvironmentRecord::from_json(&value).unwrap();
+        set.insert(&format!("env:{id}"), Record::Environment { record, complete: true });
+    }
+    set.encoded()
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// A relay on the shared database.
+struct Relay {
+    tier: SharedTier<MemoryBackend>,
+    keys: CacheKeys,
+    memory: Memory,
+}
+
+impl Relay {
+    fn new(
+        sealed: &MemoryBackend,
+        theirs: &MemoryBackend,
+        format: CacheFormat,
+        key_texts: &[&str],
+    ) -> Self {
+        Self {
+            tier: SharedTier::new(sealed.clone(), theirs.clone(), "cache", format, "w"),
+            keys: keys(key_texts),
+            memory: Memory::default(),
+        }
+    }
+
+    async fn write(&mut self, environments: &[(&str, i64)], seconds: u64) -> Written {
+        let desired = desired(environments);
+        self.tier.write(&self.keys, &desired, at(seconds), &mut self.memory).await.unwrap()
+    }
+
+    /// What is read: IDs with versions, `!` if incomplete; or the outcome's name.
+    async fn read(&self) -> String {
+        match self.tier.read(&self.keys).await.unwrap().outcome {
+            CacheOutcome::Loaded(set) => {
+                let mark = if set.complete { "" } else { "!" };
+                let shown: Vec<_> = set
+                    .records
+                    .environments
+                    .iter()
+                    .map(|(id, record)| format!("{id}{}", record.version))
+                    .collect();
+                format!("{}{mark}", shown.join(" "))
+            }
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_whole() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    assert_eq!(relay.read().await, "Empty");
+    relay.write(&[("a", 1), ("b", 1)], 1).await;
+    assert_eq!(relay.read().await, "a1 b1");
+    assert_eq!(relay.write(&[("a", 1), ("b", 1)], 2).await.rows, 0, "nothing differs");
+    assert_eq!(relay.write(&[("a", 1), ("b", 2)], 3).await.rows, 2, "one record, one manifest");
+    assert_eq!(relay.write(&[("b", 2)], 4).await.rows, 2);
+    assert_eq!(relay.read().await, "b2");
+    assert!(theirs.with(|state| state.rows.is_empty()), "ld-relay's rows are left alone");
+    // An old manifest is confirmed although nothing differs.
+    assert_eq!(relay.write(&[("b", 2)], 4 + 600).await.rows, 1);
+}
+
+#[tokio::test]
+async fn a_lost_record_or_manifest_shows_as_incomplete_and_is_repaired() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    relay.write(&[("a", 1), ("b", 1)], 1).await;
+    let codec = relay.tier.codec(CacheFormat::Sealed, &relay.keys);
+    sealed.with(|state| state.rows.remove(&codec.row_name("env:a")));
+    assert_eq!(relay.read().await, "b1!");
+    assert_eq!(relay.write(&[("a", 1), ("b", 1)], 2).await.rows, 1);
+    sealed.with(|state| state.rows.remove(&codec.row_name(MANIFEST_NAME)));
+    assert_eq!(relay.read().await, "a1 b1!");
+    relay.write(&[("a", 1), ("b", 1)], 3).await;
+    sealed.with(|state| state.rows.clear());
+    assert_eq!(relay.read().await, "Empty");
+    relay.write(&[("a", 1), ("b", 1)], 4).await;
+    assert_eq!(relay.read().await, "a1 b1");
+}
+
+#[tokio::test]
+async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut ahead = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    let mut behind = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    ahead.write(&[("a", 5), ("new", 1)], 1).await;
+    behind.write(&[("a", 4)], 2).await;
+    assert_eq!(ahead.read().await, "a5 new1");
+    assert!(behind.memory.needs_second_look());
+    // Its own stream tells of the addition before the second look.
+    behind.write(&[("a", 5), ("new", 1)], 3).await;
+    assert!(!behind.memory.needs_second_look());
+    // A record that LaunchDarkly does not list stays for one look and goes with the second.
+    behind.write(&[("a", 5)], 4).await;
+    assert_eq!(ahead.read().await, "a5", "it had been ours: removed at once");
+    let mut fresh = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    ahead.write(&[("a", 5), ("left-over", 1)], 5).await;
+    fresh.write(&[("a", 5)], 6).await;
+    assert_eq!(ahead.read().await, "a5 left-over1");
+    fresh.write(&[("a", 5)], 7).await;
+    assert_eq!(ahead.read().await, "a5");
+}
+
+#[tokio::test]
+async fn a_new_key_reseals_and_an_unknown_one_is_a_state_of_its_own() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut old = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["old"]);
+    old.write(&[("a", 1), ("b", 1)], 1).await;
+    let mut new = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["new", "old"]);
+    assert_eq!(new.read().await, "a1 b1");
+    new.write(&[("a", 1), ("b", 1)], 2).await;
+    assert_eq!(old.read().await, "Unreadable");
+    let only_new = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["new"]);
+    assert_eq!(only_new.read().await, "a1 b1");
+    assert_eq!(sealed.with(|state| state.rows.len()), 3, "nothing of the old key is left");
+}
+
+#[tokio::test]
+async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);
+    mixed.write(&[("a", 1), ("b", 1)], 1).await;
+    let names: Vec<_> = theirs.with(|state| state.rows.keys().cloned().collect());
+    assert_eq!(names, ["env:a", "env:b"], "names in clear, no manifest");
+    let mut ours = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["other", "k"]);
+    assert_eq!(ours.read().await, "a1 b1!");
+    ours.write(&[("a", 2)], 2).await;
+    assert_eq!(ours.read().await, "a2", "a sealed manifest comes before ld-relay's rows");
+    assert_eq!(mixed.read().await, "a1 b1!");
+    theirs.with(|state| {
+        let row = state.rows.get_mut("env:b").unwrap();
+        row.value = bytes::Bytes::from_static(b"junk");
+    });
+    let reading = mixed.tier.read(&mixed.keys).await.unwrap();
+    // The sealed rows of the other key are counted with it.
+    assert_eq!(reading.skipped, Skipped { unknown_key: 3, forged: 0, undecodable: 0 });
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_is_named_and_blocks_no_other() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    sealed.with(|state| state.value_bytes_max = Some(400));
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    let long = "x".repeat(400);
+    let written = relay.write(&[("a", 1), (&long, 1)], 1).await;
+    assert_eq!(written.too_large, [format!("env:{long}")]);
+    assert_eq!(relay.read().await, "a1");
+}
+
+#[tokio::test]
+async fn an_outage_is_an_error_not_an_empty_cache() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    sealed.with(|state| state.away = true);
+    assert!(relay.tier.read(&relay.keys).await.unwrap_err().is_transient());
+}

@@ -1,0 +1,84 @@
+//! From a request to its response.
+
+use std::sync::Arc;
+
+use hyper::header::{HeaderValue, LOCATION};
+use hyper::{Request, Response, StatusCode};
+
+use super::Server;
+use super::body::Body;
+use super::polling::Poll;
+use super::responses::{empty, json, not_found, text, unavailable};
+use super::routes::{Auth, Route, Routed, route};
+use crate::model::{ItemKey, ItemKind};
+use crate::streams::StreamKind;
+
+const NOT_BUILT: &str = "This version of the relay does not serve this route yet";
+
+impl Server {
+    /// Answers one request. Never fails: what goes wrong is a response.
+    pub(super) async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Response<Body> {
+        let routed = route(request.method(), request.uri().path());
+        let route = match routed {
+            Routed::To(route) => route,
+            Routed::MethodNotAllowed => return empty(StatusCode::METHOD_NOT_ALLOWED),
+            Routed::NotFound => return not_found(),
+            Routed::Moved(path) => return moved(&path, request.uri().query()),
+        };
+        let (auth, wanted) = match route {
+            Route::Livez => return text(StatusCode::OK, "ok"),
+            Route::Readyz => return self.readyz(),
+            Route::Status => return json(StatusCode::OK, self.status()),
+            Route::NotBuilt(auth) => (auth, None),
+            Route::StreamAll => (Auth::Sdk, Some(Wanted::Stream(StreamKind::All))),
+            Route::StreamFlags => (Auth::Sdk, Some(Wanted::Stream(StreamKind::Flags))),
+            Route::LatestAll => (Auth::Sdk, Some(Wanted::Poll(Poll::LatestAll))),
+            Route::LatestFlags | Route::Flags => {
+                (Auth::Sdk, Some(Wanted::Poll(Poll::LatestFlags)))
+            }
+            Route::Flag(key) => (Auth::Sdk, Some(item(ItemKind::Flag, key))),
+            Route::Segment(key) => (Auth::Sdk, Some(item(ItemKind::Segment, key))),
+        };
+        let access = match self.select(&request, &auth).await {
+            Ok(access) => access,
+            Err(refused) => return refused,
+        };
+        let environment_id = access.environment.spec().credentials.environment_id.clone();
+        let mut response = match wanted {
+            None => unavailable(NOT_BUILT),
+            Some(Wanted::Stream(kind)) => self.stream(access, kind).await,
+            Some(Wanted::Poll(poll)) => self.poll(&access, request.headers(), poll).await,
+        };
+        // ld-relay v9; several SDKs read it.
+        if let Some(id) = environment_id
+            && let Ok(value) = HeaderValue::try_from(id.as_str())
+        {
+            response.headers_mut().insert("x-ld-envid", value);
+        }
+        response
+    }
+}
+
+enum Wanted {
+    Stream(StreamKind),
+    Poll(Poll),
+}
+
+fn item(kind: ItemKind, key: String) -> Wanted {
+    Wanted::Poll(Poll::Item(ItemKey::new(kind, key)))
+}
+
+fn moved(path: &str, query: Option<&str>) -> Response<Body> {
+    let location = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut response = empty(StatusCode::MOVED_PERMANENTLY);
+    match HeaderValue::try_from(location) {
+        Ok(location) => {
+            response.headers_mut().insert(LOCATION, location);
+            response
+        }
+        Err(_) => not_found(),
+    }
+}

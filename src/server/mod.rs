@@ -1,0 +1,137 @@
+//! HTTP towards SDKs: which environment a request is about, and what it gets.
+//!
+//! Nothing here names a database or dials LaunchDarkly.
+
+mod body;
+mod drain;
+mod handlers;
+mod listener;
+mod polling;
+mod progress_io;
+mod readiness;
+mod responses;
+mod routes;
+mod selection;
+mod status;
+mod streaming;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+pub use drain::Drain;
+pub use listener::{BindError, Listener};
+pub use status::StatusMembers;
+
+use crate::environments::Registry;
+
+/// Full payloads that may be on their way to clients at the same time. A payload is shared, so
+/// this bounds the sockets that are being filled, not memory for copies.
+pub const INITIAL_PAYLOADS_MAX: usize = 512;
+
+/// Requests that may wait for their turn to receive a full payload.
+pub const INITIAL_PAYLOADS_QUEUED_MAX: usize = 20_000;
+
+/// How long a request may wait for its turn before it is told to come again.
+const INITIAL_PAYLOAD_WAIT: Duration = Duration::from_secs(10);
+
+/// How long one client may hold its turn (ld-relay v9: `sendTimeout`).
+pub const INITIAL_PAYLOAD_SEND: Duration = Duration::from_secs(120);
+
+/// How long requests wait at start for stores that are being read, before they get 503. Long
+/// enough for a local store; an SDK that got 503 would come back after a second at best.
+const BOOT_HOLD: Duration = Duration::from_millis(1_000);
+
+/// What the server is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Streams are ended after this time so that clients spread anew; `None`: never.
+    pub max_client_connection_time: Option<Duration>,
+    /// Concurrent full payloads; `None`: not limited.
+    pub initial_payloads: Option<InitialPayloads>,
+    /// When an interrupted environment counts as disconnected (ld-relay v8:
+    /// `disconnectedStatusTime`).
+    pub disconnected_after: Duration,
+    /// When one serving environment is enough to be ready (design D22).
+    pub init_timeout: Duration,
+}
+
+/// Bounds on full payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitialPayloads {
+    /// At the same time.
+    pub concurrent_max: usize,
+    /// Waiting for their turn; 0 refuses at once.
+    pub queued_max: usize,
+    /// Longest hold of one turn.
+    pub send_timeout: Duration,
+}
+
+impl Default for InitialPayloads {
+    fn default() -> Self {
+        Self {
+            concurrent_max: INITIAL_PAYLOADS_MAX,
+            queued_max: INITIAL_PAYLOADS_QUEUED_MAX,
+            send_timeout: INITIAL_PAYLOAD_SEND,
+        }
+    }
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub struct Server {
+    registry: Arc<Registry>,
+    settings: ServerSettings,
+    drain: Arc<Drain>,
+    status_members: StatusMembers,
+    readiness: readiness::Readiness,
+    turns: Option<Turns>,
+    started_at: Instant,
+}
+
+/// Turns to receive a full payload.
+#[derive(Debug)]
+struct Turns {
+    /// Permits are turns.
+    slots: Arc<Semaphore>,
+    /// Permits are places in the queue.
+    queue: Semaphore,
+    send_timeout: Duration,
+}
+
+impl Server {
+    /// A server of what the registry holds. `status_members` gives the members of `/status`
+    /// beside the environments.
+    pub fn new(
+        registry: Arc<Registry>,
+        settings: ServerSettings,
+        drain: Arc<Drain>,
+        status_members: StatusMembers,
+    ) -> Self {
+        let turns = settings.initial_payloads.map(|bounds| Turns {
+            slots: Arc::new(Semaphore::new(bounds.concurrent_max.min(Semaphore::MAX_PERMITS))),
+            queue: Semaphore::new(bounds.queued_max.min(Semaphore::MAX_PERMITS)),
+            send_timeout: bounds.send_timeout,
+        });
+        Self {
+            registry,
+            settings,
+            drain,
+            status_members,
+            readiness: readiness::Readiness::default(),
+            turns,
+            started_at: Instant::now(),
+        }
+    }
+
+    /// Until when requests may wait for stores that are being read.
+    fn boot_hold_until(&self) -> Instant {
+        self.started_at + BOOT_HOLD
+    }
+
+    fn now() -> SystemTime {
+        SystemTime::now()
+    }
+}

@@ -1,0 +1,162 @@
+//! Polling for server-side SDKs: all data, flags only, single items, each with an ETag.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use hyper::header::{ETAG, EXPIRES, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
+use hyper::{Response, StatusCode};
+
+use super::Server;
+use super::body::Body;
+use super::responses::{empty, json, unavailable};
+use super::selection::NO_DATA;
+use crate::environments::Access;
+use crate::model::ItemKey;
+use crate::streams::Snapshot;
+
+/// What a poll asks for.
+pub(super) enum Poll {
+    /// Flags and segments.
+    LatestAll,
+    /// The map of flags.
+    LatestFlags,
+    /// One flag or segment.
+    Item(ItemKey),
+}
+
+impl Server {
+    /// Answers a poll.
+    pub(super) async fn poll(
+        &self,
+        access: &Access,
+        request: &HeaderMap,
+        poll: Poll,
+    ) -> Response<Body> {
+        let environment = &access.environment;
+        let Some(snapshot) = environment.hub.snapshot() else { return unavailable(NO_DATA) };
+        let Some(tag) = tag(&snapshot, &poll) else { return empty(StatusCode::NOT_FOUND) };
+        let ttl = environment.spec().ttl;
+        if request.get(IF_NONE_MATCH).is_some_and(|known| matches(known, &tag)) {
+            return cached_for(ttl, empty(StatusCode::NOT_MODIFIED));
+        }
+        let turn = match &poll {
+            Poll::LatestAll | Poll::LatestFlags => match self.turn().await {
+                Ok(turn) => turn,
+                Err(busy) => return busy,
+            },
+            Poll::Item(_) => None,
+        };
+        let body = body(&snapshot, &poll);
+        drop(turn);
+        let mut response = cached_for(ttl, json(StatusCode::OK, body));
+        if let Ok(value) = HeaderValue::try_from(format!("W/\"{tag}\"")) {
+            response.headers_mut().insert(ETAG, value);
+        }
+        response
+    }
+}
+
+/// What changes when the answer would; `None` if there is no such item.
+fn tag(snapshot: &Snapshot, poll: &Poll) -> Option<String> {
+    match poll {
+        Poll::LatestAll => Some(format!("a-{}", snapshot.etag())),
+        Poll::LatestFlags => Some(format!("f-{}", snapshot.etag())),
+        // ld-relay v8: the version alone.
+        Poll::Item(key) => snapshot
+            .data
+            .item(key)
+            .filter(|item| !item.is_tombstone())
+            .map(|item| item.version.to_string()),
+    }
+}
+
+fn body(snapshot: &Snapshot, poll: &Poll) -> Bytes {
+    match poll {
+        Poll::LatestAll => snapshot.latest_all().clone(),
+        Poll::LatestFlags => snapshot.latest_flags().clone(),
+        Poll::Item(key) => {
+            snapshot.data.item(key).and_then(|item| item.json.clone()).unwrap_or_default()
+        }
+    }
+}
+
+/// Whether a client holds what is current. Understood are the quoted, weak form and ld-relay
+/// v8's own, alone or in a list, and `*`.
+fn matches(known: &HeaderValue, tag: &str) -> bool {
+    let Ok(known) = known.to_str() else { return false };
+    known.split(',').map(str::trim).any(|one| {
+        let opaque = one.strip_prefix("W/").unwrap_or(one);
+        let quoted = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        one == "*" || quoted == Some(tag) || one.strip_prefix("relay-") == Some(tag)
+    })
+}
+
+/// Adds the cache headers of an environment with a lifetime (ld-relay v8; PHP SDKs obey them).
+fn cached_for(ttl: Duration, mut response: Response<Body>) -> Response<Body> {
+    if !ttl.is_zero() {
+        let expires = http_date(SystemTime::now() + ttl);
+        if let Ok(expires) = HeaderValue::try_from(expires) {
+            response.headers_mut().insert(EXPIRES, expires);
+        }
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
+    }
+    response
+}
+
+/// A moment in the form of HTTP headers, always GMT.
+fn http_date(at: SystemTime) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of the year 0 in eras of 400 years, which puts the leap day
+    // last in its year.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = (shifted_month + 2) % 12;
+    let year = era * 400 + year_of_era + u64::from(month < 2);
+    format!(
+        "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
+        DAYS[(days % 7) as usize],
+        MONTHS[month as usize],
+        time / 3_600,
+        time / 60 % 60,
+        time % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        let check = |seconds: u64, expected: &str| {
+            assert_eq!(http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        };
+        check(0, "Thu, 01 Jan 1970 00:00:00 GMT");
+        check(784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT");
+        check(951_827_696, "Tue, 29 Feb 2000 12:34:56 GMT");
+        check(4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT");
+        check(4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT");
+    }
+
+    #[test]
+    fn tags_of_both_relay_generations_are_understood() {
+        let check = |known: &str, expected: bool| {
+            assert_eq!(matches(&HeaderValue::try_from(known).unwrap(), "12"), expected, "{known}");
+        };
+        for known in ["W/\"12\"", "\"12\"", "relay-12", "\"9\", W/\"12\"", "*"] {
+            check(known, true);
+        }
+        for known in ["12", "W/\"13\"", "relay-13", "", "W/12", "\"12"] {
+            check(known, false);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Which path means what. Pure.
+//!
+//! Paths and methods are ld-relay v8's, and so is the order: the path decides first (404), then
+//! the method (405, without looking at credentials), then the credential.
+
+use hyper::Method;
+
+/// A path that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Status,
+    Livez,
+    Readyz,
+    /// `/all`
+    StreamAll,
+    /// `/flags`
+    StreamFlags,
+    LatestAll,
+    LatestFlags,
+    Flags,
+    Flag(String),
+    Segment(String),
+    /// A route of ld-relay that this version does not serve yet.
+    NotBuilt(Auth),
+}
+
+/// Where the credential of a route stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Auth {
+    /// SDK key in the header.
+    Sdk,
+    /// Mobile key in the header.
+    Mobile,
+    /// Environment ID in the path.
+    EnvironmentId(String),
+}
+
+/// How a path and a method were understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Routed {
+    To(Route),
+    /// The path is known, the method is not one of its own.
+    MethodNotAllowed,
+    NotFound,
+    /// The path must be asked for in its clean form.
+    Moved(String),
+}
+
+/// Understands a path (percent-encoded, without query) and a method.
+pub(super) fn route(method: &Method, path: &str) -> Routed {
+    let Some(decoded) = percent_decoded(path) else { return Routed::NotFound };
+    if let Some(clean) = cleaned(&decoded) {
+        return Routed::Moved(clean);
+    }
+    let segments: Vec<&str> = decoded.split('/').skip(1).collect();
+    let Some((methods, route)) = lookup(&segments, method) else { return Routed::NotFound };
+    let is = |name: &&str| *name == method.as_str();
+    if methods.split(' ').any(|name| is(&name)) {
+        Routed::To(route)
+    } else {
+        Routed::MethodNotAllowed
+    }
+}
+
+/// The methods and the meaning of a path.
+fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
+    let sdk = || Route::NotBuilt(Auth::Sdk);
+    let mobile = || Route::NotBuilt(Auth::Mobile);
+    let by_id = |id: &str| Route::NotBuilt(Auth::EnvironmentId(id.to_owned()));
+    if segments.iter().any(|segment| segment.is_empty()) {
+        return None;
+    }
+    Some(match segments {
+        ["status"] => ("GET", Route::Status),
+        ["livez"] => ("GET HEAD", Route::Livez),
+        ["readyz"] => ("GET HEAD", Route::Readyz),
+        ["all"] => ("GET", Route::StreamAll),
+        ["flags"] => ("GET", Route::StreamFlags),
+        ["sdk", "latest-all"] => ("GET", Route::LatestAll),
+        ["sdk", "latest-flags"] => ("GET", Route::LatestFlags),
+        ["sdk", "flags"] => ("GET", Route::Flags),
+        ["sdk", "flags", key] => ("GET", Route::Flag((*key).to_owned())),
+        ["sdk", "segments", key] => ("GET", Route::Segment((*key).to_owned())),
+        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id)),
+        // With two segments after it the form with a key in the header wins for GET; for REPORT
+        // and OPTIONS the environment is named in the path.
+        ["sdk", "evalx", "contexts" | "users", _] if *method == Method::GET => ("GET", sdk()),
+        ["sdk", "evalx", "context" | "user"] => ("REPORT", sdk()),
+        ["sdk", "evalx", id, "contexts" | "users", _] => ("GET OPTIONS", by_id(id)),
+        ["sdk", "evalx", id, "context" | "user" | "contexts" | "users"] => {
+            ("REPORT OPTIONS", by_id(id))
+        }
+        ["msdk", "evalx", "contexts" | "users", _] => ("GET", mobile()),
+        ["msdk", "evalx", "context" | "user"] => ("REPORT", mobile()),
+        ["mping"] => ("GET", mobile()),
+        ["meval", _] => ("GET", mobile()),
+        ["meval"] => ("REPORT", mobile()),
+        ["ping", id] => ("GET OPTIONS", by_id(id)),
+        ["eval", id, _] => ("GET OPTIONS", by_id(id)),
+        ["eval", id] => ("REPORT OPTIONS", by_id(id)),
+        ["bulk" | "diagnostic"] => ("POST", sdk()),
+        ["mobile"]
+        | ["mobile", "events"]
+        | ["mobile", "events", "bulk" | "diagnostic"] => ("POST", mobile()),
+        ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id)),
+        ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?)),
+        _ => return None,
+    })
+}
+
+/// The decoded path; `None` if it is not valid.
+fn percent_decoded(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return Some(path.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The clean form of a path with empty, `.` or `..` segments; `None` if it is clean already.
+fn cleaned(path: &str) -> Option<String> {
+    let inner = path.strip_prefix('/').unwrap_or(path);
+    let (inner, slash) = match inner.strip_suffix('/') {
+        Some(inner) => (inner, "/"),
+        None => (inner, ""),
+    };
+    let dirty = |segment: &str| matches!(segment, "" | "." | "..");
+    if inner.is_empty() || !inner.split('/').any(dirty) {
+        return None;
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in inner.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                kept.pop();
+            }
+            segment => kept.push(segment),
+        }
+    }
+    let slash = if kept.is_empty() { "" } else { slash };
+    Some(format!("/{}{slash}", kept.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(request: &str, expected: Routed) {
+        let (method, path) = request.split_once(' ').unwrap();
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        assert_eq!(route(&method, path), expected, "{request}");
+    }
+
+    #[test]
+    fn paths_and_methods_are_ld_relays() {
+        check("GET /all", Routed::To(Route::StreamAll));
+        check("GET /sdk/flags/a%20b", Routed::To(Route::Flag("a b".to_owned())));
+        check("GET /sdk/segments/s", Routed::To(Route::Segment("s".to_owned())));
+        for request in ["HEAD /status", "POST /status", "OPTIONS /all", "GET /bulk", "DELETE /mping"] {
+            check(request, Routed::MethodNotAllowed);
+        }
+        for request in
+            ["GET /", "GET /nothing", "GET /all/", "GET /sdk/flags/a%2Fb", "GET /sdk/flags/%zz", "GET /a/x.png", "GET /sdk/flags/"]
+        {
+            check(request, Routed::NotFound);
+        }
+    }
+
+    #[test]
+    fn unclean_paths_move() {
+        check("GET //all", Routed::Moved("/all".to_owned()));
+        check("GET /sdk/../all", Routed::Moved("/all".to_owned()));
+        check("GET /sdk//flags/x/", Routed::Moved("/sdk/flags/x/".to_owned()));
+        check("GET /../..", Routed::Moved("/".to_owned()));
+    }
+
+    #[test]
+    fn routes_to_come_are_known_by_credential() {
+        let not_built = |auth| Routed::To(Route::NotBuilt(auth));
+        let id = |id: &str| not_built(Auth::EnvironmentId(id.to_owned()));
+        check("POST /bulk", not_built(Auth::Sdk));
+        check("POST /mobile/events/bulk", not_built(Auth::Mobile));
+        check("POST /events/bulk/e1", id("e1"));
+        check("GET /a/e1.gif", id("e1"));
+        check("GET /sdk/evalx/contexts/abc", not_built(Auth::Sdk));
+        check("GET /sdk/evalx/contexts/contexts/abc", id("contexts"));
+        check("REPORT /sdk/evalx/user", not_built(Auth::Sdk));
+        check("REPORT /sdk/evalx/e1/user", id("e1"));
+        check("REPORT /sdk/evalx/e1/contexts", id("e1"));
+        check("OPTIONS /sdk/evalx/e1/context", id("e1"));
+        check("REPORT /eval/e1", id("e1"));
+        check("GET /eval/e1/abc", id("e1"));
+        check("REPORT /meval", not_built(Auth::Mobile));
+    }
+}

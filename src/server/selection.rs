@@ -1,0 +1,147 @@
+//! Which environment a request is about: the table of design 5 and of ld-relay v8.
+
+use hyper::Request;
+use hyper::header::AUTHORIZATION;
+
+use super::Server;
+use super::body::Body;
+use super::responses::{empty, text, unavailable};
+use super::routes::Auth;
+use crate::environments::{Access, Lookup};
+use crate::model::{Credential, EnvironmentId, FilterKey, ListState, MobileKey, SdkKey};
+
+use hyper::{Response, StatusCode};
+
+const NO_LIST: &str = "The relay is not fully initialized: it has no list of environments yet";
+const UNKNOWN_FOR_NOW: &str =
+    "The relay is not fully initialized: it cannot tell yet whether this credential is valid";
+const UNKNOWN_FILTER: &str = "The credential is valid, but there is no such payload filter";
+const UNKNOWN_CREDENTIAL: &str = "The relay does not know this credential";
+const UNKNOWN_ID: &str = "There is no environment of this ID";
+pub(super) const NO_DATA: &str = "The relay has no data for this environment yet";
+
+impl Server {
+    /// Finds the environment of a request. At start it waits a moment for stores that are being
+    /// read; after that it answers at once.
+    pub(super) async fn select<B>(
+        &self,
+        request: &Request<B>,
+        auth: &Auth,
+    ) -> Result<Access, Response<Body>> {
+        let credential = credential(request, auth)
+            .ok_or_else(|| empty(StatusCode::UNAUTHORIZED))?;
+        let filter = FilterKey::new(query_value(request.uri().query(), "filter"));
+        let mut lookup = self.registry.look_up(&credential, &filter, Self::now);
+        if matches!(lookup, Lookup::NoList) {
+            let mut list = self.registry.watch_list();
+            let known = list.wait_for(|list| *list != ListState::Unknown);
+            if tokio::time::timeout_at(self.boot_hold_until(), known).await.is_ok() {
+                lookup = self.registry.look_up(&credential, &filter, Self::now);
+            }
+        }
+        match lookup {
+            Lookup::Found(access) => {
+                self.await_stored_data(&access).await;
+                Ok(access)
+            }
+            Lookup::NoList => Err(unavailable(NO_LIST)),
+            Lookup::UnknownForNow => Err(unavailable(UNKNOWN_FOR_NOW)),
+            Lookup::UnknownFilter => Err(text(StatusCode::NOT_FOUND, UNKNOWN_FILTER)),
+            Lookup::UnknownCredential => Err(match auth {
+                Auth::Sdk | Auth::Mobile => text(StatusCode::UNAUTHORIZED, UNKNOWN_CREDENTIAL),
+                Auth::EnvironmentId(_) => text(StatusCode::NOT_FOUND, UNKNOWN_ID),
+            }),
+        }
+    }
+
+    /// At start, a request that came before its data was read waits for it instead of failing.
+    async fn await_stored_data(&self, access: &Access) {
+        let environment = &access.environment;
+        if environment.is_loading() && environment.hub.snapshot().is_none() {
+            // Both ends are good: what is there then is looked at by the handler.
+            let _ = tokio::time::timeout_at(self.boot_hold_until(), environment.loaded()).await;
+        }
+    }
+}
+
+/// The credential of a request; `None` if there is none or its form is wrong.
+fn credential<B>(request: &Request<B>, auth: &Auth) -> Option<Credential> {
+    let header = || authorization(request.headers().get(AUTHORIZATION)?.to_str().ok()?);
+    match auth {
+        Auth::Sdk => Some(Credential::Sdk(SdkKey::new(header()?))),
+        Auth::Mobile => Some(Credential::Mobile(MobileKey::new(header()?))),
+        Auth::EnvironmentId(id) => Some(Credential::EnvironmentId(EnvironmentId::new(id.as_str()))),
+    }
+}
+
+/// The key in an `Authorization` value: the value itself, or what follows `api_key ` (ld-relay
+/// v8). A value with any other space is no credential.
+fn authorization(value: &str) -> Option<&str> {
+    let key = value.strip_prefix("api_key ").map_or(value, str::trim);
+    (!key.is_empty() && !key.contains(' ')).then_some(key)
+}
+
+/// The first value of a query parameter, decoded; empty if it is absent.
+fn query_value(query: Option<&str>, name: &str) -> String {
+    let pairs = query.unwrap_or_default().split('&');
+    let found = pairs.filter_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (form_decoded(key) == name).then(|| form_decoded(value))
+    });
+    found.take(1).collect()
+}
+
+/// Decodes `+` and percent escapes; what is not a valid escape stays as it is.
+fn form_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escape = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let value = escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (bytes[at], value) {
+            (_, Some(value)) => {
+                decoded.push(value);
+                at += 3;
+                continue;
+            }
+            (b'+', None) => decoded.push(b' '),
+            (byte, None) => decoded.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorization_is_taken_raw() {
+        let check = |value: &str, expected: Option<&str>| {
+            assert_eq!(authorization(value), expected, "{value:?}");
+        };
+        check("sdk-1", Some("sdk-1"));
+        check("api_key sdk-1", Some("sdk-1"));
+        check("api_key  sdk-1 ", Some("sdk-1"));
+        check("Bearer sdk-1", None);
+        check("", None);
+        check("api_key ", None);
+        check("api_keysdk", Some("api_keysdk"));
+    }
+
+    #[test]
+    fn filters_are_decoded_query_values() {
+        let check = |query: Option<&str>, expected: &str| {
+            assert_eq!(query_value(query, "filter"), expected, "{query:?}");
+        };
+        check(None, "");
+        check(Some("a=1"), "");
+        check(Some("a=1&filter=x"), "x");
+        check(Some("filter=x&filter=y"), "x");
+        check(Some("filter=a%20b+c%zz%4"), "a b c%zz%4");
+        check(Some("filter"), "");
+        check(Some("filter=%ff"), "\u{fffd}");
+    }
+}

@@ -1,0 +1,258 @@
+//! `/status`, in ld-relay's shape, with what Pilotlight adds: origin and age of data, the state
+//! of caches and stores. Always 200; [`super::readiness`] is for machines that want a verdict.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Server;
+use crate::environments::Environment;
+use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
+
+/// Gives the members of `/status` that tell of other parts of the process, such as
+/// `autoConfigStatus`. Called for each request; must not wait.
+#[derive(Clone)]
+pub struct StatusMembers(pub Arc<dyn Fn() -> Map<String, Value> + Send + Sync>);
+
+impl fmt::Debug for StatusMembers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StatusMembers")
+    }
+}
+
+#[derive(Serialize)]
+struct Status {
+    environments: BTreeMap<String, EnvironmentStatus>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+    status: &'static str,
+    version: &'static str,
+    #[serde(rename = "clientVersion")]
+    client_version: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EnvironmentStatus {
+    sdk_key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env_id: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    env_key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    env_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    proj_key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    proj_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mobile_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiring_sdk_key: Option<String>,
+    sdk_keys: Vec<KeyStatus>,
+    mobile_keys: Vec<KeyStatus>,
+    status: &'static str,
+    connection_status: Value,
+    data_store_status: Value,
+    data: DataStatus,
+}
+
+#[derive(Serialize)]
+struct KeyStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    value: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiry: Option<u64>,
+}
+
+/// What is served, and how old it is. Pilotlight's own.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DataStatus {
+    /// `live`, `localStore`, `sharedStore`, or `none`.
+    origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    segments: Option<usize>,
+    /// Seconds since LaunchDarkly was last known to say the same; 0 while the stream is live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<u64>,
+    /// Open streams of SDKs.
+    streams: usize,
+    /// Why stored data could not be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored_data_problem: Option<String>,
+}
+
+impl Server {
+    /// The body of `/status`.
+    pub(super) fn status(&self) -> String {
+        let now = SystemTime::now();
+        let mut environments = BTreeMap::new();
+        let mut healthy = self.registry.list() != ListState::Unknown;
+        for environment in self.registry.environments().iter() {
+            let status = environment_status(environment, self.settings.disconnected_after, now);
+            healthy &= status.status == "connected";
+            // ld-relay lets filtered views overwrite one another here; ours have distinct names.
+            environments.insert(environment.reference.to_string(), status);
+        }
+        let status = Status {
+            environments,
+            others: (self.status_members.0)(),
+            status: if healthy { "healthy" } else { "degraded" },
+            version: crate::VERSION,
+            client_version: crate::VERSION,
+        };
+        // Strings and numbers only: cannot fail.
+        serde_json::to_string(&status).unwrap_or_default()
+    }
+}
+
+fn environment_status(
+    environment: &Environment,
+    disconnected_after: Duration,
+    now: SystemTime,
+) -> EnvironmentStatus {
+    let spec = environment.spec();
+    let keys = &spec.credentials;
+    let state = environment.status();
+    let snapshot = environment.hub.snapshot();
+    let valid = state.connection.state == ConnectionState::Valid;
+    let soonest = keys
+        .sdk_keys
+        .iter()
+        .filter(|key| key.value != keys.anchor && key.expiry.is_some())
+        .min_by_key(|key| key.expiry);
+    let age = |snapshot: &Arc<crate::streams::Snapshot>| {
+        if valid { 0 } else { now.duration_since(snapshot.as_of).map_or(0, |age| age.as_secs()) }
+    };
+    let live = |items: &crate::model::ItemMap| {
+        items.iter().filter(|(_, item)| !item.is_tombstone()).count()
+    };
+    // With manual environments the name is the key of the map, and the other names are unknown.
+    let autoconfigured = !spec.environment_key.is_empty() || !spec.project_key.is_empty();
+    EnvironmentStatus {
+        sdk_key: obscured(keys.anchor.expose()),
+        env_id: keys.environment_id.as_ref().map(|id| id.as_str().to_owned()),
+        env_key: spec.environment_key.clone(),
+        env_name: if autoconfigured { spec.environment_name.clone() } else { String::new() },
+        proj_key: spec.project_key.clone(),
+        proj_name: spec.project_name.clone(),
+        mobile_key: keys.primary_mobile.as_ref().map(|key| obscured(key.expose())),
+        expiring_sdk_key: soonest.map(|key| obscured(key.value.expose())),
+        sdk_keys: keys
+            .sdk_keys
+            .iter()
+            .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
+            .collect(),
+        mobile_keys: keys
+            .mobile_keys
+            .iter()
+            .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
+            .collect(),
+        status: if is_connected(&state.connection, disconnected_after, now) {
+            "connected"
+        } else {
+            "disconnected"
+        },
+        connection_status: connection_status(&state.connection),
+        // Memory serves; in memory data is always available (ld-relay v8).
+        data_store_status: serde_json::json!({
+            "state": "VALID",
+            "stateSince": unix_ms(environment.created_at),
+        }),
+        data: DataStatus {
+            origin: snapshot.as_ref().map_or("none", |snapshot| snapshot.origin.as_str()),
+            flags: snapshot.as_ref().map(|snapshot| live(&snapshot.data.flags)),
+            segments: snapshot.as_ref().map(|snapshot| live(&snapshot.data.segments)),
+            age_seconds: snapshot.as_ref().map(age),
+            streams: environment.hub.streams(),
+            stored_data_problem: state.stored_data_problem,
+        },
+    }
+}
+
+fn key_status(name: Option<&String>, value: &str, expiry: Option<SystemTime>) -> KeyStatus {
+    KeyStatus { key: name.cloned(), value: obscured(value), expiry: expiry.map(unix_ms) }
+}
+
+/// ld-relay v8: disconnected before the first data from LaunchDarkly, and after a while without
+/// a valid connection.
+fn is_connected(status: &ConnectionStatus, disconnected_after: Duration, now: SystemTime) -> bool {
+    match status.state {
+        ConnectionState::Valid => true,
+        ConnectionState::Initializing => false,
+        ConnectionState::Interrupted | ConnectionState::Off => {
+            now.duration_since(status.since).is_ok_and(|passed| passed < disconnected_after)
+        }
+    }
+}
+
+/// A connection's status in ld-relay's shape.
+pub(crate) fn connection_status(status: &ConnectionStatus) -> Value {
+    let mut shape = serde_json::json!({
+        "state": status.state.as_str(),
+        "stateSince": unix_ms(status.since),
+    });
+    if let Some(error) = &status.last_error {
+        shape["lastError"] = serde_json::json!({
+            "kind": error.kind.as_str(),
+            "time": unix_ms(error.at),
+        });
+        if let Some(code) = error.status_code {
+            shape["lastError"]["statusCode"] = code.into();
+        }
+    }
+    shape
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ErrorKind;
+
+    #[test]
+    fn connected_follows_ld_relays_rule() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let check = |change: fn(&mut ConnectionStatus, SystemTime), now, expected| {
+            let mut status = ConnectionStatus::initializing(at(0));
+            change(&mut status, at(10));
+            assert_eq!(is_connected(&status, Duration::from_secs(60), at(now)), expected);
+        };
+        let fail = |status: &mut ConnectionStatus, now| {
+            status.on_failure(ErrorKind::NetworkError, None, now);
+        };
+        check(|_, _| {}, 11, false);
+        check(fail, 11, false);
+        check(|status, now| status.on_valid(now), 999, true);
+        let interrupted = |status: &mut ConnectionStatus, now| {
+            status.on_valid(now);
+            status.on_failure(ErrorKind::NetworkError, None, now);
+        };
+        check(interrupted, 69, true);
+        check(interrupted, 70, false);
+    }
+
+    #[test]
+    fn a_status_code_is_shown_where_there_is_one() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
+        let mut status = ConnectionStatus::initializing(at);
+        status.on_failure(ErrorKind::ErrorResponse, Some(401), at);
+        assert_eq!(
+            connection_status(&status).to_string(),
+            r#"{"lastError":{"kind":"ERROR_RESPONSE","statusCode":401,"time":1500},"state":"INITIALIZING","stateSince":1500}"#
+        );
+    }
+}
