@@ -1,1 +1,19 @@
-fn main() {}
+//! The program: arguments, logging, runtime, signals, exit code. No policy.
+
+use std::process::ExitCode;
+
+use pilotlight::cli::{self, Command};
+use pilotlight::commands;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Serve(source)) => commands::serve(&source),
+        Ok(Command::CheckConfig(source)) => commands::check_config(&source),
+        Ok(Command::Health { url }) => commands::ask(&url, "/livez"),
+        Ok(Command::Ready { url }) => commands::ask(&url, "/readyz"),
+        Ok(Command::Demo) => commands::demo(),
+        Ok(Command::Version) => commands::version(),
+        Ok(Command::Help) => commands::help(),
+        Err(error) => commands::usage_error(&error),
+    }
+}

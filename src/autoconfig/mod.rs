@@ -8,3 +8,4 @@ pub mod records;
 pub mod specs;
 pub mod startup_race;
 pub mod state;
+pub mod stream_manager;

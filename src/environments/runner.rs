@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::environment::Environment;
 use super::same_content::same_content;
-use crate::flagstore::{LocalFlags, ReadOutcome};
-use crate::model::{DataSet, ErrorKind, Item, ItemKey, Origin, SdkKey};
+use crate::flagstore::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
+use crate::model::{DataSet, EnvironmentRef, ErrorKind, Item, ItemKey, Origin, SdkKey};
 use crate::streams::{Change, Snapshot};
+use crate::telemetry::Chain;
 use crate::upstream::flag_messages::{FlagMessage, decode};
 use crate::upstream::{EventStream, FlagStreams, RestartReason, StreamEvent};
 
@@ -23,8 +24,8 @@ use crate::upstream::{EventStream, FlagStreams, RestartReason, StreamEvent};
 pub struct RunnerSettings {
     /// Opens upstream connections.
     pub upstream: FlagStreams,
-    /// The embedded store; `None` when it is off or in use elsewhere.
-    pub local: Option<LocalFlags>,
+    /// The embedded store, which is opened while environments already start.
+    pub local: watch::Receiver<LocalFlagsState>,
     /// Pause between heartbeats to clients; `None` sends none.
     pub heartbeat: Option<Duration>,
     /// Bounds how many stored data sets are opened at once: one per core, so that the first is
@@ -46,7 +47,9 @@ pub(super) struct Runner {
     /// The SDK key that LaunchDarkly designates.
     designated: watch::Receiver<SdkKey>,
     /// Name of its data set in stores.
-    set_id: String,
+    set_id: DataSetId,
+    /// The embedded store, once it is open.
+    local: Option<LocalFlags>,
     current: Upstream,
     /// Replaces `current` with its first put: the old connection and its data stay until then.
     next: Option<Upstream>,
@@ -56,9 +59,9 @@ pub(super) struct Runner {
 enum Wake {
     Stop,
     KeyChanged,
-    Stored(ReadOutcome),
-    Current(StreamEvent),
-    Next(StreamEvent),
+    Stored(Stored),
+    Current(Option<StreamEvent>),
+    Next(Option<StreamEvent>),
     Heartbeat,
 }
 
@@ -76,6 +79,7 @@ impl Runner {
             settings,
             designated,
             set_id,
+            local: None,
             current: Upstream { stream, anchor, ignore_up_to: 0 },
             next: None,
         }
@@ -110,42 +114,68 @@ impl Runner {
                     let anchor = self.designated.borrow_and_update().clone();
                     self.rotate(anchor);
                 }
-                Wake::Stored(outcome) => {
+                Wake::Stored(found) => {
                     stored_awaited = false;
-                    self.on_stored(outcome);
+                    self.on_stored(found);
                     self.environment.set_loaded();
                 }
-                Wake::Current(event) => self.on_current(event),
-                Wake::Next(event) => self.on_next(event),
+                Wake::Current(Some(event)) => self.on_current(event),
+                Wake::Current(None) => {
+                    tracing::error!("task of the flag stream ended; opening it anew");
+                    self.current = self.open(self.current.anchor.clone());
+                }
+                Wake::Next(Some(event)) => self.on_next(event),
+                Wake::Next(None) => self.next = None,
                 Wake::Heartbeat => self.environment.hub.heartbeat(),
             }
         }
         self.environment.update_status(|status| status.connection.on_close(SystemTime::now()));
     }
 
-    /// A stored set arrived: serve it unless something better is being served.
-    fn on_stored(&mut self, outcome: ReadOutcome) {
-        let problem = match outcome {
-            ReadOutcome::Complete(set) => {
-                if self.environment.hub.snapshot().is_none() {
+    /// The embedded store answered: serve what it holds unless something better is being served.
+    fn on_stored(&mut self, stored: Stored) {
+        let Some(local) = stored.local else { return };
+        let served = self.environment.hub.snapshot();
+        let problem = match stored.outcome {
+            Ok(ReadOutcome::Complete(set)) => {
+                if served.is_none() {
                     tracing::info!(
                         items = set.data.len(),
                         written_at = ?set.written_at,
                         "serving flags from the local store until LaunchDarkly answers"
                     );
-                    let origin = Origin::LocalStore;
-                    let snapshot = Snapshot::new(Arc::new(set.data), origin, set.written_at);
+                    let data = Arc::new(set.data);
+                    local.adopted(&self.set_id, &data, set.written_at);
+                    let snapshot = Snapshot::new(data, Origin::LocalStore, set.written_at);
                     self.environment.hub.replace(Arc::new(snapshot));
                 }
                 None
             }
-            ReadOutcome::Absent => None,
-            other => Some(other.to_string()),
+            Ok(ReadOutcome::Absent) => None,
+            Ok(ReadOutcome::Incomplete(found)) => Some(format!(
+                "{} of {} stored items are missing, {} cannot be read",
+                found.missing, found.items, found.undecodable
+            )),
+            Ok(ReadOutcome::Unreadable { .. }) => {
+                Some("the stored flags are sealed under a key that is not configured".to_owned())
+            }
+            Err(problem) => Some(problem),
         };
         if let Some(problem) = &problem {
-            tracing::warn!(%problem, "stored flags of this environment cannot be served");
+            tracing::warn!(problem, "stored flags of this environment cannot be served");
         }
         self.environment.update_status(|status| status.stored_data_problem = problem);
+        // What arrived from upstream before the store was open is still to be stored.
+        if let Some(served) = served {
+            local.replaced(&self.set_id, served.data.clone());
+        }
+        self.local = Some(local);
+    }
+
+    fn open(&self, anchor: SdkKey) -> Upstream {
+        let filter = &self.environment.reference.filter;
+        let stream = self.settings.upstream.open(&anchor, filter);
+        Upstream { stream, anchor, ignore_up_to: 0 }
     }
 
     /// A new designated key: open its connection beside the old one.
@@ -154,9 +184,7 @@ impl Runner {
             self.next = None;
         } else if self.next.as_ref().is_none_or(|next| next.anchor != anchor) {
             tracing::info!("SDK key changed; the old upstream connection stays until the new one is live");
-            let filter = &self.environment.reference.filter;
-            let stream = self.settings.upstream.open(&anchor, filter);
-            self.next = Some(Upstream { stream, anchor, ignore_up_to: 0 });
+            self.next = Some(self.open(anchor));
         }
     }
 
@@ -216,17 +244,19 @@ impl Runner {
                     }
                 }
             }
-            StreamEvent::Closed { error: Some(error), .. } => {
+            StreamEvent::Closed { failure: Some(failure), .. } => {
                 self.environment.update_status(|status| {
-                    status.connection.on_failure(error.kind, error.status, now);
+                    status.connection.on_failure(failure.kind, failure.status, now);
                 });
                 None
             }
-            StreamEvent::Closed { error: None, .. } => {
+            StreamEvent::Closed { failure: None, .. } => {
                 self.environment.update_status(|status| status.connection.on_interruption(now));
                 None
             }
-            StreamEvent::Event { .. } | StreamEvent::Opened { .. } => None,
+            StreamEvent::Event { .. }
+            | StreamEvent::Opened { .. }
+            | StreamEvent::Comment { .. } => None,
         }
     }
 
@@ -266,7 +296,7 @@ impl Runner {
             }
         }
         self.environment.set_loaded();
-        if let Some(local) = &self.settings.local {
+        if let Some(local) = &self.local {
             local.replaced(&self.set_id, data);
         }
     }
@@ -291,7 +321,7 @@ impl Runner {
         let data = Arc::new(data);
         let snapshot = Snapshot::new(data.clone(), before.origin, SystemTime::now());
         hub.change(Arc::new(snapshot), Change::of(&key, &item));
-        if let Some(local) = &self.settings.local {
+        if let Some(local) = &self.local {
             local.changed(&self.set_id, data, std::slice::from_ref(&key));
         }
     }
@@ -308,7 +338,7 @@ fn restart_malformed(upstream: &mut Upstream, connection: u64) {
     upstream.stream.restart(connection, RestartReason::Malformed);
 }
 
-async fn next_event(next: &mut Option<Upstream>) -> StreamEvent {
+async fn next_event(next: &mut Option<Upstream>) -> Option<StreamEvent> {
     match next {
         Some(upstream) => upstream.stream.recv().await,
         None => std::future::pending().await,
@@ -324,17 +354,37 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
     }
 }
 
-/// Reads the stored data set on a blocking thread.
-async fn read_stored(
+/// What the embedded store had to say.
+struct Stored {
+    /// The store; `None` if there is none.
     local: Option<LocalFlags>,
-    set_id: String,
+    outcome: Result<ReadOutcome, String>,
+}
+
+/// Waits for the embedded store and reads the data set on a blocking thread.
+async fn read_stored(
+    mut local: watch::Receiver<LocalFlagsState>,
+    set_id: DataSetId,
     permits: Arc<Semaphore>,
-) -> ReadOutcome {
-    let Some(local) = local else { return ReadOutcome::Absent };
+) -> Stored {
+    let state = local.wait_for(|state| !matches!(state, LocalFlagsState::Opening)).await;
+    let local = match state.as_deref() {
+        Ok(LocalFlagsState::Open(local)) => local.clone(),
+        Ok(LocalFlagsState::Opening | LocalFlagsState::Off) | Err(_) => {
+            return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
+        }
+    };
+    drop(state);
     // The semaphore is never closed; without a permit the read is merely less polite.
     let _permit = permits.acquire().await;
-    let read = tokio::task::spawn_blocking(move || local.read_set(&set_id)).await;
-    read.unwrap_or_else(|error| ReadOutcome::failed(&error))
+    let reader = local.clone();
+    let read = tokio::task::spawn_blocking(move || reader.read_set(&set_id)).await;
+    let outcome = match read {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Err(error) => Err(Chain(&error).to_string()),
+    };
+    Stored { local: Some(local), outcome }
 }
 
 /// The name of the environment's data set in stores.
@@ -342,16 +392,16 @@ async fn read_stored(
 /// With an environment ID that is the name. A manual environment without one is named after a
 /// hash of its SDK key, because the configured name may be given to another environment while
 /// the relay is down, and its stored flags must not be served for that one.
-fn set_id(environment: &Environment) -> String {
+pub(super) fn set_id(environment: &Environment) -> DataSetId {
     use sha2::{Digest, Sha256};
     let spec = environment.spec();
-    let filter = spec.reference.filter.as_str();
-    match &spec.credentials.environment_id {
-        Some(id) => format!("env:{}/{filter}", id.as_str()),
+    let environment = match &spec.credentials.environment_id {
+        Some(id) => id.as_str().into(),
         None => {
             let digest = Sha256::digest(spec.credentials.anchor.expose().as_bytes());
             let hex: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
-            format!("key:{hex}/{filter}")
+            format!("key:{hex}").into()
         }
-    }
+    };
+    DataSetId::new(&EnvironmentRef { environment, filter: spec.reference.filter.clone() })
 }

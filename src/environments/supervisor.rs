@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::environment::Environment;
 use super::registry::{Access, Lease, Registry, Table};
-use super::runner::{Runner, RunnerSettings};
+use super::runner::{Runner, RunnerSettings, set_id};
+use crate::flagstore::LocalFlagsState;
 use crate::model::{
     Credential, EnvironmentChange, EnvironmentRef, EnvironmentSpec, FilterKey, ListState, SdkKey,
 };
@@ -106,6 +107,12 @@ impl Supervisor {
         for Running { environment, .. } in removed {
             tracing::info!(environment = %environment.reference, "environment removed");
             environment.hub.close();
+            // A newer cached list is no proof that an environment is gone for good.
+            if self.list == ListState::Authoritative
+                && let LocalFlagsState::Open(local) = &*self.settings.runner.local.borrow()
+            {
+                local.removed(&set_id(&environment));
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 pub use drain::Drain;
 pub use listener::{BindError, Listener};
-pub use status::StatusMembers;
+pub use status::{StatusMembers, connection_status, unix_ms};
 
 use crate::environments::Registry;
 

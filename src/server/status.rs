@@ -195,7 +195,7 @@ fn is_connected(status: &ConnectionStatus, disconnected_after: Duration, now: Sy
 }
 
 /// A connection's status in ld-relay's shape.
-pub(crate) fn connection_status(status: &ConnectionStatus) -> Value {
+pub fn connection_status(status: &ConnectionStatus) -> Value {
     let mut shape = serde_json::json!({
         "state": status.state.as_str(),
         "stateSince": unix_ms(status.since),
@@ -213,7 +213,7 @@ pub(crate) fn connection_status(status: &ConnectionStatus) -> Value {
 }
 
 /// Milliseconds since 1970.
-pub(crate) fn unix_ms(at: SystemTime) -> u64 {
+pub fn unix_ms(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

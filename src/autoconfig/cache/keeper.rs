@@ -241,6 +241,7 @@ impl<A: TierAccess> Keeper<A> {
                 continue;
             }
             self.report.update(|report| report.write_pending = true);
+            let wanted = confirmed(wanted);
             dirty = !self.write_once(&wanted, failures).await;
             failures = if dirty { failures + 1 } else { 0 };
         }
@@ -300,6 +301,14 @@ impl<A: TierAccess> Keeper<A> {
             }
         });
     }
+}
+
+/// While the stream is live, what was accepted is confirmed at every moment.
+fn confirmed(mut wanted: Wanted) -> Wanted {
+    if wanted.live {
+        wanted.confirmed_at = SystemTime::now();
+    }
+    wanted
 }
 
 async fn sleep_if(pause: Option<Duration>) {

@@ -6,11 +6,13 @@ mod backend;
 pub mod codec;
 pub mod keeper;
 pub mod ld_relay_format;
+pub mod local_tier;
 pub mod manifest;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod plan;
 pub mod report;
+pub mod shared_access;
 pub mod shared_tier;
 
 pub use backend::{Backend, Row, Swap, Swapped};

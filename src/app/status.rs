@@ -1,0 +1,100 @@
+//! The members of `/status` that tell of caches and stores.
+
+use serde_json::{Map, Value, json};
+
+use crate::autoconfig::cache::report::{SharedReport, TierReport};
+use crate::autoconfig::stream_manager::AutoConfigStatus;
+use crate::flagstore::LocalFlagsState;
+use crate::server::{StatusMembers, connection_status, unix_ms};
+use crate::storage::local::LocalStoreStatus;
+
+use tokio::sync::watch;
+
+/// What can be told.
+#[derive(Clone, Debug)]
+pub(super) struct StatusSources {
+    pub(super) autoconfig: Option<AutoConfigStatus>,
+    pub(super) tiers: Vec<(&'static str, SharedReport)>,
+    pub(super) local: watch::Receiver<LocalFlagsState>,
+    /// Why there is no embedded store, if there is none.
+    pub(super) local_problem: watch::Receiver<Option<String>>,
+}
+
+impl StatusSources {
+    pub(super) fn members(self) -> StatusMembers {
+        StatusMembers(std::sync::Arc::new(move || self.collect()))
+    }
+
+    fn collect(&self) -> Map<String, Value> {
+        let mut members = Map::new();
+        if let Some(status) = &self.autoconfig {
+            members.insert("autoConfigStatus".to_owned(), connection_status(&status.get()));
+        }
+        if !self.tiers.is_empty() {
+            let tiers = self.tiers.iter().map(|(name, report)| ((*name).to_owned(), tier(&report.get())));
+            members.insert("autoConfigCache".to_owned(), Value::Object(tiers.collect()));
+        }
+        let local = match &*self.local.borrow() {
+            LocalFlagsState::Opening => json!({"state": "opening"}),
+            LocalFlagsState::Off => match &*self.local_problem.borrow() {
+                Some(problem) => json!({"state": "unavailable", "error": problem}),
+                None => json!({"state": "off"}),
+            },
+            LocalFlagsState::Open(local) => local_store(&local.store().status()),
+        };
+        members.insert("localStore".to_owned(), local);
+        members
+    }
+}
+
+fn tier(report: &TierReport) -> Value {
+    let mut shape = json!({
+        "state": report.read.as_str(),
+        "records": report.records,
+        "complete": report.complete,
+        "skipped": {
+            "unknownKey": report.skipped.unknown_key,
+            "altered": report.skipped.forged,
+            "undecodable": report.skipped.undecodable,
+        },
+        "writePending": report.write_pending,
+    });
+    if let Some(stamp) = report.stamp {
+        shape["writtenAt"] = unix_ms(stamp.written_at).into();
+    }
+    if let Some(at) = report.last_write {
+        shape["lastWrite"] = unix_ms(at).into();
+    }
+    if !report.too_large.is_empty() {
+        shape["tooLarge"] = report.too_large.clone().into();
+    }
+    if let Some(error) = &report.error {
+        shape["error"] = error.as_str().into();
+    }
+    shape
+}
+
+fn local_store(status: &LocalStoreStatus) -> Value {
+    let mut shape = json!({
+        "state": if status.available { "available" } else { "unavailable" },
+        "pending": status.pending,
+        "skipped": {
+            "unknownKey": status.skipped.unknown_key,
+            "altered": status.skipped.forged,
+            "undecodable": status.skipped.format,
+        },
+        "unreadableSets": status.unreadable_sets,
+        "toReseal": status.to_reseal,
+    });
+    if let Some(at) = status.last_commit {
+        shape["lastCommit"] = unix_ms(at).into();
+    }
+    if let Some(problem) = &status.problem {
+        shape["error"] = problem.text.as_str().into();
+        shape["errorSince"] = unix_ms(problem.at).into();
+    }
+    if let Some(aside) = &status.set_aside {
+        shape["setAside"] = aside.path.display().to_string().into();
+    }
+    shape
+}

@@ -1,0 +1,328 @@
+//! The shell of autoconfig: one loop that owns the stream, hands what it says and what the caches
+//! say to [`State`], and carries out what that decides.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use http::{HeaderMap, Uri};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cache::keeper::Wanted;
+use super::messages::{Message, decode};
+use super::record_set::CachedSet;
+use super::specs::SpecSettings;
+use super::startup_race::{CacheOutcome, Tier};
+use super::state::{Connection, Reaction, State, StreamStep};
+use crate::model::{
+    AutoConfigKey, ConnectionState, ConnectionStatus, EnvironmentChange, ErrorKind,
+};
+use crate::telemetry::Chain;
+use crate::upstream::{
+    EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest,
+    StreamTimings,
+};
+
+/// Path and query of the stream. Version 2 of the protocol knows payload filters (ld-relay v8).
+pub const PATH: &str = "/relay_auto_config";
+/// See [`PATH`].
+pub const QUERY: &str = "rpacProtocolVersion=2";
+
+/// Opens autoconfig streams.
+#[derive(Clone, Debug)]
+pub struct AutoConfigStreams {
+    /// Makes the connections.
+    pub client: HttpClient,
+    /// The stream's URL.
+    pub url: Uri,
+    /// Times of the stream.
+    pub timings: StreamTimings,
+}
+
+impl AutoConfigStreams {
+    fn open(&self, key: &AutoConfigKey) -> EventStream {
+        let request = StreamRequest {
+            stream: "autoconfig",
+            url: self.url.clone(),
+            authorization: key.into(),
+            headers: HeaderMap::new(),
+            limits: STREAM_LIMITS,
+        };
+        EventStream::open(self.client.clone(), request, self.timings)
+    }
+}
+
+/// The status of the stream, written by the manager and read by requests.
+#[derive(Clone, Debug)]
+pub struct AutoConfigStatus(Arc<Mutex<ConnectionStatus>>);
+
+impl AutoConfigStatus {
+    /// Nothing has happened yet.
+    pub fn new(now: SystemTime) -> Self {
+        Self(Arc::new(Mutex::new(ConnectionStatus::initializing(now))))
+    }
+
+    /// The status at this moment.
+    pub fn get(&self) -> ConnectionStatus {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut ConnectionStatus)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The ends of the channels that connect the manager with the rest.
+#[derive(Debug)]
+pub struct Channels {
+    /// Steps for the environments.
+    pub changes: mpsc::Sender<Vec<EnvironmentChange>>,
+    /// What the tiers of the cache hold.
+    pub cache_results: mpsc::Receiver<(Tier, CacheOutcome<CachedSet>)>,
+    /// What the tiers of the cache shall hold. The first value also ends their reading.
+    pub wanted: watch::Sender<Option<Wanted>>,
+    /// The autoconfig key, which may change.
+    pub key: watch::Receiver<AutoConfigKey>,
+    /// Read by `/status`.
+    pub status: AutoConfigStatus,
+}
+
+/// Owns the autoconfig stream.
+#[derive(Debug)]
+pub struct StreamManager {
+    streams: AutoConfigStreams,
+    channels: Channels,
+    state: State,
+    /// The stream; `None` while it is deliberately closed.
+    stream: Option<EventStream>,
+    /// When to open the stream again.
+    reopen_at: Option<Instant>,
+    /// The connection that stands, by the stream's own number and by ours, which goes on when
+    /// the stream is replaced.
+    connection: Option<(u64, Connection)>,
+    connections: u64,
+    /// Messages of connections up to this number of the stream no longer count.
+    ignore_up_to: u64,
+}
+
+/// All reasons to wake.
+enum Wake {
+    Stop,
+    Cache(Tier, CacheOutcome<CachedSet>),
+    Stream(Option<StreamEvent>),
+    KeyChanged,
+    Reopen,
+}
+
+impl StreamManager {
+    /// A manager that waits for these tiers of the cache.
+    pub fn new(
+        streams: AutoConfigStreams,
+        settings: SpecSettings,
+        tiers: &[Tier],
+        channels: Channels,
+    ) -> Self {
+        Self {
+            streams,
+            channels,
+            state: State::new(settings, tiers),
+            stream: None,
+            reopen_at: None,
+            connection: None,
+            connections: 0,
+            ignore_up_to: 0,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        self.open();
+        loop {
+            let wake = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Wake::Stop,
+                Ok(()) = self.channels.key.changed() => Wake::KeyChanged,
+                event = next_event(&mut self.stream) => Wake::Stream(event),
+                Some((tier, outcome)) = self.channels.cache_results.recv() => {
+                    Wake::Cache(tier, outcome)
+                }
+                () = at(self.reopen_at) => Wake::Reopen,
+            };
+            match wake {
+                Wake::Stop => break,
+                Wake::Cache(tier, outcome) => self.on_cache(tier, outcome).await,
+                Wake::Stream(Some(event)) => self.on_stream(event).await,
+                Wake::Stream(None) => {
+                    tracing::error!("task of the autoconfig stream ended; opening it anew");
+                    self.open();
+                }
+                Wake::KeyChanged => {
+                    tracing::info!("autoconfig key changed; opening the stream anew");
+                    self.open();
+                }
+                Wake::Reopen => self.open(),
+            }
+        }
+        self.channels.status.update(|status| status.on_close(SystemTime::now()));
+    }
+
+    fn open(&mut self) {
+        let key = self.channels.key.borrow_and_update().clone();
+        self.stream = Some(self.streams.open(&key));
+        self.reopen_at = None;
+        self.connection = None;
+        self.ignore_up_to = 0;
+    }
+
+    async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
+        if let CacheOutcome::Loaded(set) = &outcome
+            && self.channels.status.get().state == ConnectionState::Initializing
+        {
+            tracing::info!(
+                ?tier,
+                environments = set.records.environments.len(),
+                complete = set.complete,
+                written_at = ?set.stamp.map(|stamp| stamp.written_at),
+                "environments found in the autoconfig cache"
+            );
+        }
+        let reaction = self.state.on_cache(tier, outcome);
+        self.carry_out(reaction).await;
+    }
+
+    async fn on_stream(&mut self, event: StreamEvent) {
+        match event {
+            StreamEvent::Opened { connection, .. } => {
+                self.connections += 1;
+                let opened = Connection { number: self.connections, opened_at: Instant::now() };
+                self.connection = Some((connection, opened));
+            }
+            StreamEvent::Event { connection, event } if connection > self.ignore_up_to => {
+                self.on_event(connection, &event).await;
+            }
+            StreamEvent::Event { .. } | StreamEvent::Comment { .. } => {}
+            StreamEvent::Closed { failure, .. } => {
+                let now = SystemTime::now();
+                self.channels.status.update(|status| match failure {
+                    Some(failure) => status.on_failure(failure.kind, failure.status, now),
+                    None => status.on_interruption(now),
+                });
+                self.set_live(false);
+            }
+        }
+    }
+
+    async fn on_event(&mut self, number: u64, event: &crate::sse::Event) {
+        let Some((_, connection)) = self.connection.filter(|(open, _)| *open == number) else {
+            return;
+        };
+        let message = match decode(&event.name, &event.data) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::error!(
+                    error = %Chain(&error),
+                    "LaunchDarkly sent an autoconfig message that cannot be used; what is known \
+                     stays, and the stream is opened again"
+                );
+                return self.restart_malformed(number);
+            }
+        };
+        note(&message);
+        let reaction = self.state.on_message(connection, message, Instant::now());
+        let step = reaction.stream;
+        if step != Some(StreamStep::RestartMalformed) {
+            self.channels.status.update(|status| status.on_valid(SystemTime::now()));
+        }
+        self.carry_out(reaction).await;
+        match step {
+            Some(StreamStep::RestartMalformed) => self.restart_malformed(number),
+            Some(StreamStep::Reconnect) => {
+                self.ignore_up_to = number;
+                if let Some(stream) = &self.stream {
+                    stream.restart(number, RestartReason::Requested);
+                }
+            }
+            Some(StreamStep::ConfirmAt(at)) => {
+                self.stream = None;
+                self.connection = None;
+                self.reopen_at = Some(at);
+            }
+            None => {}
+        }
+    }
+
+    fn restart_malformed(&mut self, number: u64) {
+        self.ignore_up_to = number;
+        self.channels.status.update(|status| {
+            status.on_failure(ErrorKind::InvalidData, None, SystemTime::now());
+        });
+        if let Some(stream) = &self.stream {
+            stream.restart(number, RestartReason::Malformed);
+        }
+    }
+
+    async fn carry_out(&mut self, reaction: Reaction) {
+        if !reaction.changes.is_empty() {
+            // Fails only when the process is ending.
+            let _ = self.channels.changes.send(reaction.changes).await;
+        }
+        // A put also ends the reading of the caches, by giving them something to write.
+        if let Some(records) = reaction.persist {
+            self.channels.wanted.send_replace(Some(Wanted {
+                records,
+                confirmed_at: SystemTime::now(),
+                live: true,
+            }));
+        }
+    }
+
+    fn set_live(&self, live: bool) {
+        self.channels.wanted.send_if_modified(|wanted| match wanted {
+            Some(wanted) if wanted.live != live => {
+                wanted.live = live;
+                // Nobody is woken for it: it matters only when something is to be written.
+                false
+            }
+            Some(_) | None => false,
+        });
+    }
+}
+
+/// Tells an operator what arrived.
+fn note(message: &Message) {
+    match message {
+        Message::Put(put) => tracing::info!(
+            environments = put.environments.len(),
+            filters = put.filters.len(),
+            "LaunchDarkly sent the list of environments"
+        ),
+        Message::PatchEnvironment(id, _) => {
+            tracing::info!(environment = id, "LaunchDarkly changed an environment");
+        }
+        Message::DeleteEnvironment(id, _) => {
+            tracing::info!(environment = id, "LaunchDarkly deleted an environment");
+        }
+        Message::PatchFilter(id, _) => tracing::info!(filter = id, "LaunchDarkly changed a filter"),
+        Message::DeleteFilter(id, _) => {
+            tracing::info!(filter = id, "LaunchDarkly deleted a filter");
+        }
+        Message::Reconnect => tracing::info!("LaunchDarkly asks for a new autoconfig connection"),
+        Message::PutElsewhere => tracing::info!("autoconfig put for an unknown path ignored"),
+        Message::Unknown(what) => tracing::warn!(what, "unknown autoconfig event ignored"),
+    }
+}
+
+async fn next_event(stream: &mut Option<EventStream>) -> Option<StreamEvent> {
+    match stream {
+        Some(stream) => stream.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
