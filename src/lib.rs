@@ -8,6 +8,8 @@
 
 pub mod autoconfig;
 pub mod backoff;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod model;
 pub mod sealing;
 pub mod sse;

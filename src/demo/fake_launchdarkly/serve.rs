@@ -1,0 +1,101 @@
+//! The tasks: accepting, serving, storms.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::super::shaped_io::ShapedStream;
+use super::routes;
+use super::shared::Shared;
+use crate::tasks::TaskGroup;
+
+/// Connections at a time; more are dropped. Above the largest fleet of streams that one process
+/// is measured with, below the usual limit of open files.
+const CONNECTIONS_MAX: usize = 30_000;
+
+/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits between rounds while no storm is in force; any change wakes it earlier.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Accepts connections until cancelled, over any number of stops and starts.
+pub(super) async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
+    let mut connections = TaskGroup::new(&cancel);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            accepted = shared.port.accept() => accepted,
+        };
+        connections.reap();
+        match accepted {
+            Ok(stream) if connections.len() < CONNECTIONS_MAX => {
+                serve(&shared, stream, &mut connections);
+            }
+            Ok(_surplus) => tracing::warn!(CONNECTIONS_MAX, "too many connections"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn serve(shared: &Arc<Shared>, stream: TcpStream, connections: &mut TaskGroup) {
+    let Some((id, shape, cut)) = shared.with(|inner| inner.add_connection()) else { return };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection without TCP_NODELAY");
+    }
+    let stream = ShapedStream::new(stream, shape);
+    let shared = shared.clone();
+    connections.spawn("fake connection", |cancel| async move {
+        let service = service_fn(|request| routes::respond(shared.clone(), id, request));
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = cut.cancelled() => {}
+            ended = serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+            }
+        }
+        shared.with(|inner| inner.remove_connection(id));
+    });
+}
+
+/// Cuts connections in the rounds of the storms in force.
+pub(super) async fn rage(shared: Arc<Shared>, cancel: CancellationToken) {
+    let mut due = std::collections::BTreeMap::new();
+    loop {
+        let storms = shared.with(|inner| inner.faults.storms());
+        due.retain(|id, _| storms.contains_key(id));
+        let now = Instant::now();
+        for (&id, &every) in &storms {
+            due.entry(id).or_insert(now + every);
+        }
+        let next = due.iter().min_by_key(|(_, at)| **at).map(|(&id, &at)| (id, at));
+        let struck = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = shared.storms_changed.notified() => None,
+            () = tokio::time::sleep_until(next.map_or(now + IDLE, |(_, at)| at)) => next,
+        };
+        if let Some((id, at)) = struck {
+            shared.with(|inner| {
+                let strikes = inner.faults.storm_round(id);
+                inner.cut_where(strikes);
+            });
+            let every = storms.get(&id).copied().unwrap_or(IDLE);
+            due.insert(id, at + every);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! A LaunchDarkly to try things on, without an account and without a network.
+//!
+//! Used by `pilotlight demo`, by the tests and by the benchmarks; a release image is built
+//! without it (cargo feature `demo`). Everything here stands *beside* the relay: it plays the
+//! service above it, the SDKs below it and the broken networks between. It never looks into the
+//! relay, so that what it shows is what an outsider would see.
+//!
+//! * [`fake_launchdarkly`]: the service: autoconfig, flag streams and polls, event sink, faults.
+//! * [`composed_data`]: environments and flags to serve, with predictable values.
+//! * [`stream_client`]: an SDK-like reader of streams, lean enough for thousands in one process.
+//! * [`flaky_proxy`], [`http_fault_proxy`]: broken networks and overloaded databases.
+
+pub mod composed_data;
+pub mod fake_launchdarkly;
+pub mod flaky_proxy;
+pub mod http_fault_proxy;
+mod kept_port;
+pub mod representations;
+mod shaped_io;
+pub mod stream_client;
