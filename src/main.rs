@@ -1,4 +1,4 @@
-//! The program: arguments, logging, runtime, signals, exit code. No policy.
+//! The program: from arguments to a command. No policy.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use pilotlight::commands;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Serve(source)) => commands::serve(&source),
+        Ok(Command::Serve { source, ignored }) => commands::serve(&source, &ignored),
         Ok(Command::CheckConfig(source)) => commands::check_config(&source),
         Ok(Command::Health { url }) => commands::ask(&url, "/livez"),
         Ok(Command::Ready { url }) => commands::ask(&url, "/readyz"),

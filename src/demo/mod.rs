@@ -8,6 +8,7 @@
 //! * [`fake_launchdarkly`]: the service: autoconfig, flag streams and polls, event sink, faults.
 //! * [`composed_data`]: environments and flags to serve, with predictable values.
 //! * [`stream_client`]: an SDK-like reader of streams, lean enough for thousands in one process.
+//! * [`story`]: the demo itself.
 //! * [`flaky_proxy`], [`http_fault_proxy`]: broken networks and overloaded databases.
 
 pub mod composed_data;
@@ -17,4 +18,5 @@ pub mod http_fault_proxy;
 mod kept_port;
 pub mod representations;
 mod shaped_io;
+pub mod story;
 pub mod stream_client;

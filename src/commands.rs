@@ -1,0 +1,249 @@
+//! What each command does: runtime, logging, signals, exit codes.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::app::App;
+use crate::cli::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
+use crate::config::{
+    Config, ConfigSource, Disk, Loaded, ProcessVariables, describe, load,
+};
+use crate::model::{ConnectionState, ListState};
+use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings};
+
+/// How long `health` and `ready` wait for an answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often `exitAlways` looks whether all environments are connected.
+const ONE_SHOT_LOOK: Duration = Duration::from_millis(50);
+
+/// Serves until a signal says otherwise.
+pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
+    let Loaded { config, warnings } = match load(source, &ProcessVariables, &Disk) {
+        Ok(loaded) => loaded,
+        Err(problems) => return failed(&problems),
+    };
+    if let Err(error) = telemetry::init(logging(&config)) {
+        return failed(&error);
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if !ignored.is_empty() {
+        tracing::warn!(words = ?ignored, "words behind the flags are ignored");
+    }
+    tracing::info!(version = crate::VERSION, "Pilotlight starts");
+    raise_open_files_limit();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let code = runtime.block_on(run(&config));
+    // Blocking reads that hang must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn run(config: &Config) -> ExitCode {
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => return failed(&error),
+        };
+    let mut app = match App::start(config) {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the relay cannot start");
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    tracing::info!(address = %app.address(), "listening");
+    if config.main.exit_always {
+        return one_shot(config, app).await;
+    }
+    tokio::select! {
+        () = either(&mut terminate, &mut interrupt) => {}
+        part = app.broken() => {
+            tracing::error!(part, "a part of the relay ended unasked; leaving so that it can be restarted");
+            app.stop().await;
+            return ExitCode::from(EXIT_FAILED);
+        }
+    }
+    tokio::select! {
+        () = app.stop() => tracing::info!("shut down"),
+        () = either(&mut terminate, &mut interrupt) => {
+            tracing::warn!("second signal: ending at once");
+        }
+    }
+    ExitCode::from(EXIT_OK)
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// ld-relay v8 `exitAlways`: connect every environment once, then end; 0 if all could be
+/// connected. Bounded by `initTimeout`.
+async fn one_shot(config: &Config, app: App) -> ExitCode {
+    let all_connected = async {
+        loop {
+            let registry = app.registry();
+            let connected = |environment: &std::sync::Arc<crate::environments::Environment>| {
+                environment.status().connection.state == ConnectionState::Valid
+            };
+            if registry.list() == ListState::Authoritative
+                && registry.environments().iter().all(connected)
+            {
+                return;
+            }
+            tokio::time::sleep(ONE_SHOT_LOOK).await;
+        }
+    };
+    let done = tokio::time::timeout(config.main.init_timeout, all_connected).await.is_ok();
+    app.stop().await;
+    if done {
+        tracing::info!("exitAlways: all environments were connected");
+        ExitCode::from(EXIT_OK)
+    } else {
+        tracing::error!("exitAlways: some environments could not be connected within initTimeout");
+        ExitCode::from(EXIT_FAILED)
+    }
+}
+
+/// Tells what is understood of the configuration.
+pub fn check_config(source: &ConfigSource) -> ExitCode {
+    match load(source, &ProcessVariables, &Disk) {
+        Ok(Loaded { config, warnings }) => {
+            for warning in warnings {
+                say_error(&format!("warning: {warning}"));
+            }
+            say(&describe(&config));
+            ExitCode::from(EXIT_OK)
+        }
+        Err(problems) => failed(&problems),
+    }
+}
+
+/// Asks a running relay: 0 if it answers 200.
+pub fn ask(url: &str, path: &str) -> ExitCode {
+    match answer(url, path) {
+        Ok((200, body)) => {
+            say(&body);
+            ExitCode::from(EXIT_OK)
+        }
+        Ok((status, body)) => {
+            say_error(&format!("{url}{path} answered {status}: {body}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+        Err(error) => {
+            say_error(&format!("{url}{path} did not answer: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
+    let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidInput, problem.to_owned());
+    let uri: http::Uri = url.parse().map_err(|_| invalid("not a URL"))?;
+    let host = uri.host().ok_or_else(|| invalid("the URL names no host"))?;
+    if uri.scheme_str() == Some("https") {
+        return Err(invalid("only http is spoken here"));
+    }
+    let port = uri.port_u16().unwrap_or(80);
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let address = (name, port)
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| invalid("the host has no address"))?;
+    let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT)?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+    stream.set_write_timeout(Some(ASK_TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut response = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut response)?;
+    let text = String::from_utf8_lossy(&response);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(|| invalid("the answer is not HTTP"))?;
+    Ok((status, body.to_owned()))
+}
+
+/// Shows a cold start through an outage.
+#[cfg(feature = "demo")]
+pub fn demo() -> ExitCode {
+    raise_open_files_limit();
+    match crate::demo::story::tell() {
+        Ok(()) => ExitCode::from(EXIT_OK),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Shows a cold start through an outage.
+#[cfg(not(feature = "demo"))]
+pub fn demo() -> ExitCode {
+    failed(&"this binary was built without the demo")
+}
+
+/// Prints the version.
+pub fn version() -> ExitCode {
+    say(&format!("Pilotlight {}", crate::VERSION));
+    ExitCode::from(EXIT_OK)
+}
+
+/// Prints how the program is used.
+pub fn help() -> ExitCode {
+    say(USAGE);
+    ExitCode::from(EXIT_OK)
+}
+
+/// Prints why the command line was not understood.
+pub fn usage_error(error: &UsageError) -> ExitCode {
+    say_error(&format!("{error}\n\n{USAGE}"));
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn failed(problem: &dyn std::fmt::Display) -> ExitCode {
+    say_error(&problem.to_string());
+    ExitCode::from(EXIT_FAILED)
+}
+
+fn say(text: &str) {
+    // Nobody to tell if nobody listens.
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+}
+
+fn say_error(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", text.trim_end());
+}
+
+fn logging(config: &Config) -> LoggingSettings {
+    use crate::config;
+    LoggingSettings {
+        level: match config.main.log_level {
+            config::LogLevel::Debug => LogLevel::Debug,
+            config::LogLevel::Info => LogLevel::Info,
+            config::LogLevel::Warn => LogLevel::Warn,
+            config::LogLevel::Error => LogLevel::Error,
+            config::LogLevel::None => LogLevel::None,
+        },
+        format: match config.main.log_format {
+            config::LogFormat::Text => LogFormat::Text,
+            config::LogFormat::Json => LogFormat::Json,
+        },
+    }
+}
+
+/// Each stream is an open file; the soft limit of most systems is far below the hard one.
+fn raise_open_files_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
