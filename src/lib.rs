@@ -3,6 +3,7 @@
 //! The modules in reading order, from what is said to what is done:
 //!
 //! * [`model`]: the nouns: credentials, environments, flag data.
+//! * [`sse`]: Server-Sent Events.
 //! * [`backoff`], [`tasks`], [`sealing`]: delays, owned tasks, encryption at rest.
 #![cfg_attr(test, allow(missing_docs))]
 
@@ -10,5 +11,6 @@ pub mod autoconfig;
 pub mod backoff;
 pub mod model;
 pub mod sealing;
+pub mod sse;
 pub mod storage;
 pub mod tasks;
