@@ -4,6 +4,7 @@
 //!
 //! * [`model`]: the nouns: credentials, environments, flag data.
 //! * [`sse`]: Server-Sent Events.
+//! * [`upstream`]: everything that dials LaunchDarkly.
 //! * [`backoff`], [`tasks`], [`sealing`]: delays, owned tasks, encryption at rest.
 #![cfg_attr(test, allow(missing_docs))]
 
@@ -14,3 +15,4 @@ pub mod sealing;
 pub mod sse;
 pub mod storage;
 pub mod tasks;
+pub mod upstream;
