@@ -3,6 +3,8 @@
 //! The modules in reading order, from what is said to what is done:
 //!
 //! * [`model`]: the nouns: credentials, environments, flag data.
+//! * [`sse`]: Server-Sent Events.
+//! * [`upstream`]: everything that dials LaunchDarkly.
 //! * [`backoff`], [`tasks`], [`sealing`]: delays, owned tasks, encryption at rest.
 #![cfg_attr(test, allow(missing_docs))]
 

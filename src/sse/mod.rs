@@ -1,9 +1,11 @@
-//! Server-Sent Events.
-/// stub until the codec lands
-pub fn encode(name: &str, data: &[u8]) -> bytes::Bytes {
-    let text = String::from_utf8_lossy(data)
-        .replace("\r\n", "\n")
-        .replace('\r', "\n")
-        .replace('\n', "\ndata: ");
-    format!("event: {name}\ndata: {text}\n\n").into()
-}
+//! Server-Sent Events, sans-io: bytes in and events out ([`parser`]), events in and bytes out
+//! ([`encoder`]).
+//!
+//! Nothing here opens a connection, waits or logs. The payload of an event is bytes as they were
+//! sent: whether they are UTF-8 or JSON is for the reader of the event to say.
+
+pub mod encoder;
+pub mod parser;
+
+pub use encoder::{EventWriter, HEARTBEAT, PING, encode};
+pub use parser::{Event, Limits, ParseError, Parsed, Parser};

@@ -1,3 +1,38 @@
 //! Everything that dials LaunchDarkly.
+//!
+//! [`HttpClient`] makes one request over a connection of its own; [`EventStream`] keeps one event
+//! stream open for ever; [`ReconnectPolicy`] says how long it waits in between. What the events
+//! mean is for the modules that open the streams. No failure here is final: each has a timer that
+//! ends it.
 
+mod body;
+mod dial;
+mod error;
+mod event_stream;
 pub mod flag_messages;
+mod flag_streams;
+mod http_client;
+mod proxy;
+mod reconnect;
+mod request;
+mod tls;
+mod url;
+
+#[cfg(test)]
+mod test_support;
+
+pub use body::ResponseBody;
+pub use error::{
+    Cause, ConnectError, FailureClass, FailureKind, Phase, SettingsError, StreamFailure,
+};
+pub use event_stream::{
+    EventStream, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest, StreamTimings,
+};
+pub use flag_streams::FlagStreams;
+pub use http_client::{
+    Deadlines, FetchLimits, Fetched, HttpClient, HttpClientSettings, HttpResponse,
+};
+pub use proxy::ProxySettings;
+pub use reconnect::{ReconnectPolicy, ReconnectTimings};
+pub use request::{Authorization, HttpRequest, INSTANCE_ID};
+pub use url::{BaseUrl, UrlError, query_value};

@@ -1,0 +1,380 @@
+//! Bytes into events, by the rules of the HTML standard's chapter on server-sent events.
+//!
+//! The parser is given chunks in any cut and gives one finding at a time. It does not decode
+//! payloads, does not reconnect and does not read a clock. What was not ended by an empty line is
+//! never given out, so a connection that breaks in the middle of an event leaves nothing behind.
+//!
+//! Memory is bounded by [`Limits`], and the payload is copied once: as soon as a line is known to
+//! be a `data` line its bytes go from the chunk to the event's own buffer.
+
+use bytes::Bytes;
+
+/// The name of an event that does not name itself.
+const DEFAULT_NAME: &str = "message";
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// Bytes that are looked at together when searching a line end.
+const SCAN_BYTES: usize = 32;
+
+/// One event, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What the `event` field said, `message` if there was none.
+    pub name: String,
+    /// The payload as it was sent, its lines joined by LF. Not checked to be UTF-8.
+    pub data: Bytes,
+    /// What an `id` field of this very event said; empty if it takes the ID back.
+    pub id: Option<String>,
+}
+
+/// What the parser finds in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// An event.
+    Event(Event),
+    /// A comment line: the other side lives.
+    Comment,
+    /// The other side asks to wait so many milliseconds before reconnecting. It counts from the
+    /// end of its line, also within an event that never ends.
+    Retry(u64),
+}
+
+/// How much one stream may make the parser hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest line that is no payload: field names, event names, IDs, comments. In bytes.
+    pub line_bytes_max: usize,
+    /// Largest payload of one event, in bytes. The buffer may reach twice as much while it grows.
+    pub event_bytes_max: usize,
+}
+
+/// Why a stream cannot be read on. The parser gives the same error from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// A line that is no payload passed its limit.
+    #[error("a line of the event stream is longer than {limit_bytes} bytes")]
+    LineTooLong {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The payload of an event passed its limit.
+    #[error("an event is larger than {limit_bytes} bytes")]
+    EventTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+}
+
+/// A field whose value is kept until the line ends.
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    Event,
+    Id,
+    Retry,
+}
+
+/// Where in a line the parser stands.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// So many bytes of a byte order mark were seen at the start of the stream.
+    Start(usize),
+    /// In a field's name, which is collected in `line`.
+    Name,
+    /// Right behind a colon, where one space does not count.
+    Colon(AfterColon),
+    /// In the value behind it.
+    Value(AfterColon),
+}
+
+/// What becomes of the bytes behind a colon.
+#[derive(Clone, Copy, Debug)]
+enum AfterColon {
+    /// They go into the event's payload.
+    Data,
+    /// They are collected in `line`.
+    Keep(Field),
+    /// Nobody wants them: a comment.
+    Comment,
+    /// Nobody wants them: a field that the standard does not know.
+    Unknown,
+}
+
+/// The state of one stream.
+#[derive(Debug)]
+pub struct Parser {
+    limits: Limits,
+    place: Place,
+    /// A CR ended the last line: an LF that follows belongs to it.
+    after_cr: bool,
+    /// Field name or value of the line at hand; never payload.
+    line: Vec<u8>,
+    /// Length of the line at hand if it is no payload.
+    line_bytes: usize,
+    name: String,
+    id: Option<String>,
+    data: Vec<u8>,
+    /// Whether the event at hand has a `data` line; without one it is no event.
+    has_data: bool,
+    last_event_id: String,
+    failure: Option<ParseError>,
+}
+
+impl Parser {
+    /// A parser for a new stream.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            place: Place::Start(0),
+            after_cr: false,
+            line: Vec::new(),
+            line_bytes: 0,
+            name: String::new(),
+            id: None,
+            data: Vec::new(),
+            has_data: false,
+            last_event_id: String::new(),
+            failure: None,
+        }
+    }
+
+    /// Forgets everything but the last event's ID: the next bytes are those of a new connection.
+    pub fn restart(&mut self) {
+        let last_event_id = std::mem::take(&mut self.last_event_id);
+        *self = Self { last_event_id, ..Self::new(self.limits) };
+    }
+
+    /// What a `Last-Event-ID` header has to say; empty if the other side never gave an ID.
+    pub fn last_event_id(&self) -> &str {
+        &self.last_event_id
+    }
+
+    /// Reads from the front of `input` up to the next finding and moves `input` behind it.
+    ///
+    /// `None`: the input is used up and more is needed.
+    pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Parsed>, ParseError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        while !input.is_empty() {
+            match self.step(input) {
+                Ok(None) => {}
+                Ok(Some(parsed)) => return Ok(Some(parsed)),
+                Err(failure) => {
+                    *self = Self { failure: Some(failure), ..Self::new(self.limits) };
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes at least one byte of the input, or moves to a place that will.
+    fn step(&mut self, input: &mut &[u8]) -> Result<Option<Parsed>, ParseError> {
+        if std::mem::take(&mut self.after_cr)
+            && let [b'\n', rest @ ..] = *input
+        {
+            *input = rest;
+            return Ok(None);
+        }
+        match self.place {
+            Place::Start(matched) => {
+                self.byte_order_mark(matched, input);
+                Ok(None)
+            }
+            Place::Name => self.name(input),
+            Place::Colon(after) => {
+                if let [b' ', rest @ ..] = *input {
+                    *input = rest;
+                }
+                self.place = Place::Value(after);
+                Ok(None)
+            }
+            Place::Value(after) => self.value(after, input),
+        }
+    }
+
+    fn byte_order_mark(&mut self, matched: usize, input: &mut &[u8]) {
+        if input.first() == BYTE_ORDER_MARK.get(matched) {
+            *input = &input[1..];
+            self.place = Place::Start(matched + 1);
+            if matched + 1 < BYTE_ORDER_MARK.len() {
+                return;
+            }
+        } else {
+            // What looked like the mark was the beginning of a field's name.
+            self.line.extend_from_slice(&BYTE_ORDER_MARK[..matched]);
+            self.line_bytes = matched;
+        }
+        self.place = Place::Name;
+    }
+
+    fn name(&mut self, input: &mut &[u8]) -> Result<Option<Parsed>, ParseError> {
+        let end = input.iter().position(|byte| *byte == b':' || is_line_end(*byte));
+        let taken = take(end, input);
+        self.count(taken)?;
+        self.line.extend_from_slice(taken);
+        let Some(&stop) = input.first().filter(|_| end.is_some()) else { return Ok(None) };
+        if stop != b':' {
+            return self.end_of_line(input, None);
+        }
+        *input = &input[1..];
+        let after = match self.line.as_slice() {
+            b"" => AfterColon::Comment,
+            b"data" => AfterColon::Data,
+            b"event" => AfterColon::Keep(Field::Event),
+            b"id" => AfterColon::Keep(Field::Id),
+            b"retry" => AfterColon::Keep(Field::Retry),
+            _ => AfterColon::Unknown,
+        };
+        self.line.clear();
+        match after {
+            AfterColon::Data => self.start_data_line()?,
+            AfterColon::Keep(_) | AfterColon::Comment | AfterColon::Unknown => self.count(b":")?,
+        }
+        self.place = Place::Colon(after);
+        Ok(None)
+    }
+
+    fn value(
+        &mut self,
+        after: AfterColon,
+        input: &mut &[u8],
+    ) -> Result<Option<Parsed>, ParseError> {
+        let end = find_line_end(input);
+        let taken = take(end, input);
+        match after {
+            AfterColon::Data => self.append_data(taken)?,
+            AfterColon::Keep(_) => {
+                self.count(taken)?;
+                self.line.extend_from_slice(taken);
+            }
+            AfterColon::Comment | AfterColon::Unknown => self.count(taken)?,
+        }
+        if end.is_some() { self.end_of_line(input, Some(after)) } else { Ok(None) }
+    }
+
+    /// Eats the line end at the front of the input and acts on the line. `after` is the field of
+    /// a line with a colon; without one the line is a field name alone, or empty.
+    fn end_of_line(
+        &mut self,
+        input: &mut &[u8],
+        after: Option<AfterColon>,
+    ) -> Result<Option<Parsed>, ParseError> {
+        self.after_cr = input.first() == Some(&b'\r');
+        *input = &input[1..];
+        let parsed = match after {
+            None => match self.line.as_slice() {
+                b"" => self.end_of_event(),
+                b"data" => {
+                    self.start_data_line()?;
+                    None
+                }
+                b"event" => self.keep(Field::Event, &[]),
+                b"id" => self.keep(Field::Id, &[]),
+                _ => None,
+            },
+            Some(AfterColon::Data | AfterColon::Unknown) => None,
+            Some(AfterColon::Comment) => Some(Parsed::Comment),
+            Some(AfterColon::Keep(field)) => {
+                let value = std::mem::take(&mut self.line);
+                self.keep(field, &value)
+            }
+        };
+        self.line.clear();
+        self.line_bytes = 0;
+        self.place = Place::Name;
+        Ok(parsed)
+    }
+
+    fn keep(&mut self, field: Field, value: &[u8]) -> Option<Parsed> {
+        match field {
+            Field::Event => self.name = String::from_utf8_lossy(value).into_owned(),
+            // The standard: an ID with NUL does not count.
+            Field::Id if value.contains(&0) => {}
+            Field::Id => self.id = Some(String::from_utf8_lossy(value).into_owned()),
+            Field::Retry => return retry(value),
+        }
+        None
+    }
+
+    fn start_data_line(&mut self) -> Result<(), ParseError> {
+        if std::mem::replace(&mut self.has_data, true) {
+            self.append_data(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn append_data(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
+        let limit_bytes = self.limits.event_bytes_max;
+        if bytes.len() > limit_bytes.saturating_sub(self.data.len()) {
+            return Err(ParseError::EventTooLarge { limit_bytes });
+        }
+        self.data.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Counts bytes of a line that is no payload.
+    fn count(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
+        let limit_bytes = self.limits.line_bytes_max;
+        self.line_bytes = self.line_bytes.saturating_add(bytes.len());
+        if self.line_bytes > limit_bytes {
+            return Err(ParseError::LineTooLong { limit_bytes });
+        }
+        Ok(())
+    }
+
+    fn end_of_event(&mut self) -> Option<Parsed> {
+        let mut name = std::mem::take(&mut self.name);
+        let id = self.id.take();
+        let mut data = std::mem::take(&mut self.data);
+        if let Some(id) = &id {
+            self.last_event_id.clone_from(id);
+        }
+        if !std::mem::replace(&mut self.has_data, false) {
+            return None;
+        }
+        if name.is_empty() {
+            DEFAULT_NAME.clone_into(&mut name);
+        }
+        // The spare room of a large buffer would stay for as long as anybody holds a part of it.
+        data.shrink_to_fit();
+        Some(Parsed::Event(Event { name, data: Bytes::from(data), id }))
+    }
+}
+
+/// Takes the input up to `end`, or all of it.
+fn take<'a>(end: Option<usize>, input: &mut &'a [u8]) -> &'a [u8] {
+    let (taken, rest) = input.split_at(end.unwrap_or(input.len()));
+    *input = rest;
+    taken
+}
+
+/// The standard: digits and nothing else. What is more than a number can hold is the largest one.
+fn retry(value: &[u8]) -> Option<Parsed> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let millis = value.iter().fold(0u64, |number, digit| {
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    });
+    Some(Parsed::Retry(millis))
+}
+
+/// Whether a byte ends a line.
+pub(super) fn is_line_end(byte: u8) -> bool {
+    byte == b'\n' || byte == b'\r'
+}
+
+/// The place of the first CR or LF. Payloads have tens of megabytes in one line, so the bytes are
+/// looked at in blocks, which the compiler turns into vector instructions.
+pub(super) fn find_line_end(bytes: &[u8]) -> Option<usize> {
+    let mut blocks = bytes.chunks_exact(SCAN_BYTES);
+    let clean = blocks
+        .by_ref()
+        .take_while(|block| !block.iter().fold(false, |found, byte| found | is_line_end(*byte)))
+        .count();
+    let from = clean * SCAN_BYTES;
+    bytes[from..].iter().position(|byte| is_line_end(*byte)).map(|at| from + at)
+}
+
+#[cfg(test)]
+mod tests;

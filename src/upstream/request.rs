@@ -1,0 +1,101 @@
+//! What is asked of upstream: URL, headers, credential.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+use super::ConnectError;
+use crate::model::{AutoConfigKey, MobileKey, Password, SdkKey};
+
+/// Header by which LaunchDarkly counts the instances of an SDK; a request's own headers carry it.
+pub const INSTANCE_ID: HeaderName = HeaderName::from_static("x-launchdarkly-instance-id");
+
+/// The value of an `Authorization` header. LaunchDarkly: the bare key, without a scheme.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorization(Password);
+
+impl Authorization {
+    /// Wraps the header's value.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Password::new(text))
+    }
+
+    pub(super) fn header(&self) -> Result<HeaderValue, ConnectError> {
+        let mut value =
+            HeaderValue::from_str(self.0.expose()).map_err(|_| ConnectError::Credential)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+impl From<&SdkKey> for Authorization {
+    fn from(key: &SdkKey) -> Self {
+        Self::new(key.expose())
+    }
+}
+
+impl From<&MobileKey> for Authorization {
+    fn from(key: &MobileKey) -> Self {
+        Self::new(key.expose())
+    }
+}
+
+impl From<&AutoConfigKey> for Authorization {
+    fn from(key: &AutoConfigKey) -> Self {
+        Self::new(key.expose())
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authorization(…)")
+    }
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    /// `GET` is the only method whose redirects are followed.
+    pub method: Method,
+    /// Absolute, `http` or `https`.
+    pub url: Uri,
+    /// Sent to the URL's host only, never to a proxy, never to the host of a redirect.
+    pub authorization: Option<Authorization>,
+    /// Further headers. They win over those that the client adds by itself.
+    pub headers: HeaderMap,
+    /// What is sent; empty for `GET`.
+    pub body: Bytes,
+}
+
+impl HttpRequest {
+    /// A `GET` without further headers.
+    pub fn get(url: Uri, authorization: Option<Authorization>) -> Self {
+        let headers = HeaderMap::new();
+        Self { method: Method::GET, url, authorization, headers, body: Bytes::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_shows_nothing_and_is_sent_bare() {
+        let authorization = Authorization::from(&SdkKey::new("sdk-1234567890abcd"));
+        assert_eq!(format!("{authorization:?}"), "Authorization(…)");
+        let header = authorization.header().unwrap();
+        assert_eq!(header, "sdk-1234567890abcd");
+        assert_eq!(format!("{header:?}"), "Sensitive");
+        assert_eq!(authorization, Authorization::from(&AutoConfigKey::new("sdk-1234567890abcd")));
+        assert_ne!(authorization, Authorization::from(&MobileKey::new("mob-1234567890abcd")));
+    }
+
+    #[test]
+    fn a_credential_that_no_header_can_hold_is_refused() {
+        for text in ["sdk\nkey", "sdk\0key", "sdk\u{7f}key"] {
+            let refused = Authorization::new(text).header();
+            assert!(matches!(refused, Err(ConnectError::Credential)), "{text:?}");
+        }
+    }
+}
