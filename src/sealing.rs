@@ -19,10 +19,14 @@ use sha2::Sha256;
 
 /// First bytes of a sealed record. The last one is the format's version.
 const MAGIC: [u8; 4] = *b"PLT\x01";
-const KEY_ID_BYTES: usize = 8;
 const NONCE_BYTES: usize = 12;
-const TAG_BYTES: usize = 16;
 const HEAD_BYTES: usize = MAGIC.len() + KEY_ID_BYTES + NONCE_BYTES;
+
+/// Length of a [`KeyId`], in bytes.
+pub const KEY_ID_BYTES: usize = 8;
+
+/// Length of the tag that authenticates a record, in bytes.
+pub const TAG_BYTES: usize = 16;
 
 /// What sealing adds to a plaintext, in bytes.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
@@ -66,8 +70,26 @@ impl Place<'_> {
 }
 
 /// Identifies a key without telling anything of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; KEY_ID_BYTES]);
+
+impl KeyId {
+    /// The ID as it stands in records and in names of stores.
+    pub fn from_bytes(bytes: [u8; KEY_ID_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The ID's bytes.
+    pub fn as_bytes(&self) -> &[u8; KEY_ID_BYTES] {
+        &self.0
+    }
+}
+
+/// The tag of a sealed record: no two records that were ever sealed have the same one, so it
+/// tells apart two records of one place. `None` if the record is too short to have one.
+pub fn tag_of(sealed: &[u8]) -> Option<[u8; TAG_BYTES]> {
+    (sealed.len() >= OVERHEAD_BYTES).then(|| sealed.last_chunk().copied())?
+}
 
 /// One key, derived from any text an operator chose.
 #[derive(Clone)]
@@ -135,13 +157,19 @@ impl SealingKey {
         sealed
     }
 
-    /// Opens a record that is known to be under this key.
-    fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+    /// Opens a record that is known to be under this key; `plaintext` is replaced.
+    fn open_into(
+        &self,
+        place: Place<'_>,
+        sealed: &[u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<(), OpenError> {
         let (nonce, rest) = sealed[MAGIC.len() + KEY_ID_BYTES..].split_at(NONCE_BYTES);
         let (body, tag) = rest.split_at(rest.len() - TAG_BYTES);
         let nonce = Nonce::try_from(nonce).map_err(|_| OpenError::Format)?;
         let tag = Tag::try_from(tag).map_err(|_| OpenError::Format)?;
-        let mut plaintext = body.to_vec();
+        plaintext.clear();
+        plaintext.extend_from_slice(body);
         self.cipher
             .decrypt_inout_detached(
                 &nonce,
@@ -149,8 +177,7 @@ impl SealingKey {
                 plaintext.as_mut_slice().into(),
                 &tag,
             )
-            .map_err(|_| OpenError::Forged)?;
-        Ok(plaintext)
+            .map_err(|_| OpenError::Forged)
     }
 }
 
@@ -181,6 +208,11 @@ impl KeyRing {
         &self.0[0]
     }
 
+    /// Whether a record under that key can be opened.
+    pub fn holds(&self, id: KeyId) -> bool {
+        self.0.iter().any(|key| key.id == id)
+    }
+
     /// All keys, the sealing one first.
     pub fn keys(&self) -> &[SealingKey] {
         &self.0
@@ -188,12 +220,26 @@ impl KeyRing {
 
     /// Opens a record with whichever key it was sealed under; tells which that was.
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<(Vec<u8>, KeyId), OpenError> {
+        let mut plaintext = Vec::new();
+        let under = self.open_into(place, sealed, &mut plaintext)?;
+        Ok((plaintext, under))
+    }
+
+    /// Opens a record into a buffer that serves for many: what it held is replaced, and means
+    /// nothing after an error.
+    pub fn open_into(
+        &self,
+        place: Place<'_>,
+        sealed: &[u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<KeyId, OpenError> {
         if sealed.len() < OVERHEAD_BYTES || sealed[..MAGIC.len()] != MAGIC {
             return Err(OpenError::Format);
         }
         let id = &sealed[MAGIC.len()..MAGIC.len() + KEY_ID_BYTES];
         let key = self.0.iter().find(|key| key.id.0 == id).ok_or(OpenError::UnknownKey)?;
-        Ok((key.open(place, sealed)?, key.id))
+        key.open_into(place, sealed, plaintext)?;
+        Ok(key.id)
     }
 }
 
@@ -256,6 +302,26 @@ mod tests {
         assert_eq!(plaintext, b"data");
         assert_ne!(under, rotated.current().id(), "the caller sees that it must be sealed anew");
         assert_eq!(ring(&["new"]).open(HERE, &old), Err(OpenError::UnknownKey));
+    }
+
+    #[test]
+    fn a_buffer_serves_for_many_records() {
+        let ring = ring(&["one"]);
+        let mut buffer = b"left over from the record before".to_vec();
+        for plaintext in [&b"longer than the next"[..], b"short", b""] {
+            let sealed = ring.current().seal(HERE, plaintext);
+            assert_eq!(ring.open_into(HERE, &sealed, &mut buffer), Ok(ring.current().id()));
+            assert_eq!(buffer, plaintext);
+        }
+    }
+
+    #[test]
+    fn tags_tell_records_of_one_place_apart() {
+        let key = SealingKey::derive("one");
+        let (a, b) = (key.seal(HERE, b"same"), key.seal(HERE, b"same"));
+        assert_eq!(tag_of(&a), tag_of(&a.clone()));
+        assert_ne!(tag_of(&a), tag_of(&b));
+        assert_eq!(tag_of(&a[1..OVERHEAD_BYTES]), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Databases, knowing nothing of flags: clients, deadlines, breakers, and the embedded store.
 
+pub mod local;
+
 /// What a database call can end in, as far as a caller can act on it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

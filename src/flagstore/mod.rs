@@ -1,0 +1,9 @@
+//! Where the flags and segments of an environment rest while no process serves them.
+//!
+//! Memory is what is served (design D1); the stores here are where a start reads from and where
+//! accepted data goes to. This module does not decide which data is served.
+
+mod encoding;
+mod local;
+
+pub use local::{DataSetId, Incomplete, LocalFlags, ReadOutcome, StoredSet};

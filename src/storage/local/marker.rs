@@ -1,0 +1,113 @@
+//! The marker of a set: what must be there for the set to be complete.
+//!
+//! It lists the tag of every part. A part that opens but has another tag is an older or newer
+//! one than the marker speaks of, so a set never is a mixture of two states.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::sealing::TAG_BYTES;
+
+use super::fields::{put_text, take_array, take_text, take_u8, take_u32, take_u64};
+
+/// First byte of a marker's plaintext.
+const FORMAT: u8 = 1;
+
+/// Tag of a part that holds no item and is not stored.
+pub(super) const NO_PART: [u8; TAG_BYTES] = [0; TAG_BYTES];
+
+/// What is known of a stored set without reading its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Marker {
+    /// The set's ID in clear: names in the file are hashes.
+    pub(super) id: String,
+    /// Number of items in all parts.
+    pub(super) items: u64,
+    /// When the data was accepted.
+    pub(super) written_at: SystemTime,
+    /// Grows by one with each change of the set.
+    pub(super) sequence: u64,
+    /// The tag of each part in the order of their numbers.
+    pub(super) tags: Vec<[u8; TAG_BYTES]>,
+}
+
+impl Marker {
+    /// The marker's plaintext.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let since = self.written_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut out = Vec::with_capacity(64 + self.id.len() + self.tags.len() * TAG_BYTES);
+        out.push(FORMAT);
+        put_text(&mut out, &self.id);
+        out.extend_from_slice(&self.items.to_le_bytes());
+        out.extend_from_slice(&(since.as_millis() as u64).to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.extend_from_slice(&(self.tags.len() as u32).to_le_bytes());
+        for tag in &self.tags {
+            out.extend_from_slice(tag);
+        }
+        out
+    }
+
+    /// Reads a plaintext; `None` if it is not one of a marker.
+    pub(super) fn decode(plaintext: &[u8]) -> Option<Self> {
+        let rest = &mut &plaintext[..];
+        if take_u8(rest)? != FORMAT {
+            return None;
+        }
+        let id = take_text(rest)?.to_owned();
+        let items = take_u64(rest)?;
+        let written_at = UNIX_EPOCH.checked_add(Duration::from_millis(take_u64(rest)?))?;
+        let sequence = take_u64(rest)?;
+        let count = usize::try_from(take_u32(rest)?).ok()?;
+        if rest.len() != count.checked_mul(TAG_BYTES)? {
+            return None;
+        }
+        let mut tags = Vec::with_capacity(count);
+        while !rest.is_empty() {
+            tags.push(take_array(rest)?);
+        }
+        Some(Self { id, items, written_at, sequence, tags })
+    }
+
+    /// Orders markers of one set: the newest is the greatest.
+    pub(super) fn age(&self) -> (u64, SystemTime) {
+        (self.sequence, self.written_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn marker(parts: usize) -> Marker {
+        Marker {
+            id: "environment".to_owned(),
+            items: 12,
+            written_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            sequence: 9,
+            tags: (0..parts).map(|n| [n as u8; TAG_BYTES]).collect(),
+        }
+    }
+
+    #[test]
+    fn survives_the_round_trip_and_no_cut() {
+        for parts in [0, 1, 84] {
+            let encoded = marker(parts).encode();
+            assert_eq!(Marker::decode(&encoded), Some(marker(parts)));
+            for end in 0..encoded.len() {
+                assert_eq!(Marker::decode(&encoded[..end]), None, "cut to {end}");
+            }
+        }
+        let mut other_format = marker(1).encode();
+        other_format[0] = 2;
+        assert_eq!(Marker::decode(&other_format), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Marker::decode(&bytes);
+        }
+    }
+}

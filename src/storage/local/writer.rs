@@ -1,0 +1,462 @@
+//! The thread that writes.
+//!
+//! Its loop: wait until something is due, write everything that waits in one transaction, and see
+//! to what went wrong. All reasons to wake are in [`Writer::wait`]. When nothing waits it seals
+//! records anew that stand under older keys, a set or a few records at a time.
+//!
+//! What is done about a failure:
+//!
+//! | failure | at once | then |
+//! | --- | --- | --- |
+//! | the disk refuses | the file is opened anew, so that it can be read | tried again with pauses |
+//! | damage, for the first time | the file is opened anew | tried again at once |
+//! | damage again | the file is set aside, an empty one made | all known sets are stored again |
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::database::{Fault, FaultKind, OpenFile, Tables};
+use super::directory::Directory;
+use super::names::{NAMED_KEY_BYTES, Prefix, set_prefix};
+use super::pending::{Batch, Dirty, NamedWork, SetWork};
+use super::sets::{self, Unknown, Writing};
+use super::shared::Shared;
+use super::{LocalStoreError, Problem, SetId, TRANSACTION_BYTES, Timing, named};
+
+/// Named records that are sealed anew at a time.
+const RESEAL_RECORDS: usize = 64;
+
+/// Pause before resealing is tried again after a failure.
+const RESEAL_RETRY: Duration = Duration::from_secs(60);
+
+/// Immediate attempts after damage: one on the file opened anew, one on the new file.
+const DAMAGE_ATTEMPTS: u32 = 2;
+
+/// Starts the thread.
+pub(super) fn start(
+    directory: Directory,
+    shared: Arc<Shared>,
+    timing: Timing,
+) -> std::io::Result<()> {
+    let writer = Writer {
+        directory,
+        shared: shared.clone(),
+        timing,
+        first_seen: None,
+        retry_at: None,
+        failures: 0,
+        damages: 0,
+        reseal: Reseal::Waiting { until: None },
+    };
+    let thread = std::thread::Builder::new().name("local-store".to_owned());
+    thread.spawn(move || {
+        // Whatever happens in there, whoever waits for the end is told.
+        let _ = catch_unwind(AssertUnwindSafe(|| writer.run()));
+        shared.holder.close();
+        shared.update(|status| status.available = false);
+        shared.set_ended();
+    })?;
+    Ok(())
+}
+
+/// What the thread does next.
+enum Turn {
+    Commit,
+    Reseal,
+    Reopen,
+    End,
+}
+
+/// How far sealing anew has come.
+enum Reseal {
+    Done,
+    /// Until then; `None`: from the first time that the thread looks.
+    Waiting {
+        until: Option<Instant>,
+    },
+    Sets(Vec<Prefix>),
+    Named([u8; NAMED_KEY_BYTES]),
+}
+
+/// What a transaction did.
+struct Written {
+    /// How many sets of the batch it took on.
+    sets: usize,
+}
+
+struct Writer {
+    directory: Directory,
+    shared: Arc<Shared>,
+    timing: Timing,
+    /// When the thread first saw what waits.
+    first_seen: Option<Instant>,
+    /// Not before then, after a failure.
+    retry_at: Option<Instant>,
+    failures: u32,
+    damages: u32,
+    reseal: Reseal,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            match self.wait() {
+                Turn::Commit => self.commit(),
+                Turn::Reseal => self.reseal(),
+                Turn::Reopen => self.reopen(),
+                Turn::End => return,
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Turn {
+        let shared = self.shared.clone();
+        let mut requests = shared.requests();
+        loop {
+            let now = Instant::now();
+            if std::mem::take(&mut requests.ring_changed) {
+                self.reseal = Reseal::Waiting { until: None };
+            }
+            if std::mem::take(&mut requests.reopen) {
+                return Turn::Reopen;
+            }
+            if requests.gave_up {
+                return Turn::End;
+            }
+            let idle = requests.pending.is_empty();
+            if idle {
+                self.first_seen = None;
+                for done in requests.flushes.drain(..) {
+                    let _ = done.send(true);
+                }
+                if requests.stop {
+                    return Turn::End;
+                }
+            }
+            let due = self.commit_due(now, idle, requests.stop || !requests.flushes.is_empty());
+            if due.is_some_and(|due| due <= now) {
+                return Turn::Commit;
+            }
+            let reseal = if idle && self.retry_at.is_none() { self.reseal_due(now) } else { None };
+            if reseal.is_some_and(|due| due <= now) {
+                return Turn::Reseal;
+            }
+            let next = [due, reseal].into_iter().flatten().min();
+            requests = shared.wait(requests, next.map(|next| next.duration_since(now)));
+        }
+    }
+
+    fn commit_due(&mut self, now: Instant, idle: bool, hurried: bool) -> Option<Instant> {
+        match (hurried && !idle, self.retry_at) {
+            (true, _) => Some(now),
+            // Also with nothing waiting: the pause ends when a transaction succeeds.
+            (false, Some(retry)) => Some(retry),
+            (false, None) if idle => None,
+            (false, None) => {
+                Some(*self.first_seen.get_or_insert(now) + self.timing.commit_delay)
+            }
+        }
+    }
+
+    fn reseal_due(&mut self, now: Instant) -> Option<Instant> {
+        match &mut self.reseal {
+            Reseal::Done => None,
+            Reseal::Waiting { until } => {
+                Some(*until.get_or_insert_with(|| now + self.timing.reseal_delay))
+            }
+            Reseal::Sets(_) | Reseal::Named(_) => Some(now),
+        }
+    }
+
+    /// Writes what waits.
+    fn commit(&mut self) {
+        let (batch, flushes, stopping) = {
+            let mut requests = self.shared.requests();
+            let batch = requests.pending.take();
+            requests.in_flight = batch.sets.len() + batch.named.len();
+            (batch, std::mem::take(&mut requests.flushes), requests.stop)
+        };
+        self.first_seen = None;
+        let result = self.write(&batch);
+        match result {
+            Ok(written) => self.committed(batch, &written, flushes),
+            Err(fault) => self.not_committed(batch, fault, flushes, stopping),
+        }
+    }
+
+    fn write(&self, batch: &Batch) -> Result<Written, Fault> {
+        let begun = Instant::now();
+        let unavailable = || Fault::new(FaultKind::Io, "there is no open file");
+        self.shared
+            .holder
+            .with(|open| {
+                open.commit(|tables| {
+                    let keys = Keys { shared: &self.shared, open, ring: &self.shared.ring() };
+                    keys.apply(tables, batch, |bytes| {
+                        bytes > TRANSACTION_BYTES
+                            || begun.elapsed() > self.timing.transaction_time
+                    })
+                })
+            })
+            .unwrap_or_else(|| Err(unavailable()))
+    }
+
+    fn committed(
+        &mut self,
+        mut batch: Batch,
+        written: &Written,
+        flushes: Vec<oneshot::Sender<bool>>,
+    ) {
+        (self.failures, self.damages, self.retry_at) = (0, 0, None);
+        let left = batch.sets.split_off(written.sets);
+        self.shared.stored(batch.retained.as_deref(), &batch.sets);
+        {
+            let mut requests = self.shared.requests();
+            requests.in_flight = 0;
+            requests.failing = false;
+            if !left.is_empty() {
+                // They have waited long enough already.
+                let now = Instant::now();
+                self.first_seen = now.checked_sub(self.timing.commit_delay).or(Some(now));
+                requests.pending.put_back(left);
+            }
+            let pending = requests.pending.len();
+            requests.flushes.splice(0..0, flushes);
+            drop(requests);
+            self.shared.update(|status| {
+                status.pending = pending;
+                status.last_commit = Some(SystemTime::now());
+                status.problem = None;
+                status.available = true;
+            });
+        }
+        for NamedWork { done, .. } in batch.named {
+            let _ = done.send(Ok(()));
+        }
+    }
+
+    fn not_committed(
+        &mut self,
+        batch: Batch,
+        fault: Fault,
+        flushes: Vec<oneshot::Sender<bool>>,
+        stopping: bool,
+    ) {
+        {
+            let mut requests = self.shared.requests();
+            requests.in_flight = 0;
+            requests.pending.put_back(batch.sets);
+            requests.pending.put_back_retained(batch.retained);
+        }
+        for NamedWork { done, .. } in batch.named {
+            let _ = done.send(Err(LocalStoreError::from(fault.clone())));
+        }
+        let again = self.see_to(fault);
+        // Whoever wants it stored now learns that it is not, unless it is tried again now.
+        let mut requests = self.shared.requests();
+        if again {
+            requests.flushes.splice(0..0, flushes);
+        } else {
+            for done in flushes {
+                let _ = done.send(false);
+            }
+            if stopping {
+                // What is left is counted by `status`, for whoever closes the store.
+                requests.gave_up = true;
+            }
+        }
+    }
+
+    /// Takes note of a failure and does what can be done about it. Returns whether it makes sense
+    /// to try again at once.
+    fn see_to(&mut self, fault: Fault) -> bool {
+        self.failures += 1;
+        let problem = Problem {
+            text: fault.to_string(),
+            at: SystemTime::now(),
+            failures: self.failures,
+        };
+        self.shared.update(|status| status.problem = Some(problem));
+        let at_once = match fault.kind {
+            FaultKind::Damaged | FaultKind::OtherFormat => {
+                self.damages += 1;
+                if self.damages == 1 { self.reopen() } else { self.recreate(fault) }
+                self.damages <= DAMAGE_ATTEMPTS
+            }
+            FaultKind::Handle => {
+                self.reopen();
+                self.failures == 1
+            }
+            FaultKind::Io | FaultKind::InUse => {
+                self.reopen();
+                false
+            }
+        };
+        let now = Instant::now();
+        let pause = if at_once {
+            Duration::ZERO
+        } else {
+            self.timing.retry.delay(self.failures, fastrand::f64())
+        };
+        self.retry_at = Some(now + pause);
+        let mut requests = self.shared.requests();
+        requests.failing = !at_once;
+        let pending = requests.pending.len();
+        drop(requests);
+        self.shared.update(|status| status.pending = pending);
+        at_once
+    }
+
+    /// Opens the file anew. One that does not open any more is replaced.
+    fn reopen(&mut self) {
+        match self.shared.holder.open(&self.directory) {
+            Ok(None) => self.shared.update(|status| status.available = true),
+            Ok(Some(set_aside)) => self.replaced(set_aside),
+            Err(error) => self.not_open(&error),
+        }
+    }
+
+    fn recreate(&mut self, fault: Fault) {
+        match self.shared.holder.recreate(&self.directory, fault) {
+            Ok(set_aside) => self.replaced(set_aside),
+            Err(error) => self.not_open(&error),
+        }
+    }
+
+    fn replaced(&mut self, set_aside: super::SetAside) {
+        self.shared.store_everything_again();
+        // The new file holds nothing that was sealed under an older key.
+        self.reseal = Reseal::Done;
+        self.shared.update(|status| {
+            status.available = true;
+            status.replaced += 1;
+            status.set_aside = Some(set_aside);
+            (status.to_reseal, status.unreadable_sets) = (0, 0);
+        });
+    }
+
+    fn not_open(&mut self, error: &LocalStoreError) {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        let text = format!("{error}{}", cause.unwrap_or_default());
+        let failures = self.failures.max(1);
+        self.shared.update(|status| {
+            status.available = false;
+            status.problem = Some(Problem { text, at: SystemTime::now(), failures });
+        });
+        // Somebody must try again, also if nothing waits.
+        self.retry_at.get_or_insert_with(|| Instant::now() + self.timing.retry.base);
+    }
+
+    /// Goes one step on in sealing records anew.
+    fn reseal(&mut self) {
+        let ring = self.shared.ring();
+        let state = std::mem::replace(&mut self.reseal, Reseal::Done);
+        let step = self.shared.holder.with(|open| match state {
+            Reseal::Done => Ok(Reseal::Done),
+            Reseal::Waiting { .. } => {
+                let found = sets::inventory(open, &ring)?;
+                let count = found.under_old_keys.len() + named::under_old_keys(open, &ring)?;
+                self.shared.update(|status| {
+                    status.to_reseal = count;
+                    status.unreadable_sets = found.skipped.unknown_key;
+                });
+                Ok(if count == 0 { Reseal::Done } else { Reseal::Sets(found.under_old_keys) })
+            }
+            Reseal::Sets(mut left) => {
+                let Some(set) = left.pop() else { return Ok(Reseal::Named([0; NAMED_KEY_BYTES])) };
+                open.commit(|tables| sets::reseal(tables, &ring, &set))?;
+                self.shared.update(|status| status.to_reseal = status.to_reseal.saturating_sub(1));
+                Ok(Reseal::Sets(left))
+            }
+            Reseal::Named(from) => {
+                let count = RESEAL_RECORDS;
+                let next = open.commit(|tables| named::reseal(tables, &ring, from, count))?;
+                if next.is_none() {
+                    self.shared.update(|status| status.to_reseal = 0);
+                }
+                Ok(next.map_or(Reseal::Done, Reseal::Named))
+            }
+        });
+        match step {
+            Some(Ok(next)) => self.reseal = next,
+            Some(Err(fault)) => {
+                self.see_to(fault);
+                self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
+            }
+            None => self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) },
+        }
+    }
+}
+
+/// What carrying out a batch needs.
+struct Keys<'a> {
+    shared: &'a Shared,
+    open: &'a OpenFile,
+    ring: &'a crate::sealing::KeyRing,
+}
+
+impl Keys<'_> {
+    fn apply(
+        &self,
+        tables: &mut Tables<'_>,
+        batch: &Batch,
+        enough: impl Fn(u64) -> bool,
+    ) -> Result<Written, redb::Error> {
+        if let Some(kept) = &batch.retained {
+            let kept: Vec<Prefix> =
+                kept.iter().map(|id| set_prefix(&self.open.salt, id.as_str())).collect();
+            sets::retain(tables, &kept)?;
+        }
+        for work in &batch.named {
+            named::store(tables, &self.open.salt, self.ring, &work.change)?;
+        }
+        let mut bytes = 0;
+        for (done, (id, work)) in batch.sets.iter().enumerate() {
+            if !work.is_small() && enough(bytes) && done > 0 {
+                return Ok(Written { sets: done });
+            }
+            bytes += self.apply_set(tables, id, work)?;
+        }
+        Ok(Written { sets: batch.sets.len() })
+    }
+
+    fn apply_set(
+        &self,
+        tables: &mut Tables<'_>,
+        id: &SetId,
+        work: &SetWork,
+    ) -> Result<u64, redb::Error> {
+        let (content, dirty, written_at) = match work {
+            SetWork::Store { content, dirty, written_at } => (content, dirty, *written_at),
+            SetWork::Remove => {
+                sets::remove(tables, &set_prefix(&self.open.salt, id.as_str()))?;
+                return Ok(0);
+            }
+        };
+        let content = content.as_ref();
+        let writing = Writing {
+            salt: &self.open.salt,
+            ring: self.ring,
+            id: id.as_str(),
+            content,
+            written_at,
+        };
+        match dirty {
+            Dirty::All(unknown) => sets::store_all(tables, &writing, *unknown),
+            Dirty::Slots(slots) => {
+                // Only if the file is known to hold all the rest: it may still hold what an
+                // earlier process left there.
+                if self.shared.is_stored(id)
+                    && let Some(bytes) = sets::store_slots(tables, &writing, slots.iter().copied())?
+                {
+                    return Ok(bytes);
+                }
+                sets::store_all(tables, &writing, Unknown::Keep)
+            }
+        }
+    }
+}
