@@ -14,7 +14,8 @@ export PILOTLIGHT_TEST_TOOLS="${PILOTLIGHT_TEST_TOOLS:-$repository/.cache/tools}
 # Traces of errors bury the messages of failed tests; those of panics stay as they are set.
 export RUST_LIB_BACKTRACE="${RUST_LIB_BACKTRACE:-0}"
 
-cargo_deny_version=0.20.2
+# Exported, as functions run as steps have a shell of their own.
+export cargo_deny_version=0.20.2
 # Longer than any step takes from scratch on two slow cores; what hangs must not hang CI.
 step_limit=25m
 
@@ -131,14 +132,14 @@ install_cargo_deny() {
     echo "cargo-deny $cargo_deny_version is there"
     return
   fi
-  cargo install cargo-deny --version "=$cargo_deny_version" --locked --debug --quiet \
-    --root "$root" --target-dir "$root/build"
+  CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --version "=$cargo_deny_version" --locked \
+    --debug --quiet --root "$root" --target-dir "$root/build"
   rm -rf -- "$root/build"
 }
 
 dependencies() {
   local databases="${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" checks=(bans licenses sources)
-  if compgen -G "$databases/*" >/dev/null; then
+  if compgen -G "$databases/*/.git" >/dev/null; then
     checks+=(advisories)
   else
     echo "Advisories are NOT checked: there is no copy of the advisory database in $databases."
@@ -148,6 +149,4 @@ dependencies() {
   cargo fetch --locked
   "$PILOTLIGHT_TEST_TOOLS/cargo-deny/bin/cargo-deny" --offline --locked check "${checks[@]}"
 }
-export cargo_deny_version
-
 main "$@"
