@@ -1,1 +1,4 @@
-fn main() {}
+//! The one integration binary: a module a feature, `support` for what they share.
+
+mod sdk_drivers;
+mod support;

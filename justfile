@@ -1,0 +1,29 @@
+# Short names for what tests/run.sh and cargo do. `just` alone lists them.
+
+_default:
+    @just --list --unsorted
+
+# Everything that CI checks
+check:
+    ./tests/run.sh
+
+# Format, lints and unit tests: nothing to install
+fast:
+    ./tests/run.sh --fast
+
+# Real databases and official SDKs for the integration tests
+install:
+    ./tests/install-tools.sh
+    ./tests/install-sdks.sh
+
+# All tests, or those whose name contains FILTER
+test FILTER="":
+    cargo test --locked {{ FILTER }}
+
+# Format the code
+fmt:
+    cargo fmt --all
+
+# The product in a terminal, without a LaunchDarkly account
+demo:
+    cargo run --release --locked -- demo
