@@ -1,5 +1,11 @@
 //! Databases, knowing nothing of flags: clients, deadlines, breakers, and the embedded store.
 
+pub mod breaker;
+pub mod fail_fast;
+
+pub use breaker::{Breaker, BreakerState, LastError};
+pub use fail_fast::{Budgets, Dialer, FailFast, Health};
+
 /// What a database call can end in, as far as a caller can act on it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
