@@ -1,7 +1,16 @@
 //! Databases, knowing nothing of flags: clients, deadlines, breakers, and the embedded store.
 
 pub mod breaker;
+#[cfg(feature = "consul")]
+pub mod consul;
 pub mod fail_fast;
+pub mod join;
+#[cfg(any(feature = "redis", feature = "consul"))]
+pub mod net;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(any(feature = "redis", feature = "consul"))]
+pub mod tls;
 
 pub use breaker::{Breaker, BreakerState, LastError};
 pub use fail_fast::{Budgets, Dialer, FailFast, Health};
