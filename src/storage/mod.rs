@@ -3,6 +3,8 @@
 pub mod breaker;
 #[cfg(feature = "consul")]
 pub mod consul;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 pub mod fail_fast;
 pub mod join;
 #[cfg(any(feature = "redis", feature = "consul"))]
