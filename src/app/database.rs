@@ -58,7 +58,7 @@ impl SharedCache<'_> {
             Database::Redis(settings) => {
                 let store = redis::store(settings)?;
                 let rows = |namespace: String| {
-                    crate::autoconfig::cache::redis::RedisCache::new(store.clone(), namespace)
+                    crate::autoconfig::cache::RedisCache::new(store.clone(), namespace)
                 };
                 self.start(&store, rows, ends, parts);
             }
@@ -69,7 +69,7 @@ impl SharedCache<'_> {
                 let (store, table) = dynamodb::store(settings);
                 let rows = |namespace: String| {
                     let table = table.clone();
-                    crate::autoconfig::cache::dynamodb::DynamoDbCache::new(
+                    crate::autoconfig::cache::DynamoDbCache::new(
                         store.clone(),
                         table,
                         namespace,
@@ -83,7 +83,7 @@ impl SharedCache<'_> {
             Database::Consul(settings) => {
                 let store = consul::store(settings)?;
                 let rows = |namespace: String| {
-                    crate::autoconfig::cache::consul::ConsulCache::new(store.clone(), &namespace)
+                    crate::autoconfig::cache::ConsulCache::new(store.clone(), &namespace)
                 };
                 self.start(&store, rows, ends, parts);
             }

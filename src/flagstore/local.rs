@@ -72,7 +72,23 @@ pub struct LocalFlags {
     store: LocalStore,
 }
 
+/// Whether there is an embedded store. It is opened while everything else already starts.
+#[derive(Clone, Debug)]
+pub enum LocalFlagsState {
+    /// It is being opened.
+    Opening,
+    /// It can be used.
+    Open(LocalFlags),
+    /// There is none: switched off, in use by another process, or impossible on this machine.
+    Off,
+}
+
 impl LocalFlags {
+    /// The store that holds the data, for its status and its end.
+    pub fn store(&self) -> &LocalStore {
+        &self.store
+    }
+
     /// The flag data in this store.
     pub fn new(store: LocalStore) -> Self {
         Self { store }

@@ -6,4 +6,4 @@
 mod encoding;
 mod local;
 
-pub use local::{DataSetId, Incomplete, LocalFlags, ReadOutcome, StoredSet};
+pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};

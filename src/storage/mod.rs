@@ -1,6 +1,22 @@
 //! Databases, knowing nothing of flags: clients, deadlines, breakers, and the embedded store.
 
+pub mod breaker;
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
+pub mod fail_fast;
+pub mod join;
 pub mod local;
+#[cfg(any(feature = "redis", feature = "consul"))]
+pub mod net;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(any(feature = "redis", feature = "consul"))]
+pub mod tls;
+
+pub use breaker::{Breaker, BreakerState, LastError};
+pub use fail_fast::{Budgets, Dialer, FailFast, Health};
 
 /// What a database call can end in, as far as a caller can act on it.
 #[derive(Debug, thiserror::Error)]

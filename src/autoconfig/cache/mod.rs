@@ -14,5 +14,19 @@ pub mod plan;
 pub mod report;
 pub mod shared_access;
 pub mod shared_tier;
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod batches;
+#[cfg(feature = "consul")]
+mod consul;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use backend::{Backend, Row, Swap, Swapped};
+#[cfg(feature = "consul")]
+pub use consul::ConsulCache;
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::DynamoDbCache;
+#[cfg(feature = "redis")]
+pub use redis::RedisCache;

@@ -1,0 +1,128 @@
+//! A few HTTP/1.1 connections to one Consul agent, shared by all callers.
+//!
+//! A connection serves one request at a time and is kept only after a complete answer, so a
+//! request that is dropped or times out takes its connection with it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::token::{TOKEN_HEADER, Token};
+use crate::storage::net::{self, Endpoint};
+use crate::storage::{Cause, StoreError};
+use crate::tasks::TaskGroup;
+
+/// Connections to the agent. The agent allows 200 per client address by default
+/// (`http_max_conns_per_client`), shared by all processes of a machine.
+const CONNECTIONS_MAX: usize = 8;
+
+/// The longest answer that is read: a listing of a whole tree, values in base64.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Connections of one period of connectedness.
+pub(super) struct Pool {
+    endpoint: Endpoint,
+    token: Arc<Token>,
+    places: Semaphore,
+    idle: Mutex<Vec<Http>>,
+}
+
+struct Http {
+    sender: SendRequest<Full<Bytes>>,
+    /// Runs the connection; it ends with it.
+    _driver: TaskGroup,
+}
+
+/// A complete answer.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+}
+
+impl Pool {
+    /// A pool with one connection made.
+    pub(super) async fn connect(endpoint: Endpoint, token: Arc<Token>) -> Result<Self, StoreError> {
+        let first = Http::connect(&endpoint).await?;
+        let idle = Mutex::new(vec![first]);
+        Ok(Self { endpoint, token, places: Semaphore::new(CONNECTIONS_MAX), idle })
+    }
+
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Bytes,
+    ) -> Result<Answer, StoreError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path_and_query)
+            .header(header::HOST, self.endpoint.to_string());
+        if let Some(token) = self.token.header().await? {
+            request = request.header(TOKEN_HEADER, token);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| refused(Box::new(error)))?;
+
+        let Ok(_place) = self.places.acquire().await else {
+            return Err(StoreError::Unreachable("the connections are closed".into()));
+        };
+        let mut http = match self.take_idle() {
+            Some(http) => http,
+            None => Http::connect(&self.endpoint).await?,
+        };
+        let answer = http.exchange(request).await?;
+        if !http.sender.is_closed() {
+            self.idle().push(http);
+        }
+        Ok(answer)
+    }
+
+    fn take_idle(&self) -> Option<Http> {
+        let mut idle = self.idle();
+        idle.retain(|http| !http.sender.is_closed());
+        idle.pop()
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Http>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Http {
+    async fn connect(endpoint: &Endpoint) -> Result<Self, StoreError> {
+        let stream = net::connect(endpoint).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let mut driver = TaskGroup::new(&CancellationToken::new());
+        driver.spawn("consul connection", |_cancel| async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "consul connection ended");
+            }
+        });
+        Ok(Self { sender, _driver: driver })
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, StoreError> {
+        self.sender.ready().await.map_err(lost)?;
+        let response = self.sender.send_request(request).await.map_err(lost)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|cause| match cause.downcast_ref::<LengthLimitError>() {
+            Some(_) => StoreError::Unreadable { what: "answer", cause },
+            None => StoreError::Unreachable(cause),
+        })?;
+        Ok(Answer { status, body: body.to_bytes() })
+    }
+}
+
+fn lost(error: hyper::Error) -> StoreError {
+    StoreError::Unreachable(Box::new(error))
+}
+
+fn refused(cause: Cause) -> StoreError {
+    StoreError::Refused(cause)
+}

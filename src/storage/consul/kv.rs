@@ -1,0 +1,323 @@
+//! Consul's key-value interface: what is asked and how answers are read.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::http::Answer;
+use super::{ConsulConnection, ConsulFailure};
+use crate::storage::StoreError;
+
+/// Operations of one transaction; older servers allow no more.
+pub const TRANSACTION_OPERATIONS_MAX: usize = 64;
+
+/// Bytes of one transaction's request, as [`Operation::encoded_bytes`] counts them. The servers'
+/// limit is 512 KiB; the rest is a margin.
+pub const TRANSACTION_BYTES_MAX: usize = 400 * 1024;
+
+/// The longest value that a server takes by default.
+pub const VALUE_BYTES_MAX: usize = 512 * 1024;
+
+/// One stored value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The whole key.
+    pub key: String,
+    /// Its value.
+    pub value: Bytes,
+    /// Changes with each write of the key.
+    pub modify_index: u64,
+}
+
+/// One step of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Writes if the key has this index; 0: only if it does not exist.
+    CompareAndSet {
+        /// The key.
+        key: String,
+        /// The value to write.
+        value: Bytes,
+        /// What the index must be.
+        index: u64,
+    },
+    /// Writes.
+    Set {
+        /// The key.
+        key: String,
+        /// The value to write.
+        value: Bytes,
+    },
+    /// Fails unless the key exists with this index.
+    CheckIndex {
+        /// The key.
+        key: String,
+        /// What the index must be.
+        index: u64,
+    },
+    /// Fails if the key exists.
+    CheckAbsent {
+        /// The key.
+        key: String,
+    },
+    /// Removes the key, if it is there.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// All operations were carried out.
+    Applied,
+    /// A condition did not hold; nothing was changed.
+    RolledBack,
+    /// The server takes no request of this size; nothing was changed.
+    TooLarge,
+}
+
+/// How a single write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The value was written.
+    Applied,
+    /// The index did not fit; nothing was changed.
+    Conflict,
+    /// The server takes no value of this size; nothing was changed.
+    TooLarge,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireEntry {
+    key: String,
+    value: Option<String>,
+    modify_index: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+struct WireStep<'a> {
+    kv: WireOperation<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireOperation<'a> {
+    verb: &'static str,
+    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+}
+
+impl Operation {
+    /// An upper bound of what it adds to a request.
+    pub fn encoded_bytes(&self) -> usize {
+        // Names of the members, verb, index and punctuation.
+        const FRAME: usize = 96;
+        // An escaped control character takes six bytes.
+        const ESCAPED_MAX: usize = 6;
+        let (key, value) = match self {
+            Self::CompareAndSet { key, value, .. } | Self::Set { key, value } => (key, value.len()),
+            Self::CheckIndex { key, .. } | Self::CheckAbsent { key } | Self::Delete { key } => {
+                (key, 0)
+            }
+        };
+        FRAME + ESCAPED_MAX * key.len() + value.div_ceil(3) * 4
+    }
+
+    fn wire(&self) -> WireStep<'_> {
+        let (verb, key, value, index) = match self {
+            Self::CompareAndSet { key, value, index } => ("cas", key, Some(value), Some(*index)),
+            Self::Set { key, value } => ("set", key, Some(value), None),
+            Self::CheckIndex { key, index } => ("check-index", key, None, Some(*index)),
+            Self::CheckAbsent { key } => ("check-not-exists", key, None, None),
+            Self::Delete { key } => ("delete", key, None, None),
+        };
+        let value = value.map(|value| BASE64.encode(value));
+        WireStep { kv: WireOperation { verb, key, value, index } }
+    }
+}
+
+impl ConsulConnection {
+    /// One value; `None` if the key does not exist.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let entries = self.read(&kv_path(key, "")).await?;
+        Ok(entries.into_iter().next())
+    }
+
+    /// All values whose keys begin with `prefix`. Close the prefix with its separator, or keys of
+    /// siblings are listed too.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        self.read(&kv_path(prefix, "?recurse=true")).await
+    }
+
+    /// Writes one value, with `index` only if the key has this index (0: only if it is absent).
+    pub async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        index: Option<u64>,
+    ) -> Result<Put, StoreError> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Ok(Put::TooLarge);
+        }
+        let query = index.map(|index| format!("?cas={index}")).unwrap_or_default();
+        let answer = self.pool.send(Method::PUT, &kv_path(key, &query), value).await?;
+        match answer.status {
+            StatusCode::OK if answer.body.trim_ascii() == b"true" => Ok(Put::Applied),
+            StatusCode::OK => Ok(Put::Conflict),
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Put::TooLarge),
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
+    }
+
+    /// Removes one key, with `index` only if the key has this index. Says whether it is gone; a
+    /// key that was not there is.
+    pub async fn delete(&self, key: &str, index: Option<u64>) -> Result<bool, StoreError> {
+        let query = index.map(|index| format!("?cas={index}")).unwrap_or_default();
+        let answer = self.pool.send(Method::DELETE, &kv_path(key, &query), Bytes::new()).await?;
+        match answer.status {
+            StatusCode::OK => Ok(answer.body.trim_ascii() == b"true"),
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
+    }
+
+    /// Carries out all operations or none. More than [`TRANSACTION_OPERATIONS_MAX`] are refused
+    /// by the server.
+    pub async fn transaction(&self, operations: &[Operation]) -> Result<Transaction, StoreError> {
+        let steps: Vec<WireStep<'_>> = operations.iter().map(Operation::wire).collect();
+        let body =
+            serde_json::to_vec(&steps).map_err(|error| StoreError::Refused(Box::new(error)))?;
+        let answer = self.pool.send(Method::PUT, "/v1/txn", body.into()).await?;
+        match answer.status {
+            StatusCode::OK => Ok(Transaction::Applied),
+            StatusCode::CONFLICT => Ok(Transaction::RolledBack),
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Transaction::TooLarge),
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
+    }
+
+    /// Whether the agent knows a leader, without which nothing can be read or written.
+    pub(super) async fn has_leader(&self) -> Result<bool, StoreError> {
+        let answer = self.pool.send(Method::GET, "/v1/status/leader", Bytes::new()).await?;
+        match answer.status {
+            StatusCode::OK => Ok(answer.body.trim_ascii().len() > r#""""#.len()),
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
+    }
+
+    async fn read(&self, path_and_query: &str) -> Result<Vec<Entry>, StoreError> {
+        let answer = self.pool.send(Method::GET, path_and_query, Bytes::new()).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(Vec::new()),
+            StatusCode::OK => entries(&answer),
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
+    }
+}
+
+fn entries(answer: &Answer) -> Result<Vec<Entry>, StoreError> {
+    let wire: Vec<WireEntry> = serde_json::from_slice(&answer.body)
+        .map_err(|error| StoreError::Unreadable { what: "answer", cause: Box::new(error) })?;
+    wire.into_iter()
+        .map(|entry| {
+            let value = BASE64.decode(entry.value.unwrap_or_default()).map_err(|error| {
+                StoreError::Unreadable { what: "value", cause: Box::new(error) }
+            })?;
+            Ok(Entry { key: entry.key, value: value.into(), modify_index: entry.modify_index })
+        })
+        .collect()
+}
+
+/// The path of a key. Everything but letters, digits, `-`, `_` and `/` is percent-encoded; the
+/// dot too, so that no key looks like a relative path.
+fn kv_path(key: &str, query: &str) -> String {
+    let mut path = String::with_capacity("/v1/kv/".len() + key.len() + query.len());
+    path.push_str("/v1/kv/");
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'/') {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path.push_str(query);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_percent_encoded() {
+        let check = |key: &str, query: &str, path: &str| assert_eq!(kv_path(key, query), path);
+        check("ld/features/a", "", "/v1/kv/ld/features/a");
+        check("ld/env:a b?#%.", "?cas=3", "/v1/kv/ld/env%3Aa%20b%3F%23%25%2E?cas=3");
+        check("ключ", "", "/v1/kv/%D0%BA%D0%BB%D1%8E%D1%87");
+    }
+
+    fn operations() -> Vec<Operation> {
+        let key = || "a/\"\n".to_owned();
+        vec![
+            Operation::CompareAndSet { key: key(), value: Bytes::from_static(b"\0\xff"), index: 7 },
+            Operation::Set { key: key(), value: Bytes::new() },
+            Operation::CheckIndex { key: key(), index: u64::MAX },
+            Operation::CheckAbsent { key: key() },
+            Operation::Delete { key: key() },
+        ]
+    }
+
+    #[test]
+    fn operations_are_written_as_the_server_reads_them() {
+        let wire: Vec<_> =
+            operations().iter().map(|it| serde_json::to_string(&it.wire()).unwrap()).collect();
+        assert_eq!(
+            wire,
+            [
+                r#"{"KV":{"Verb":"cas","Key":"a/\"\n","Value":"AP8=","Index":7}}"#,
+                r#"{"KV":{"Verb":"set","Key":"a/\"\n","Value":""}}"#,
+                r#"{"KV":{"Verb":"check-index","Key":"a/\"\n","Index":18446744073709551615}}"#,
+                r#"{"KV":{"Verb":"check-not-exists","Key":"a/\"\n"}}"#,
+                r#"{"KV":{"Verb":"delete","Key":"a/\"\n"}}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_size_of_an_operation_is_never_underrated() {
+        for operation in operations() {
+            let wire = serde_json::to_vec(&operation.wire()).unwrap();
+            assert!(wire.len() < operation.encoded_bytes(), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_read_and_damaged_ones_reported() {
+        let check = |body: &'static str, expected: &str| {
+            let answer = Answer { status: StatusCode::OK, body: body.into() };
+            let shown = match entries(&answer) {
+                Ok(entries) => format!("{entries:?}"),
+                Err(error) => error.to_string(),
+            };
+            assert!(shown.contains(expected), "{shown}");
+        };
+        check(
+            r#"[{"Key":"a","Value":"AP8=","ModifyIndex":3,"Flags":0}]"#,
+            r#"b"\0\xff", modify_index: 3"#,
+        );
+        check(r#"[{"Key":"a","Value":null,"ModifyIndex":3}]"#, r#"b"""#);
+        check("[]", "[]");
+        check("<html>", "stored answer cannot be read");
+        check(r#"[{"Key":"a","Value":"?","ModifyIndex":3}]"#, "stored value cannot be read");
+    }
+}

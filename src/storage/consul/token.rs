@@ -1,0 +1,149 @@
+//! The ACL token: none, fixed, or from a file that may change.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::model::Password;
+use crate::storage::StoreError;
+
+/// The header that carries the token.
+pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
+
+/// How often the file is looked at, at most: a renewed token counts within a second, and a busy
+/// relay does not ask the file system for each request.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where the ACL token comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TokenSource {
+    /// No token; the agent's default applies.
+    #[default]
+    None,
+    /// This text.
+    Fixed(Password),
+    /// The content of this file without surrounding white space, read again when it changes.
+    File(PathBuf),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    #[error("token file {path} cannot be read")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("token file {path} is empty")]
+    Empty { path: PathBuf },
+    #[error("the token has characters that no header can carry")]
+    NotAHeader,
+}
+
+/// A token source with what was last read from it.
+#[derive(Debug)]
+pub(super) struct Token {
+    source: TokenSource,
+    read: Mutex<Option<FileToken>>,
+}
+
+#[derive(Clone, Debug)]
+struct FileToken {
+    looked: Instant,
+    stamp: (Option<SystemTime>, u64),
+    token: Password,
+}
+
+impl Token {
+    pub(super) fn new(source: TokenSource) -> Self {
+        Self { source, read: Mutex::new(None) }
+    }
+
+    /// The value of the header, marked as sensitive.
+    pub(super) async fn header(&self) -> Result<Option<HeaderValue>, StoreError> {
+        let token = match &self.source {
+            TokenSource::None => return Ok(None),
+            TokenSource::Fixed(token) => token.clone(),
+            TokenSource::File(path) => self.from_file(path).await.map_err(refused)?,
+        };
+        let mut value =
+            HeaderValue::from_str(token.expose()).map_err(|_| refused(TokenError::NotAHeader))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    async fn from_file(&self, path: &PathBuf) -> Result<Password, TokenError> {
+        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = Instant::now();
+        if let Some(known) = known.as_ref().filter(|known| now < known.looked + LOOK_INTERVAL) {
+            return Ok(known.token.clone());
+        }
+        let unreadable = |cause| TokenError::Unreadable { path: path.clone(), cause };
+        let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
+        let stamp = (metadata.modified().ok(), metadata.len());
+        let token = match known.filter(|known| known.stamp == stamp) {
+            Some(known) => known.token,
+            None => {
+                let text =
+                    Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(unreadable)?);
+                if text.trim().is_empty() {
+                    return Err(TokenError::Empty { path: path.clone() });
+                }
+                Password::new(text.trim())
+            }
+        };
+        let read = FileToken { looked: now, stamp, token: token.clone() };
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        Ok(token)
+    }
+}
+
+fn refused(error: TokenError) -> StoreError {
+    StoreError::Refused(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn shown(token: &Token) -> String {
+        match token.header().await {
+            Ok(None) => "none".to_owned(),
+            Ok(Some(value)) => {
+                assert!(value.is_sensitive());
+                value.to_str().unwrap().to_owned()
+            }
+            Err(StoreError::Refused(cause)) => cause.to_string(),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_read_again_when_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let token = Token::new(TokenSource::File(path.clone()));
+        assert!(shown(&token).await.contains("cannot be read"));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(shown(&token).await.ends_with("is empty"));
+        std::fs::write(&path, "first\n").unwrap();
+        assert_eq!(shown(&token).await, "first");
+        std::fs::write(&path, "the second\n").unwrap();
+        assert_eq!(shown(&token).await, "first", "not looked at again so soon");
+        tokio::time::advance(LOOK_INTERVAL).await;
+        assert_eq!(shown(&token).await, "the second");
+    }
+
+    #[tokio::test]
+    async fn fixed_tokens_and_none() {
+        assert_eq!(shown(&Token::new(TokenSource::None)).await, "none");
+        let fixed = |text: &str| Token::new(TokenSource::Fixed(Password::new(text)));
+        assert_eq!(shown(&fixed("abc")).await, "abc");
+        let error = shown(&fixed("a\nb")).await;
+        assert_eq!(error, "the token has characters that no header can carry");
+    }
+}

@@ -1,0 +1,148 @@
+//! Where a Redis or Valkey server is and how to enter it.
+
+use redis::{ConnectionAddr, IntoConnectionInfo};
+
+use super::errors::RedisFailure;
+use crate::model::{Password, RedactedUrl};
+use crate::storage::net::Endpoint;
+use crate::storage::tls::TlsSettings;
+
+/// Settings of one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// Where it listens, with TLS or not.
+    pub endpoint: Endpoint,
+    /// The number of the logical database.
+    pub database: i64,
+    /// The ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// The password at the start; [`super::RedisDialer::replace_password`] changes it live.
+    pub password: Option<Password>,
+}
+
+/// Why a text is not the URL of a Redis server. Shows nothing of the text, which may hold a
+/// password.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisUrlError {
+    /// It cannot be parsed; the cause says where it fails.
+    #[error("not the URL of a Redis server")]
+    NotRedis(#[source] RedisFailure),
+    /// `#insecure` would accept any certificate.
+    #[error("certificate checks cannot be turned off by `#insecure`; name the CA in `caFile`")]
+    Insecure,
+    /// The port is one that nothing listens on.
+    #[error("port 0 is not a port")]
+    NoPort,
+}
+
+impl RedisSettings {
+    /// Understands `redis`, `rediss`, `valkey`, `valkeys` (host, port 6379, user-info, database
+    /// number as path), `unix`, `redis+unix` and `valkey+unix` (path, query `db`, `user`, `pass`).
+    pub fn from_url(url: &RedactedUrl) -> Result<Self, RedisUrlError> {
+        let parsed = url
+            .expose()
+            .into_connection_info()
+            .map_err(|error| RedisUrlError::NotRedis(RedisFailure::new(&error)))?;
+        let endpoint = match parsed.addr() {
+            ConnectionAddr::Tcp(_, 0) | ConnectionAddr::TcpTls { port: 0, .. } => {
+                return Err(RedisUrlError::NoPort);
+            }
+            ConnectionAddr::TcpTls { insecure: true, .. } => return Err(RedisUrlError::Insecure),
+            ConnectionAddr::Tcp(host, port) => {
+                Endpoint::Tcp { host: host.clone(), port: *port, tls: None }
+            }
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                let tls = Some(TlsSettings::default());
+                Endpoint::Tcp { host: host.clone(), port: *port, tls }
+            }
+            ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
+            _ => return Err(RedisUrlError::Insecure),
+        };
+        let login = parsed.redis_settings();
+        Ok(Self {
+            endpoint,
+            database: login.db(),
+            username: login.username().map(str::to_owned),
+            password: login.password().map(Password::new),
+        })
+    }
+
+    /// Turns TLS on (ld-relay v8: `tls` turns `redis` into `rediss`) with these settings. A Unix
+    /// socket stays as it is.
+    #[must_use]
+    pub fn with_tls(mut self, settings: TlsSettings) -> Self {
+        if let Endpoint::Tcp { tls, .. } = &mut self.endpoint {
+            *tls = Some(settings);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, expected: &str) {
+        let shown = match RedisSettings::from_url(&RedactedUrl::new(url)) {
+            Ok(settings) => {
+                let tls = match &settings.endpoint {
+                    Endpoint::Tcp { tls: Some(_), .. } => " tls",
+                    Endpoint::Tcp { tls: None, .. } | Endpoint::Unix(_) => "",
+                };
+                let password = settings.password.as_ref().map(|it| it.expose().to_owned());
+                format!(
+                    "{}{tls} db={} user={:?} password={password:?}",
+                    settings.endpoint, settings.database, settings.username
+                )
+            }
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(shown, expected, "{url}");
+    }
+
+    #[test]
+    fn urls_of_every_scheme() {
+        check("redis://cache", "cache:6379 db=0 user=None password=None");
+        check("valkey://cache:7000/2", "cache:7000 db=2 user=None password=None");
+        check("rediss://[::1]:1", "[::1]:1 tls db=0 user=None password=None");
+        check("valkeys://c", "c:6379 tls db=0 user=None password=None");
+        check("redis://:p%40ss@c", r#"c:6379 db=0 user=None password=Some("p@ss")"#);
+        check("redis://u:p@c/", r#"c:6379 db=0 user=Some("u") password=Some("p")"#);
+        check(
+            "unix:///run/r.sock?db=3&user=u&pass=p",
+            r#"/run/r.sock db=3 user=Some("u") password=Some("p")"#,
+        );
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_showing_it() {
+        check("http://cache", "not the URL of a Redis server");
+        check("redis://cache/first", "not the URL of a Redis server");
+        check("", "not the URL of a Redis server");
+        check("redis://c:0", "port 0 is not a port");
+        check(
+            "rediss://c#insecure",
+            "certificate checks cannot be turned off by `#insecure`; name the CA in `caFile`",
+        );
+        let error = RedisSettings::from_url(&RedactedUrl::new("redis://:s3cret@")).unwrap_err();
+        assert!(!format!("{error:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let settings = RedisSettings::from_url(&RedactedUrl::new("redis://:s3cret@c")).unwrap();
+        assert!(!format!("{settings:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn tls_is_turned_on_where_there_is_a_network() {
+        let check = |url: &str, expected: bool| {
+            let settings = RedisSettings::from_url(&RedactedUrl::new(url)).unwrap();
+            let endpoint = settings.with_tls(TlsSettings::default()).endpoint;
+            assert_eq!(matches!(endpoint, Endpoint::Tcp { tls: Some(_), .. }), expected);
+        };
+        check("redis://c", true);
+        check("unix:///run/r.sock", false);
+    }
+}
