@@ -10,7 +10,9 @@ use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::config::LocalStoreConfig;
 use crate::flagstore::{LocalFlags, LocalFlagsState};
-use crate::storage::local::{LocalStore, Opened, SetAsideReason, ring_with_key_file};
+use crate::storage::local::{
+    KeyFileWarning, LocalStore, Opened, SetAsideReason, ring_with_key_file,
+};
 use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 
@@ -79,7 +81,11 @@ fn first_usable(
             .map_err(|error| Chain(&error).to_string())
             .and_then(|(ring, warning)| {
                 if let Some(warning) = warning {
-                    tracing::warn!(%warning, "the key file of the local store should be private");
+                    let KeyFileWarning::OpenToOthers { path } = warning;
+                    tracing::warn!(
+                        file = %path.display(),
+                        "others than this user may read the key of the local store; mode 0600 is better"
+                    );
                 }
                 LocalStore::open(directory, ring).map_err(|error| Chain(&error).to_string())
             });

@@ -256,15 +256,9 @@ impl Wiring<'_> {
                 (cache_keys.clone(), wanted.clone(), results_sender.clone());
             let writer = writer.clone();
             parts.spawn("local cache", move |cancel| async move {
-                let opened = flags.wait_for(|state| !matches!(state, LocalFlagsState::Opening)).await;
-                let store = match opened.as_deref() {
-                    Ok(LocalFlagsState::Open(local)) => Some(local.store().clone()),
-                    Ok(LocalFlagsState::Opening | LocalFlagsState::Off) | Err(_) => None,
-                };
-                drop(opened);
-                match store {
-                    Some(store) => {
-                        let access = LocalTier::new(store, &writer, keys);
+                match LocalFlagsState::opened(&mut flags).await {
+                    Some(local) => {
+                        let access = LocalTier::new(local.store().clone(), &writer, keys);
                         Keeper::new(settings, access, wanted, results, report).run(cancel).await;
                     }
                     None => {

@@ -367,14 +367,9 @@ async fn read_stored(
     set_id: DataSetId,
     permits: Arc<Semaphore>,
 ) -> Stored {
-    let state = local.wait_for(|state| !matches!(state, LocalFlagsState::Opening)).await;
-    let local = match state.as_deref() {
-        Ok(LocalFlagsState::Open(local)) => local.clone(),
-        Ok(LocalFlagsState::Opening | LocalFlagsState::Off) | Err(_) => {
-            return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
-        }
+    let Some(local) = LocalFlagsState::opened(&mut local).await else {
+        return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
     };
-    drop(state);
     // The semaphore is never closed; without a permit the read is merely less polite.
     let _permit = permits.acquire().await;
     let reader = local.clone();

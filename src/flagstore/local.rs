@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 use crate::model::{DataSet, EnvironmentRef, ItemKey};
 use crate::sealing::KeyId;
 use crate::storage::local::{Content, LocalStore, LocalStoreError, SetId, SetRead};
@@ -81,6 +83,17 @@ pub enum LocalFlagsState {
     Open(LocalFlags),
     /// There is none: switched off, in use by another process, or impossible on this machine.
     Off,
+}
+
+impl LocalFlagsState {
+    /// Waits until it is known whether there is a store; `None` if there is none.
+    pub async fn opened(state: &mut watch::Receiver<Self>) -> Option<LocalFlags> {
+        let known = state.wait_for(|state| !matches!(state, Self::Opening)).await;
+        match known.as_deref() {
+            Ok(Self::Open(local)) => Some(local.clone()),
+            Ok(Self::Opening | Self::Off) | Err(_) => None,
+        }
+    }
 }
 
 impl LocalFlags {

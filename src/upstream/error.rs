@@ -1,5 +1,5 @@
 //! How dialling and reading upstream can fail, and what each failure means: how long to wait
-//! ([`FailureClass`]) and what `/status` says ([`FailureKind`]).
+//! ([`FailureClass`]) and what `/status` says ([`ErrorKind`]).
 //!
 //! The classification stands here and nowhere else. No variant holds a credential, a payload or
 //! the query of a URL.
@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::ErrorKind;
 use crate::sse::ParseError;
 
 /// The reason behind an error.
@@ -144,36 +145,11 @@ impl FailureClass {
     }
 }
 
-/// The kind of a failure in `/status`, by ld-relay's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// No answer came, or it broke off.
-    NetworkError,
-    /// The answer has an unwanted status.
-    ErrorResponse,
-    /// The answer cannot be understood.
-    InvalidData,
-    /// None of these.
-    Unknown,
-}
-
-impl FailureKind {
-    /// The name in `/status`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NetworkError => "NETWORK_ERROR",
-            Self::ErrorResponse => "ERROR_RESPONSE",
-            Self::InvalidData => "INVALID_DATA",
-            Self::Unknown => "UNKNOWN",
-        }
-    }
-}
-
 /// What `/status` says of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamFailure {
     /// Its kind.
-    pub kind: FailureKind,
+    pub kind: ErrorKind,
     /// The HTTP status, of an error response only.
     pub status: Option<u16>,
 }
@@ -200,11 +176,11 @@ impl ConnectError {
     }
 
     /// The kind in `/status`.
-    pub fn kind(&self) -> FailureKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Status(_) => FailureKind::ErrorResponse,
+            Self::Status(_) => ErrorKind::ErrorResponse,
             Self::ContentType | Self::EventStream(_) | Self::TooLarge { .. } => {
-                FailureKind::InvalidData
+                ErrorKind::InvalidData
             }
             Self::Dns { .. }
             | Self::Connect { .. }
@@ -212,8 +188,8 @@ impl ConnectError {
             | Self::Tls { .. }
             | Self::TimedOut { .. }
             | Self::Protocol(_)
-            | Self::Ended => FailureKind::NetworkError,
-            Self::TooManyRedirects | Self::Credential | Self::Url(_) => FailureKind::Unknown,
+            | Self::Ended => ErrorKind::NetworkError,
+            Self::TooManyRedirects | Self::Credential | Self::Url(_) => ErrorKind::Unknown,
         }
     }
 
@@ -256,21 +232,6 @@ pub enum SettingsError {
     },
 }
 
-/// An error with its causes, in one line.
-pub(super) struct Chain<'a>(pub(super) &'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,7 +244,7 @@ mod tests {
                 let error = ConnectError::Status(*status);
                 assert_eq!(error.class(), class, "{status}");
                 let failure = error.failure();
-                assert_eq!(failure.kind, FailureKind::ErrorResponse);
+                assert_eq!(failure.kind, ErrorKind::ErrorResponse);
                 assert_eq!(failure.status, Some(*status));
             }
         };

@@ -17,15 +17,15 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::error::Chain;
 use super::url::shown;
 use super::{
-    Authorization, ConnectError, Deadlines, FailureClass, FailureKind, HttpClient, HttpRequest,
+    Authorization, ConnectError, Deadlines, FailureClass, HttpClient, HttpRequest,
     HttpResponse, ReconnectPolicy, ReconnectTimings, StreamFailure,
 };
-use crate::model::EnvironmentId;
+use crate::model::{EnvironmentId, ErrorKind};
 use crate::sse::{Event, Limits, Parsed, Parser};
 use crate::tasks::TaskGroup;
+use crate::telemetry::Chain;
 
 /// What upstream may make us hold. Lines that are no payload are names and comments, a few bytes
 /// each; the largest environments seen have payloads of some tens of megabytes.
@@ -328,7 +328,7 @@ impl Reader {
             End::Restarted(reason) => {
                 let failure = match reason {
                     RestartReason::Malformed => {
-                        Some(StreamFailure { kind: FailureKind::InvalidData, status: None })
+                        Some(StreamFailure { kind: ErrorKind::InvalidData, status: None })
                     }
                     RestartReason::Requested => None,
                 };

@@ -22,9 +22,7 @@ mod url;
 mod test_support;
 
 pub use body::ResponseBody;
-pub use error::{
-    Cause, ConnectError, FailureClass, FailureKind, Phase, SettingsError, StreamFailure,
-};
+pub use error::{Cause, ConnectError, FailureClass, Phase, SettingsError, StreamFailure};
 pub use event_stream::{
     EventStream, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest, StreamTimings,
 };

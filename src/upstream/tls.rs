@@ -17,8 +17,9 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::telemetry::Chain;
+
 use super::dial::BoxedIo;
-use super::error::Chain;
 use super::{ConnectError, Phase, SettingsError};
 
 /// What is trusted, and the TLS settings made of it.

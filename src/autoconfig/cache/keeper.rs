@@ -132,7 +132,10 @@ impl<A: TierAccess> Keeper<A> {
     async fn read_once(&mut self) -> bool {
         let reading = match tokio::time::timeout(PASS_TIMEOUT, self.access.read()).await {
             Ok(Ok(reading)) => reading,
-            Ok(Err(error)) => return self.read_failed(Chain(&error).to_string()).await,
+            Ok(Err(error)) => {
+                let error = Chain(&error).to_string();
+                return self.read_failed(error).await;
+            }
             Err(_) => return self.read_failed("it did not answer in time".to_owned()).await,
         };
         let (outcome, state) = self.judge(reading.outcome);

@@ -57,7 +57,7 @@ impl<B: Backend> TierAccess for SharedAccess<B> {
         let seen = self.seen_epoch;
         tokio::select! {
             Ok(()) = self.keys.changed() => {}
-            Ok(_) = self.health.wait_for(|health| health.connected_epoch > seen) => {}
+            true = async { self.health.wait_for(|health| health.connected_epoch > seen).await.is_ok() } => {}
             else => std::future::pending().await,
         }
     }

@@ -11,12 +11,12 @@ use crate::upstream::test_support::{Dial, Peer, Server, behaviour, memory_client
 
 const KEY: &str = "sdk-secret-1234567890";
 const NETWORK: Option<StreamFailure> =
-    Some(StreamFailure { kind: FailureKind::NetworkError, status: None });
+    Some(StreamFailure { kind: ErrorKind::NetworkError, status: None });
 const INVALID: Option<StreamFailure> =
-    Some(StreamFailure { kind: FailureKind::InvalidData, status: None });
+    Some(StreamFailure { kind: ErrorKind::InvalidData, status: None });
 
 fn status(status: u16) -> Option<StreamFailure> {
-    Some(StreamFailure { kind: FailureKind::ErrorResponse, status: Some(status) })
+    Some(StreamFailure { kind: ErrorKind::ErrorResponse, status: Some(status) })
 }
 
 fn event(connection: u64, data: &'static str) -> StreamEvent {

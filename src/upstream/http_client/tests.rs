@@ -354,7 +354,7 @@ async fn certificates_that_do_not_fit_are_refused() {
         assert!(matches!(error, ConnectError::Tls { .. }), "{what}: {error:?}");
         assert_eq!(error.class(), FailureClass::Normal);
         assert!(asked.try_recv().is_err(), "{what}: no key may be sent");
-        crate::upstream::error::Chain(&error).to_string()
+        crate::telemetry::Chain(&error).to_string()
     };
     check(&theirs.server(&["127.0.0.1"]), "another authority").await;
     let expired = check(&ours.server_until(&["127.0.0.1"], 2001), "expired").await;
