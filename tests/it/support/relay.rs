@@ -1,0 +1,337 @@
+//! The real binary as a child process, and simple HTTP towards it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use pilotlight::demo::fake_launchdarkly::FakeLaunchDarkly;
+use pilotlight::demo::stream_client::{StreamClient, StreamClientError, StreamTarget};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout};
+
+use super::eventually;
+
+/// Longest wait for anything that must happen. Nobody waits for it unless something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// Settings of a relay: variables, with the port and the store chosen by the test.
+#[derive(Clone, Debug)]
+pub(crate) struct RelaySettings {
+    variables: BTreeMap<String, String>,
+    arguments: Vec<String>,
+}
+
+impl RelaySettings {
+    /// A relay that finds its environments by the autoconfig key of a fake LaunchDarkly.
+    pub(crate) fn autoconfig(upstream: &FakeLaunchDarkly, key: &str, store: &Path) -> Self {
+        Self::empty()
+            .with("AUTO_CONFIG_KEY", key)
+            .with("STREAM_URI", upstream.uri())
+            .with("BASE_URI", upstream.uri())
+            .with("EVENTS_HOST", upstream.uri())
+            .with("LOCAL_STORE_DIR", store.display().to_string())
+    }
+
+    /// A relay with manual environments, still to be added as `LD_ENV_…`.
+    pub(crate) fn manual(upstream: &FakeLaunchDarkly, store: &Path) -> Self {
+        let settings = Self::autoconfig(upstream, "", store);
+        settings.without("AUTO_CONFIG_KEY")
+    }
+
+    /// Nothing but the address: for relays that are configured by a file.
+    pub(crate) fn empty() -> Self {
+        let settings = Self { variables: BTreeMap::new(), arguments: vec!["--from-env".to_owned()] };
+        settings
+            .with("BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
+            .with("GRACEFUL_SHUTDOWN_TIMEOUT", "2s")
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.variables.remove(name);
+        self
+    }
+
+    pub(crate) fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts the relay on a free port.
+    pub(crate) fn start(&self) -> anyhow::Result<RelayProcess> {
+        self.start_at(free_address()?)
+    }
+
+    /// Starts the relay on that address.
+    pub(crate) fn start_at(&self, address: SocketAddr) -> anyhow::Result<RelayProcess> {
+        let directory = TempDir::new()?;
+        let log = directory.path().join("relay.log");
+        let out = std::fs::File::create(&log)?;
+        let child = Command::new(program())
+            .args(&self.arguments)
+            .env_clear()
+            .env("PORT", address.port().to_string())
+            .envs(&self.variables)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .kill_on_drop(true)
+            .spawn()
+            .context("the relay's binary does not start")?;
+        Ok(RelayProcess { child, address, started: Instant::now(), log, _directory: directory })
+    }
+}
+
+/// The relay's binary.
+pub(crate) fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_pilotlight")
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// A running relay. Dropping it kills it.
+pub(crate) struct RelayProcess {
+    child: Child,
+    address: SocketAddr,
+    started: Instant,
+    log: PathBuf,
+    _directory: TempDir,
+}
+
+impl RelayProcess {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id().expect("a relay that was not waited for has an ID")
+    }
+
+    /// Time since exec.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Everything it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a line of the log.
+    pub(crate) async fn wait_for_log(&self, part: &str) {
+        eventually(&format!("the log says {part:?}"), async || {
+            let log = self.log();
+            if log.contains(part) { Ok(()) } else { Err(tail(&log)) }
+        })
+        .await;
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("the relay cannot be killed")
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let id = self.process_id().to_string();
+        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &id]).status()?;
+        anyhow::ensure!(sent.success(), "kill -{name} failed");
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        Ok(timeout(LONG, self.child.wait()).await.context("the relay did not end")??)
+    }
+
+    /// Asks in order and waits for the end.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<ExitStatus> {
+        self.signal("TERM")?;
+        self.ended().await
+    }
+
+    /// `/status`, waiting for the listener.
+    pub(crate) async fn status(&self) -> Value {
+        let response = self.get("/status", &[]).await;
+        serde_json::from_slice(&response.body).expect("/status is JSON")
+    }
+
+    /// Waits until a condition on `/status` holds.
+    pub(crate) async fn wait_for_status(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, async || {
+            let status = self.status().await;
+            if condition(&status) { Ok(status) } else { Err(format!("{status:#}")) }
+        })
+        .await
+    }
+
+    /// Waits until the relay has reached LaunchDarkly for every environment.
+    pub(crate) async fn wait_until_healthy(&self, environments: usize) -> Value {
+        self.wait_for_status("the relay is healthy", |status| {
+            status["status"] == "healthy"
+                && status["environments"].as_object().is_some_and(|all| all.len() == environments)
+        })
+        .await
+    }
+
+    /// A GET with headers; waits for the listener at start.
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        self.request("GET", path, headers, b"").await
+    }
+
+    /// A GET with an SDK key.
+    pub(crate) async fn get_with_key(&self, path: &str, key: &str) -> Response {
+        self.get(path, &[("authorization", key)]).await
+    }
+
+    /// Any request whose response has an end.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
+        eventually(&format!("{method} {path} is answered"), async || {
+            request(self.address, method, path, headers, body)
+                .await
+                .map_err(|error| format!("{error:#}; log:\n{}", tail(&self.log())))
+        })
+        .await
+    }
+
+    /// Opens a stream; the first event is still to be read.
+    pub(crate) async fn stream(&self, path: &str, key: &str) -> Result<StreamClient, StreamClientError> {
+        StreamClient::connect(&StreamTarget::new(self.address, path, key)).await
+    }
+
+    /// Opens a stream as soon as it is to be had, and reads its first put.
+    pub(crate) async fn stream_with_put(&self, path: &str, key: &str) -> (StreamClient, Value) {
+        eventually("a stream begins with its put", async || {
+            let mut client = self.stream(path, key).await.map_err(|e| format!("{e}; log:\n{}", tail(&self.log())))?;
+            let event = timeout(LONG, client.next()).await.map_err(|_| "no event".to_owned())?;
+            match event {
+                Ok(Some(event)) if event.name == "put" => {
+                    let data = serde_json::from_slice(&event.data).map_err(|e| e.to_string())?;
+                    Ok((client, data))
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+}
+
+/// The next event of a stream, within a long limit: its name and data.
+pub(crate) async fn next_event(client: &mut StreamClient) -> (String, Value) {
+    let event = timeout(LONG, client.next())
+        .await
+        .expect("an event arrives in time")
+        .expect("the stream is sound")
+        .expect("the stream goes on");
+    let data = serde_json::from_slice(&event.data).unwrap_or(Value::Null);
+    (event.name, data)
+}
+
+/// Waits until the server ends a stream.
+pub(crate) async fn stream_end(client: &mut StreamClient) -> Result<(), StreamClientError> {
+    timeout(LONG, async {
+        loop {
+            match client.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    })
+    .await
+    .expect("the stream ends in time")
+}
+
+/// A whole response.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    /// In order, names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is text")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+}
+
+/// One request on a connection of its own, read to the end of the connection.
+pub(crate) async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> anyhow::Result<Response> {
+    let mut stream = TcpStream::connect(address).await?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body).await?;
+    let mut received = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut received)).await.context("the response has no end")??;
+    parse(&received)
+}
+
+fn parse(received: &[u8]) -> anyhow::Result<Response> {
+    let end = received
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .context("the response has no head")?;
+    let head = std::str::from_utf8(&received[..end])?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status line")?;
+    let headers = lines
+        .map(|line| line.split_once(':').context("a header without a colon"))
+        .map(|pair| pair.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    if headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked") {
+        bail!("the response is a stream");
+    }
+    Ok(Response { status: status.parse()?, headers, body: received[end + 4..].to_vec() })
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
