@@ -1,0 +1,311 @@
+//! The command line: words into a [`Command`]. Reads no file, prints nothing, ends nothing.
+//!
+//! Without a subcommand the flags are those of ld-relay v8, in its style: one or two dashes, a
+//! value behind `=` or as the next word, booleans as `--flag` or `--flag=false`, the last of
+//! several counts, and the first word that is no flag ends them. Subcommands are ours and stand
+//! first; what they do not know is an error.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::config::{ConfigFile, ConfigSource, DEFAULT_FILE};
+
+/// Everything went as asked.
+pub const EXIT_OK: u8 = 0;
+/// The configuration cannot be used, or the relay could not start.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line was not understood. ld-relay v8 ends with 1 here; 64 tells a mistake in a
+/// manifest from a failed start (docs/differences.md).
+pub const EXIT_USAGE: u8 = 64;
+
+/// Where `health` and `ready` ask if they are not told.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8030";
+
+/// What `--help` prints, and what follows a usage error.
+pub const USAGE: &str = "\
+Usage: pilotlight [flags]                serve, as ld-relay does
+       pilotlight check-config [flags]   say what is understood of the configuration, and end
+       pilotlight demo                   try it out against a LaunchDarkly of its own
+       pilotlight health [--url URL]     ask a running relay whether it is alive
+       pilotlight ready [--url URL]      ask a running relay whether it is ready
+
+Flags:
+  --config PATH          read the configuration file PATH, which must exist
+  --allow-missing-file   start without the file if it does not exist
+  --from-env             read variables of the environment; they count before the file
+  --version              print the version
+  --help                 print this page
+  --url URL              where the relay listens; http://127.0.0.1:8030 if left out
+
+Without --config and --from-env, the file /etc/ld-relay.conf is read. With --from-env alone, no
+file is read.
+
+Exit codes: 0 as asked, 1 the configuration cannot be used or the start failed, 64 the command
+line was not understood.
+";
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Serve.
+    Serve {
+        /// Where the configuration comes from.
+        source: ConfigSource,
+        /// Words behind the flags. ld-relay v8 ignores them, so they are only worth a warning.
+        ignored: Vec<OsString>,
+    },
+    /// Say what is understood of the configuration.
+    CheckConfig(ConfigSource),
+    /// Serve a LaunchDarkly of its own.
+    Demo,
+    /// Ask a running relay whether it is alive.
+    Health {
+        /// Where it listens.
+        url: String,
+    },
+    /// Ask a running relay whether it is ready.
+    Ready {
+        /// Where it listens.
+        url: String,
+    },
+    /// Print the version.
+    Version,
+    /// Print [`USAGE`].
+    Help,
+}
+
+/// Why the command line was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// There is no such flag, or not for this subcommand.
+    #[error("unknown flag {0}")]
+    UnknownFlag(String),
+    /// Dashes without a name behind them.
+    #[error("{0} is not a flag")]
+    BadFlag(String),
+    /// A flag that needs a value has none.
+    #[error("{0} needs a value")]
+    MissingValue(&'static str),
+    /// A boolean flag has something else than a boolean.
+    #[error("{flag} is true or false, not {value:?}")]
+    NotBoolean {
+        /// The flag.
+        flag: &'static str,
+        /// What it was given.
+        value: String,
+    },
+    /// A subcommand stands behind flags, where ld-relay would ignore it.
+    #[error("{0} must be the first word")]
+    NotFirst(&'static str),
+    /// A word that means nothing.
+    #[error("unexpected word {0:?}")]
+    UnexpectedWord(String),
+    /// A flag that is not Unicode.
+    #[error("a flag is not UTF-8 text; give the path as a word of its own")]
+    NotUnicode,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subcommand {
+    Demo,
+    CheckConfig,
+    Health,
+    Ready,
+}
+
+impl Subcommand {
+    const ALL: [Self; 4] = [Self::Demo, Self::CheckConfig, Self::Health, Self::Ready];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::CheckConfig => "check-config",
+            Self::Health => "health",
+            Self::Ready => "ready",
+        }
+    }
+
+    fn flags(self) -> &'static [Flag] {
+        match self {
+            Self::Demo => &[Flag::Help],
+            Self::CheckConfig => &CONFIG_FLAGS,
+            Self::Health | Self::Ready => &[Flag::Url, Flag::Help],
+        }
+    }
+
+    fn of(word: Option<&OsString>) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| word.is_some_and(|word| word == it.name()))
+    }
+}
+
+/// Understands the words behind the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let words: Vec<OsString> = arguments.into_iter().collect();
+    let Some(subcommand) = Subcommand::of(words.first()) else { return parse_serve(&words) };
+    let flags = Flags::parse(&words[1..], subcommand.flags())?;
+    if flags.asks_for_help {
+        return Ok(Command::Help);
+    }
+    if let Some(word) = flags.words.first() {
+        return Err(UsageError::UnexpectedWord(word.to_string_lossy().into_owned()));
+    }
+    let url = flags.url.clone().unwrap_or_else(|| DEFAULT_URL.to_owned());
+    Ok(match subcommand {
+        Subcommand::Demo => Command::Demo,
+        Subcommand::CheckConfig if flags.asks_for_version => Command::Version,
+        Subcommand::CheckConfig => Command::CheckConfig(flags.source()),
+        Subcommand::Health => Command::Health { url },
+        Subcommand::Ready => Command::Ready { url },
+    })
+}
+
+fn parse_serve(words: &[OsString]) -> Result<Command, UsageError> {
+    let flags = Flags::parse(words, &CONFIG_FLAGS)?;
+    if flags.asks_for_help {
+        return Ok(Command::Help);
+    }
+    if flags.asks_for_version {
+        return Ok(Command::Version);
+    }
+    // As the first of all words it would have been understood.
+    if let Some(subcommand) = Subcommand::of(flags.words.first()) {
+        return Err(UsageError::NotFirst(subcommand.name()));
+    }
+    Ok(Command::Serve { source: flags.source(), ignored: flags.words })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flag {
+    Config,
+    AllowMissingFile,
+    FromEnv,
+    Version,
+    Url,
+    Help,
+}
+
+/// The flags of ld-relay.
+const CONFIG_FLAGS: [Flag; 5] =
+    [Flag::Config, Flag::AllowMissingFile, Flag::FromEnv, Flag::Version, Flag::Help];
+
+impl Flag {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Config => &["config"],
+            Self::AllowMissingFile => &["allow-missing-file"],
+            Self::FromEnv => &["from-env"],
+            Self::Version => &["version"],
+            Self::Url => &["url"],
+            Self::Help => &["help", "h"],
+        }
+    }
+
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Config => "--config",
+            Self::AllowMissingFile => "--allow-missing-file",
+            Self::FromEnv => "--from-env",
+            Self::Version => "--version",
+            Self::Url => "--url",
+            Self::Help => "--help",
+        }
+    }
+}
+
+#[derive(Default)]
+struct Flags {
+    config: PathBuf,
+    may_be_missing: bool,
+    from_env: bool,
+    asks_for_version: bool,
+    asks_for_help: bool,
+    url: Option<String>,
+    /// What stands behind the flags.
+    words: Vec<OsString>,
+}
+
+impl Flags {
+    fn parse(words: &[OsString], known: &[Flag]) -> Result<Self, UsageError> {
+        let mut flags = Self::default();
+        let mut rest = words.iter();
+        while let Some(word) = rest.as_slice().first() {
+            if !word.as_encoded_bytes().starts_with(b"-") || word == "-" {
+                break;
+            }
+            rest.next();
+            if word == "--" {
+                break;
+            }
+            let text = word.to_str().ok_or(UsageError::NotUnicode)?;
+            let (flag, value) = recognise(text, known)?;
+            if flag == Flag::Help {
+                // Go's flags end at once here, whatever follows.
+                return Ok(Self { asks_for_help: true, ..Self::default() });
+            }
+            flags.set(flag, value, &mut rest)?;
+        }
+        flags.words = rest.cloned().collect();
+        Ok(flags)
+    }
+
+    fn set(
+        &mut self,
+        flag: Flag,
+        value: Option<&str>,
+        rest: &mut std::slice::Iter<'_, OsString>,
+    ) -> Result<(), UsageError> {
+        let mut with_value = || match value {
+            Some(value) => Ok(OsString::from(value)),
+            None => rest.next().cloned().ok_or(UsageError::MissingValue(flag.shown())),
+        };
+        match flag {
+            Flag::Config => self.config = with_value()?.into(),
+            Flag::Url => {
+                let url = with_value()?.into_string().map_err(|_| UsageError::NotUnicode)?;
+                self.url = Some(url).filter(|url| !url.is_empty());
+            }
+            Flag::AllowMissingFile => self.may_be_missing = boolean(flag, value)?,
+            Flag::FromEnv => self.from_env = boolean(flag, value)?,
+            Flag::Version => self.asks_for_version = boolean(flag, value)?,
+            Flag::Help => self.asks_for_help = true,
+        }
+        Ok(())
+    }
+
+    /// ld-relay v8: the default file counts only where nothing else is asked for.
+    fn source(&self) -> ConfigSource {
+        let is_default = self.config.as_os_str().is_empty();
+        let path = if is_default { PathBuf::from(DEFAULT_FILE) } else { self.config.clone() };
+        let file = ConfigFile { path, may_be_missing: self.may_be_missing };
+        let file = (!is_default || !self.from_env).then_some(file);
+        ConfigSource { file, from_env: self.from_env }
+    }
+}
+
+/// Which flag a word is, and what stands behind its `=`.
+fn recognise<'a>(word: &'a str, known: &[Flag]) -> Result<(Flag, Option<&'a str>), UsageError> {
+    let bare = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).unwrap_or(word);
+    let (name, value) = match bare.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (bare, None),
+    };
+    if name.is_empty() || name.starts_with('-') {
+        return Err(UsageError::BadFlag(word.to_owned()));
+    }
+    let flag = known.iter().find(|flag| flag.names().contains(&name));
+    // The value is left out of the message: it may be a secret in the wrong place.
+    let flag = flag.ok_or_else(|| UsageError::UnknownFlag(format!("--{name}")))?;
+    Ok((*flag, value))
+}
+
+/// The words Go takes for a boolean flag.
+fn boolean(flag: Flag, value: Option<&str>) -> Result<bool, UsageError> {
+    match value {
+        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(value) => Err(UsageError::NotBoolean { flag: flag.shown(), value: value.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! What the operator asked for: the configuration file and the variables, read once into typed
+//! values.
+//!
+//! Nothing behind this module reads a variable or parses an option again, and magic values end
+//! here: a zero that means *off* becomes `None`. All problems are found in one go, each with its
+//! place; what an operator should know although the relay can start comes back as warnings. The
+//! file and the variables are merged first and judged once, as a whole, so it does not matter
+//! which of them says what.
+//!
+//! Invariant: a [`Config`] that was returned is consistent; no text made here holds a secret.
+
+mod describe;
+pub mod env_vars;
+mod files;
+mod ini_file;
+mod manual;
+mod problems;
+mod reader;
+mod rules;
+mod secrets;
+mod sections;
+mod unbuilt;
+mod values;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::FilterKey;
+
+pub use describe::describe;
+pub use env_vars::{ProcessVariables, Variables};
+pub use files::{Disk, Files};
+pub use problems::{Place, Problem, Problems, Warning};
+pub use secrets::{InvalidSecret, SecretKind, SecretSource};
+pub use sections::autoconfig::{AutoConfigSection, CacheFormat, EnvironmentDefaults};
+pub use sections::concurrency::{ConcurrencyConfig, ConcurrencyLimit};
+pub use sections::consul::ConsulConfig;
+pub use sections::database::{ClientCertificate, Database, DatabaseTls};
+pub use sections::dynamodb::DynamoDbConfig;
+pub use sections::environments::EnvironmentConfig;
+pub use sections::events::EventsConfig;
+pub use sections::http::HttpConfig;
+pub use sections::local_store::LocalStoreConfig;
+pub use sections::main::{MainConfig, TlsConfig};
+pub use sections::metrics::{
+    DatadogConfig, MetricsConfig, OpenTelemetryConfig, OtlpProtocol, PrometheusConfig,
+    StackdriverConfig,
+};
+pub use sections::offline::OfflineConfig;
+pub use sections::proxy::{ProxyConfig, ProxyLogin, VariableProxies};
+pub use sections::redis::{RedisConfig, RedisServers};
+pub use values::{LocalTtl, LogFormat, LogLevel, TlsVersion};
+
+use reader::Reader;
+
+/// The file that is read if no flag says otherwise (ld-relay v8).
+pub const DEFAULT_FILE: &str = "/etc/ld-relay.conf";
+
+/// Where the configuration comes from, as the command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSource {
+    /// The configuration file, if one is to be read.
+    pub file: Option<ConfigFile>,
+    /// Whether variables set options; they count before the file.
+    pub from_env: bool,
+}
+
+/// The configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Whether the relay may start without it.
+    pub may_be_missing: bool,
+}
+
+/// Everything the operator asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[Main]`.
+    pub main: MainConfig,
+    /// `[AutoConfig]`. Its encryption keys count without an autoconfig key as well.
+    pub autoconfig: AutoConfigSection,
+    /// `[OfflineMode]`; `None` is off.
+    pub offline: Option<OfflineConfig>,
+    /// `[Environment "name"]` by name.
+    pub environments: BTreeMap<String, EnvironmentConfig>,
+    /// `[Filters "project"]` by project key; each has an environment.
+    pub filters: BTreeMap<String, Vec<FilterKey>>,
+    /// The shared database; `None` is none.
+    pub database: Option<Database>,
+    /// `[LocalStore]`.
+    pub local_store: LocalStoreConfig,
+    /// `[Proxy]`.
+    pub proxy: ProxyConfig,
+    /// `[Concurrency]`.
+    pub concurrency: ConcurrencyConfig,
+    /// `[Events]`.
+    pub events: EventsConfig,
+    /// `[Http]`.
+    pub http: HttpConfig,
+    /// The metrics sections.
+    pub metrics: MetricsConfig,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What an operator should know, in the order of the file.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads the configuration, or says everything that is wrong with it.
+pub fn load(
+    source: &ConfigSource,
+    variables: &dyn Variables,
+    files: &dyn Files,
+) -> Result<Loaded, Problems> {
+    let (file, problems) = read_file(source, files);
+    let mut reader = Reader::new(file, variables, source.from_env, files, problems);
+    let read = sections::read(&mut reader);
+    unbuilt::report(&mut reader, &read.config);
+    rules::check(&mut reader, &read.config, &read.databases);
+    reader.report_unknown_names(sections::NAMED);
+    let warnings = reader.finish()?;
+    Ok(Loaded { config: read.config, warnings })
+}
+
+fn read_file(
+    source: &ConfigSource,
+    files: &dyn Files,
+) -> (Option<ini_file::IniFile>, Vec<Problem>) {
+    let Some(ConfigFile { path, may_be_missing }) = &source.file else { return (None, Vec::new()) };
+    match files.read(path) {
+        Ok(bytes) => {
+            let (file, problems) = ini_file::parse(path, &bytes);
+            (Some(file), problems)
+        }
+        Err(error) if *may_be_missing && error.kind() == io::ErrorKind::NotFound => {
+            (None, Vec::new())
+        }
+        Err(error) => {
+            let what = format!("cannot be read: {error}");
+            (None, vec![Problem { place: Place::File(path.clone()), what, allowed: None }])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

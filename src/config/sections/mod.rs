@@ -1,0 +1,58 @@
+//! One module for each section of the configuration, or for a few that belong together.
+//!
+//! A section module owns the typed struct, the names of its options, their defaults, and the
+//! checks among its own options. What concerns several sections is in [`super::rules`].
+
+pub(super) mod autoconfig;
+pub(super) mod concurrency;
+pub(super) mod consul;
+pub(super) mod database;
+pub(super) mod dynamodb;
+pub(super) mod environments;
+pub(super) mod events;
+pub(super) mod http;
+pub(super) mod local_store;
+pub(super) mod main;
+pub(super) mod metrics;
+pub(super) mod offline;
+pub(super) mod proxy;
+pub(super) mod redis;
+
+use super::Config;
+use super::reader::Reader;
+use database::DatabaseKind;
+
+/// Sections that take a name.
+pub(super) const NAMED: &[&str] = &[environments::SECTION, environments::FILTERS];
+
+/// What was read, and what the rules must know beside it.
+pub(super) struct Read {
+    pub(super) config: Config,
+    /// Every database that is switched on, although only one may be.
+    pub(super) databases: Vec<DatabaseKind>,
+}
+
+/// Reads all sections.
+pub(super) fn read(reader: &mut Reader<'_>) -> Read {
+    let main = main::read(reader);
+    let modes = autoconfig::Modes::read(reader);
+    let environments = environments::read(reader, main.log_level);
+    let filters = environments::read_filters(reader);
+    environments::warn_of_strange_variables(reader);
+    let databases = database::read(reader);
+    let config = Config {
+        main,
+        autoconfig: modes.autoconfig,
+        offline: modes.offline,
+        environments,
+        filters,
+        database: databases.chosen,
+        local_store: local_store::read(reader),
+        proxy: proxy::read(reader),
+        concurrency: concurrency::read(reader),
+        events: events::read(reader),
+        http: http::read(reader),
+        metrics: metrics::read(reader),
+    };
+    Read { config, databases: databases.enabled }
+}

@@ -1,0 +1,109 @@
+//! What holds when nothing is said.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn main_has_ld_relays_defaults() {
+    let main = with_environment("", &[]).main;
+    let seconds = Duration::from_secs;
+    let expected = MainConfig {
+        stream_uri: "https://stream.launchdarkly.com".parse().unwrap(),
+        base_uri: "https://sdk.launchdarkly.com".parse().unwrap(),
+        client_side_base_uri: "https://clientsdk.launchdarkly.com".parse().unwrap(),
+        exit_on_error: false,
+        exit_always: false,
+        ignore_connection_errors: false,
+        port: 8030,
+        bind_address: None,
+        init_timeout: seconds(10),
+        graceful_shutdown_timeout: seconds(30),
+        heartbeat_interval: Some(seconds(180)),
+        max_client_connection_time: None,
+        max_client_request_body_bytes: 5 * 1024 * 1024,
+        ping_stream_jitter_time: None,
+        disconnected_status_time: seconds(60),
+        tls: None,
+        log_level: LogLevel::Info,
+        log_format: LogFormat::Text,
+        big_segments_stale_as_degraded: false,
+        big_segments_stale_threshold: seconds(300),
+        expired_credential_cleanup_interval: seconds(60),
+    };
+    assert_eq!(main, expected);
+}
+
+#[test]
+fn everything_else_is_off_or_left_open() {
+    let config = with_environment("", &[]);
+    assert_eq!(config.autoconfig, AutoConfigSection::default());
+    assert_eq!(config.offline, None);
+    assert_eq!(config.database, None);
+    assert_eq!(config.proxy, ProxyConfig::default());
+    assert_eq!(config.concurrency, ConcurrencyConfig::default());
+    assert_eq!(config.http, HttpConfig::default());
+    assert_eq!(config.metrics, MetricsConfig::default());
+    assert!(config.filters.is_empty());
+    let events = EventsConfig {
+        send_events: false,
+        events_uri: "https://events.launchdarkly.com".parse().unwrap(),
+        flush_interval: Duration::from_secs(5),
+        capacity: 1000,
+        metrics_capacity: 10_000,
+        max_inbound_payload_bytes: None,
+        inline_users: false,
+    };
+    assert_eq!(config.events, events);
+    let environment = &config.environments["e"];
+    assert_eq!(environment.ttl, Duration::ZERO);
+    assert_eq!(environment.log_level, LogLevel::Info);
+    assert!(!environment.secure_mode);
+}
+
+#[test]
+fn databases_have_defaults() {
+    let half_a_minute = Some(Duration::from_secs(30));
+    let Some(Database::Redis(redis)) = with_environment("", &[("USE_REDIS", "1")]).database else {
+        panic!("Redis is on")
+    };
+    assert_eq!(redis.local_ttl, LocalTtl::For(Duration::from_secs(30)));
+    assert_eq!(redis.health_check_interval, half_a_minute);
+    assert_eq!((redis.connect_timeout, redis.read_timeout), (None, None));
+    let file = "[DynamoDB]\nenabled\ntableName = t";
+    let Some(Database::DynamoDb(dynamodb)) = with_environment(file, &[]).database else {
+        panic!("DynamoDB is on")
+    };
+    assert_eq!(dynamodb.endpoint, None);
+    assert_eq!(dynamodb.health_check_interval, half_a_minute);
+}
+
+#[test]
+fn the_local_store_looks_in_four_places() {
+    let check = |pairs: &[(&str, &str)], expected: &[&str]| {
+        let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+        let config = with_environment("", pairs);
+        assert_eq!(config.local_store, LocalStoreConfig::FirstUsable(expected), "{pairs:?}");
+    };
+    let system = "/var/lib/pilotlight";
+    check(&[], &[system]);
+    check(&[("HOME", "/h")], &[system, "/h/.local/state/pilotlight"]);
+    check(&[("HOME", "/h"), ("XDG_STATE_HOME", "/s")], &[system, "/s/pilotlight"]);
+    check(&[("XDG_STATE_HOME", "s"), ("HOME", "/h")], &[system, "/h/.local/state/pilotlight"]);
+    check(&[("XDG_STATE_HOME", "s"), ("HOME", "h")], &[system]);
+    check(&[("STATE_DIRECTORY", "/v/pilotlight")], &["/v/pilotlight", system]);
+    check(&[("STATE_DIRECTORY", "/v/a:/v/b")], &["/v/a", system]);
+    check(&[("STATE_DIRECTORY", "v")], &[system]);
+}
+
+#[test]
+fn the_local_store_can_be_placed_or_turned_off() {
+    let local_store =
+        |file: &str, pairs: &[(&str, &str)]| with_environment(file, pairs).local_store;
+    let file = "[LocalStore]\ndir = /data";
+    assert_eq!(local_store(file, &[]), LocalStoreConfig::Explicit("/data".into()));
+    assert_eq!(local_store(file, &[("LOCAL_STORE_DIR", "Off")]), LocalStoreConfig::Off);
+    assert_eq!(local_store("[LocalStore]\ndir = off", &[]), LocalStoreConfig::Off);
+    let unset = local_store(file, &[("LOCAL_STORE_DIR", "")]);
+    assert!(matches!(unset, LocalStoreConfig::FirstUsable(_)));
+}

@@ -1,0 +1,193 @@
+//! `[Environment]`, `[Filters]`, their variables, and what becomes of them.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn every_option_arrives() {
+    let file = "[Environment \"x\"]\nsdkKey = sdk-x\nmobileKey = mob-x\nenvId = id-x\nsecureMode\n\
+                prefix = p\ntableName = t\nallowedOrigin = a\nallowedHeader = b\n\
+                logLevel = debug\nttl = 5m\nprojKey = proj";
+    let pairs = [
+        ("LD_ENV_x", "sdk-x"),
+        ("LD_MOBILE_KEY_x", "mob-x"),
+        ("LD_CLIENT_SIDE_ID_x", "id-x"),
+        ("LD_SECURE_MODE_x", "1"),
+        ("LD_PREFIX_x", "p"),
+        ("LD_TABLE_NAME_x", "t"),
+        ("LD_ALLOWED_ORIGIN_x", "a"),
+        ("LD_ALLOWED_HEADER_x", "b"),
+        ("LD_LOG_LEVEL_x", "debug"),
+        ("LD_TTL_x", "5m"),
+        ("LD_PROJ_KEY_x", "proj"),
+    ];
+    let by_file = good(file, &[]).environments;
+    assert_eq!(good("", &pairs).environments, by_file);
+    let environment = &by_file["x"];
+    assert_eq!(environment.sdk_key.value.expose(), "sdk-x");
+    assert_eq!(environment.mobile_key.as_ref().unwrap().value.expose(), "mob-x");
+    assert_eq!(environment.environment_id.as_ref().unwrap().as_str(), "id-x");
+    assert!(environment.secure_mode);
+    assert_eq!((environment.store_prefix.as_str(), environment.store_table.as_str()), ("p", "t"));
+    assert_eq!(environment.allowed_origins, ["a"]);
+    assert_eq!(environment.allowed_headers, ["b"]);
+    assert_eq!(environment.log_level, LogLevel::Debug);
+    assert_eq!(environment.ttl, Duration::from_secs(300));
+    assert_eq!(environment.project_key, "proj");
+}
+
+#[test]
+fn the_level_of_logging_is_inherited() {
+    let config = with_environment("[Main]\nlogLevel = error", &[]);
+    assert_eq!(config.environments["e"].log_level, LogLevel::Error);
+}
+
+#[test]
+fn an_environment_needs_a_key() {
+    let missing = "(LD_ENV_x): is missing; each environment needs an SDK key";
+    check_problems(
+        "[Environment \"x\"]\nmobileKey = m",
+        &[],
+        &[&format!("[Environment \"x\"] sdkKey {missing}")],
+    );
+    check_problems("", &[("LD_ENV_x", "")], &[&format!("[Environment \"x\"] sdkKey {missing}")]);
+    check_problems(
+        "[Environment \"x\"]\nsdkKey = sdk-x",
+        &[("LD_ENV_x", "")],
+        &[&format!("[Environment \"x\"] sdkKey {missing}")],
+    );
+}
+
+#[test]
+fn a_key_with_a_line_break_is_refused_without_being_shown() {
+    check_problems(
+        "[Environment \"x\"]\nsdkKey = sdk-ключ",
+        &[("LD_ENV_y", "sdk-secret\n"), ("LD_MOBILE_KEY_y", " mob-secret")],
+        &[
+            "/c.conf:2: [Environment \"x\"] sdkKey: holds a character that cannot be in a key",
+            "LD_ENV_y: holds a character that cannot be in a key: a blank at an end",
+            "LD_MOBILE_KEY_y: holds a character that cannot be in a key",
+        ],
+    );
+}
+
+#[test]
+fn retired_variables_of_an_environment_are_problems() {
+    check_problems(
+        "",
+        &[("LD_ENV_x", "sdk-x"), ("LD_TTL_MINUTES_x", "5")],
+        &["LD_TTL_MINUTES_x: this variable is retired; allowed: LD_TTL_x with a unit"],
+    );
+    let x = ("LD_ENV_x", "sdk-x");
+    good("", &[x, ("LD_TTL_MINUTES_x", "")]);
+    // The name is also the lifetime of an environment with an odd name.
+    let odd = [x, ("LD_ENV_MINUTES_x", "sdk-y"), ("LD_TTL_MINUTES_x", "5m")];
+    let config = good("", &odd);
+    assert_eq!(config.environments["MINUTES_x"].ttl, Duration::from_secs(300));
+    check_problems(
+        "",
+        &[x, ("EVENTS_SAMPLING_INTERVAL", "1")],
+        &["EVENTS_SAMPLING_INTERVAL: this"],
+    );
+    good("", &[x, ("EVENTS_SAMPLING_INTERVAL", "")]);
+}
+
+#[test]
+fn variables_for_an_environment_that_does_not_exist_are_warned_of() {
+    check_warnings(
+        "[Environment \"x\"]\nsdkKey = sdk-x",
+        &[
+            ("LD_PREFIX_x", "p"),
+            ("LD_PREFIX_y", "p"),
+            ("LD_MOBILE_KEY_X", "m"),
+            ("LD_TTL_MINUTES_y", "5"),
+            ("LD_SOMETHING_ELSE", "1"),
+            ("LD_RELAY_PORT", "tcp://10.0.0.1:8030"),
+            ("AUTO_CONFIG_CACHE_KEYS", "k"),
+            ("LOCAL_STORE_DIRECTORY", "d"),
+            ("UNRELATED", "1"),
+        ],
+        &[
+            "AUTO_CONFIG_CACHE_KEYS: has no effect: it is not a variable known here",
+            "LD_MOBILE_KEY_X: has no effect: there is no environment of that name",
+            "LD_PREFIX_y: has no effect: there is no environment of that name",
+            "LD_TTL_MINUTES_y: has no effect: there is no environment of that name",
+            "LOCAL_STORE_DIRECTORY: has no effect: it is not a variable known here",
+        ],
+    );
+}
+
+#[test]
+fn items_with_blanks_are_literal_and_warned_of() {
+    let file = "[Environment \"x\"]\nsdkKey = sdk-x\nallowedOrigin = a, b\n";
+    assert_eq!(good(file, &[]).environments["x"].allowed_origins, ["a", " b"]);
+    let expected = "/c.conf:3: [Environment \"x\"] allowedOrigin: an item of the list is empty or";
+    check_warnings(file, &[], &[expected]);
+}
+
+#[test]
+fn two_environments_with_one_key_are_warned_of() {
+    check_warnings(
+        "",
+        &[("LD_ENV_a", "sdk-secret"), ("LD_ENV_b", "sdk-secret")],
+        &["LD_ENV_b: is the same as that of the environment \"a\""],
+    );
+}
+
+const PROJECT: &str = "[Environment \"x\"]\nsdkKey = sdk-x\nprojKey = proj\nprefix = p\n";
+
+#[test]
+fn filters_come_from_both_sides() {
+    let config = good(&format!("{PROJECT}[Filters \"proj\"]\nkeys = a, b"), &[]);
+    let keys: Vec<&str> = config.filters["proj"].iter().map(FilterKey::as_str).collect();
+    assert_eq!(keys, ["a", "b"]);
+    let by_variable = good(PROJECT, &[("LD_FILTER_KEYS_proj", "a,b")]);
+    assert_eq!(by_variable.filters, config.filters);
+}
+
+#[test]
+fn filters_need_projects_and_projects_environments() {
+    check_problems(
+        &format!("{PROJECT}[Environment \"y\"]\nsdkKey = sdk-y\n[Filters \"proj\"]\nkeys = a"),
+        &[("LD_FILTER_KEYS_other", "a")],
+        &[
+            "LD_FILTER_KEYS_other: there is no environment with this projKey",
+            "[Environment \"y\"] projKey (LD_PROJ_KEY_y): is missing; every environment needs it",
+        ],
+    );
+    check_problems(
+        &format!("{PROJECT}[Filters \"proj\"]\n"),
+        &[],
+        &["[Filters \"proj\"] keys (LD_FILTER_KEYS_proj): the list of filters is empty"],
+    );
+    check_problems(
+        &format!("{PROJECT}[Filters \"proj\"]\nkeys = a, ,b"),
+        &[],
+        &["/c.conf:6: [Filters \"proj\"] keys: an item of the list of filters is empty"],
+    );
+}
+
+#[test]
+fn each_environment_becomes_a_specification_with_and_without_filter() {
+    let file = "[Environment \"x\"]\nsdkKey = sdk-x\nmobileKey = mob-x\nenvId = id\nprojKey = proj\n\
+                prefix = p\nsecureMode\nttl = 1m\nallowedOrigin = o\n\
+                [Environment \"y\"]\nsdkKey = sdk-y\nprojKey = proj\n\
+                [Filters \"proj\"]\nkeys = f";
+    let specs = good(file, &[]).manual_environments();
+    let names: Vec<String> = specs.iter().map(|spec| spec.reference.to_string()).collect();
+    assert_eq!(names, ["x", "x/f", "y", "y/f"]);
+    let prefixes: Vec<&str> = specs.iter().map(|spec| spec.store_prefix.as_str()).collect();
+    assert_eq!(prefixes, ["p", "p/f", "", ""]);
+    let filtered = &specs[1];
+    assert_eq!(filtered.credentials.anchor.expose(), "sdk-x");
+    assert_eq!(filtered.credentials.sdk_keys[0].value, filtered.credentials.anchor);
+    assert_eq!(filtered.credentials.primary_mobile.as_ref().unwrap().expose(), "mob-x");
+    assert_eq!(filtered.credentials.mobile_keys.len(), 1);
+    assert_eq!(filtered.credentials.environment_id.as_ref().unwrap().as_str(), "id");
+    assert!(filtered.secure_mode);
+    assert_eq!(filtered.ttl, Duration::from_secs(60));
+    assert_eq!(filtered.environment_name, "x");
+    assert_eq!(*filtered.allowed_origins, ["o".to_owned()]);
+    assert_eq!(specs[2].credentials.primary_mobile, None);
+}

@@ -1,0 +1,198 @@
+//! `docs/configuration.md` and the example files say what the code does.
+
+use std::collections::BTreeSet;
+
+use super::super::unbuilt::{NOT_BUILT, NotBuilt, WITHOUT_EFFECT};
+use super::super::{env_vars, sections};
+use super::*;
+
+const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md"));
+
+/// A row of one of the page's tables.
+#[derive(Debug)]
+struct Row {
+    /// The section named by the heading above, or the heading.
+    section: String,
+    option: Option<String>,
+    variables: Vec<String>,
+    effect: String,
+}
+
+/// The texts in backquotes.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn rows() -> Vec<Row> {
+    let mut section = String::new();
+    let mut rows = Vec::new();
+    for line in PAGE.lines() {
+        if let Some(heading) = line.strip_prefix("### ") {
+            let name = heading.trim_start_matches("`[").split([' ', ']']).next();
+            section = name.unwrap_or_default().to_owned();
+        }
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, option, variable, _, _, effect, ..] = cells[..] else { continue };
+        if effect == "Effect" || effect.starts_with('-') {
+            continue;
+        }
+        let variables = quoted(variable);
+        let strip = |name: String| name.split('<').next().unwrap_or_default().to_owned();
+        rows.push(Row {
+            section: section.clone(),
+            option: quoted(option).into_iter().next(),
+            variables: variables.into_iter().map(strip).collect(),
+            effect: effect.to_owned(),
+        });
+    }
+    rows
+}
+
+#[test]
+fn the_page_names_every_variable_and_no_other() {
+    let on_page: BTreeSet<String> = rows().into_iter().flat_map(|row| row.variables).collect();
+    let in_code: BTreeSet<String> = env_vars::ALL.iter().map(|&name| name.to_owned()).collect();
+    assert_eq!(on_page, in_code);
+    assert_eq!(in_code.len(), env_vars::ALL.len(), "each name once");
+}
+
+#[test]
+fn the_page_names_every_option_and_no_other() {
+    let none = BTreeMap::<String, String>::new();
+    let files = Memory::default();
+    let mut reader = Reader::new(None, &none, true, &files, Vec::new());
+    sections::read(&mut reader);
+    let in_code: BTreeSet<(String, String)> = reader
+        .known()
+        .iter()
+        .flat_map(|(section, options)| {
+            options.iter().map(|option| ((*section).to_owned(), (*option).to_owned()))
+        })
+        .collect();
+    let on_page: BTreeSet<(String, String)> =
+        rows().into_iter().filter_map(|row| Some((row.section, row.option?))).collect();
+    assert_eq!(on_page, in_code);
+}
+
+#[test]
+fn the_page_says_what_has_no_effect() {
+    for row in rows() {
+        let option = row.option.as_deref().unwrap_or_default();
+        let is_not_built = NOT_BUILT.iter().any(|not_built| match not_built {
+            NotBuilt::Single(section, name) => row.section == *section && option == *name,
+            NotBuilt::Section(section) => row.section == *section && !option.is_empty(),
+            NotBuilt::Variable(name) => row.variables == [*name],
+            NotBuilt::Feature(..) => false,
+        });
+        let is_void = WITHOUT_EFFECT.iter().any(|it| row.section == it.0 && option == it.1);
+        let expected = match (is_not_built, is_void) {
+            (true, false) => &["not yet"][..],
+            (false, true) => &["never"],
+            (false, false) => &["yes", "error", "retired"],
+            (true, true) => &[],
+        };
+        assert!(expected.contains(&row.effect.as_str()), "{row:?}, expected one of {expected:?}");
+    }
+}
+
+#[test]
+fn the_list_of_what_is_not_built_names_options_that_exist() {
+    let on_page: Vec<Row> = rows();
+    for row in NOT_BUILT {
+        let (section, option) = match row {
+            NotBuilt::Single(section, option) => (*section, *option),
+            NotBuilt::Section(section) => (*section, ""),
+            NotBuilt::Variable(_) | NotBuilt::Feature(..) => continue,
+        };
+        let fits = |it: &Row| {
+            it.section == section && (option.is_empty() || it.option.as_deref() == Some(option))
+        };
+        assert!(on_page.iter().any(fits), "[{section}] {option}");
+    }
+}
+
+/// Files of secrets that the examples point to.
+struct Secrets;
+
+impl Files for Secrets {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        if path.starts_with("/run/secrets") { Ok(b"secret".to_vec()) } else { Disk.read(path) }
+    }
+}
+
+#[test]
+fn every_example_is_a_good_configuration() {
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "conf") {
+            continue;
+        }
+        count += 1;
+        let file = Some(ConfigFile { path: path.clone(), may_be_missing: false });
+        let source = ConfigSource { file, from_env: false };
+        let loaded = load(&source, &variables(&[]), &Secrets)
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        for warning in &loaded.warnings {
+            // What is not built yet stands in examples too; anything else would be bad advice.
+            assert_eq!(warning.place, Place::Configuration, "{}: {warning}", path.display());
+        }
+        assert!(describe(&loaded.config).starts_with("[Main]\n"));
+    }
+    assert!(count >= 4, "the examples were found");
+}
+
+#[test]
+fn the_description_shows_every_kind_of_configuration() {
+    let check = |file: &str, expected: &[&str]| {
+        let page = describe(&with_environment(file, &[]));
+        for line in expected {
+            assert!(page.lines().any(|found| found.trim() == *line), "{line}\nin\n{page}");
+        }
+    };
+    check(
+        "[Main]\nheartbeatInterval = 0\nlogLevel = debug\nbindAddress = ::1",
+        &[
+            "heartbeatInterval: off",
+            "logLevel: debug",
+            "bindAddress: ::1",
+            "port: 8030",
+            "key: none; the environments are those below",
+            "[Environment \"e\"]",
+            "sdkKey: set",
+            "initTimeout: 10s",
+            "dir: the first usable of /var/lib/pilotlight",
+            "url: none",
+        ],
+    );
+    check(
+        "[LocalStore]\ndir = off\n[Concurrency]\nmaxConcurrent = 0",
+        &["dir: off", "maxConcurrent: off"],
+    );
+    check(
+        "[LocalStore]\ndir = /d\n[Concurrency]\nmaxConcurrent = 7",
+        &["dir: /d", "maxConcurrent: 7"],
+    );
+    check(
+        "[Redis]\nmode = sentinel\nsentinelMaster = m\nurls = rediss://a,rediss://b\n\
+         caFile = ca\nclientCertificateFile = c\nclientKeyFile = k",
+        &[
+            "mode: sentinel",
+            "sentinelMaster: m",
+            "urls: rediss://a, rediss://b",
+            "caFile: ca",
+            "clientCertificateFile: c",
+            "clientKeyFile: k",
+        ],
+    );
+    check("[Redis]\nmode = cluster\nurls = redis://a", &["mode: cluster", "urls: redis://a"]);
+    check("[Consul]\nhost = c:1\ntoken = t", &["[Consul]", "host: http://c:1/", "token: set"]);
+    check("[DynamoDB]\nenabled\ntableName = t", &["tableName: t", "url: that of AWS"]);
+    check(
+        "[Proxy]\nurl = http://p\nuser = u\npassword = x\ncaCertFiles = a,b",
+        &["url: http://p", "user: u", "password: set", "caCertFiles: a, b"],
+    );
+    let ntlm = "[Proxy]\nurl = http://p\nuser = u\npassword = x\nntlmAuth";
+    check(ntlm, &["user: u", "password: set"]);
+}

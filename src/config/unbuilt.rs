@@ -1,0 +1,130 @@
+//! What is accepted although it has no effect.
+//!
+//! [`NOT_BUILT`] is the one list of options that are not built yet: whoever builds one deletes its
+//! row here, and the row's mark in `docs/configuration.md`. An operator reads of all of them in
+//! one warning (design D39).
+
+use super::Config;
+use super::env_vars as var;
+use super::problems::Place;
+use super::reader::Reader;
+use super::sections::database::Database;
+use super::sections::redis::RedisServers;
+use super::sections::{main, offline};
+
+/// A row of the list.
+pub(super) enum NotBuilt {
+    /// One option.
+    Single(&'static str, &'static str),
+    /// All options of a section.
+    Section(&'static str),
+    /// A variable that no option belongs to.
+    Variable(&'static str),
+    /// Something that is no single option: what it is, and whether a configuration asks for it.
+    Feature(&'static str, fn(&Config) -> bool),
+}
+
+use NotBuilt::{Feature, Section, Single, Variable};
+
+/// Options that are not built yet. Delete a row when its option works.
+pub(super) const NOT_BUILT: &[NotBuilt] = &[
+    Single("Main", "clientSideBaseUri"),
+    Single("Main", "maxClientRequestBodySize"),
+    Single("Main", "pingStreamJitterTime"),
+    Single("Main", "tlsCert"),
+    Single("Main", "tlsKey"),
+    Single("Main", "tlsMinVersion"),
+    Single("Main", "bigSegmentsStaleAsDegraded"),
+    Single("Main", "bigSegmentsStaleThreshold"),
+    Variable(var::LD_TRACE_LOG_BIG_SEGMENTS),
+    Section("Events"),
+    Section("Http"),
+    Section("Datadog"),
+    Section("Stackdriver"),
+    Section("Prometheus"),
+    Section("OpenTelemetry"),
+    Single("Proxy", "ntlmAuth"),
+    Single("Proxy", "domain"),
+    Single("Redis", "atomicUpsert"),
+    Single("Redis", "awsAuth"),
+    Single("Redis", "awsCacheName"),
+    Single("Redis", "localTtl"),
+    Single("Consul", "localTtl"),
+    Single("DynamoDB", "localTtl"),
+    Feature("Redis in sentinel mode ([Redis] mode)", |config| {
+        redis_servers(config).is_some_and(|it| matches!(it, RedisServers::Sentinel { .. }))
+    }),
+    Feature("Redis in cluster mode ([Redis] mode)", |config| {
+        redis_servers(config).is_some_and(|it| matches!(it, RedisServers::Cluster(_)))
+    }),
+    Feature("the shared database as store of flags (it holds the autoconfig cache)", |config| {
+        config.database.is_some()
+    }),
+];
+
+/// Options that never have an effect here, and why.
+pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
+    ("Main", "exitOnError", "Pilotlight does not end because of an upstream error"),
+    ("Main", "ignoreConnectionErrors", "connection errors never end Pilotlight"),
+    ("Environment", "offline", "it is internal to ld-relay"),
+    ("Environment", "filterKey", "it is internal to ld-relay; use [Filters]"),
+];
+
+fn redis_servers(config: &Config) -> Option<&RedisServers> {
+    match &config.database {
+        Some(Database::Redis(redis)) => Some(&redis.servers),
+        Some(Database::Consul(_) | Database::DynamoDb(_)) | None => None,
+    }
+}
+
+/// Reports everything that was asked for and does nothing. It is a problem where security would
+/// be weaker without it, or where nothing would be left to serve.
+pub(super) fn report(reader: &mut Reader<'_>, config: &Config) {
+    let tls = reader.section(main::SECTION);
+    if tls.is_set(main::TLS_ENABLED) {
+        let place = tls.place(main::TLS_ENABLED);
+        let what = "HTTPS is not built yet; end TLS in front of the relay, at an ingress, a load \
+                    balancer or a reverse proxy";
+        reader.problem(place, what, Some("false"));
+    }
+    let offline = reader.section(offline::SECTION);
+    if offline.is_set(offline::ARCHIVE) {
+        let place = offline.place(offline::ARCHIVE);
+        reader.problem(place, "offline mode is not built yet", None);
+    }
+    for &(section, option, why) in WITHOUT_EFFECT {
+        for (_, set, place) in reader.in_force(section) {
+            if set == option {
+                reader.warning(place, format!("has no effect: {why}"));
+            }
+        }
+    }
+    let mut names: Vec<String> = Vec::new();
+    for row in NOT_BUILT {
+        match row {
+            Single(section, option) => names.extend(
+                reader.in_force(section).into_iter().filter(|it| it.1 == *option).map(name),
+            ),
+            Section(section) => names.extend(reader.in_force(section).into_iter().map(name)),
+            Feature(what, is_asked_for) if is_asked_for(config) => names.push((*what).to_owned()),
+            Feature(..) => {}
+            Variable(variable) => {
+                names.extend(reader.process_variable(variable).map(|_| (*variable).to_owned()));
+            }
+        }
+    }
+    if !names.is_empty() {
+        let what = format!("accepted, but not built yet and without effect: {}", names.join(", "));
+        reader.warning(Place::Configuration, what);
+    }
+}
+
+/// How an option is named in the list: as the operator wrote it.
+fn name((title, option, place): (String, &'static str, Place)) -> String {
+    match place {
+        Place::Variable(variable) => variable,
+        Place::Line { .. } | Place::File(_) | Place::Unset(_) | Place::Configuration => {
+            format!("{title} {option}")
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! Text into typed values, by the rules of ld-relay v8 for each type.
+//!
+//! Pure functions of one text; an empty text never arrives here, it means that the option is not
+//! set. What a function refuses it names together with what it would take. Values that may hold a
+//! password (URLs) are not repeated in an error.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+
+use crate::model::RedactedUrl;
+
+/// Longest part of a value that is repeated in a message, in characters.
+const QUOTED_CHARACTERS_MAX: usize = 60;
+
+/// Why a text is not a value of its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Invalid {
+    /// What is wrong, as a phrase.
+    pub(super) what: String,
+    /// What would be right.
+    pub(super) allowed: Option<&'static str>,
+}
+
+impl Invalid {
+    fn new(what: impl Into<String>, allowed: &'static str) -> Self {
+        Self { what: what.into(), allowed: Some(allowed) }
+    }
+
+    /// `"text" is not …`.
+    fn is_not(text: &str, a_what: &str, allowed: &'static str) -> Self {
+        Self::new(format!("{} is not {a_what}", quoted(text)), allowed)
+    }
+}
+
+/// A value that is no secret, made fit for a one-line message.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// State changes an operator expects.
+    #[default]
+    Info,
+    /// What is unexpected although the relay carries on.
+    Warn,
+    /// What a human must act upon.
+    Error,
+    /// Nothing.
+    None,
+}
+
+impl LogLevel {
+    /// The word in configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.0.
+    V1_0,
+    /// TLS 1.1.
+    V1_1,
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+impl TlsVersion {
+    /// The version in configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1_0 => "1.0",
+            Self::V1_1 => "1.1",
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        }
+    }
+}
+
+/// How long data read from a database is served from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalTtl {
+    /// For ever: a negative duration.
+    Never,
+    /// Not at all: zero.
+    Off,
+    /// For that long.
+    For(Duration),
+}
+
+impl fmt::Display for LocalTtl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("never expires"),
+            Self::Off => f.write_str("off"),
+            Self::For(duration) => write!(f, "{duration:?}"),
+        }
+    }
+}
+
+const DURATIONS: &str = "a number with a unit (ns, us, ms, s, m, h), such as 30s or 1m30s, or 0";
+
+/// Units of Go's duration grammar in nanoseconds. Micro is written `u`, U+00B5 or U+03BC.
+const DURATION_UNITS: &[(&str, u64)] = &[
+    ("ns", 1),
+    ("us", 1_000),
+    ("\u{b5}s", 1_000),
+    ("\u{3bc}s", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// A Go duration in nanoseconds, sign included.
+fn signed_duration(text: &str) -> Result<i64, Invalid> {
+    sum_of_units(text, DURATION_UNITS).ok_or_else(|| Invalid::is_not(text, "a duration", DURATIONS))
+}
+
+/// A duration that is not negative.
+pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
+    u64::try_from(signed_duration(text)?)
+        .map(Duration::from_nanos)
+        .map_err(|_| Invalid::new(format!("{} is negative", quoted(text)), DURATIONS))
+}
+
+/// A duration of which zero and everything below mean *off*.
+pub(super) fn duration_or_off(text: &str) -> Result<Option<Duration>, Invalid> {
+    let nanos = u64::try_from(signed_duration(text)?).unwrap_or(0);
+    Ok((nanos > 0).then(|| Duration::from_nanos(nanos)))
+}
+
+/// A duration of which everything below zero counts as zero.
+pub(super) fn duration_from_zero(text: &str) -> Result<Duration, Invalid> {
+    Ok(duration_or_off(text)?.unwrap_or_default())
+}
+
+/// An interval that is worth the name: ld-relay v8 refuses less than 100 ms.
+pub(super) fn interval_of_100ms(text: &str) -> Result<Duration, Invalid> {
+    let interval = duration_from_zero(text)?;
+    if interval < Duration::from_millis(100) {
+        return Err(Invalid::new(format!("{} is too short", quoted(text)), "100ms or more"));
+    }
+    Ok(interval)
+}
+
+/// The lifetime of data in memory.
+pub(super) fn local_ttl(text: &str) -> Result<LocalTtl, Invalid> {
+    let nanos = signed_duration(text)?;
+    Ok(match u64::try_from(nanos) {
+        Err(_) => LocalTtl::Never,
+        Ok(0) => LocalTtl::Off,
+        Ok(nanos) => LocalTtl::For(Duration::from_nanos(nanos)),
+    })
+}
+
+const SIZES: &str = "a number with a unit (B, KiB, MiB, GiB), greater than zero, such as 5MiB";
+
+const KI: u64 = 1024;
+const BINARY_UNITS: &[(&str, u64)] = &[
+    ("B", 1),
+    ("KiB", KI),
+    ("MiB", KI.pow(2)),
+    ("GiB", KI.pow(3)),
+    ("TiB", KI.pow(4)),
+    ("PiB", KI.pow(5)),
+    ("EiB", KI.pow(6)),
+];
+
+/// The old spelling of the same units; the two are not mixed within one size.
+const BINARY_UNITS_OLD: &[(&str, u64)] = &[
+    ("B", 1),
+    ("KB", KI),
+    ("MB", KI.pow(2)),
+    ("GB", KI.pow(3)),
+    ("TB", KI.pow(4)),
+    ("PB", KI.pow(5)),
+    ("EB", KI.pow(6)),
+];
+
+/// A number of bytes above zero. ld-relay v8: all units are powers of 1024.
+pub(super) fn byte_size(text: &str) -> Result<u64, Invalid> {
+    let bytes = sum_of_units(text, BINARY_UNITS)
+        .or_else(|| sum_of_units(text, BINARY_UNITS_OLD))
+        .ok_or_else(|| Invalid::is_not(text, "a size in bytes", SIZES))?;
+    u64::try_from(bytes)
+        .ok()
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| Invalid::new(format!("{} is not above zero", quoted(text)), SIZES))
+}
+
+/// Most digits of a fraction that are looked at; further ones are below a nanosecond of an hour.
+const FRACTION_DIGITS_MAX: usize = 18;
+
+/// Numbers with units, added up: the grammar of Go's durations, which ld-relay's sizes share.
+///
+/// `None` if the text is something else, or if the sum is beyond 63 bits.
+fn sum_of_units(text: &str, units: &[(&str, u64)]) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    let mut sum: i128 = 0;
+    loop {
+        let (whole, behind) = split_digits(rest);
+        let (fraction, behind) = match behind.strip_prefix('.') {
+            Some(behind) => split_digits(behind),
+            None => ("", behind),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let unit_end = behind.find(|c: char| c == '.' || c.is_ascii_digit());
+        let (unit, behind) = behind.split_at(unit_end.unwrap_or(behind.len()));
+        let scale = i128::from(units.iter().find(|(name, _)| *name == unit)?.1);
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let fraction = &fraction[..fraction.len().min(FRACTION_DIGITS_MAX)];
+        let parts: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+        let parts = parts * scale / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+        sum = whole.checked_mul(scale)?.checked_add(parts)?.checked_add(sum)?;
+        rest = behind;
+        if rest.is_empty() {
+            return i64::try_from(if negative { -sum } else { sum }).ok();
+        }
+    }
+}
+
+fn split_digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+/// A boolean in the file.
+pub(super) fn boolean_in_file(text: &str) -> Result<bool, Invalid> {
+    boolean(text, &["on"], &["off"], "true, yes, on, 1, false, no, off, 0")
+}
+
+/// A boolean in a variable. ld-relay v8: `on` and `off` are not among its words there.
+pub(super) fn boolean_in_variable(text: &str) -> Result<bool, Invalid> {
+    boolean(text, &[], &[], "true, yes, 1, false, no, 0")
+}
+
+fn boolean(
+    text: &str,
+    more_true: &[&str],
+    more_false: &[&str],
+    allowed: &'static str,
+) -> Result<bool, Invalid> {
+    let is = |word: &&str| text.eq_ignore_ascii_case(word);
+    if ["true", "yes", "1"].iter().chain(more_true).any(is) {
+        Ok(true)
+    } else if ["false", "no", "0"].iter().chain(more_false).any(is) {
+        Ok(false)
+    } else {
+        Err(Invalid::is_not(text, "a boolean", allowed))
+    }
+}
+
+/// A whole number in decimal notation.
+pub(super) fn integer(text: &str) -> Result<i64, Invalid> {
+    text.parse().map_err(|_| Invalid::is_not(text, "a whole number", "a decimal number"))
+}
+
+/// A whole number; ld-relay v8 takes hexadecimal notation for this kind as well.
+pub(super) fn integer_or_hex(text: &str) -> Result<i64, Invalid> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) if !digits.starts_with(['+', '-']) => i64::from_str_radix(digits, 16)
+            .map_err(|_| Invalid::is_not(text, "a whole number", "a decimal or 0x number")),
+        Some(_) | None => integer(text),
+    }
+}
+
+/// A whole number above zero.
+pub(super) fn positive(text: &str) -> Result<u64, Invalid> {
+    u64::try_from(integer(text)?)
+        .ok()
+        .filter(|&number| number > 0)
+        .ok_or_else(|| Invalid::new(format!("{} is not above zero", quoted(text)), "1 or more"))
+}
+
+/// A TCP port.
+pub(super) fn port(text: &str) -> Result<u16, Invalid> {
+    text.parse()
+        .ok()
+        .filter(|&port| port > 0)
+        .ok_or_else(|| Invalid::is_not(text, "a port", "a number from 1 to 65535"))
+}
+
+/// An IP address; brackets around it are taken too.
+pub(super) fn ip_address(text: &str) -> Result<IpAddr, Invalid> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map_err(|_| {
+        Invalid::is_not(text, "an IP address", "an address such as 127.0.0.1, 0.0.0.0 or ::1")
+    })
+}
+
+/// A level of logging.
+pub(super) fn log_level(text: &str) -> Result<LogLevel, Invalid> {
+    use LogLevel::{Debug, Error, Info, None, Warn};
+    [Debug, Info, Warn, Error, None]
+        .into_iter()
+        .find(|level| text.eq_ignore_ascii_case(level.as_str()))
+        .ok_or_else(|| Invalid::is_not(text, "a log level", "debug, info, warn, error, none"))
+}
+
+/// A version of TLS.
+pub(super) fn tls_version(text: &str) -> Result<TlsVersion, Invalid> {
+    use TlsVersion::{V1_0, V1_1, V1_2, V1_3};
+    [V1_0, V1_1, V1_2, V1_3]
+        .into_iter()
+        .find(|version| text == version.as_str())
+        .ok_or_else(|| Invalid::is_not(text, "a TLS version", "1.0, 1.1, 1.2, 1.3"))
+}
+
+/// Any text.
+#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
+pub(super) fn text(text: &str) -> Result<String, Invalid> {
+    Ok(text.to_owned())
+}
+
+/// Any text, without blanks around it; nothing if nothing is left.
+#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
+pub(super) fn trimmed_text(text: &str) -> Result<Option<String>, Invalid> {
+    let text = text.trim();
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// The path of a file or directory.
+#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
+pub(super) fn path(text: &str) -> Result<PathBuf, Invalid> {
+    Ok(PathBuf::from(text))
+}
+
+const HTTP_URLS: &str = "an address that begins with http:// or https:// and names a host";
+
+/// An absolute HTTP URL without user name and password.
+///
+/// ld-relay v8 takes any text with a scheme; what is no HTTP URL fails there when it is dialled.
+pub(super) fn http_url(text: &str) -> Result<Uri, Invalid> {
+    let (scheme, rest) = absolute(text, &["http", "https"], HTTP_URLS)?;
+    if authority(rest).contains('@') {
+        return Err(Invalid::new("user name and password are not possible here", HTTP_URLS));
+    }
+    format!("{scheme}://{rest}").parse().map_err(|_| Invalid::new("is not a URL", HTTP_URLS))
+}
+
+const REDIS_URLS: &str = "an address that begins with redis://, rediss://, valkey:// or \
+                          valkeys:// and names a host, or unix:///path";
+
+/// The URL of a Redis or Valkey server.
+pub(super) fn redis_url(text: &str) -> Result<RedactedUrl, Invalid> {
+    let sockets = ["unix", "redis+unix", "valkey+unix"];
+    if let Some((scheme, path)) = text.split_once("://")
+        && sockets.iter().any(|socket| scheme.eq_ignore_ascii_case(socket))
+    {
+        // The redacted form of a URL hides passwords in user-info only.
+        if path.contains("pass=") {
+            return Err(Invalid::new("holds a password; give it as password", REDIS_URLS));
+        }
+        return if path.starts_with('/') && !path.contains(char::is_whitespace) {
+            Ok(RedactedUrl::new(format!("{}://{path}", scheme.to_ascii_lowercase())))
+        } else {
+            Err(Invalid::new("is not the URL of a socket", REDIS_URLS))
+        };
+    }
+    with_user_info(text, &["redis", "rediss", "valkey", "valkeys"], REDIS_URLS)
+}
+
+const PROXY_URLS: &str = "an address that begins with http://, https:// or socks5:// and names a \
+                          host";
+
+/// The URL of an outbound proxy.
+pub(super) fn proxy_url(text: &str) -> Result<RedactedUrl, Invalid> {
+    with_user_info(text, &["http", "https", "socks5", "socks5h"], PROXY_URLS)
+}
+
+/// An absolute URL that may hold user name and password.
+fn with_user_info(
+    text: &str,
+    schemes: &[&'static str],
+    allowed: &'static str,
+) -> Result<RedactedUrl, Invalid> {
+    let (scheme, rest) = absolute(text, schemes, allowed)?;
+    // A password with a slash in it ends the authority early: the rest would count as path and
+    // be shown.
+    if rest[authority(rest).len()..].contains('@') {
+        let what = "has a user name or password with /, ? or # in it; write %2F, %3F or %23";
+        return Err(Invalid::new(what, allowed));
+    }
+    Ok(RedactedUrl::new(format!("{scheme}://{rest}")))
+}
+
+/// Splits `scheme://rest`, with the scheme in lower case, and checks host and port of the rest.
+/// The text is not repeated in an error: it may hold a password.
+fn absolute<'a>(
+    text: &'a str,
+    schemes: &[&'static str],
+    allowed: &'static str,
+) -> Result<(&'static str, &'a str), Invalid> {
+    let not_absolute = || Invalid::new("is not an absolute URL of a kind known here", allowed);
+    let (scheme, rest) = text.split_once("://").ok_or_else(not_absolute)?;
+    let scheme =
+        schemes.iter().find(|known| scheme.eq_ignore_ascii_case(known)).ok_or_else(not_absolute)?;
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Invalid::new("is a URL with a blank or control character in it", allowed));
+    }
+    let authority = authority(rest);
+    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if !is_host_and_port(host_and_port) {
+        return Err(Invalid::new("is a URL without a valid host and port", allowed));
+    }
+    Ok((scheme, rest))
+}
+
+/// What stands between the scheme and the path.
+fn authority(rest: &str) -> &str {
+    &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())]
+}
+
+/// Whether the text is `host`, `host:port`, `[v6]` or `[v6]:port`.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, rest)) => match rest.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None => return false,
+            },
+            None => return false,
+        },
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let host_is_good = !host.is_empty() && !host.contains(['/', '?', '#', '@', '\\']);
+    host_is_good && port.is_none_or(port_is_good)
+}
+
+fn port_is_good(digits: &str) -> bool {
+    digits.bytes().all(|byte| byte.is_ascii_digit()) && port(digits).is_ok()
+}
+
+#[cfg(test)]
+mod tests;
