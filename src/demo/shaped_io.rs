@@ -5,7 +5,7 @@
 //!
 //! Invariant: while frozen, not one byte is read from or written to the socket.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -163,20 +163,39 @@ impl AsyncRead for ShapedStream {
 
 impl AsyncWrite for ShapedStream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    /// Passed on as it is where nothing is limited, so that HTTP need not copy large payloads.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
         }
         let (allowed, pause) = ready!(self.allowance(context))?;
-        let bytes = &bytes[..bytes.len().min(allowed)];
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        let stream = Pin::new(&mut self.stream);
+        let written = if allowed == usize::MAX {
+            ready!(stream.poll_write_vectored(context, slices))?
+        } else {
+            let first =
+                slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+            ready!(stream.poll_write(context, &first[..first.len().min(allowed)]))?
+        };
         self.note_written(written);
         self.pause = pause.map(|pause| Box::pin(tokio::time::sleep_until(Instant::now() + pause)));
         Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

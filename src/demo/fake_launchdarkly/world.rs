@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -38,6 +38,8 @@ struct Versioned<T> {
 struct ServedData {
     set: DataSet,
     revision: u64,
+    /// The put that shows it, encoded at most once between two changes and shared by all streams.
+    put: OnceLock<Bytes>,
 }
 
 /// What a credential opens.
@@ -145,15 +147,18 @@ impl World {
 
     /// What a new flag stream is shown.
     pub(super) fn flags_put(&self, scope: &DataScope) -> Bytes {
-        wire::flags_put(self.data(scope).0)
+        match self.data.get(scope) {
+            Some(data) => data.put(),
+            None => wire::flags_put(&DataSet::default()),
+        }
     }
 
     /// Replaces the data; returns the put that says so.
     pub(super) fn replace_data(&mut self, scope: &DataScope, set: DataSet) -> Bytes {
         let data = self.data.entry(scope.clone()).or_default();
         data.set = set;
-        data.revision += 1;
-        wire::flags_put(&data.set)
+        data.note_change();
+        data.put()
     }
 
     /// Adds or changes an item at a version above all it had and not below the one in the JSON;
@@ -203,9 +208,18 @@ impl ServedData {
             None => wire::item_delete(key.kind, &key.key, item.version),
         };
         if self.set.upsert(key, Arc::new(item)) {
-            self.revision += 1;
+            self.note_change();
         }
         event
+    }
+
+    fn note_change(&mut self) {
+        self.revision += 1;
+        self.put = OnceLock::new();
+    }
+
+    fn put(&self) -> Bytes {
+        self.put.get_or_init(|| wire::flags_put(&self.set)).clone()
     }
 }
 
