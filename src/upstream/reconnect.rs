@@ -124,6 +124,10 @@ impl ReconnectPolicy {
     /// Something that may have been the cause has changed, for example the credentials: what was
     /// held against the stream is forgotten.
     pub fn poked(&mut self) {
+        self.forget();
+    }
+
+    fn forget(&mut self) {
         self.profile = FailureClass::Normal;
         self.failures = 0;
         self.malformed = 0;
@@ -135,7 +139,7 @@ impl ReconnectPolicy {
             .take()
             .is_some_and(|since| now.duration_since(since) >= self.timings.healthy_after);
         if healthy {
-            self.poked();
+            self.forget();
         }
     }
 
