@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -98,10 +99,24 @@ pub(crate) fn program() -> &'static str {
     env!("CARGO_BIN_EXE_pilotlight")
 }
 
-/// A port that was free a moment ago.
+/// An address that was free a moment ago, and that stays so: its port lies below those that the
+/// kernel gives to connections, and no other test of this process gets it.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other runs of the tests begin elsewhere in the range.
+    let offset = std::process::id().wrapping_mul(97);
+    for _ in 0..PORTS.len() {
+        let step = offset.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(step % PORTS.len() as u32)?;
+        if let Ok(bound) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(bound.local_addr()?);
+        }
+    }
+    bail!("no port between {} and {} is free", PORTS.start, PORTS.end)
 }
+
+/// Ports for relays.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// A running relay. Dropping it kills it.
 pub(crate) struct RelayProcess {
