@@ -1,0 +1,35 @@
+//! What the tests need around the code under test: real databases, proxies with faults,
+//! certificates, and one way to wait.
+
+pub(crate) mod certificates;
+pub(crate) mod databases;
+pub(crate) mod dynamodb_faults;
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How long a test waits for what must come. Long, because it is only spent on failure.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Looks again and again until `look` is content; its last complaint is shown if it never is.
+#[track_caller]
+pub(crate) fn eventually<T, E: Display>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match look().await {
+                Ok(value) => return value,
+                Err(complaint) if Instant::now() > deadline => {
+                    panic!("{place}: {what} did not come about within {LIMIT:?}: {complaint}")
+                }
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+}
