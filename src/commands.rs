@@ -10,9 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
 use crate::cli::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
-use crate::config::{
-    Config, ConfigSource, Disk, Loaded, ProcessVariables, describe, load,
-};
+use crate::config::{Config, ConfigSource, Disk, Loaded, ProcessVariables, describe, load};
 use crate::model::{ConnectionState, ListState};
 use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings};
 
@@ -159,10 +157,8 @@ fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
     }
     let port = uri.port_u16().unwrap_or(80);
     let name = host.trim_start_matches('[').trim_end_matches(']');
-    let address = (name, port)
-        .to_socket_addrs()?
-        .next()
-        .ok_or_else(|| invalid("the host has no address"))?;
+    let address =
+        (name, port).to_socket_addrs()?.next().ok_or_else(|| invalid("the host has no address"))?;
     let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
     stream.set_write_timeout(Some(ASK_TIMEOUT))?;

@@ -15,7 +15,15 @@
 //! * [`sealing`], [`backoff`], [`tasks`], [`telemetry`]: encryption at rest, delays, owned tasks,
 //!   log lines.
 //! * [`app`], [`commands`]: everything connected, and the commands of the program.
-#![cfg_attr(test, allow(missing_docs))]
+#![cfg_attr(
+    test,
+    allow(
+        missing_docs,
+        clippy::needless_pass_by_value,
+        clippy::wildcard_enum_match_arm,
+        reason = "a test's helpers take what reads best, and name only the outcome they expect"
+    )
+)]
 
 pub mod app;
 pub mod autoconfig;

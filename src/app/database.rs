@@ -69,11 +69,7 @@ impl SharedCache<'_> {
                 let (store, table) = dynamodb::store(settings);
                 let rows = |namespace: String| {
                     let table = table.clone();
-                    crate::autoconfig::cache::DynamoDbCache::new(
-                        store.clone(),
-                        table,
-                        namespace,
-                    )
+                    crate::autoconfig::cache::DynamoDbCache::new(store.clone(), table, namespace)
                 };
                 self.start(&store, rows, ends, parts);
             }
@@ -110,9 +106,8 @@ impl SharedCache<'_> {
             },
             self.writer,
         );
-        let access = SharedAccess::new(tier, self.keys, store.health());
-        let keeper =
-            Keeper::new(ends.settings, access, ends.wanted, ends.results, ends.report);
+        let access = SharedAccess::new(tier, self.keys, store.watch_health());
+        let keeper = Keeper::new(ends.settings, access, ends.wanted, ends.results, ends.report);
         parts.spawn("shared cache", |cancel| keeper.run(cancel));
         parts.spawn("database probe", |cancel| store.clone().run_probe(cancel));
     }

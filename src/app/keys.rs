@@ -128,7 +128,10 @@ impl SecretFiles {
                 }
                 Err(problem) => {
                     if !complained {
-                        tracing::error!(problem, "a secret file cannot be used; the secret that was read before stays in use");
+                        tracing::error!(
+                            problem,
+                            "a secret file cannot be used; the secret that was read before stays in use"
+                        );
                     }
                     complained = true;
                 }

@@ -50,7 +50,8 @@ pub(super) fn open(
                 Ok((directory, opened)) => {
                     note(&opened, &directory);
                     let store = opened.store;
-                    flags_sender.send_replace(LocalFlagsState::Open(LocalFlags::new(store.clone())));
+                    flags_sender
+                        .send_replace(LocalFlagsState::Open(LocalFlags::new(store.clone())));
                     follow(&store, &directory, secrets, &cancel).await;
                 }
                 Err(problem) => {
@@ -71,10 +72,7 @@ pub(super) fn open(
 }
 
 /// Opens the store in the first directory where that works.
-fn first_usable(
-    directories: &[PathBuf],
-    secrets: &Secrets,
-) -> Result<(PathBuf, Opened), String> {
+fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<(PathBuf, Opened), String> {
     let mut problems = Vec::new();
     for directory in directories {
         let opened = ring_with_key_file(directory, secrets.sealing_keys())

@@ -30,9 +30,7 @@ use crate::config::{AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Conf
 use crate::environments::{Registry, RunnerSettings, Supervisor, SupervisorSettings};
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
-use crate::server::{
-    BindError, Drain, InitialPayloads, Listener, Server, ServerSettings,
-};
+use crate::server::{BindError, Drain, InitialPayloads, Listener, Server, ServerSettings};
 use crate::tasks::TaskGroup;
 use crate::upstream::{
     BaseUrl, FlagStreams, HttpClient, HttpClientSettings, ProxySettings, SettingsError,
@@ -110,7 +108,11 @@ impl App {
         let supervisor = Supervisor::new(
             SupervisorSettings {
                 runner: RunnerSettings {
-                    upstream: FlagStreams::new(client.clone(), stream_base.clone(), StreamTimings::default()),
+                    upstream: FlagStreams::new(
+                        client.clone(),
+                        stream_base.clone(),
+                        StreamTimings::default(),
+                    ),
                     local: local.flags.clone(),
                     heartbeat: config.main.heartbeat_interval,
                     load_permits: Arc::new(Semaphore::new(cores())),
@@ -278,7 +280,7 @@ impl Wiring<'_> {
                 cache_key,
                 format: section.cache_format,
                 writer: &writer,
-                keys: cache_keys.clone(),
+                keys: cache_keys,
             };
             let ends = database::KeeperEnds { settings, wanted, results: results_sender, report };
             shared.keep(database, ends, parts)?;
@@ -340,11 +342,7 @@ fn watch_secret_files(
 }
 
 /// Manual environments: an authoritative list from the start.
-fn manual(
-    config: &Config,
-    changes: &mpsc::Sender<Vec<EnvironmentChange>>,
-    parts: &mut TaskGroup,
-) {
+fn manual(config: &Config, changes: &mpsc::Sender<Vec<EnvironmentChange>>, parts: &mut TaskGroup) {
     let mut batch: Vec<EnvironmentChange> = config
         .manual_environments()
         .into_iter()

@@ -31,7 +31,8 @@ impl StatusSources {
             members.insert("autoConfigStatus".to_owned(), connection_status(&status.get()));
         }
         if !self.tiers.is_empty() {
-            let tiers = self.tiers.iter().map(|(name, report)| ((*name).to_owned(), tier(&report.get())));
+            let tiers =
+                self.tiers.iter().map(|(name, report)| ((*name).to_owned(), tier(&report.get())));
             members.insert("autoConfigCache".to_owned(), Value::Object(tiers.collect()));
         }
         let local = match &*self.local.borrow() {

@@ -102,7 +102,9 @@ async fn story(stage: &Stage) -> Result<(), StoryError> {
     let mut relay = relay;
     relay.kill().await.map_err(machine("kill the relay"))?;
     while let Ok(Some(_)) = client.next().await {}
-    tell_line(format_args!("The relay is killed (kill -9). Now one starts cold, with a dead upstream:"));
+    tell_line(format_args!(
+        "The relay is killed (kill -9). Now one starts cold, with a dead upstream:"
+    ));
 
     let begun = Instant::now();
     let mut relay = stage.start_relay(&launchdarkly)?;
@@ -152,8 +154,11 @@ struct Stage {
 
 impl Stage {
     fn set() -> Result<Self, StoryError> {
-        let directory = std::env::temp_dir()
-            .join(format!("pilotlight-demo-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let directory = std::env::temp_dir().join(format!(
+            "pilotlight-demo-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        ));
         std::fs::create_dir_all(&directory).map_err(machine("make a temporary folder"))?;
         let program = std::env::current_exe().map_err(machine("find its own program"))?;
         let relay = free_address().map_err(machine("find a free port"))?;

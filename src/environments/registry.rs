@@ -78,10 +78,7 @@ impl Default for Registry {
             environments: Arc::default(),
             by_credential: HashMap::new(),
         };
-        Self {
-            table: ArcSwap::from_pointee(table),
-            list: watch::Sender::new(ListState::Unknown),
-        }
+        Self { table: ArcSwap::from_pointee(table), list: watch::Sender::new(ListState::Unknown) }
     }
 }
 

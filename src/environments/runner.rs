@@ -183,7 +183,9 @@ impl Runner {
         if anchor == self.current.anchor {
             self.next = None;
         } else if self.next.as_ref().is_none_or(|next| next.anchor != anchor) {
-            tracing::info!("SDK key changed; the old upstream connection stays until the new one is live");
+            tracing::info!(
+                "SDK key changed; the old upstream connection stays until the new one is live"
+            );
             self.next = Some(self.open(anchor));
         }
     }
@@ -217,11 +219,7 @@ impl Runner {
     }
 
     /// Takes note of what a stream event means for the status, and decodes what it carries.
-    fn read(
-        &mut self,
-        event: StreamEvent,
-        which: Which,
-    ) -> Option<(u64, Result<FlagMessage, ()>)> {
+    fn read(&mut self, event: StreamEvent, which: Which) -> Option<(u64, Result<FlagMessage, ()>)> {
         let now = SystemTime::now();
         let upstream = match which {
             Which::Current => &mut self.current,
@@ -263,11 +261,10 @@ impl Runner {
     fn apply(&mut self, message: FlagMessage) {
         match message {
             FlagMessage::Put(data) => self.put(data),
-            FlagMessage::Upsert(key, item) => self.upsert(key, item),
+            FlagMessage::Upsert(key, item) => self.upsert(&key, item),
             FlagMessage::Ignored => {}
         }
-        self.environment
-            .update_status(|status| status.connection.on_valid(SystemTime::now()));
+        self.environment.update_status(|status| status.connection.on_valid(SystemTime::now()));
     }
 
     fn put(&mut self, data: DataSet) {
@@ -301,7 +298,7 @@ impl Runner {
         }
     }
 
-    fn upsert(&mut self, key: ItemKey, item: Item) {
+    fn upsert(&mut self, key: &ItemKey, item: Item) {
         let hub = &self.environment.hub;
         let Some(before) = hub.snapshot() else {
             tracing::debug!(%key, "change before any complete data set; the next put has it");
@@ -310,7 +307,7 @@ impl Runner {
         let item = Arc::new(item);
         let mut data = (*before.data).clone();
         if before.origin == Origin::Live {
-            if !data.upsert(&key, item.clone()) {
+            if !data.upsert(key, item.clone()) {
                 tracing::debug!(%key, version = item.version, "change is not newer; ignored");
                 return;
             }
@@ -320,9 +317,9 @@ impl Runner {
         }
         let data = Arc::new(data);
         let snapshot = Snapshot::new(data.clone(), before.origin, SystemTime::now());
-        hub.change(Arc::new(snapshot), Change::of(&key, &item));
+        hub.change(Arc::new(snapshot), Change::of(key, &item));
         if let Some(local) = &self.local {
-            local.changed(&self.set_id, data, std::slice::from_ref(&key));
+            local.changed(&self.set_id, data, std::slice::from_ref(key));
         }
     }
 }

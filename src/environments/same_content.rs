@@ -45,7 +45,9 @@ fn without_defaults(value: Value) -> Value {
             let kept = members.into_iter().filter(|(_, value)| !is_default(value));
             Value::Object(kept.collect())
         }
-        Value::Array(_) | Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => value,
+        Value::Array(_) | Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {
+            value
+        }
     }
 }
 

@@ -169,7 +169,11 @@ impl Supervisor {
     fn rebuild(&mut self, now: SystemTime) {
         let mut table = Table {
             list: self.list,
-            environments: self.running.values().map(|running| running.environment.clone()).collect(),
+            environments: self
+                .running
+                .values()
+                .map(|running| running.environment.clone())
+                .collect(),
             by_credential: HashMap::new(),
         };
         let mut leases = HashMap::new();

@@ -33,9 +33,7 @@ impl Server {
             Route::StreamAll => (Auth::Sdk, Some(Wanted::Stream(StreamKind::All))),
             Route::StreamFlags => (Auth::Sdk, Some(Wanted::Stream(StreamKind::Flags))),
             Route::LatestAll => (Auth::Sdk, Some(Wanted::Poll(Poll::LatestAll))),
-            Route::LatestFlags | Route::Flags => {
-                (Auth::Sdk, Some(Wanted::Poll(Poll::LatestFlags)))
-            }
+            Route::LatestFlags | Route::Flags => (Auth::Sdk, Some(Wanted::Poll(Poll::LatestFlags))),
             Route::Flag(key) => (Auth::Sdk, Some(item(ItemKind::Flag, key))),
             Route::Segment(key) => (Auth::Sdk, Some(item(ItemKind::Segment, key))),
         };

@@ -78,11 +78,8 @@ impl Server {
             init_timeout: self.settings.init_timeout,
         };
         let reasons = reasons(facts);
-        let status = if reasons.is_empty() {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
+        let status =
+            if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": reasons.is_empty(),
             "reasons": reasons,

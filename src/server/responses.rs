@@ -43,8 +43,6 @@ pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body>
 /// The answer of Go's router to a path it does not know (ld-relay v8).
 pub(super) fn not_found() -> Response<Body> {
     let mut response = text(StatusCode::NOT_FOUND, "404 page not found\n");
-    response
-        .headers_mut()
-        .insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }

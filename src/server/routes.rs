@@ -99,9 +99,9 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
         ["eval", id, _] => ("GET OPTIONS", by_id(id)),
         ["eval", id] => ("REPORT OPTIONS", by_id(id)),
         ["bulk" | "diagnostic"] => ("POST", sdk()),
-        ["mobile"]
-        | ["mobile", "events"]
-        | ["mobile", "events", "bulk" | "diagnostic"] => ("POST", mobile()),
+        ["mobile"] | ["mobile", "events"] | ["mobile", "events", "bulk" | "diagnostic"] => {
+            ("POST", mobile())
+        }
         ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id)),
         ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?)),
         _ => return None,
@@ -168,12 +168,20 @@ mod tests {
         check("GET /all", Routed::To(Route::StreamAll));
         check("GET /sdk/flags/a%20b", Routed::To(Route::Flag("a b".to_owned())));
         check("GET /sdk/segments/s", Routed::To(Route::Segment("s".to_owned())));
-        for request in ["HEAD /status", "POST /status", "OPTIONS /all", "GET /bulk", "DELETE /mping"] {
+        for request in
+            ["HEAD /status", "POST /status", "OPTIONS /all", "GET /bulk", "DELETE /mping"]
+        {
             check(request, Routed::MethodNotAllowed);
         }
-        for request in
-            ["GET /", "GET /nothing", "GET /all/", "GET /sdk/flags/a%2Fb", "GET /sdk/flags/%zz", "GET /a/x.png", "GET /sdk/flags/"]
-        {
+        for request in [
+            "GET /",
+            "GET /nothing",
+            "GET /all/",
+            "GET /sdk/flags/a%2Fb",
+            "GET /sdk/flags/%zz",
+            "GET /a/x.png",
+            "GET /sdk/flags/",
+        ] {
             check(request, Routed::NotFound);
         }
     }

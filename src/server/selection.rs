@@ -28,8 +28,8 @@ impl Server {
         request: &Request<B>,
         auth: &Auth,
     ) -> Result<Access, Response<Body>> {
-        let credential = credential(request, auth)
-            .ok_or_else(|| empty(StatusCode::UNAUTHORIZED))?;
+        let credential =
+            credential(request, auth).ok_or_else(|| empty(StatusCode::UNAUTHORIZED))?;
         let filter = FilterKey::new(query_value(request.uri().query(), "filter"));
         let mut lookup = self.registry.look_up(&credential, &filter, Self::now);
         if matches!(lookup, Lookup::NoList) {
@@ -98,7 +98,8 @@ fn form_decoded(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let escape = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        let value = escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let value =
+            escape.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         match (bytes[at], value) {
             (_, Some(value)) => {
                 decoded.push(value);

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn puts_hold_every_item_that_is_not_deleted_in_order() {
-        let body = concat!(r#"{"flags":{"a\"\u0001":{},"b":{"v": 2}},"segments":{"s":{"s":1}}}"#);
+        let body = r#"{"flags":{"a\"\u0001":{},"b":{"v": 2}},"segments":{"s":{"s":1}}}"#;
         let (event, range) = put_all(&data());
         assert_eq!(
             text(&event),

@@ -48,14 +48,10 @@ pub struct LoggingSettings {
 
 /// Starts logging for the whole process; fails if somebody did before.
 pub fn init(settings: LoggingSettings) -> Result<(), TryInitError> {
-    let writer = io::stderr
-        .with_max_level(Level::ERROR)
-        .or_else(io::stdout);
+    let writer = io::stderr.with_max_level(Level::ERROR).or_else(io::stdout);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
         LogFormat::Text => Box::new(fmt::layer().with_writer(writer).with_ansi(false)),
-        LogFormat::Json => {
-            Box::new(fmt::layer().json().flatten_event(true).with_writer(writer))
-        }
+        LogFormat::Json => Box::new(fmt::layer().json().flatten_event(true).with_writer(writer)),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter(settings.level))).try_init()
 }

@@ -292,6 +292,9 @@ mod tests {
     #[test]
     fn a_chain_names_every_cause_once() {
         let error = ConnectError::Dns { host: "h".to_owned(), cause: io::Error::other("reason") };
-        assert_eq!(Chain(&error).to_string(), "host name h does not resolve: reason");
+        assert_eq!(
+            crate::telemetry::Chain(&error).to_string(),
+            "host name h does not resolve: reason"
+        );
     }
 }

@@ -19,8 +19,8 @@ use tracing::Instrument;
 
 use super::url::shown;
 use super::{
-    Authorization, ConnectError, Deadlines, FailureClass, HttpClient, HttpRequest,
-    HttpResponse, ReconnectPolicy, ReconnectTimings, StreamFailure,
+    Authorization, ConnectError, Deadlines, FailureClass, HttpClient, HttpRequest, HttpResponse,
+    ReconnectPolicy, ReconnectTimings, StreamFailure,
 };
 use crate::model::{EnvironmentId, ErrorKind};
 use crate::sse::{Event, Limits, Parsed, Parser};

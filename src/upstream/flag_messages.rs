@@ -35,7 +35,8 @@ pub struct FlagMessageError {
 
 /// Decodes one event. Unknown events are ignored without looking at their data.
 pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError> {
-    let (event, decode): (_, fn(&Bytes, &str) -> Result<FlagMessage, Problem>) = match event {
+    type Decode = fn(&Bytes, &str) -> Result<FlagMessage, Problem>;
+    let (event, decode): (_, Decode) = match event {
         "put" => ("put", decode_put),
         "patch" => ("patch", decode_patch),
         "delete" => ("delete", decode_delete),

@@ -39,8 +39,8 @@ impl FlagStreams {
     }
 
     fn url(&self, filter: &FilterKey) -> Result<Uri, UrlError> {
-        let query = (!filter.is_unfiltered())
-            .then(|| format!("filter={}", query_value(filter.as_str())));
+        let query =
+            (!filter.is_unfiltered()).then(|| format!("filter={}", query_value(filter.as_str())));
         self.base.join("/all", query.as_deref())
     }
 }

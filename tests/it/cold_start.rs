@@ -1,7 +1,11 @@
 //! The main promise: a relay that has ever seen its data serves it at once, whatever is broken.
 
-use pilotlight::demo::composed_data::{changed_flag, environment, environment_id, flag_key, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope};
+use pilotlight::demo::composed_data::{
+    changed_flag, environment, environment_id, flag_key, sdk_key,
+};
+use pilotlight::demo::fake_launchdarkly::{
+    FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
+};
 use tempfile::TempDir;
 
 use crate::support::relay::{RelaySettings, next_event};
@@ -79,7 +83,10 @@ async fn when_launchdarkly_returns_clients_get_only_what_is_new() {
     // The live put said nothing new, so the next thing the client hears is the change.
     launchdarkly.upsert_flag(&environment_id(0), changed_flag(0, 3, 1)).unwrap();
     let (name, data) = next_event(&mut client).await;
-    assert_eq!((name.as_str(), &data["path"]), ("patch", &format!("/flags/{}", flag_key(3)).into()));
+    assert_eq!(
+        (name.as_str(), &data["path"]),
+        ("patch", &format!("/flags/{}", flag_key(3)).into())
+    );
     let unknown = relay.get_with_key("/all", "sdk-unknown").await;
     assert_eq!(unknown.status, 401, "the list is confirmed");
 }
@@ -131,7 +138,8 @@ async fn nothing_known_and_nobody_there_is_503_for_everybody() {
 async fn manual_environments_start_cold_too() {
     let launchdarkly = launchdarkly(1, 5);
     let store = TempDir::new().unwrap();
-    let settings = RelaySettings::manual(&launchdarkly, store.path()).with("LD_ENV_Shop", sdk_key(0));
+    let settings =
+        RelaySettings::manual(&launchdarkly, store.path()).with("LD_ENV_Shop", sdk_key(0));
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(1).await;
     relay

@@ -38,10 +38,8 @@ pub trait TierAccess: Send + 'static {
     fn read(&mut self) -> impl Future<Output = Result<Reading, TierError>> + Send;
 
     /// Makes the tier hold the records, as confirmed at a moment.
-    fn write(
-        &mut self,
-        wanted: &Wanted,
-    ) -> impl Future<Output = Result<Written, TierError>> + Send;
+    fn write(&mut self, wanted: &Wanted)
+    -> impl Future<Output = Result<Written, TierError>> + Send;
 
     /// Whether a second look at the tier is due some seconds after the last write.
     fn needs_second_look(&self) -> bool;

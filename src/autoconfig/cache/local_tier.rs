@@ -34,7 +34,9 @@ impl LocalTier {
         Self { store, writer: writer.to_owned(), keys, stored: None, stamp: None }
     }
 
-    async fn load(&mut self) -> Result<(BTreeMap<String, String>, Option<Manifest>, Skipped), TierError> {
+    async fn load(
+        &mut self,
+    ) -> Result<(BTreeMap<String, String>, Option<Manifest>, Skipped), TierError> {
         let store = self.store.clone();
         let read = tokio::task::spawn_blocking(move || store.read_named(SPACE));
         let NamedRecords { records, skipped } = read
@@ -66,7 +68,7 @@ impl LocalTier {
 impl TierAccess for LocalTier {
     async fn read(&mut self) -> Result<Reading, TierError> {
         let (texts, manifest, skipped) = self.load().await?;
-        Ok(cached_set(texts, manifest, skipped))
+        Ok(cached_set(&texts, manifest, skipped))
     }
 
     async fn write(&mut self, wanted: &Wanted) -> Result<Written, TierError> {
@@ -74,12 +76,8 @@ impl TierAccess for LocalTier {
             self.load().await?;
         }
         let stored = self.stored.take().unwrap_or_default();
-        let texts: BTreeMap<String, String> = wanted
-            .records
-            .encoded()
-            .into_iter()
-            .map(|(name, (_, text))| (name, text))
-            .collect();
+        let texts: BTreeMap<String, String> =
+            wanted.records.encoded().into_iter().map(|(name, (_, text))| (name, text)).collect();
         let fresh = self.stamp.is_some_and(|stamp| {
             wanted
                 .confirmed_at

@@ -3,7 +3,13 @@
 //! Plaintext never passes below [`codec`]; a backend sees sealed bytes only.
 
 mod backend;
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod batches;
 pub mod codec;
+#[cfg(feature = "consul")]
+mod consul;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 pub mod keeper;
 pub mod ld_relay_format;
 pub mod local_tier;
@@ -11,17 +17,11 @@ pub mod manifest;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod plan;
+#[cfg(feature = "redis")]
+mod redis;
 pub mod report;
 pub mod shared_access;
 pub mod shared_tier;
-#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
-mod batches;
-#[cfg(feature = "consul")]
-mod consul;
-#[cfg(feature = "dynamodb")]
-mod dynamodb;
-#[cfg(feature = "redis")]
-mod redis;
 
 pub use backend::{Backend, Row, Swap, Swapped};
 #[cfg(feature = "consul")]

@@ -98,7 +98,7 @@ impl<B: Backend> SharedTier<B> {
             CacheFormat::Sealed => {
                 Codec::Sealed { ring: keys.ring.clone(), namespace: self.namespace.clone() }
             }
-            CacheFormat::LdRelay => Codec::LdRelay(keys.ld_relay.clone()),
+            CacheFormat::LdRelay => Codec::LdRelay(Box::new(keys.ld_relay.clone())),
         }
     }
 
@@ -263,19 +263,19 @@ fn reading(opened: OpenedRows, manifest: Option<Manifest>) -> Reading {
         .into_values()
         .filter(|(_, record)| record.name != MANIFEST_NAME)
         .map(|(_, record)| (record.name, record.text))
-        .collect();
-    cached_set(texts, manifest, opened.skipped)
+        .collect::<BTreeMap<_, _>>();
+    cached_set(&texts, manifest, opened.skipped)
 }
 
 /// Judges records that were opened, from whichever tier.
 pub(super) fn cached_set(
-    texts: BTreeMap<String, String>,
+    texts: &BTreeMap<String, String>,
     manifest: Option<Manifest>,
     mut skipped: Skipped,
 ) -> Reading {
-    let mut complete = manifest.as_ref().is_some_and(|manifest| manifest.vouches_for(&texts));
+    let mut complete = manifest.as_ref().is_some_and(|manifest| manifest.vouches_for(texts));
     let mut records = RecordSet::default();
-    for (name, text) in &texts {
+    for (name, text) in texts {
         let taken = decode(text.as_bytes()).is_ok_and(|record| records.insert(name, record));
         if !taken {
             skipped.undecodable += 1;

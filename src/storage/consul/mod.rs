@@ -67,6 +67,15 @@ impl ConsulSettings {
         let endpoint = Endpoint::Tcp { host: host.to_owned(), port, tls };
         Ok(Self { endpoint, token: TokenSource::None })
     }
+
+    /// Turns TLS on with these settings. A Unix socket stays as it is.
+    #[must_use]
+    pub fn with_tls(mut self, settings: TlsSettings) -> Self {
+        if let Endpoint::Tcp { tls, .. } = &mut self.endpoint {
+            *tls = Some(settings);
+        }
+        self
+    }
 }
 
 fn host_and_port(authority: &str) -> Option<(&str, u16)> {

@@ -68,7 +68,7 @@ impl Token {
         let token = match &self.source {
             TokenSource::None => return Ok(None),
             TokenSource::Fixed(token) => token.clone(),
-            TokenSource::File(path) => self.from_file(path).await.map_err(refused)?,
+            TokenSource::File(path) => self.read_file(path).await.map_err(refused)?,
         };
         let mut value =
             HeaderValue::from_str(token.expose()).map_err(|_| refused(TokenError::NotAHeader))?;
@@ -76,7 +76,7 @@ impl Token {
         Ok(Some(value))
     }
 
-    async fn from_file(&self, path: &PathBuf) -> Result<Password, TokenError> {
+    async fn read_file(&self, path: &PathBuf) -> Result<Password, TokenError> {
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let now = Instant::now();
         if let Some(known) = known.as_ref().filter(|known| now < known.looked + LOOK_INTERVAL) {

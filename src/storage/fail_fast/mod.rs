@@ -131,8 +131,14 @@ impl<D: Dialer> FailFast<D> {
         self.shared.budgets
     }
 
-    /// The present health, and its changes.
-    pub fn health(&self) -> watch::Receiver<Health> {
+    /// The present health.
+    pub fn health(&self) -> Health {
+        self.shared.health.borrow().clone()
+    }
+
+    /// The health and its changes. A borrowed value must not be kept over an `await`: calls wait
+    /// for its return when they have something to report.
+    pub fn watch_health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
     }
 
@@ -165,7 +171,7 @@ impl<D: Dialer> FailFast<D> {
 
     /// Dials while the breaker is open, until cancelled. One task of the owner runs it.
     pub async fn run_probe(self, cancel: CancellationToken) {
-        let mut health = self.health();
+        let mut health = self.watch_health();
         loop {
             let due = self.core().breaker.next_probe();
             let far = Instant::now() + Duration::from_secs(3600);

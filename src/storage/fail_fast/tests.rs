@@ -71,7 +71,7 @@ impl Bench {
     }
 
     fn health(&self) -> Health {
-        self.store.health().borrow().clone()
+        self.store.health()
     }
 
     async fn ask(&self) -> Result<usize, StoreError> {
@@ -83,7 +83,7 @@ impl Bench {
     }
 
     async fn wait_for(&self, what: impl Fn(&Health) -> bool) {
-        self.store.health().wait_for(|health| what(health)).await.unwrap();
+        self.store.watch_health().wait_for(|health| what(health)).await.unwrap();
     }
 }
 

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, Table, TableDefinition,
-    TableHandle, WriteTransaction,
+    Builder, Database, Durability, ReadableDatabase, Table, TableDefinition, TableHandle,
+    WriteTransaction,
 };
 
 use super::directory::{Directory, private_file};

@@ -156,9 +156,7 @@ impl Writer {
             // Also with nothing waiting: the pause ends when a transaction succeeds.
             (false, Some(retry)) => Some(retry),
             (false, None) if idle => None,
-            (false, None) => {
-                Some(*self.first_seen.get_or_insert(now) + self.timing.commit_delay)
-            }
+            (false, None) => Some(*self.first_seen.get_or_insert(now) + self.timing.commit_delay),
         }
     }
 
@@ -197,8 +195,7 @@ impl Writer {
                 open.commit(|tables| {
                     let keys = Keys { shared: &self.shared, open, ring: &self.shared.ring() };
                     keys.apply(tables, batch, |bytes| {
-                        bytes > TRANSACTION_BYTES
-                            || begun.elapsed() > self.timing.transaction_time
+                        bytes > TRANSACTION_BYTES || begun.elapsed() > self.timing.transaction_time
                     })
                 })
             })
@@ -275,16 +272,17 @@ impl Writer {
     /// to try again at once.
     fn see_to(&mut self, fault: Fault) -> bool {
         self.failures += 1;
-        let problem = Problem {
-            text: fault.to_string(),
-            at: SystemTime::now(),
-            failures: self.failures,
-        };
+        let problem =
+            Problem { text: fault.to_string(), at: SystemTime::now(), failures: self.failures };
         self.shared.update(|status| status.problem = Some(problem));
         let at_once = match fault.kind {
             FaultKind::Damaged | FaultKind::OtherFormat => {
                 self.damages += 1;
-                if self.damages == 1 { self.reopen() } else { self.recreate(fault) }
+                if self.damages == 1 {
+                    self.reopen()
+                } else {
+                    self.recreate(fault)
+                }
                 self.damages <= DAMAGE_ATTEMPTS
             }
             FaultKind::Handle => {

@@ -1,29 +1,37 @@
-//! What the integration tests share: real peers and the means to watch them.
+//! What the tests need around the code under test: real databases, proxies with faults,
+//! certificates, and one way to wait.
 
+pub(crate) mod certificates;
+pub(crate) mod databases;
+pub(crate) mod dynamodb_faults;
 pub(crate) mod relay;
 pub(crate) mod sdk_driver;
 
+use std::fmt::Display;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-/// Longest wait of [`eventually`].
-const EVENTUALLY_MAX: Duration = Duration::from_secs(40);
+/// How long a test waits for what must come. Long, because it is only spent on failure.
+pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 
-/// Asks again and again until the answer is `Ok`, and fails with the last answer after a long
-/// time. Level-triggered: it asks for the state, it does not wait for an edge.
-pub(crate) async fn eventually<T>(
+/// Looks again and again until `look` is content; its last complaint is shown if it never is.
+#[track_caller]
+pub(crate) fn eventually<T, E: Display>(
     what: &str,
-    mut ask: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
-    let begun = Instant::now();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(state) if begun.elapsed() > EVENTUALLY_MAX => {
-                panic!("waited for {EVENTUALLY_MAX:?} until {what}; the last state: {state}")
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match look().await {
+                Ok(value) => return value,
+                Err(complaint) if Instant::now() > deadline => {
+                    panic!("{place}: {what} did not come about within {LIMIT:?}: {complaint}")
+                }
+                Err(_) => sleep(Duration::from_millis(10)).await,
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
 }

@@ -48,7 +48,8 @@ impl RelaySettings {
 
     /// Nothing but the address: for relays that are configured by a file.
     pub(crate) fn empty() -> Self {
-        let settings = Self { variables: BTreeMap::new(), arguments: vec!["--from-env".to_owned()] };
+        let settings =
+            Self { variables: BTreeMap::new(), arguments: vec!["--from-env".to_owned()] };
         settings
             .with("BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
             .with("GRACEFUL_SHUTDOWN_TIMEOUT", "2s")
@@ -190,7 +191,11 @@ impl RelayProcess {
     }
 
     /// Waits until a condition on `/status` holds.
-    pub(crate) async fn wait_for_status(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait_for_status(
+        &self,
+        what: &str,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Value {
         eventually(what, async || {
             let status = self.status().await;
             if condition(&status) { Ok(status) } else { Err(format!("{status:#}")) }
@@ -234,14 +239,21 @@ impl RelayProcess {
     }
 
     /// Opens a stream; the first event is still to be read.
-    pub(crate) async fn stream(&self, path: &str, key: &str) -> Result<StreamClient, StreamClientError> {
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        key: &str,
+    ) -> Result<StreamClient, StreamClientError> {
         StreamClient::connect(&StreamTarget::new(self.address, path, key)).await
     }
 
     /// Opens a stream as soon as it is to be had, and reads its first put.
     pub(crate) async fn stream_with_put(&self, path: &str, key: &str) -> (StreamClient, Value) {
         eventually("a stream begins with its put", async || {
-            let mut client = self.stream(path, key).await.map_err(|e| format!("{e}; log:\n{}", tail(&self.log())))?;
+            let mut client = self
+                .stream(path, key)
+                .await
+                .map_err(|e| format!("{e}; log:\n{}", tail(&self.log())))?;
             let event = timeout(LONG, client.next()).await.map_err(|_| "no event".to_owned())?;
             match event {
                 Ok(Some(event)) if event.name == "put" => {

@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::model::Password;
-use crate::upstream::FailureClass;
 use crate::telemetry::Chain;
+use crate::upstream::FailureClass;
 use crate::upstream::test_support::Authority;
 
 fn tls_answering(

@@ -1,0 +1,7 @@
+//! The shared cache on real databases: one contract for all, then each one's own troubles.
+
+mod consul;
+mod contract;
+mod dynamodb;
+mod outage;
+mod redis;

@@ -1,0 +1,90 @@
+//! Real databases, each one a process of its own on a free port of the loopback address, with
+//! its files in a folder of its own. Dropping one kills it.
+
+mod consul;
+mod dynamodb;
+mod redis;
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub(crate) use self::consul::{Consul, MASTER_TOKEN};
+pub(crate) use self::dynamodb::{DynamoDb, settings_at};
+pub(crate) use self::redis::Redis;
+
+/// Where `tests/install-tools.sh` puts the programs.
+pub(crate) fn tools() -> PathBuf {
+    match std::env::var_os("PILOTLIGHT_TEST_TOOLS") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/tools"),
+    }
+}
+
+/// A program or folder of the tools. A missing one fails the test; it never passes in silence.
+pub(crate) fn tool(path: &str) -> PathBuf {
+    let found = tools().join(path);
+    assert!(found.exists(), "{} is missing; run ./tests/install-tools.sh", found.display());
+    found
+}
+
+/// A port that nobody listened on a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A running program; killed when dropped, also while it is frozen.
+pub(crate) struct Process {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Process {
+    /// Starts a program whose output goes to a file in `folder`, never to this process's pipes.
+    pub(crate) fn start(mut command: Command, folder: &Path) -> Self {
+        let output = folder.join("output");
+        let file = File::create(&output).unwrap();
+        command
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, output }
+    }
+
+    /// An error with what it printed, if it is not running any more.
+    pub(crate) fn check(&mut self) -> Result<(), String> {
+        match self.child.try_wait().unwrap() {
+            None => Ok(()),
+            Some(status) => Err(format!("it ended with {status}: {}", self.output())),
+        }
+    }
+
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.output).unwrap_or_default()).into_owned()
+    }
+
+    /// Stops it without its noticing: connections stay, answers do not come.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").arg(name).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success(), "kill {name}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
