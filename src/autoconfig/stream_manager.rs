@@ -15,9 +15,7 @@ use super::record_set::CachedSet;
 use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Reaction, State, StreamStep};
-use crate::model::{
-    AutoConfigKey, ConnectionState, ConnectionStatus, EnvironmentChange, ErrorKind,
-};
+use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
 use crate::telemetry::Chain;
 use crate::upstream::{
     EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest,
@@ -176,22 +174,33 @@ impl StreamManager {
     }
 
     async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
-        if let CacheOutcome::Loaded(set) = &outcome
-            && self.channels.status.get().state == ConnectionState::Initializing
+        let found = match &outcome {
+            CacheOutcome::Loaded(set) => {
+                Some((set.records.environments.len(), set.complete, set.stamp))
+            }
+            CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
+        };
+        let reaction = self.state.on_cache(tier, outcome);
+        // A tier is read again and again; only what is new is worth a line.
+        if let Some((environments, complete, stamp)) = found
+            && !reaction.changes.is_empty()
         {
+            let written_at = stamp.map(|stamp| stamp.written_at);
             tracing::info!(
                 ?tier,
-                environments = set.records.environments.len(),
-                complete = set.complete,
-                written_at = ?set.stamp.map(|stamp| stamp.written_at),
+                environments,
+                complete,
+                ?written_at,
                 "environments found in the autoconfig cache"
             );
         }
-        let reaction = self.state.on_cache(tier, outcome);
         self.carry_out(reaction).await;
     }
 
     async fn on_stream(&mut self, event: StreamEvent) {
+        if let StreamEvent::Event { .. } | StreamEvent::Comment { .. } = &event {
+            self.note_heard();
+        }
         match event {
             StreamEvent::Opened { connection, .. } => {
                 self.connections += 1;
@@ -273,14 +282,27 @@ impl StreamManager {
                 records,
                 confirmed_at: SystemTime::now(),
                 live: true,
+                heard_at: Instant::now(),
             }));
         }
+    }
+
+    /// The stream is not stuck. Nobody is woken for it.
+    fn note_heard(&self) {
+        self.channels.wanted.send_if_modified(|wanted| {
+            if let Some(wanted) = wanted {
+                wanted.heard_at = Instant::now();
+            }
+            false
+        });
     }
 
     fn set_live(&self, live: bool) {
         self.channels.wanted.send_if_modified(|wanted| match wanted {
             Some(wanted) if wanted.live != live => {
                 wanted.live = live;
+                // Up to this moment.
+                wanted.confirmed_at = SystemTime::now();
                 // Nobody is woken for it: it matters only when something is to be written.
                 false
             }
