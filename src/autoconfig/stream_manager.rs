@@ -15,9 +15,7 @@ use super::record_set::CachedSet;
 use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Reaction, State, StreamStep};
-use crate::model::{
-    AutoConfigKey, ConnectionState, ConnectionStatus, EnvironmentChange, ErrorKind,
-};
+use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
 use crate::telemetry::Chain;
 use crate::upstream::{
     EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest,
@@ -176,18 +174,26 @@ impl StreamManager {
     }
 
     async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
-        if let CacheOutcome::Loaded(set) = &outcome
-            && self.channels.status.get().state == ConnectionState::Initializing
+        let found = match &outcome {
+            CacheOutcome::Loaded(set) => Some((
+                set.records.environments.len(),
+                set.complete,
+                set.stamp.map(|stamp| stamp.written_at),
+            )),
+            CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
+        };
+        let reaction = self.state.on_cache(tier, outcome);
+        if let Some((environments, complete, written_at)) = found
+            && !reaction.changes.is_empty()
         {
             tracing::info!(
                 ?tier,
-                environments = set.records.environments.len(),
-                complete = set.complete,
-                written_at = ?set.stamp.map(|stamp| stamp.written_at),
-                "environments found in the autoconfig cache"
+                environments,
+                complete,
+                ?written_at,
+                "running the environments of the autoconfig cache until LaunchDarkly answers"
             );
         }
-        let reaction = self.state.on_cache(tier, outcome);
         self.carry_out(reaction).await;
     }
 
