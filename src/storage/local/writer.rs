@@ -11,6 +11,7 @@
 //! | the disk refuses | the file is opened anew, so that it can be read | tried again with pauses |
 //! | damage, for the first time | the file is opened anew | tried again at once |
 //! | damage again | the file is set aside, an empty one made | all known sets are stored again |
+//! | a reader found damage | nothing: the rest of the file can still be read | as damage again, when there is something to store |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -174,6 +175,13 @@ impl Writer {
 
     /// Writes what waits.
     fn commit(&mut self) {
+        let damage = {
+            let mut requests = self.shared.requests();
+            if requests.pending.is_empty() { None } else { requests.damage.take() }
+        };
+        if let Some(fault) = damage {
+            self.recreate(fault);
+        }
         let (batch, flushes, stopping) = {
             let mut requests = self.shared.requests();
             let batch = requests.pending.take();
@@ -328,6 +336,7 @@ impl Writer {
     }
 
     fn replaced(&mut self, set_aside: super::SetAside) {
+        self.shared.requests().damage = None;
         self.shared.store_everything_again();
         // The new file holds nothing that was sealed under an older key.
         self.reseal = Reseal::Done;
