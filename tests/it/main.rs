@@ -9,5 +9,8 @@
 
 mod cache_backends;
 mod cold_start;
+mod local_store_damage;
+mod local_store_kill;
+mod local_store_support;
 mod sdk_drivers;
 mod support;

@@ -67,6 +67,10 @@ impl Fault {
 }
 
 impl From<redb::Error> for Fault {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the errors of redb and of the system are open sets"
+    )]
     fn from(error: redb::Error) -> Self {
         use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
         let kind = match &error {
@@ -248,7 +252,7 @@ impl Holder {
             FaultKind::InUse => return Err(LocalStoreError::InUse { path: directory.database() }),
             FaultKind::Io => return Err(opening(directory, fault)),
         };
-        let (open, aside) = replace(directory, reason, fault)?;
+        let (open, aside) = replace(directory, reason, &fault)?;
         *slot = Some(open);
         Ok(Some(aside))
     }
@@ -257,7 +261,7 @@ impl Holder {
     pub(super) fn recreate(
         &self,
         directory: &Directory,
-        fault: Fault,
+        fault: &Fault,
     ) -> Result<SetAside, LocalStoreError> {
         let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
         drop_guarded(slot.take());
@@ -285,7 +289,7 @@ impl Holder {
 fn replace(
     directory: &Directory,
     reason: SetAsideReason,
-    fault: Fault,
+    fault: &Fault,
 ) -> Result<(OpenFile, SetAside), LocalStoreError> {
     let path = match directory.set_aside(reason) {
         Ok(path) => path,

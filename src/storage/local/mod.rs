@@ -118,8 +118,8 @@ pub enum LocalStoreError {
         #[source]
         source: Cause,
     },
-    /// The file is damaged where this call read. The store sets it aside as soon as a write meets
-    /// the damage too.
+    /// The file is damaged where this call read. The store sets it aside as soon as there is
+    /// something to store.
     #[error("the local store is damaged")]
     Damaged(#[source] Cause),
     /// The disk failed this call; the change that it was about is not stored.
@@ -316,6 +316,10 @@ impl LocalStore {
             SetRead::Found(found) => skipped.forged = found.undecodable,
         }
         self.shared.skipped(skipped);
+        if read.shows_damage() {
+            let text = "a set is not complete although sets are only ever stored whole";
+            self.shared.damaged(Fault::new(FaultKind::Damaged, text));
+        }
         Ok(read)
     }
 

@@ -11,6 +11,7 @@
 //! | the disk refuses | the file is opened anew, so that it can be read | tried again with pauses |
 //! | damage, for the first time | the file is opened anew | tried again at once |
 //! | damage again | the file is set aside, an empty one made | all known sets are stored again |
+//! | a reader found damage | nothing: the rest of the file can still be read | as damage again, when there is something to store |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -172,6 +173,13 @@ impl Writer {
 
     /// Writes what waits.
     fn commit(&mut self) {
+        let damage = {
+            let mut requests = self.shared.requests();
+            if requests.pending.is_empty() { None } else { requests.damage.take() }
+        };
+        if let Some(fault) = damage {
+            self.recreate(&fault);
+        }
         let (batch, flushes, stopping) = {
             let mut requests = self.shared.requests();
             let batch = requests.pending.take();
@@ -182,7 +190,7 @@ impl Writer {
         let result = self.write(&batch);
         match result {
             Ok(written) => self.committed(batch, &written, flushes),
-            Err(fault) => self.not_committed(batch, fault, flushes, stopping),
+            Err(fault) => self.not_committed(batch, &fault, flushes, stopping),
         }
     }
 
@@ -239,7 +247,7 @@ impl Writer {
     fn not_committed(
         &mut self,
         batch: Batch,
-        fault: Fault,
+        fault: &Fault,
         flushes: Vec<oneshot::Sender<bool>>,
         stopping: bool,
     ) {
@@ -270,7 +278,7 @@ impl Writer {
 
     /// Takes note of a failure and does what can be done about it. Returns whether it makes sense
     /// to try again at once.
-    fn see_to(&mut self, fault: Fault) -> bool {
+    fn see_to(&mut self, fault: &Fault) -> bool {
         self.failures += 1;
         let problem =
             Problem { text: fault.to_string(), at: SystemTime::now(), failures: self.failures };
@@ -318,7 +326,7 @@ impl Writer {
         }
     }
 
-    fn recreate(&mut self, fault: Fault) {
+    fn recreate(&mut self, fault: &Fault) {
         match self.shared.holder.recreate(&self.directory, fault) {
             Ok(set_aside) => self.replaced(set_aside),
             Err(error) => self.not_open(&error),
@@ -326,6 +334,7 @@ impl Writer {
     }
 
     fn replaced(&mut self, set_aside: super::SetAside) {
+        self.shared.requests().damage = None;
         self.shared.store_everything_again();
         // The new file holds nothing that was sealed under an older key.
         self.reseal = Reseal::Done;
@@ -382,7 +391,7 @@ impl Writer {
         match step {
             Some(Ok(next)) => self.reseal = next,
             Some(Err(fault)) => {
-                self.see_to(fault);
+                self.see_to(&fault);
                 self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
             }
             None => self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) },
