@@ -195,7 +195,7 @@ async fn settings_that_cannot_work_are_refused_and_nothing_ends() {
     let store =
         store(DynamoDbSettings { endpoint: Some("not a URL".to_owned()), ..settings_at(1) });
     let cache = DynamoDbCache::new(store.clone(), "table", "ns");
-    is_a_refusal(&store, &cache, "").await;
+    is_a_refusal(&store, &cache, "not an http or https URL").await;
     let error = cache.swap(&[insert("env:a", "1")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
 }
