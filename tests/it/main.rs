@@ -7,6 +7,7 @@
     reason = "a test that fails may panic"
 )]
 
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 mod cache_backends;
 mod cold_start;
 mod local_store_damage;
