@@ -7,25 +7,32 @@ use pilotlight::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use pilotlight::model::{DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
 use pilotlight::sealing::{KeyRing, SealingKey};
 use pilotlight::storage::local::LocalStoreError;
+use tempfile::TempDir;
 
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub fn ring() -> KeyRing {
+/// In memory where the machine has such a place: a kill loses no more there than elsewhere, and the
+/// disk's other users do not count.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+pub(crate) fn ring() -> KeyRing {
     KeyRing::new(SealingKey::derive("a key of the test"), [])
 }
 
-pub fn id(set: usize) -> DataSetId {
+pub(crate) fn id(set: usize) -> DataSetId {
     let environment = format!("environment-{set}").into();
     DataSetId::new(&EnvironmentRef { environment, filter: FilterKey::default() })
 }
 
-pub fn key(number: usize) -> ItemKey {
+pub(crate) fn key(number: usize) -> ItemKey {
     let kind = if number % 10 == 9 { ItemKind::Segment } else { ItemKind::Flag };
     ItemKey::new(kind, format!("secret-item-{number}"))
 }
 
 /// The only item of that set, number and version. Some are tombstones.
-pub fn item(set: usize, number: usize, version: u64) -> Item {
+pub(crate) fn item(set: usize, number: usize, version: u64) -> Item {
     if version % 7 == 6 {
         return Item::tombstone(version);
     }
@@ -37,7 +44,7 @@ pub fn item(set: usize, number: usize, version: u64) -> Item {
 }
 
 /// A set with one version of all its items.
-pub fn data(set: usize, items: usize, version: u64) -> DataSet {
+pub(crate) fn data(set: usize, items: usize, version: u64) -> DataSet {
     let mut data = DataSet::default();
     for number in 0..items {
         data.upsert(&key(number), Arc::new(item(set, number, version)));
@@ -48,7 +55,7 @@ pub fn data(set: usize, items: usize, version: u64) -> DataSet {
 /// The versions of a set's items by number, if the set is complete and every item is what its
 /// version says.
 #[track_caller]
-pub fn versions(set: usize, items: usize, data: &DataSet) -> Vec<u64> {
+pub(crate) fn versions(set: usize, items: usize, data: &DataSet) -> Vec<u64> {
     assert_eq!(data.len(), items, "no item too many or too few in set {set}");
     let version = |number: usize| {
         let held = data.item(&key(number)).expect("every item is there");
@@ -58,7 +65,15 @@ pub fn versions(set: usize, items: usize, data: &DataSet) -> Vec<u64> {
     (0..items).map(version).collect()
 }
 
+/// Reads a set that must be complete.
+#[track_caller]
+pub(crate) fn complete(local: &LocalFlags, set: usize) -> DataSet {
+    let read = read(local, set).unwrap();
+    let ReadOutcome::Complete(stored) = read else { panic!("set {set} is not complete: {read:?}") };
+    stored.data
+}
+
 /// Reads a set without regard to what comes of it.
-pub fn read(local: &LocalFlags, set: usize) -> Result<ReadOutcome, LocalStoreError> {
+pub(crate) fn read(local: &LocalFlags, set: usize) -> Result<ReadOutcome, LocalStoreError> {
     local.read_set(&id(set))
 }

@@ -79,8 +79,7 @@ impl KeyFile {
             return Err(KeyFileError::Malformed { path });
         }
         let key = SealingKey::derive(digits);
-        let warning =
-            is_open_to_others(&path).then_some(KeyFileWarning::OpenToOthers { path });
+        let warning = is_open_to_others(&path).then_some(KeyFileWarning::OpenToOthers { path });
         Ok(Some(Self { key, warning }))
     }
 

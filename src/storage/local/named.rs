@@ -12,9 +12,7 @@ use crate::sealing::{KeyId, KeyRing, NAME_BYTES, OpenError, Place};
 use super::Skipped;
 use super::database::{NAMED, OpenFile, Tables};
 use super::fields::{put_text, take_text, take_u8};
-use super::names::{
-    NAMED_KEY_BYTES, Salt, bounds, named_key, owner_of, prefix_of, space_prefix,
-};
+use super::names::{NAMED_KEY_BYTES, Salt, bounds, named_key, owner_of, prefix_of, space_prefix};
 
 const SPACE: &str = "local/named";
 /// First byte of a record's plaintext.

@@ -53,11 +53,7 @@ impl Dirty {
 #[derive(Clone)]
 pub(super) enum SetWork {
     /// Make the file hold this.
-    Store {
-        content: Arc<dyn Content>,
-        dirty: Dirty,
-        written_at: SystemTime,
-    },
+    Store { content: Arc<dyn Content>, dirty: Dirty, written_at: SystemTime },
     /// Forget it.
     Remove,
 }

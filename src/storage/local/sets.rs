@@ -277,8 +277,7 @@ pub(super) fn store_all(
     let key = writing.ring.current().id();
     let markers = Markers::of(&tables.sets, writing.ring, &set)?;
     let held = markers.under(key);
-    let count =
-        part_count(writing.content.encoded_bytes(), held.map(|marker| marker.tags.len()));
+    let count = part_count(writing.content.encoded_bytes(), held.map(|marker| marker.tags.len()));
     let held = held.filter(|marker| marker.tags.len() == count as usize);
     if held.is_none() {
         remove_parts(tables, &set_key(&set, key))?;
@@ -315,8 +314,7 @@ pub(super) fn store_slots(
     if count == 0 || part_count(writing.content.encoded_bytes(), Some(count)) as usize != count {
         return Ok(None);
     }
-    let mut wanted: Vec<u32> =
-        slots.into_iter().map(|slot| part_for(slot, count as u32)).collect();
+    let mut wanted: Vec<u32> = slots.into_iter().map(|slot| part_for(slot, count as u32)).collect();
     wanted.sort_unstable();
     wanted.dedup();
     let mut tags = held.tags.clone();
@@ -345,9 +343,7 @@ fn store_parts(
 ) -> Result<u64, redb::Error> {
     let count = tags.len() as u32;
     let mut buffers = vec![Vec::new(); wanted.len()];
-    writing
-        .content
-        .encode(&|slot| wanted.binary_search(&part_for(slot, count)).ok(), &mut buffers);
+    writing.content.encode(&|slot| wanted.binary_search(&part_for(slot, count)).ok(), &mut buffers);
     let key = writing.ring.current();
     let mut held = Vec::new();
     let mut written = 0;
