@@ -219,14 +219,9 @@ fn start(path: &Path, sets: usize) {
             if set >= sets {
                 return read;
             }
-            match local.read_set(&id(set)).unwrap() {
-                ReadOutcome::Complete(set) => read.push(set.data),
-                ReadOutcome::Absent
-                | ReadOutcome::Incomplete(_)
-                | ReadOutcome::Unreadable { .. } => {
-                    panic!("set {set} is not complete")
-                }
-            }
+            let outcome = local.read_set(&id(set)).unwrap();
+            let ReadOutcome::Complete(stored) = outcome else { panic!("set {set}: {outcome:?}") };
+            read.push(stored.data);
         }
     };
     let all: Vec<Vec<DataSet>> = std::thread::scope(|scope| {

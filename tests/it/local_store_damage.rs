@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pilotlight::flagstore::{LocalFlags, ReadOutcome};
 use pilotlight::storage::local::LocalStore;
 
-use super::local_store_support::{LONG, data, id, read, ring, versions};
+use super::local_store_support::{LONG, data, directory, id, read, ring, versions};
 
 const ROUNDS: usize = 200;
 const SETS: usize = 3;
@@ -20,7 +20,7 @@ const PAGE: usize = 4096;
 
 /// A closed store's file.
 async fn sound_file() -> Vec<u8> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let store = LocalStore::open(directory.path(), ring()).unwrap().store;
     let local = LocalFlags::new(store.clone());
     for version in 1..=STATES {
@@ -90,7 +90,7 @@ async fn no_damage_gives_other_data_or_ends_the_process() {
     fastrand::seed(seed);
     let mut outcomes = Outcomes::default();
     for round in 0..ROUNDS {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = directory();
         let mut bytes = sound.clone();
         let what = damage(&mut bytes);
         fs::write(directory.path().join(FILE), &bytes).unwrap();

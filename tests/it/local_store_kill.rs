@@ -13,9 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pilotlight::flagstore::{LocalFlags, ReadOutcome};
 use pilotlight::model::DataSet;
 use pilotlight::storage::local::LocalStore;
-use tempfile::TempDir;
 
-use super::local_store_support::{LONG, data, id, item, key, ring, versions};
+use super::local_store_support::{LONG, complete, data, directory, id, item, key, ring, versions};
 
 const ROUNDS: u64 = 200;
 const SETS: usize = 3;
@@ -56,12 +55,6 @@ fn told() -> Option<(PathBuf, u64)> {
     Some((directory.into(), version?.to_str()?.parse().unwrap()))
 }
 
-/// In memory where the machine has such a place: a kill loses no more there than elsewhere, and the
-/// disk's other users do not count.
-fn directory() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
 fn say(text: &str) {
     // Past the test harness, which may hold back what is printed.
     let mut out = std::io::stdout().lock();
@@ -80,12 +73,8 @@ async fn writer_to_be_killed() {
     assert_eq!(opened.set_aside, None, "a kill never damages a store");
     let store = opened.store;
     let local = LocalFlags::new(store.clone());
-    let mut sets: Vec<Arc<DataSet>> = (0..SETS)
-        .map(|set| match local.read_set(&id(set)).unwrap() {
-            ReadOutcome::Complete(stored) => Arc::new(stored.data),
-            other => panic!("set {set}: {other:?}"),
-        })
-        .collect();
+    let mut sets: Vec<Arc<DataSet>> =
+        (0..SETS).map(|set| Arc::new(complete(&local, set))).collect();
     say("ready");
     for version in first.. {
         let set = fastrand::usize(..SETS);
@@ -232,12 +221,7 @@ impl Expected {
 }
 
 fn stored_versions(local: &LocalFlags) -> Vec<Vec<u64>> {
-    (0..SETS)
-        .map(|set| match local.read_set(&id(set)).unwrap() {
-            ReadOutcome::Complete(stored) => versions(set, ITEMS, &stored.data),
-            other => panic!("set {set} is not complete: {other:?}"),
-        })
-        .collect()
+    (0..SETS).map(|set| versions(set, ITEMS, &complete(local, set))).collect()
 }
 
 #[tokio::test]
@@ -267,6 +251,9 @@ async fn a_kill_loses_a_quarter_of_a_second_at_most_and_damages_nothing() {
             .map_or(0, |record| u64::from_le_bytes(record.value[..].try_into().unwrap()));
         assert!(counter >= expected.named.unwrap_or(named), "round {round}");
         named = counter;
+        // The first write checks all of the file.
+        opened.store.write_named("after the kill", Vec::new(), Vec::new()).await.unwrap();
+        assert_eq!(opened.store.status().replaced, 0, "round {round}");
         assert!(opened.store.close(LONG).await);
     }
     assert!(
@@ -321,8 +308,7 @@ async fn no_room_is_no_end() {
     let opened = LocalStore::open(directory.path(), ring()).unwrap();
     assert_eq!(opened.set_aside, None);
     let local = LocalFlags::new(opened.store.clone());
-    let ReadOutcome::Complete(stored) = local.read_set(&id(0)).unwrap() else { panic!() };
-    assert_eq!(versions(0, ITEMS, &stored.data), vec![1; ITEMS]);
+    assert_eq!(versions(0, ITEMS, &complete(&local, 0)), vec![1; ITEMS]);
     assert_eq!(local.read_set(&id(1)).unwrap(), ReadOutcome::Absent);
     assert!(opened.store.close(LONG).await);
 }

@@ -7,8 +7,15 @@ use pilotlight::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use pilotlight::model::{DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
 use pilotlight::sealing::{KeyRing, SealingKey};
 use pilotlight::storage::local::LocalStoreError;
+use tempfile::TempDir;
 
 pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// In memory where the machine has such a place: a kill loses no more there than elsewhere, and the
+/// disk's other users do not count.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
 
 pub(crate) fn ring() -> KeyRing {
     KeyRing::new(SealingKey::derive("a key of the test"), [])
@@ -56,6 +63,14 @@ pub(crate) fn versions(set: usize, items: usize, data: &DataSet) -> Vec<u64> {
         held.version
     };
     (0..items).map(version).collect()
+}
+
+/// Reads a set that must be complete.
+#[track_caller]
+pub(crate) fn complete(local: &LocalFlags, set: usize) -> DataSet {
+    let read = read(local, set).unwrap();
+    let ReadOutcome::Complete(stored) = read else { panic!("set {set} is not complete: {read:?}") };
+    stored.data
 }
 
 /// Reads a set without regard to what comes of it.

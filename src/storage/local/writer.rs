@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::database::{Fault, FaultKind, OpenFile, Tables};
+use super::database::{Fault, FaultKind, OpenFile, Opening, Tables};
 use super::directory::Directory;
 use super::names::{NAMED_KEY_BYTES, Prefix, set_prefix};
 use super::pending::{Batch, Dirty, NamedWork, SetWork};
@@ -195,8 +195,8 @@ impl Writer {
     }
 
     fn write(&self, batch: &Batch) -> Result<Written, Fault> {
+        self.checked()?;
         let begun = Instant::now();
-        let unavailable = || Fault::new(FaultKind::Io, "there is no open file");
         self.shared
             .holder
             .with(|open| {
@@ -207,7 +207,12 @@ impl Writer {
                     })
                 })
             })
-            .unwrap_or_else(|| Err(unavailable()))
+            .unwrap_or_else(|| Err(no_file()))
+    }
+
+    /// Makes sure that the file can be written to.
+    fn checked(&self) -> Result<(), Fault> {
+        self.shared.holder.check().unwrap_or_else(|| Err(no_file()))
     }
 
     fn committed(
@@ -241,6 +246,10 @@ impl Writer {
         }
         for NamedWork { done, .. } in batch.named {
             let _ = done.send(Ok(()));
+        }
+        if matches!(self.reseal, Reseal::Done) && self.shared.status().unreadable_sets > 0 {
+            // Some of them may be gone now: they are counted again.
+            self.reseal = Reseal::Waiting { until: None };
         }
     }
 
@@ -320,20 +329,22 @@ impl Writer {
     /// Opens the file anew. One that does not open any more is replaced.
     fn reopen(&mut self) {
         match self.shared.holder.open(&self.directory) {
-            Ok(None) => self.shared.update(|status| status.available = true),
-            Ok(Some(set_aside)) => self.replaced(set_aside),
+            Ok(Opening::Found) => self.shared.update(|status| status.available = true),
+            Ok(Opening::Made) => self.replaced(None),
+            Ok(Opening::Replaced(set_aside)) => self.replaced(Some(set_aside)),
             Err(error) => self.not_open(&error),
         }
     }
 
     fn recreate(&mut self, fault: &Fault) {
         match self.shared.holder.recreate(&self.directory, fault) {
-            Ok(set_aside) => self.replaced(set_aside),
+            Ok(set_aside) => self.replaced(Some(set_aside)),
             Err(error) => self.not_open(&error),
         }
     }
 
-    fn replaced(&mut self, set_aside: super::SetAside) {
+    /// The file is an empty one.
+    fn replaced(&mut self, set_aside: Option<super::SetAside>) {
         self.shared.requests().damage = None;
         self.shared.store_everything_again();
         // The new file holds nothing that was sealed under an older key.
@@ -341,7 +352,7 @@ impl Writer {
         self.shared.update(|status| {
             status.available = true;
             status.replaced += 1;
-            status.set_aside = Some(set_aside);
+            status.set_aside = set_aside.or(status.set_aside.take());
             (status.to_reseal, status.unreadable_sets) = (0, 0);
         });
     }
@@ -362,6 +373,13 @@ impl Writer {
     fn reseal(&mut self) {
         let ring = self.shared.ring();
         let state = std::mem::replace(&mut self.reseal, Reseal::Done);
+        let writes = matches!(state, Reseal::Sets(_) | Reseal::Named(_));
+        let ready = if writes { self.checked() } else { Ok(()) };
+        if let Err(fault) = ready {
+            self.see_to(&fault);
+            self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
+            return;
+        }
         let step = self.shared.holder.with(|open| match state {
             Reseal::Done => Ok(Reseal::Done),
             Reseal::Waiting { .. } => {
@@ -397,6 +415,10 @@ impl Writer {
             None => self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) },
         }
     }
+}
+
+fn no_file() -> Fault {
+    Fault::new(FaultKind::Io, "there is no open file")
 }
 
 /// What carrying out a batch needs.
