@@ -9,5 +9,6 @@
 
 mod cache_backends;
 mod cold_start;
+mod rungs;
 mod sdk_drivers;
 mod support;
