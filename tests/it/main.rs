@@ -9,6 +9,7 @@
 
 mod cache_backends;
 mod cold_start;
+mod demo;
 mod rungs;
 mod sdk_drivers;
 mod support;
