@@ -9,6 +9,7 @@
 
 mod cache_backends;
 mod cold_start;
+mod command_line;
 mod demo;
 mod rungs;
 mod sdk_drivers;
