@@ -175,23 +175,23 @@ impl StreamManager {
 
     async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
         let found = match &outcome {
-            CacheOutcome::Loaded(set) => {
-                Some((set.records.environments.len(), set.complete, set.stamp))
-            }
+            CacheOutcome::Loaded(set) => Some((
+                set.records.environments.len(),
+                set.complete,
+                set.stamp.map(|stamp| stamp.written_at),
+            )),
             CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
         };
         let reaction = self.state.on_cache(tier, outcome);
-        // A tier is read again and again; only what is new is worth a line.
-        if let Some((environments, complete, stamp)) = found
+        if let Some((environments, complete, written_at)) = found
             && !reaction.changes.is_empty()
         {
-            let written_at = stamp.map(|stamp| stamp.written_at);
             tracing::info!(
                 ?tier,
                 environments,
                 complete,
                 ?written_at,
-                "environments found in the autoconfig cache"
+                "running the environments of the autoconfig cache until LaunchDarkly answers"
             );
         }
         self.carry_out(reaction).await;

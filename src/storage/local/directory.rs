@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::backend::Switch;
 use super::{LocalStoreError, SetAsideReason};
 
 /// The database.
@@ -37,7 +38,7 @@ pub(super) struct Directory {
     _lock: Option<File>,
     /// Lets the database's files fail on command.
     #[cfg(test)]
-    pub(super) faults: Option<super::faulty::Faults>,
+    pub(super) faults: super::backend::Faults,
 }
 
 impl Directory {
@@ -58,8 +59,16 @@ impl Directory {
             path: path.to_owned(),
             _lock: held,
             #[cfg(test)]
-            faults: None,
+            faults: super::backend::Faults::default(),
         })
+    }
+
+    /// A switch for a database that is about to be opened.
+    pub(super) fn switch(&self) -> Switch {
+        Switch::new(
+            #[cfg(test)]
+            self.faults.clone(),
+        )
     }
 
     /// The database file.
@@ -90,20 +99,22 @@ impl Directory {
     /// Renames the database to a name that says why and when, and keeps the newest of such files.
     pub(super) fn set_aside(&self, reason: SetAsideReason) -> io::Result<PathBuf> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let prefix = aside_prefix(reason);
-        let path = (now..)
-            .map(|stamp| self.path.join(format!("{prefix}{stamp}")))
-            .find(|path| !path.exists())
-            .ok_or(io::ErrorKind::AlreadyExists)?;
+        let earlier = self.aside();
+        // Also in order if the clock stands still or goes back.
+        let stamp = earlier.last().map_or(now, |(last, _)| now.max(last.saturating_add(1)));
+        let path = self.path.join(format!("{}{stamp}", aside_prefix(reason)));
         fs::rename(self.database(), &path)?;
-        self.prune();
+        // Best effort: what cannot be removed stays.
+        let surplus = (earlier.len() + 1).saturating_sub(SET_ASIDE_MAX);
+        for (_, path) in &earlier[..surplus] {
+            let _ = fs::remove_file(path);
+        }
         Ok(path)
     }
 
-    /// Removes all but the newest files that were set aside. Best effort: what cannot be removed
-    /// stays.
-    fn prune(&self) {
-        let Ok(entries) = fs::read_dir(&self.path) else { return };
+    /// The files that were set aside, the oldest first.
+    fn aside(&self) -> Vec<(u128, PathBuf)> {
+        let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
         let mut found: Vec<(u128, PathBuf)> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -111,10 +122,7 @@ impl Directory {
             })
             .collect();
         found.sort();
-        let surplus = found.len().saturating_sub(SET_ASIDE_MAX);
-        for (_, path) in &found[..surplus] {
-            let _ = fs::remove_file(path);
-        }
+        found
     }
 }
 
