@@ -13,4 +13,5 @@ mod command_line;
 mod demo;
 mod rungs;
 mod sdk_drivers;
+mod sdk_outage;
 mod support;
