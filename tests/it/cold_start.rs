@@ -24,7 +24,7 @@ fn settings(launchdarkly: &FakeLaunchDarkly, store: &TempDir) -> RelaySettings {
 }
 
 /// Waits until nothing waits to be written to the local store.
-async fn wait_until_stored(relay: &crate::support::relay::RelayProcess) {
+pub(crate) async fn wait_until_stored(relay: &crate::support::relay::RelayProcess) {
     relay
         .wait_for_status("everything is stored locally", |status| {
             status["localStore"]["pending"] == 0
