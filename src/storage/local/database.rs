@@ -18,7 +18,7 @@ use redb::{
 };
 
 use super::backend::{Switch, SwitchedFile};
-use super::directory::{Directory, private_file};
+use super::directory::Directory;
 use super::names::{NAMED_KEY_BYTES, PART_KEY_BYTES, SET_KEY_BYTES, Salt};
 use super::{LocalStoreError, SetAside, SetAsideReason};
 
@@ -158,6 +158,7 @@ impl OpenFile {
         // A repair would leave an earlier state, or one that nobody thought of.
         self.checked = guarded(|| Ok(self.database.check_integrity()?))?;
         if self.checked {
+            self.switch.allow_writes();
             return Ok(());
         }
         Err(Fault::new(FaultKind::Damaged, "the file fails its checksums"))
@@ -188,7 +189,7 @@ impl OpenFile {
 /// Makes a database, or opens the one that is there.
 fn open_file(switch: &Switch, path: &Path) -> Result<Database, Fault> {
     let opened = guarded(|| {
-        let file = SwitchedFile::new(private_file(path)?, switch.clone())?;
+        let file = SwitchedFile::open(path, switch.clone())?;
         Ok(Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(file)?)
     });
     opened.inspect_err(|_| switch.cut())
@@ -229,6 +230,7 @@ fn open_or_make(directory: &Directory) -> Result<(OpenFile, Opening), Fault> {
             }
         };
     }
+    switch.allow_writes();
     let new = directory.new_database().map_err(io)?;
     let database = open_file(&switch, &new)?;
     let made = write_meta(&database).and_then(|salt| {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::backend::Switch;
+use super::backend::{Switch, is_read_only};
 use super::{LocalStoreError, SetAsideReason};
 
 /// The database.
@@ -34,7 +34,8 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// `None` on file systems without locks; the database's own lock is left then.
+    /// `None` on file systems without locks, and on those that take no writes and have none yet;
+    /// the database's own lock is left then.
     _lock: Option<File>,
     /// Lets the database's files fail on command.
     #[cfg(test)]
@@ -46,9 +47,15 @@ impl Directory {
     pub(super) fn hold(path: &Path) -> Result<Self, LocalStoreError> {
         let failed = |source| LocalStoreError::Directory { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
-        let lock = private_file(&path.join(LOCK_NAME)).map_err(failed)?;
-        let held = match lock.try_lock() {
-            Ok(()) => Some(lock),
+        let lock_path = path.join(LOCK_NAME);
+        let lock = match private_file(&lock_path) {
+            Ok(lock) => Some(lock),
+            // What is there can still be read, and locked if the lock was ever made.
+            Err(error) if is_read_only(&error) => File::open(lock_path).ok(),
+            Err(error) => return Err(failed(error)),
+        };
+        let held = match lock.as_ref().map_or(Ok(()), File::try_lock) {
+            Ok(()) => lock,
             Err(TryLockError::WouldBlock) => {
                 return Err(LocalStoreError::InUse { path: path.to_owned() });
             }

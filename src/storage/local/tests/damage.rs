@@ -127,6 +127,40 @@ async fn a_full_disk_keeps_changes_waiting_and_reads_going() {
 }
 
 #[tokio::test]
+async fn a_disk_that_takes_no_writes_is_read() {
+    let place = Place::new();
+    let store = place.open(&["key"]);
+    let items = Items::numbered(30, 1);
+    put(&store, "set", &items).await;
+    assert!(store.close(LONG).await);
+    let before = fs::read(place.file()).unwrap();
+    place.faults.set(Mood::ReadOnly);
+    let store = place.open(&["key"]);
+    assert_eq!(complete(&store, "set"), items);
+    let new = items.clone().with(1, 2);
+    store.change_set(&set("set"), new.shared(), &[slot(1)]);
+    assert!(!store.flush(LONG).await);
+    assert_eq!(complete(&store, "set"), items);
+    assert_eq!(fs::read(place.file()).unwrap(), before);
+    place.faults.set(Mood::Well);
+    eventually(&store, "it recovers", |status| status.problem.is_none()).await;
+    assert_eq!(complete(&store, "set"), new);
+}
+
+#[tokio::test]
+async fn a_file_that_is_only_read_is_not_touched() {
+    let place = Place::new();
+    let store = place.open(&["key"]);
+    put(&store, "set", &Items::numbered(30, 1)).await;
+    assert!(store.close(LONG).await);
+    let before = fs::read(place.file()).unwrap();
+    let store = place.open(&["key"]);
+    complete(&store, "set");
+    assert!(store.close(LONG).await);
+    assert_eq!(fs::read(place.file()).unwrap(), before);
+}
+
+#[tokio::test]
 async fn what_cannot_be_stored_does_not_keep_the_store_from_closing() {
     let place = Place::new();
     let store = place.open(&["key"]);
