@@ -81,9 +81,12 @@ impl Listener {
                 Err(_) => both,
             },
         };
-        bind(address).map(|socket| Self { socket }).map_err(|cause| match cause.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken { address },
-            _ => BindError::Refused { address, cause },
+        bind(address).map(|socket| Self { socket }).map_err(|cause| {
+            if cause.kind() == io::ErrorKind::AddrInUse {
+                BindError::Taken { address }
+            } else {
+                BindError::Refused { address, cause }
+            }
         })
     }
 

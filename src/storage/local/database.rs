@@ -72,10 +72,6 @@ impl Fault {
 }
 
 impl From<redb::Error> for Fault {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the errors of redb and of the system are open sets"
-    )]
     fn from(error: redb::Error) -> Self {
         use redb::Error::{
             DatabaseAlreadyOpen, DatabaseClosed, Io, LockPoisoned, PreviousIo, TransactionPoisoned,
