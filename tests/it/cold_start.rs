@@ -173,9 +173,13 @@ async fn two_relays_on_one_directory_both_work() {
     let first = settings(&launchdarkly, &store).start().unwrap();
     first.wait_until_healthy(1).await;
     let second = settings(&launchdarkly, &store).start().unwrap();
-    let status = second.wait_until_healthy(1).await;
-    assert_eq!(status["localStore"]["state"], "unavailable");
-    assert!(second.log().contains("running without a local store"), "{}", second.log());
+    second.wait_until_healthy(1).await;
+    second
+        .wait_for_status("the second relay does without the store", |status| {
+            status["localStore"]["state"] == "unavailable"
+        })
+        .await;
+    second.wait_for_log("running without a local store").await;
     let (_, put) = second.stream_with_put("/all", &sdk_key(0)).await;
     assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 5);
     assert_eq!(first.status().await["localStore"]["state"], "available");
@@ -188,7 +192,7 @@ async fn a_damaged_store_is_set_aside_and_the_start_goes_on() {
     std::fs::write(store.path().join("pilotlight.redb"), [7; 5000]).unwrap();
     let relay = settings(&launchdarkly, &store).start().unwrap();
     relay.wait_until_healthy(1).await;
-    assert!(relay.log().contains("set aside"), "{}", relay.log());
+    relay.wait_for_log("set aside").await;
     let aside: Vec<_> = std::fs::read_dir(store.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
