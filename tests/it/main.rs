@@ -7,7 +7,9 @@
     reason = "a test that fails may panic"
 )]
 
+mod autoconfig;
 mod cache_backends;
 mod cold_start;
 mod sdk_drivers;
 mod support;
+mod upstream_faults;

@@ -5,6 +5,7 @@ pub(crate) mod certificates;
 pub(crate) mod databases;
 pub(crate) mod dynamodb_faults;
 pub(crate) mod relay;
+pub(crate) mod scene;
 pub(crate) mod sdk_driver;
 
 use std::fmt::Display;
