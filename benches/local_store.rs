@@ -44,6 +44,7 @@ fn main() {
     match role.as_deref() {
         None => run(sets, flags),
         Some("start") => start(Path::new(args.last().unwrap()), sets),
+        Some("fill") => fill(Path::new(args.last().unwrap()), sets, flags),
         Some("idle") => idle(Path::new(args.last().unwrap())),
         Some("change") => change_for_ever(Path::new(args.last().unwrap()), sets, flags),
         Some(other) => panic!("no such role: {other}"),
@@ -88,8 +89,7 @@ fn rss() -> u64 {
 fn run(sets: usize, flags: usize) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(write_figures(path, sets, flags));
+    fill(path, sets, flags);
     let file = std::fs::metadata(path.join("pilotlight.redb")).unwrap();
     let blocks = std::os::unix::fs::MetadataExt::blocks(&file) * 512;
     println!("file: {} MiB, {} MiB on disk", file.len() >> 20, blocks >> 20);
@@ -109,6 +109,12 @@ fn run(sets: usize, flags: usize) {
         println!("start after kill -9:      {}", first_line(child("start", path, sets, flags)));
     }
     println!("idle with an open store:  {}", first_line(child("idle", path, sets, flags)));
+}
+
+/// Leaves a store behind, for a look at `start` alone.
+fn fill(path: &Path, sets: usize, flags: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(write_figures(path, sets, flags));
 }
 
 async fn write_figures(path: &Path, sets: usize, flags: usize) {
@@ -213,10 +219,9 @@ fn start(path: &Path, sets: usize) {
             if set >= sets {
                 return read;
             }
-            match local.read_set(&id(set)).unwrap() {
-                ReadOutcome::Complete(set) => read.push(set.data),
-                other => panic!("set {set} is not complete: {other:?}"),
-            }
+            let outcome = local.read_set(&id(set)).unwrap();
+            let ReadOutcome::Complete(stored) = outcome else { panic!("set {set}: {outcome:?}") };
+            read.push(stored.data);
         }
     };
     let all: Vec<Vec<DataSet>> = std::thread::scope(|scope| {

@@ -57,12 +57,16 @@ async fn run(config: &Config) -> ExitCode {
         Ok(app) => app,
         Err(error) => {
             tracing::error!(error = %Chain(&error), "the relay cannot start");
+            if config.main.log_level == crate::config::LogLevel::None {
+                // A process that ends at once without a word would be a riddle.
+                return failed(&Chain(&error));
+            }
             return ExitCode::from(EXIT_FAILED);
         }
     };
     tracing::info!(address = %app.address(), "listening");
     if config.main.exit_always {
-        return one_shot(config, app).await;
+        return one_shot(config, app, either(&mut terminate, &mut interrupt)).await;
     }
     tokio::select! {
         () = either(&mut terminate, &mut interrupt) => {}
@@ -90,7 +94,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
 
 /// ld-relay v8 `exitAlways`: connect every environment once, then end; 0 if all could be
 /// connected. Bounded by `initTimeout`.
-async fn one_shot(config: &Config, app: App) -> ExitCode {
+async fn one_shot(config: &Config, app: App, stopped: impl Future<Output = ()>) -> ExitCode {
     let all_connected = async {
         loop {
             let registry = app.registry();
@@ -105,15 +109,24 @@ async fn one_shot(config: &Config, app: App) -> ExitCode {
             tokio::time::sleep(ONE_SHOT_LOOK).await;
         }
     };
-    let done = tokio::time::timeout(config.main.init_timeout, all_connected).await.is_ok();
+    let code = tokio::select! {
+        () = all_connected => {
+            tracing::info!("exitAlways: all environments were connected");
+            EXIT_OK
+        }
+        () = tokio::time::sleep(config.main.init_timeout) => {
+            tracing::error!(
+                "exitAlways: some environments could not be connected within initTimeout"
+            );
+            EXIT_FAILED
+        }
+        () = stopped => {
+            tracing::warn!("exitAlways: stopped before all environments were connected");
+            EXIT_FAILED
+        }
+    };
     app.stop().await;
-    if done {
-        tracing::info!("exitAlways: all environments were connected");
-        ExitCode::from(EXIT_OK)
-    } else {
-        tracing::error!("exitAlways: some environments could not be connected within initTimeout");
-        ExitCode::from(EXIT_FAILED)
-    }
+    ExitCode::from(code)
 }
 
 /// Tells what is understood of the configuration.

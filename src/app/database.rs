@@ -1,4 +1,15 @@
 //! Which shared database: the one `match` over the configuration.
+#![cfg_attr(
+    not(any(feature = "redis", feature = "dynamodb", feature = "consul")),
+    allow(
+        dead_code,
+        unreachable_code,
+        unused_imports,
+        unused_variables,
+        clippy::needless_pass_by_value,
+        reason = "built without any database, this module can only say so"
+    )
+)]
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The keys of this process: from the configuration, and again from their files when those
 //! change.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,16 +10,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::autoconfig::cache::codec::CacheKeys;
 use crate::autoconfig::cache::ld_relay_format::LdRelayKeys;
-use crate::config::{AutoConfigSection, SecretSource};
+use crate::config::{AutoConfigSection, Disk, Files, SecretKind, SecretSource};
 use crate::model::{AutoConfigKey, Password};
 use crate::sealing::{KeyRing, SealingKey};
+use crate::storage::local::{KeyFileError, KeyFileWarning, ring_with_key_file};
+use crate::telemetry::Chain;
 
 /// How often secret files are looked at. Orchestrators swap links, which file watches miss.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Former autoconfig keys that still open records, so that an exchange while the relay runs
+/// Keys that were exchanged while the relay runs and still open records, so that an exchange
 /// loses nothing before everything is sealed anew.
-const FORMER_KEYS_MAX: usize = 4;
+const FORMER_KEYS_MAX: usize = 8;
 
 /// The secrets of `[AutoConfig]` as they are at this moment.
 #[derive(Clone, Debug)]
@@ -27,7 +29,8 @@ pub(super) struct Secrets {
     pub(super) autoconfig: Option<AutoConfigKey>,
     encryption: Option<Password>,
     previous: Vec<Password>,
-    former: Vec<AutoConfigKey>,
+    /// Keys of both kinds that were exchanged, the newest first.
+    former: Vec<Password>,
 }
 
 impl Secrets {
@@ -44,47 +47,52 @@ impl Secrets {
         }
     }
 
-    /// The texts of all keys, the sealing one first (design D10).
-    fn texts(&self) -> Vec<&str> {
-        let autoconfig = self.autoconfig.iter().map(AutoConfigKey::expose);
-        self.encryption
-            .iter()
-            .chain(&self.previous)
-            .map(Password::expose)
-            .chain(autoconfig)
-            .chain(self.former.iter().map(AutoConfigKey::expose))
-            .collect()
+    /// The text of the key that seals (design D10): a previous key never does.
+    fn current(&self) -> Option<&str> {
+        let encryption = self.encryption.as_ref().map(Password::expose);
+        encryption.or(self.autoconfig.as_ref().map(AutoConfigKey::expose))
     }
 
-    /// Keys for the embedded store; without any the store makes one of its own.
-    pub(super) fn sealing_keys(&self) -> Vec<SealingKey> {
-        // Without an encryption key the autoconfig key seals, not a previous one.
-        let mut texts = self.texts();
-        if self.encryption.is_none()
-            && let Some(key) = &self.autoconfig
-        {
-            texts.insert(0, key.expose());
+    /// The texts of the keys that open, the sealing one possibly among them.
+    fn others(&self) -> impl Iterator<Item = &str> {
+        let previous = self.previous.iter().map(Password::expose);
+        let autoconfig = self.autoconfig.iter().map(AutoConfigKey::expose);
+        previous.chain(autoconfig).chain(self.former.iter().map(Password::expose))
+    }
+
+    /// Keys for the embedded store in a directory; without a key that seals the store has one of
+    /// its own there (design D33).
+    pub(super) fn local_ring(
+        &self,
+        directory: &Path,
+    ) -> Result<(KeyRing, Option<KeyFileWarning>), KeyFileError> {
+        let others = self.others().map(SealingKey::derive);
+        match self.current() {
+            Some(current) => {
+                let current = std::iter::once(SealingKey::derive(current));
+                ring_with_key_file(directory, current.chain(others))
+            }
+            None => {
+                let (ring, warning) = ring_with_key_file(directory, [])?;
+                Ok((KeyRing::new(ring.current().clone(), others), warning))
+            }
         }
-        texts.into_iter().map(SealingKey::derive).collect()
     }
 
     /// Keys for the shared cache; `None` without any.
     pub(super) fn cache_keys(&self) -> Option<CacheKeys> {
-        let mut keys = self.sealing_keys().into_iter();
-        let ring = KeyRing::new(keys.next()?, keys);
-        let current = self
-            .encryption
-            .as_ref()
-            .map(Password::expose)
-            .or(self.autoconfig.as_ref().map(AutoConfigKey::expose))?;
-        Some(CacheKeys { ring, ld_relay: LdRelayKeys::derive(current, self.texts()) })
+        let current = self.current()?;
+        let others = self.others().map(SealingKey::derive);
+        Some(CacheKeys {
+            ring: KeyRing::new(SealingKey::derive(current), others),
+            ld_relay: LdRelayKeys::derive(current, self.others()),
+        })
     }
 
-    fn replace_autoconfig(&mut self, key: AutoConfigKey) {
-        if let Some(former) = self.autoconfig.replace(key) {
-            self.former.insert(0, former);
-            self.former.truncate(FORMER_KEYS_MAX);
-        }
+    fn keep_former(&mut self, key: Password) {
+        self.former.retain(|known| *known != key);
+        self.former.insert(0, key);
+        self.former.truncate(FORMER_KEYS_MAX);
     }
 }
 
@@ -111,44 +119,41 @@ impl SecretFiles {
     }
 
     /// Looks at the files until told to stop, and publishes what changed. A file that cannot be
-    /// used keeps the secret that is in use.
+    /// used keeps the secret that is in use, and no other one from being exchanged.
     pub(super) async fn watch(self, secrets: watch::Sender<Secrets>, cancel: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut complained = false;
+        let mut told: Vec<String> = Vec::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            match self.read().await {
-                Ok(read) => {
-                    complained = false;
-                    secrets.send_if_modified(|secrets| read.apply(secrets));
-                }
-                Err(problem) => {
-                    if !complained {
-                        tracing::error!(
-                            problem,
-                            "a secret file cannot be used; the secret that was read before stays in use"
-                        );
-                    }
-                    complained = true;
-                }
+            let (read, problems) = self.read().await;
+            secrets.send_if_modified(|secrets| read.apply(secrets));
+            for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+                tracing::error!(
+                    problem,
+                    "a secret file cannot be used; the secret that was read before stays in use"
+                );
             }
+            told = problems;
         }
     }
 
-    async fn read(&self) -> Result<ReadSecrets, String> {
-        Ok(ReadSecrets {
-            autoconfig: read(self.autoconfig.as_ref()).await?,
-            encryption: read(self.encryption.as_ref()).await?,
-            previous: read(self.previous.as_ref()).await?,
-        })
+    /// The secrets in the files, and what is wrong with those that cannot be used.
+    async fn read(&self) -> (ReadSecrets, Vec<String>) {
+        let mut problems = Vec::new();
+        let read = ReadSecrets {
+            autoconfig: read(self.autoconfig.as_ref(), &mut problems).await,
+            encryption: read(self.encryption.as_ref(), &mut problems).await,
+            previous: read(self.previous.as_ref(), &mut problems).await,
+        };
+        (read, problems)
     }
 }
 
-/// Secrets as their files hold them; `None` where there is no file.
+/// Secrets as their files hold them; `None` where there is no file, or none that can be used.
 struct ReadSecrets {
     autoconfig: Option<AutoConfigKey>,
     encryption: Option<Password>,
@@ -156,24 +161,28 @@ struct ReadSecrets {
 }
 
 impl ReadSecrets {
-    /// Takes over what differs; returns whether anything did.
+    /// Takes over what differs; returns whether anything did. A key that was exchanged still
+    /// opens; one that was taken from the list of previous keys does not.
     fn apply(self, secrets: &mut Secrets) -> bool {
         let mut changed = false;
         if let Some(key) = self.autoconfig
             && secrets.autoconfig.as_ref() != Some(&key)
         {
-            secrets.replace_autoconfig(key);
+            if let Some(former) = secrets.autoconfig.replace(key) {
+                secrets.keep_former(Password::new(former.expose()));
+            }
             changed = true;
         }
         if let Some(key) = self.encryption
             && secrets.encryption.as_ref() != Some(&key)
         {
-            // The former key still opens until everything is sealed anew.
-            secrets.previous.extend(secrets.encryption.replace(key));
+            if let Some(former) = secrets.encryption.replace(key) {
+                secrets.keep_former(former);
+            }
             changed = true;
         }
         if let Some(keys) = self.previous
-            && !keys.iter().all(|key| secrets.previous.contains(key))
+            && secrets.previous != keys
         {
             secrets.previous = keys;
             changed = true;
@@ -182,14 +191,27 @@ impl ReadSecrets {
     }
 }
 
-async fn read<T: crate::config::SecretKind>(path: Option<&PathBuf>) -> Result<Option<T>, String> {
-    let Some(path) = path else { return Ok(None) };
-    let content = tokio::fs::read(path)
-        .await
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    SecretSource::<T>::from_file_content(&content)
-        .map(Some)
-        .map_err(|error| format!("{}: {error}", path.display()))
+async fn read<T: SecretKind>(path: Option<&PathBuf>, problems: &mut Vec<String>) -> Option<T> {
+    let path = path?;
+    let file = path.clone();
+    let content = match tokio::task::spawn_blocking(move || Disk.read(&file)).await {
+        Ok(Ok(content)) => content,
+        Ok(Err(error)) => {
+            problems.push(format!("{} cannot be read: {error}", path.display()));
+            return None;
+        }
+        Err(error) => {
+            problems.push(format!("{} cannot be read: {}", path.display(), Chain(&error)));
+            return None;
+        }
+    };
+    match SecretSource::<T>::from_file_content(&content) {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            problems.push(format!("{} {error}", path.display()));
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -228,20 +250,76 @@ mod tests {
     }
 
     #[test]
+    fn a_previous_key_never_seals() {
+        let directory = tempfile::tempdir().unwrap();
+        let only_previous = secrets(None, None, &["old"]);
+        check(&only_previous, &[]);
+        let (ring, _) = only_previous.local_ring(directory.path()).unwrap();
+        assert_ne!(ring.current().id(), ids(&["old"])[0]);
+        assert!(ring.holds(ids(&["old"])[0]));
+        let (same, _) = secrets(None, None, &[]).local_ring(directory.path()).unwrap();
+        assert_eq!(same.current().id(), ring.current().id(), "the key beside the store");
+        let (ring, _) = secrets(Some("auto"), None, &[]).local_ring(directory.path()).unwrap();
+        assert_eq!(ring.current().id(), ids(&["auto"])[0]);
+        assert!(ring.holds(same.current().id()), "what was sealed before autoconfig still opens");
+    }
+
+    /// Applies what files hold; empty: there is no such file.
+    fn apply(secrets: &mut Secrets, autoconfig: &str, encryption: &str, previous: &[&str]) -> bool {
+        let given = |text: &str| (!text.is_empty()).then(|| Password::new(text));
+        let read = ReadSecrets {
+            autoconfig: given(autoconfig).map(|key| AutoConfigKey::new(key.expose())),
+            encryption: given(encryption),
+            previous: (!previous.is_empty())
+                .then(|| previous.iter().map(|key| Password::new(*key)).collect()),
+        };
+        read.apply(secrets)
+    }
+
+    #[test]
     fn a_key_that_was_exchanged_still_opens() {
         let mut secrets = secrets(Some("auto"), Some("key"), &[]);
-        let read = ReadSecrets {
-            autoconfig: Some(AutoConfigKey::new("auto2")),
-            encryption: Some(Password::new("key2")),
-            previous: None,
+        assert!(apply(&mut secrets, "auto2", "key2", &[]));
+        check(&secrets, &["key2", "auto2", "key", "auto"]);
+        assert!(!apply(&mut secrets, "auto2", "key2", &[]));
+        assert!(apply(&mut secrets, "", "key", &[]), "back again");
+        check(&secrets, &["key", "auto2", "key2", "auto"]);
+    }
+
+    #[test]
+    fn a_key_that_left_the_list_of_previous_ones_opens_no_more() {
+        let mut secrets = secrets(Some("auto"), Some("key"), &["old", "older"]);
+        assert!(apply(&mut secrets, "", "key2", &["old"]));
+        check(&secrets, &["key2", "old", "auto", "key"]);
+        assert!(!apply(&mut secrets, "", "key2", &["old"]));
+    }
+
+    #[test]
+    fn exchanged_keys_are_kept_up_to_a_limit() {
+        let mut secrets = secrets(Some("auto"), Some("0"), &[]);
+        for number in 1..20 {
+            assert!(apply(&mut secrets, "", &number.to_string(), &[]));
+        }
+        assert_eq!(secrets.former.len(), FORMER_KEYS_MAX);
+        assert_eq!(secrets.former[0], Password::new("18"));
+    }
+
+    #[tokio::test]
+    async fn one_file_that_cannot_be_used_holds_up_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("key"), "new\n").unwrap();
+        std::fs::write(path("previous"), " \n").unwrap();
+        let files = SecretFiles {
+            autoconfig: Some(path("missing")),
+            encryption: Some(path("key")),
+            previous: Some(path("previous")),
         };
-        assert!(read.apply(&mut secrets));
-        check(&secrets, &["key2", "key", "auto2", "auto"]);
-        let same = ReadSecrets {
-            autoconfig: Some(AutoConfigKey::new("auto2")),
-            encryption: Some(Password::new("key2")),
-            previous: None,
-        };
-        assert!(!same.apply(&mut secrets));
+        let (read, problems) = files.read().await;
+        assert_eq!(read.encryption, Some(Password::new("new")));
+        assert!(read.autoconfig.is_none() && read.previous.is_none());
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("missing cannot be read"), "{problems:?}");
+        assert!(problems[1].ends_with("previous is empty"), "{problems:?}");
     }
 }

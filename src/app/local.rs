@@ -10,9 +10,7 @@ use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::config::LocalStoreConfig;
 use crate::flagstore::{LocalFlags, LocalFlagsState};
-use crate::storage::local::{
-    KeyFileWarning, LocalStore, Opened, SetAsideReason, ring_with_key_file,
-};
+use crate::storage::local::{KeyFileWarning, LocalStore, Opened, SetAsideReason};
 use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 
@@ -75,7 +73,8 @@ pub(super) fn open(
 fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<(PathBuf, Opened), String> {
     let mut problems = Vec::new();
     for directory in directories {
-        let opened = ring_with_key_file(directory, secrets.sealing_keys())
+        let opened = secrets
+            .local_ring(directory)
             .map_err(|error| Chain(&error).to_string())
             .and_then(|(ring, warning)| {
                 if let Some(warning) = warning {
@@ -134,7 +133,7 @@ async fn follow(
             () = cancel.cancelled() => return,
             Ok(()) = secrets.changed() => {
                 let now = secrets.borrow_and_update().clone();
-                match ring_with_key_file(directory, now.sealing_keys()) {
+                match now.local_ring(directory) {
                     Ok((ring, _)) => store.set_ring(ring),
                     Err(error) => tracing::error!(
                         error = %Chain(&error),

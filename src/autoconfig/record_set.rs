@@ -108,6 +108,25 @@ impl CachedSet {
     }
 }
 
+impl CachedSet {
+    /// This set with what only an older one has, if it is not whole itself: whether the rest was
+    /// deleted or lost is not known, and a key of an environment that exists must not be turned
+    /// away.
+    #[must_use]
+    pub fn or_rest_of(mut self, older: &Self) -> Self {
+        if !self.complete {
+            let (mine, theirs) = (&mut self.records, &older.records);
+            for (id, record) in &theirs.environments {
+                mine.environments.entry(id.clone()).or_insert_with(|| record.clone());
+            }
+            for (id, record) in &theirs.filters {
+                mine.filters.entry(id.clone()).or_insert_with(|| record.clone());
+            }
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -152,6 +171,16 @@ mod tests {
         check(&old, &foreign(5), true);
         check(&foreign(5), &old, false);
         check(&set(None, &[("a", 6), ("b", 0)]), &set(None, &[("a", 5), ("b", 1)]), false);
+    }
+
+    #[test]
+    fn only_a_set_that_is_not_whole_is_completed_from_an_older_one() {
+        let older = set(Some((10, 1)), &[("a", 5), ("b", 5)]);
+        let whole = set(Some((20, 1)), &[("a", 6)]);
+        assert_eq!(whole.clone().or_rest_of(&older), whole);
+        let partial = CachedSet { complete: false, ..whole };
+        let expected = CachedSet { complete: false, ..set(Some((20, 1)), &[("a", 6), ("b", 5)]) };
+        assert_eq!(partial.or_rest_of(&older), expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Environments and filters as LaunchDarkly describes them, and as the cache keeps them.
 //!
-//! [`encode`] writes exactly what ld-relay v8 writes (member order, HTML escapes, what is left
+//! [`encode_environment`] and [`encode_filter`] write exactly what ld-relay v8 writes (member order, HTML escapes, what is left
 //! out), so that the two read each other's cache; our own sealed cache keeps the same text.
 
 use std::fmt::Write as _;

@@ -90,16 +90,19 @@ impl State {
     pub fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) -> Reaction {
         let set = match self.race.on(Event::Cache(tier, outcome)) {
             Some(Action::ApplyCached(set)) => set,
-            Some(Action::ApplyIfNewer(set)) => {
-                if self.served_cache.as_ref().is_some_and(|served| !set.is_newer_than(served)) {
-                    return Reaction::default();
-                }
-                set
-            }
+            Some(Action::ApplyIfNewer(set)) => match self.served_cache.take() {
+                Some(served) if set.is_newer_than(&served) => set.or_rest_of(&served),
+                Some(served) => served.or_rest_of(&set),
+                None => set,
+            },
             Some(Action::StopCacheReads) | None => return Reaction::default(),
         };
         let records = &set.records;
-        records.environments.values().for_each(|record| report_views(record));
+        for (id, record) in &records.environments {
+            if self.environments.get(id) != Some(record) {
+                report_views(record);
+            }
+        }
         self.environments
             .load_cached(records.environments.iter().map(|(id, r)| (id.clone(), r.clone())));
         self.filters.load_cached(records.filters.iter().map(|(id, r)| (id.clone(), r.clone())));

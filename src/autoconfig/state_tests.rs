@@ -127,6 +127,29 @@ fn a_second_tier_counts_only_if_newer() {
 }
 
 #[test]
+fn a_cached_set_that_is_not_whole_takes_no_environment_away() {
+    let partial = |written_at, environments: &[(&str, i64)]| match cached(written_at, environments)
+    {
+        CacheOutcome::Loaded(set) => CacheOutcome::Loaded(CachedSet { complete: false, ..set }),
+        other => other,
+    };
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.cache(Tier::Local, cached(5, &[("a", 1), ("b", 1)]));
+    bench.cache(Tier::Shared, partial(6, &[("a", 2)]));
+    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1");
+    bench.cache(Tier::Shared, partial(6, &[("a", 2)]));
+    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1", "read again");
+    bench.cache(Tier::Shared, cached(7, &[("a", 2)]));
+    assert_eq!(bench.running(), "sdk-a-2", "a peer made it whole");
+
+    // The same in the other order of arrival.
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.cache(Tier::Shared, partial(6, &[("a", 2)]));
+    bench.cache(Tier::Local, cached(5, &[("a", 1), ("b", 1)]));
+    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1");
+}
+
+#[test]
 fn late_cache_results_are_dropped() {
     let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
     bench.message(1, 0, 1, put(&[("a", Some(1))]));

@@ -227,6 +227,9 @@ impl StreamManager {
     }
 
     async fn on_stream(&mut self, event: StreamEvent) {
+        if let StreamEvent::Event { .. } | StreamEvent::Comment { .. } = &event {
+            self.note_heard();
+        }
         match event {
             StreamEvent::Opened { connection, .. } => {
                 self.connections += 1;
@@ -300,14 +303,27 @@ impl StreamManager {
                 records,
                 confirmed_at: SystemTime::now(),
                 live: true,
+                heard_at: Instant::now(),
             }));
         }
+    }
+
+    /// The stream is not stuck. Nobody is woken for it.
+    fn note_heard(&self) {
+        self.channels.wanted.send_if_modified(|wanted| {
+            if let Some(wanted) = wanted {
+                wanted.heard_at = Instant::now();
+            }
+            false
+        });
     }
 
     fn set_live(&self, live: bool) {
         self.channels.wanted.send_if_modified(|wanted| match wanted {
             Some(wanted) if wanted.live != live => {
                 wanted.live = live;
+                // Up to this moment.
+                wanted.confirmed_at = SystemTime::now();
                 // Nobody is woken for it: it matters only when something is to be written.
                 false
             }

@@ -1,20 +1,30 @@
 //! `pilotlight demo`: a cold start through an outage, told in a terminal with real processes.
 //!
 //! The relay is this same program in a process of its own, so that it can be killed as machines
-//! kill processes, and the milliseconds are those of a whole process.
+//! kill processes, and the milliseconds are those of a whole process: from its exec to the first
+//! complete put in the client's hands.
+//!
+//! Invariant: the relay's process and the folder of the story end with it, however it ends; only
+//! `kill -9` of the story itself leaves them.
 
 use std::fmt;
+use std::fs::DirBuilder;
 use std::io::{self, IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::composed_data::{changed_flag, environment, flag_key, sdk_key};
+use super::composed_data::{changed_flag, environment, environment_id, flag_key, sdk_key};
 use super::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use super::stream_client::{StreamClient, StreamEvent, StreamTarget};
 
@@ -28,8 +38,12 @@ const USUAL_PORT: u16 = 8030;
 const STEP_MAX: Duration = Duration::from_secs(20);
 /// Pause between two attempts to reach the relay.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(1);
+/// Pause between two looks at what the relay has stored.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Time to read a line before the next one.
-const BREATH: Duration = Duration::from_millis(700);
+const BREATH: Duration = Duration::from_millis(900);
+/// Lines of the relay's log that are shown when the story breaks off.
+const LOG_LINES_SHOWN: usize = 20;
 
 /// Why the story broke off.
 #[derive(Debug, thiserror::Error)]
@@ -43,140 +57,225 @@ pub enum StoryError {
         cause: io::Error,
     },
     /// Something did not happen in time.
-    #[error("{what} did not happen within {STEP_MAX:?}; the relay's log is in {}", log.display())]
+    #[error("{what} did not happen within {STEP_MAX:?}; the relay says:\n{log}")]
     Stuck {
         /// What was awaited.
         what: &'static str,
-        /// The log of the relay.
-        log: PathBuf,
+        /// The end of the relay's log.
+        log: String,
     },
+    /// The relay ended although nobody had asked it to.
+    #[error("the relay ended by itself; it says:\n{log}")]
+    RelayEnded {
+        /// The end of the relay's log.
+        log: String,
+    },
+    /// Whoever read the story does not read on.
+    #[error("nobody reads the story any more")]
+    Unread,
 }
 
 fn machine(what: &'static str) -> impl FnOnce(io::Error) -> StoryError {
     move |cause| StoryError::Machine { what, cause }
 }
 
-/// Tells the story, then stays up until it is interrupted.
+/// Tells the story, then stays up until SIGINT, SIGTERM or SIGHUP ends it.
 pub fn tell() -> Result<(), StoryError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(machine("start a runtime"))?;
-    let stage = Stage::set()?;
-    let told = runtime.block_on(async {
-        tokio::select! {
-            told = story(&stage) => told,
-            _ = tokio::signal::ctrl_c() => Ok(()),
+    runtime.block_on(async {
+        // Before there is anything to clean up.
+        let ended = end_signal().map_err(machine("listen for signals"))?;
+        let stage = Stage::set()?;
+        let mut relay = None;
+        let told = tokio::select! {
+            biased;
+            () = ended => Ok(()),
+            told = story(&stage, &mut relay) => told,
+        };
+        // Before the folder goes, in which it writes.
+        if let Some(mut relay) = relay {
+            let _ = relay.kill().await;
         }
-    });
-    if told.is_ok() {
-        // The files are of no use once the processes are gone; after a failure the log is.
-        let _ = std::fs::remove_dir_all(&stage.directory);
-    }
-    told
+        match told {
+            Ok(()) | Err(StoryError::Unread) => Ok(()),
+            Err(error) => Err(error),
+        }
+    })
 }
 
-async fn story(stage: &Stage) -> Result<(), StoryError> {
+/// Ready when the process is asked to end. Listens from the call on.
+fn end_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+async fn story(stage: &Stage, relay: &mut Option<Child>) -> Result<(), StoryError> {
+    say(format_args!("A relay that starts while LaunchDarkly is down.\n"))?;
     let launchdarkly =
         FakeLaunchDarkly::launch(&FakeSettings::default()).map_err(machine("listen"))?;
     for index in 0..ENVIRONMENTS {
         launchdarkly.load(&environment(index, FLAGS));
     }
     let target = StreamTarget::new(stage.relay, "/all", &sdk_key(0));
-    tell_line(format_args!("A fake LaunchDarkly is up at {}", launchdarkly.uri()));
+    say(format_args!("1. LaunchDarkly is up: a fake one, {}", launchdarkly.uri()))?;
+    detail(format_args!("{ENVIRONMENTS} environments of {FLAGS} flags"))?;
 
-    let relay = stage.start_relay(&launchdarkly)?;
-    let (mut client, event) = stage.first_put(&target).await?;
-    let size = event.data_bytes / 1024;
-    tell_line(format_args!(
-        "A relay started; an SDK-like client streams {} flags of one of {ENVIRONMENTS} environments ({size} KiB)",
-        flags_in(&event)
-    ));
-    // The relay stores what it accepts within a quarter of a second.
+    say(format_args!("2. A relay starts, and an SDK-like client streams from it."))?;
+    stage.start_relay(&launchdarkly, relay)?;
+    let (mut client, put) = stage.first_put(&target).await?;
+    detail(format_args!("{} flags, {} KiB", flags_in(&put), put.data_bytes / 1024))?;
+    stage.until("storing the flags", is_stored).await?;
+    detail(format_args!("the relay keeps a sealed copy on its disk"))?;
     pause().await;
 
     launchdarkly.stop().await;
-    tell_line(format_args!("LaunchDarkly is down. The client notices nothing."));
+    say(format_args!("3. LaunchDarkly is down. The client notices nothing."))?;
     pause().await;
 
-    let mut relay = relay;
-    relay.kill().await.map_err(machine("kill the relay"))?;
-    while let Ok(Some(_)) = client.next().await {}
-    tell_line(format_args!(
-        "The relay is killed (kill -9). Now one starts cold, with a dead upstream:"
-    ));
-
-    let begun = Instant::now();
-    let mut relay = stage.start_relay(&launchdarkly)?;
-    let (mut client, event) = stage.first_put(&target).await?;
-    let took = begun.elapsed();
-    tell_line(format_args!(
-        "  → {} flags served {:.1} ms after exec",
-        flags_in(&event),
-        took.as_secs_f64() * 1e3
-    ));
-    pause().await;
-
-    launchdarkly.start().map_err(machine("listen again"))?;
-    tell_line(format_args!("LaunchDarkly is back; a flag changes there."));
-    let changed = changed_flag(0, 0, 1);
-    if launchdarkly.upsert_flag(super::composed_data::environment_id(0).as_str(), changed).is_ok() {
-        stage.event(&mut client).await?;
-        tell_line(format_args!("  → {} arrived at the client through the relay", flag_key(0)));
+    if let Some(relay) = relay {
+        relay.kill().await.map_err(machine("kill the relay"))?;
     }
-    stay_up(stage);
-    // Until the user interrupts, or the relay ends.
-    let _ = relay.wait().await;
+    while let Ok(Some(_)) = client.next().await {}
+    say(format_args!("4. The relay is killed (kill -9). The client has lost its stream."))?;
+    pause().await;
+
+    say(format_args!("5. A relay starts cold. LaunchDarkly is still down."))?;
+    let begun = Instant::now();
+    stage.start_relay(&launchdarkly, relay)?;
+    let (mut client, put) = stage.first_put(&target).await?;
+    the_figure(begun.elapsed(), &put)?;
+    pause().await;
+
+    returned(stage, &launchdarkly, &mut client).await?;
+    stay_up(stage)?;
+    // Until somebody asks the story to end.
+    if let Some(relay) = relay {
+        let _ = relay.wait().await;
+    }
+    Err(StoryError::RelayEnded { log: stage.log_tail() })
+}
+
+/// The end of the outage: what changed meanwhile arrives, then what changes next.
+async fn returned(
+    stage: &Stage,
+    launchdarkly: &FakeLaunchDarkly,
+    client: &mut StreamClient,
+) -> Result<(), StoryError> {
+    let id = environment_id(0);
+    let change = |flag: usize| {
+        let changed = launchdarkly.upsert_flag(&id, changed_flag(0, flag, 1));
+        changed.expect("a composed flag has a key")
+    };
+    say(format_args!("6. LaunchDarkly returns. A flag was changed during the outage:"))?;
+    let version = change(0);
+    launchdarkly.start().map_err(machine("listen again"))?;
+    let back = Instant::now();
+    stage.flag_at(client, 0, version).await?;
+    let took = back.elapsed().as_secs_f64();
+    detail(format_args!("{} is at the client {took:.1} s after the return", flag_key(0)))?;
+    stage.until("reaching LaunchDarkly again", is_healthy).await?;
+    detail(format_args!("all {ENVIRONMENTS} environments are live again"))?;
+    pause().await;
+
+    say(format_args!("7. Another flag is changed:"))?;
+    let changed = Instant::now();
+    let version = change(1);
+    stage.flag_at(client, 1, version).await?;
+    let took = Milliseconds(changed.elapsed());
+    detail(format_args!("{} is at the client after {took}", flag_key(1)))
+}
+
+/// What the story is told for.
+fn the_figure(took: Duration, put: &StreamEvent) -> Result<(), StoryError> {
+    let figure = format!("{} flags served after {}", flags_in(put), Milliseconds(took));
+    let rule = "-".repeat(figure.len() + 4);
+    say(format_args!("\n     +{rule}+\n     |  {figure}  |\n     +{rule}+\n"))?;
+    detail(format_args!("from exec of the new process to the first complete put"))?;
+    detail(format_args!("in the client's hands, which tries every millisecond"))?;
+    if cfg!(debug_assertions) {
+        detail(format_args!("(a debug build; a release build is several times faster)"))?;
+    }
     Ok(())
 }
 
-fn stay_up(stage: &Stage) {
+fn stay_up(stage: &Stage) -> Result<(), StoryError> {
     let base = format!("http://{}", stage.relay);
     let key = sdk_key(0);
-    tell_line(format_args!("Stays up until you interrupt it. To try:"));
+    say(format_args!("\nThe relay stays up until you press Ctrl-C. To try:\n"))?;
     for line in [
         format!("curl {base}/status"),
         format!("curl -N -H 'Authorization: {key}' {base}/all"),
         format!("curl -H 'Authorization: {key}' {base}/sdk/latest-all"),
         format!("curl {base}/readyz"),
+        format!("tail {}", stage.log().display()),
     ] {
-        tell_line(format_args!("  {line}"));
+        say(format_args!("  {line}"))?;
     }
-    tell_line(format_args!("The relay's log: {}", stage.log().display()));
+    Ok(())
 }
 
-/// Where the story plays.
+/// Where the story plays. Its folder goes with it.
 struct Stage {
     directory: PathBuf,
     relay: SocketAddr,
+    /// Keeps the relay's port while no relay runs.
+    _port: Socket,
     program: PathBuf,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What cannot be removed lies in the machine's folder for temporary files.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
 }
 
 impl Stage {
     fn set() -> Result<Self, StoryError> {
-        let directory = std::env::temp_dir().join(format!(
-            "pilotlight-demo-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        ));
-        std::fs::create_dir_all(&directory).map_err(machine("make a temporary folder"))?;
         let program = std::env::current_exe().map_err(machine("find its own program"))?;
-        let relay = free_address().map_err(machine("find a free port"))?;
-        Ok(Self { directory, relay, program })
+        let (relay, port) = free_address().map_err(machine("find a free port"))?;
+        let name = format!("pilotlight-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let directory = std::env::temp_dir().join(name);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(machine("make a temporary folder"))?;
+        Ok(Self { directory, relay, _port: port, program })
     }
 
     fn log(&self) -> PathBuf {
         self.directory.join("relay.log")
     }
 
-    fn start_relay(&self, launchdarkly: &FakeLaunchDarkly) -> Result<Child, StoryError> {
+    fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    fn start_relay(
+        &self,
+        launchdarkly: &FakeLaunchDarkly,
+        relay: &mut Option<Child>,
+    ) -> Result<(), StoryError> {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.log())
             .map_err(machine("open the relay's log"))?;
         let errors = log.try_clone().map_err(machine("open the relay's log"))?;
-        Command::new(&self.program)
+        let started = Command::new(&self.program)
             .arg("--from-env")
             .env_clear()
             .env("AUTO_CONFIG_KEY", FakeSettings::default().autoconfig_key)
@@ -188,9 +287,13 @@ impl Stage {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
+            // The terminal's Ctrl-C is for the story, which then ends the relay.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(machine("start a relay"))
+            .map_err(machine("start a relay"))?;
+        *relay = Some(started);
+        Ok(())
     }
 
     /// Connects until a stream has delivered everything once.
@@ -211,10 +314,43 @@ impl Stage {
         self.within("the first put", attempts).await
     }
 
-    async fn event(&self, client: &mut StreamClient) -> Result<(), StoryError> {
+    /// Waits until the relay's `/status` says something.
+    async fn until(&self, what: &'static str, said: fn(&Value) -> bool) -> Result<(), StoryError> {
+        let looks = async {
+            while !self.status().await.is_ok_and(|status| said(&status)) {
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        };
+        self.within(what, looks).await
+    }
+
+    async fn status(&self) -> io::Result<Value> {
+        let mut stream = TcpStream::connect(self.relay).await?;
+        let request =
+            format!("GET /status HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.relay);
+        stream.write_all(request.as_bytes()).await?;
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).await?;
+        let response = String::from_utf8_lossy(&response);
+        let (_, body) = response.split_once("\r\n\r\n").unwrap_or_default();
+        Ok(serde_json::from_str(body)?)
+    }
+
+    /// Reads the stream until a flag has come in a version.
+    async fn flag_at(
+        &self,
+        client: &mut StreamClient,
+        flag: usize,
+        version: u64,
+    ) -> Result<(), StoryError> {
         let arrival = async {
-            // Anything that arrives is the change: the relay is silent otherwise.
-            let _ = client.next().await;
+            while let Ok(Some(event)) = client.next().await {
+                if version_in(&event, &flag_key(flag)) == Some(version) {
+                    return;
+                }
+            }
+            // A stream that ended brings nothing more; the step's time runs out.
+            std::future::pending().await
         };
         self.within("the change of the flag", arrival).await
     }
@@ -226,29 +362,115 @@ impl Stage {
     ) -> Result<T, StoryError> {
         tokio::time::timeout(STEP_MAX, step)
             .await
-            .map_err(|_| StoryError::Stuck { what, log: self.log() })
+            .map_err(|_| StoryError::Stuck { what, log: self.log_tail() })
     }
 }
 
-/// The usual port if it is free, else any.
-fn free_address() -> io::Result<SocketAddr> {
-    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, USUAL_PORT))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
-    bound.local_addr()
+/// The usual port if it is free, else any; with a socket that keeps it from everybody but the
+/// relay.
+fn free_address() -> io::Result<(SocketAddr, Socket)> {
+    let keep = |port: u16| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        // Shared only after it is bound: until then two stories would both find the port free.
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+        socket.set_reuse_address(true)?;
+        let address = socket.local_addr()?.as_socket();
+        Ok((address.ok_or_else(|| io::Error::other("not an IP address"))?, socket))
+    };
+    keep(USUAL_PORT).or_else(|_: io::Error| keep(0))
 }
 
-fn flags_in(event: &StreamEvent) -> usize {
-    let put: Value = serde_json::from_slice(&event.data).unwrap_or_default();
+/// Whether a relay's `/status` says that all environments are live.
+fn is_healthy(status: &Value) -> bool {
+    status["status"] == "healthy"
+        && status["environments"].as_object().is_some_and(|all| all.len() == ENVIRONMENTS)
+}
+
+/// Whether it says that they are also stored.
+fn is_stored(status: &Value) -> bool {
+    let (store, cache) = (&status["localStore"], &status["autoConfigCache"]["local"]);
+    is_healthy(status)
+        && store["pending"] == 0
+        && store["lastCommit"].is_u64()
+        && cache["writePending"] == false
+        && cache["lastWrite"].is_u64()
+}
+
+fn flags_in(put: &StreamEvent) -> usize {
+    let put: Value = serde_json::from_slice(&put.data).unwrap_or_default();
     put["data"]["flags"].as_object().map_or(0, serde_json::Map::len)
 }
 
-fn tell_line(line: fmt::Arguments<'_>) {
-    // Nobody to tell if nobody listens.
-    let _ = writeln!(io::stdout(), "{line}");
+/// The version in which a put or a patch brings a flag.
+fn version_in(event: &StreamEvent, flag: &str) -> Option<u64> {
+    let body: Value = serde_json::from_slice(&event.data).unwrap_or_default();
+    let item = match event.name.as_str() {
+        "put" => &body["data"]["flags"][flag],
+        _ if body["path"] == format!("/flags/{flag}") => &body["data"],
+        _ => return None,
+    };
+    item["version"].as_u64()
+}
+
+/// Shown with one decimal.
+struct Milliseconds(Duration);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms", self.0.as_secs_f64() * 1e3)
+    }
+}
+
+fn detail(line: fmt::Arguments<'_>) -> Result<(), StoryError> {
+    say(format_args!("     {line}"))
+}
+
+fn say(line: fmt::Arguments<'_>) -> Result<(), StoryError> {
+    writeln!(io::stdout(), "{line}").map_err(|_| StoryError::Unread)
 }
 
 async fn pause() {
-    // A person reads; a pipe does not, but the relay's store needs its moment either way.
-    let breath = if io::stdout().is_terminal() { BREATH } else { BREATH / 2 };
-    tokio::time::sleep(breath).await;
+    // A person reads; a pipe does not.
+    if io::stdout().is_terminal() {
+        tokio::time::sleep(BREATH).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str, data: &str) -> StreamEvent {
+        let data = bytes::Bytes::copy_from_slice(data.as_bytes());
+        StreamEvent { name: name.to_owned(), data_bytes: data.len(), data }
+    }
+
+    #[test]
+    fn a_flags_version_is_found_in_puts_and_patches() {
+        let put = event("put", r#"{"data":{"flags":{"a":{"version":3}}}}"#);
+        let patch = event("patch", r#"{"path":"/flags/a","data":{"version":4}}"#);
+        let delete = event("delete", r#"{"path":"/flags/a","version":5}"#);
+        let check = |event, flag, expected| assert_eq!(version_in(event, flag), expected);
+        check(&put, "a", Some(3));
+        check(&put, "b", None);
+        check(&patch, "a", Some(4));
+        check(&patch, "b", None);
+        check(&delete, "a", None);
+        check(&event("put", "{"), "a", None);
+        assert_eq!((flags_in(&put), flags_in(&event("put", "{"))), (1, 0));
+    }
+
+    #[test]
+    fn the_stage_goes_with_its_folder() {
+        let stage = Stage::set().unwrap();
+        let directory = stage.directory.clone();
+        std::fs::write(
+            stage.log(),
+            (0..50).map(|line| format!("line {line}\n")).collect::<String>(),
+        )
+        .unwrap();
+        assert!(stage.log_tail().starts_with("line 30\n"), "{}", stage.log_tail());
+        drop(stage);
+        assert!(!directory.exists());
+    }
 }

@@ -168,3 +168,135 @@ impl LocalFlags {
         self.store.retain_sets(&ids);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use crate::model::{FilterKey, Item, ItemKind};
+    use crate::sealing::{KeyRing, SealingKey};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn open(directory: &Path, secret: &str) -> LocalStore {
+        let ring = KeyRing::new(SealingKey::derive(secret), []);
+        LocalStore::open(directory, ring).unwrap().store
+    }
+
+    fn id(environment: &str, filter: &str) -> DataSetId {
+        let filter = FilterKey::new(filter);
+        DataSetId::new(&EnvironmentRef { environment: environment.into(), filter })
+    }
+
+    fn flag(number: u64) -> ItemKey {
+        ItemKey::new(ItemKind::Flag, format!("flag-{number}"))
+    }
+
+    fn data(flags: u64, version: u64) -> DataSet {
+        let mut data = DataSet::default();
+        for number in 0..flags {
+            data.upsert(&flag(number), Item::live(version, vec![b'x'; 300]).into());
+        }
+        data.upsert(&ItemKey::new(ItemKind::Segment, "segment"), Item::live(1, "{}").into());
+        data.upsert(&ItemKey::new(ItemKind::Segment, "gone"), Item::tombstone(version).into());
+        data
+    }
+
+    #[track_caller]
+    fn complete(local: &LocalFlags, id: &DataSetId) -> StoredSet {
+        let read = local.read_set(id).unwrap();
+        let ReadOutcome::Complete(stored) = read else { panic!("{read:?}") };
+        stored
+    }
+
+    #[tokio::test]
+    async fn data_comes_back_as_it_was_served_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), "key");
+        let local = LocalFlags::new(store.clone());
+        let (plain, filtered) = (id("env", ""), id("env", "filter"));
+        let mut served = Arc::new(data(100, 1));
+        let before = SystemTime::now() - Duration::from_millis(1);
+        local.replaced(&plain, served.clone());
+        local.replaced(&filtered, Arc::new(data(5, 1)));
+        assert!(store.flush(LONG).await);
+
+        Arc::make_mut(&mut served).upsert(&flag(7), Item::tombstone(2).into());
+        local.changed(&plain, served.clone(), &[flag(7)]);
+        Arc::make_mut(&mut served).upsert(&flag(500), Item::live(1, "new").into());
+        local.changed(&plain, served.clone(), &[flag(500)]);
+        assert!(store.close(LONG).await);
+
+        let store = open(directory.path(), "key");
+        let local = LocalFlags::new(store.clone());
+        let stored = complete(&local, &plain);
+        assert_eq!(stored.data, *served);
+        assert!(stored.written_at >= before && stored.written_at <= SystemTime::now());
+        assert_eq!(complete(&local, &filtered).data, data(5, 1));
+        assert_eq!(local.read_set(&id("envfilter", "")).unwrap(), ReadOutcome::Absent);
+
+        local.removed(&filtered);
+        local.adopted(&plain, &served, stored.written_at);
+        assert!(store.flush(LONG).await);
+        assert_eq!(local.read_set(&filtered).unwrap(), ReadOutcome::Absent);
+        local.retain(&[]);
+        assert!(store.flush(LONG).await);
+        assert_eq!(local.read_set(&plain).unwrap(), ReadOutcome::Absent);
+    }
+
+    #[tokio::test]
+    async fn what_other_keys_sealed_is_a_state_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), "old");
+        LocalFlags::new(store.clone()).replaced(&id("env", ""), Arc::new(data(3, 1)));
+        assert!(store.close(LONG).await);
+        let store = open(directory.path(), "new");
+        let read = LocalFlags::new(store).read_set(&id("env", "")).unwrap();
+        assert_eq!(read, ReadOutcome::Unreadable { keys: vec![SealingKey::derive("old").id()] });
+    }
+
+    /// A set of a data set and a part that no data set has.
+    struct Spoilt(DataSet);
+
+    impl Content for Spoilt {
+        fn items(&self) -> u64 {
+            self.0.items() + 1
+        }
+        fn encoded_bytes(&self) -> u64 {
+            self.0.encoded_bytes()
+        }
+        fn encode(&self, buffer_of: &dyn Fn(u64) -> Option<usize>, buffers: &mut [Vec<u8>]) {
+            self.0.encode(buffer_of, buffers);
+            buffers[0].insert(0, 0xff);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_decoded_is_not_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), "key");
+        let local = LocalFlags::new(store.clone());
+        store.replace_set(&id("env", "").0, Arc::new(Spoilt(data(100, 1))));
+        assert!(store.flush(LONG).await);
+        let ReadOutcome::Incomplete(less) = local.read_set(&id("env", "")).unwrap() else {
+            panic!("not complete")
+        };
+        assert_eq!((less.missing, less.undecodable, less.items), (0, 1, 103));
+        // What the other parts hold can still be used with what comes from elsewhere.
+        assert!(!less.data.is_empty() && less.data.len() < 102);
+        for (kind, key, item) in less.data.iter() {
+            assert_eq!(data(100, 1).collection(kind).get(key), Some(item));
+        }
+    }
+
+    #[test]
+    fn ids_keep_environment_and_filter_apart() {
+        assert_eq!(id("env", "a"), id("env", "a"));
+        for (one, other) in [(("env", "a"), ("enva", "")), (("1", "1:x"), ("11", ":x"))] {
+            assert_ne!(id(one.0, one.1), id(other.0, other.1));
+        }
+    }
+}

@@ -37,13 +37,27 @@ const USER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Pause after a failed accept, which means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The address cannot be listened on.
+/// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
-pub struct BindError {
-    address: String,
-    #[source]
-    cause: io::Error,
+pub enum BindError {
+    /// Somebody else listens there.
+    #[error(
+        "cannot listen on {address}: another process listens there; end it, or choose another \
+         port by [Main] port (PORT)"
+    )]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address is not of this machine, or not for this user.
+    #[error("cannot listen on {address}")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
 }
 
 /// A bound listening socket.
@@ -67,9 +81,13 @@ impl Listener {
                 Err(_) => both,
             },
         };
-        bind(address)
-            .map(|socket| Self { socket })
-            .map_err(|cause| BindError { address: address.to_string(), cause })
+        bind(address).map(|socket| Self { socket }).map_err(|cause| {
+            if cause.kind() == io::ErrorKind::AddrInUse {
+                BindError::Taken { address }
+            } else {
+                BindError::Refused { address, cause }
+            }
+        })
     }
 
     /// The address, with the port that was chosen for port 0.

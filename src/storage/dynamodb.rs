@@ -45,6 +45,9 @@ const REGION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Delays between attempts of a throttled request.
 const THROTTLED: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
 
+/// How much of an error's text is kept.
+const ERROR_CHARACTERS_MAX: usize = 300;
+
 /// Key of the item that a probe reads. It need not exist.
 const PROBE_KEY: &str = "$pilotlight-probe";
 
@@ -105,6 +108,11 @@ impl DynamoDbFailure {
 #[derive(Debug, thiserror::Error)]
 #[error("no AWS region is configured (AWS_REGION or a profile)")]
 struct NoRegion;
+
+/// The endpoint of the settings cannot be used. Its text is not shown: it may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint is not an http or https URL")]
+struct BadEndpoint;
 
 /// Makes clients. Credentials once obtained are kept over all clients, connections are not.
 pub struct DynamoDbDialer {
@@ -167,6 +175,12 @@ impl DynamoDbDialer {
     }
 }
 
+fn is_web_url(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.authority().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
+    })
+}
+
 fn http_client() -> SharedHttpClient {
     HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
@@ -175,6 +189,9 @@ impl Dialer for DynamoDbDialer {
     type Conn = Client;
 
     async fn dial(&self) -> Result<Client, StoreError> {
+        if self.settings.endpoint.as_ref().is_some_and(|endpoint| !is_web_url(endpoint)) {
+            return Err(StoreError::Refused(Box::new(BadEndpoint)));
+        }
         let loaded = self.load().await?;
         // A client of its own has connections of its own: the old ones may be dead.
         let mut config =
@@ -213,7 +230,7 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let failure = |code: Option<String>, may_be_repeated| {
-        Box::new(DynamoDbFailure { code, text: chain(&error), may_be_repeated })
+        Box::new(DynamoDbFailure { code, text: stage_and_root(&error), may_be_repeated })
     };
     match &error {
         SdkError::TimeoutError(_) => StoreError::TimedOut { budget: ATTEMPT_TIMEOUT },
@@ -284,16 +301,15 @@ where
     Err(StoreError::CoolingDown)
 }
 
-/// The error and its causes: the SDK's own text names only the stage.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+/// The stage that failed and the root of it. What lies between may show whole requests, and those
+/// carry data.
+fn stage_and_root(error: &dyn std::error::Error) -> String {
+    let mut root = error;
+    while let Some(cause) = root.source() {
+        root = cause;
     }
-    text
+    let text = format!("{error}: {root}");
+    text.chars().take(ERROR_CHARACTERS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -397,6 +413,29 @@ mod tests {
         assert!(is_throttled(&outcome.unwrap_err()));
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert!((6..20).contains(&attempts), "{attempts}");
+    }
+
+    #[test]
+    fn endpoints_are_checked_before_they_are_used() {
+        let check = |text: &str, expected| assert_eq!(is_web_url(text), expected, "{text}");
+        check("http://localhost:8000", true);
+        check("https://dynamodb.eu-west-1.amazonaws.com/", true);
+        check("localhost:8000", false);
+        check("ftp://localhost", false);
+        check("not a URL", false);
+        check("", false);
+    }
+
+    #[test]
+    fn errors_show_no_requests() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("failed with Request {{ body: data }}")]
+        struct Dump(#[source] std::io::Error);
+        let dump = Dump(std::io::Error::other("no route"));
+        let error =
+            SdkError::<GetItemError>::dispatch_failure(ConnectorError::other(dump.into(), None));
+        let error = classify(error);
+        assert_eq!(failure(&error).unwrap().to_string(), "dispatch failure: no route");
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ fn settings(launchdarkly: &FakeLaunchDarkly, store: &TempDir) -> RelaySettings {
 }
 
 /// Waits until nothing waits to be written to the local store.
-async fn wait_until_stored(relay: &crate::support::relay::RelayProcess) {
+pub(crate) async fn wait_until_stored(relay: &crate::support::relay::RelayProcess) {
     relay
         .wait_for_status("everything is stored locally", |status| {
             status["localStore"]["pending"] == 0
@@ -87,6 +87,12 @@ async fn when_launchdarkly_returns_clients_get_only_what_is_new() {
         (name.as_str(), &data["path"]),
         ("patch", &format!("/flags/{}", flag_key(3)).into())
     );
+    // The flag stream and the autoconfig stream return each at its own time.
+    relay
+        .wait_for_status("the list is confirmed", |status| {
+            status["autoConfigStatus"]["state"] == "VALID"
+        })
+        .await;
     let unknown = relay.get_with_key("/all", "sdk-unknown").await;
     assert_eq!(unknown.status, 401, "the list is confirmed");
 }

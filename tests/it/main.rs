@@ -8,8 +8,16 @@
 )]
 
 mod autoconfig;
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 mod cache_backends;
 mod cold_start;
+mod command_line;
+mod demo;
+mod local_store_damage;
+mod local_store_kill;
+mod local_store_support;
+mod rungs;
 mod sdk_drivers;
+mod sdk_outage;
 mod support;
 mod upstream_faults;

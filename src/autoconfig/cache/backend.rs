@@ -13,7 +13,9 @@ pub struct Row {
     pub name: String,
     /// The sealed bytes.
     pub value: Bytes,
-    /// The database's own revision where it has one (Consul's ModifyIndex), else 0.
+    /// The database's own revision where it has one (Consul's ModifyIndex), else 0. A row that was
+    /// put together from memory has 0 too; a backend that works by revisions then looks the
+    /// revision up and compares the value.
     pub revision: u64,
 }
 

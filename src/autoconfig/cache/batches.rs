@@ -54,6 +54,7 @@ pub(super) fn batches(
 }
 
 /// The bytes of a swap's name and values.
+#[cfg(any(feature = "redis", feature = "dynamodb", test))]
 pub(super) fn content_bytes(swap: &Swap) -> usize {
     let expected = swap.expected.as_ref().map_or(0, |row| row.value.len());
     swap.name.len() + expected + swap.value.as_ref().map_or(0, bytes::Bytes::len)

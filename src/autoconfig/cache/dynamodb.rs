@@ -159,7 +159,7 @@ impl DynamoDbCache {
         client: &Client,
         swaps: &[&Swap],
     ) -> Result<Vec<Swapped>, StoreError> {
-        let deadline = Instant::now() + self.store.budgets().bulk.saturating_sub(DEADLINE_MARGIN);
+        let deadline = deadline(self.store.budgets().bulk);
         // After one failed, those that have not begun do not: the service is away.
         let failed = AtomicBool::new(false);
         let failed = &failed;
@@ -197,8 +197,8 @@ impl Backend for DynamoDbCache {
             let (mut page, next) = self
                 .store
                 .bulk(async |client| {
-                    let margin = self.store.budgets().bulk.saturating_sub(DEADLINE_MARGIN);
-                    patiently(Instant::now() + margin, || self.page(&client, start.clone())).await
+                    let deadline = deadline(self.store.budgets().bulk);
+                    patiently(deadline, || self.page(&client, start.clone())).await
                 })
                 .await?;
             rows.append(&mut page);
@@ -213,14 +213,13 @@ impl Backend for DynamoDbCache {
         let output = self
             .store
             .call(async |client| {
-                client
+                let request = client
                     .get_item()
                     .table_name(&self.table)
                     .set_key(Some(self.primary_key(name)))
-                    .consistent_read(true)
-                    .send()
-                    .await
-                    .map_err(classify)
+                    .consistent_read(true);
+                let ask = async || request.clone().send().await.map_err(classify);
+                patiently(deadline(self.store.budgets().call), ask).await
             })
             .await?;
         Ok(output.item.and_then(row))
@@ -237,6 +236,11 @@ impl Backend for DynamoDbCache {
         }
         Ok(outcomes)
     }
+}
+
+/// When the last attempt of a call must have begun.
+fn deadline(budget: Duration) -> Instant {
+    Instant::now() + budget.saturating_sub(DEADLINE_MARGIN)
 }
 
 fn row(mut attributes: Attributes) -> Option<Row> {

@@ -12,25 +12,23 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::codec::Skipped;
 use super::report::{ReadState, SharedReport};
+use super::schedule::{Due, RETRY, Schedule, jittered};
 use super::shared_tier::{Reading, Written};
 use crate::autoconfig::record_set::{CachedSet, RecordSet};
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
-use crate::backoff::Backoff;
 use crate::telemetry::Chain;
 
 /// Bound on one read or write of a whole tier; single calls have budgets of their own below it.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Pause before a failed read or write is tried again.
-const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(15) };
+/// Bound on the last write before the end of the process.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause between reads of a tier that answered, while the stream is not live: a peer may have
-/// written something newer.
+/// Pause between reads of the shared tier while the stream is not live: a peer may have written
+/// something newer.
 const REREAD: Duration = Duration::from_secs(15);
-
-/// Pause before the second look at records that are not ours (design D28).
-const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// What a tier must be able to do. Implemented for the shared database and for the local store.
 pub trait TierAccess: Send + 'static {
@@ -41,11 +39,13 @@ pub trait TierAccess: Send + 'static {
     fn write(&mut self, wanted: &Wanted)
     -> impl Future<Output = Result<Written, TierError>> + Send;
 
-    /// Whether a second look at the tier is due some seconds after the last write.
-    fn needs_second_look(&self) -> bool;
+    /// Since when the oldest of the records waits for a second look that are not what was wanted
+    /// at the last write; `None` without any.
+    fn doubts_since(&self) -> Option<Instant>;
 
     /// Waits until something suggests that the tier has lost its content or must be sealed anew:
-    /// a new connection to the database, a changed key. Must be cancel-safe.
+    /// a new connection to the database, a changed key. Tells of each such thing once. Must be
+    /// cancel-safe.
     fn disturbed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -61,8 +61,12 @@ pub struct Wanted {
     pub records: Arc<RecordSet>,
     /// When LaunchDarkly last confirmed them.
     pub confirmed_at: SystemTime,
-    /// Whether the stream is live. Repairs wait for that; accepted changes do not.
+    /// Whether the stream is live. Repairs of what relays share wait for that; accepted changes
+    /// do not.
     pub live: bool,
+    /// When the stream last delivered anything. Whoever stores something else than these records
+    /// before that moment, and still does, knows no better than this relay.
+    pub heard_at: Instant,
 }
 
 /// How a tier is kept.
@@ -72,7 +76,8 @@ pub struct KeeperSettings {
     pub tier: Tier,
     /// Cached environments older than this are refused.
     pub age_max: Option<Duration>,
-    /// Pause between looks for lost content; `None` looks only when something suggests it.
+    /// Pause between looks for lost content; `None` looks when something suggests it, and when
+    /// the age of the set is to be confirmed.
     pub check_interval: Option<Duration>,
 }
 
@@ -115,9 +120,17 @@ impl<A: TierAccess> Keeper<A> {
             let mut failures = 0;
             loop {
                 failures = if self.read_once().await { 0 } else { failures + 1 };
-                let pause =
-                    if failures == 0 { REREAD } else { RETRY.delay(failures, fastrand::f64()) };
-                tokio::time::sleep(pause).await;
+                let is_loaded = self.report.get().read == ReadState::Loaded;
+                let pause = match (failures, self.settings.tier) {
+                    (1.., _) => Some(RETRY.delay(failures, fastrand::f64())),
+                    // Nobody else writes to it.
+                    (0, Tier::Local) if is_loaded => None,
+                    (0, Tier::Local | Tier::Shared) => Some(jittered(REREAD, fastrand::f64())),
+                };
+                tokio::select! {
+                    () = sleep_if(pause) => {}
+                    () = self.access.disturbed() => {}
+                }
             }
         };
         tokio::select! {
@@ -137,37 +150,54 @@ impl<A: TierAccess> Keeper<A> {
             Err(_) => return self.read_failed("it did not answer in time".to_owned()).await,
         };
         let (outcome, state) = self.judge(reading.outcome);
-        let before = self.report.get();
-        if reading.skipped.total() > 0 && before.skipped != reading.skipped {
-            tracing::warn!(
-                tier = ?self.settings.tier,
-                sealed_under_unknown_keys = reading.skipped.unknown_key,
-                altered = reading.skipped.forged,
-                undecodable = reading.skipped.undecodable,
-                "records of the autoconfig cache cannot be used and are left out"
-            );
-        }
-        if state == ReadState::Unreadable && before.read != state {
-            tracing::error!(
-                tier = ?self.settings.tier,
-                "the autoconfig cache holds records, but none opens with the keys that are \
-                 configured; if the key was changed, list the former one in \
-                 cachePreviousEncryptionKeys"
-            );
-        }
+        self.tell(state, reading.skipped);
         self.report.update(|report| {
             report.read = state;
             report.skipped = reading.skipped;
             report.error = None;
-            if let CacheOutcome::Loaded(set) = &outcome {
-                report.stamp = set.stamp;
-                report.complete = set.complete;
-                report.records = set.records.len();
-            }
+            let set = match &outcome {
+                CacheOutcome::Loaded(set) => Some(set),
+                CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
+            };
+            report.stamp = set.and_then(|set| set.stamp);
+            report.complete = set.is_some_and(|set| set.complete);
+            report.records = set.map_or(0, |set| set.records.len());
         });
         // The manager outlives its keepers except at the very end.
         let _ = self.results.send((self.settings.tier, outcome)).await;
         true
+    }
+
+    /// Tells an operator of what is new about a tier that was read.
+    fn tell(&self, state: ReadState, skipped: Skipped) {
+        let before = self.report.get();
+        if skipped.total() > 0 && before.skipped != skipped {
+            tracing::warn!(
+                tier = ?self.settings.tier,
+                sealed_under_unknown_keys = skipped.unknown_key,
+                altered = skipped.forged,
+                undecodable = skipped.undecodable,
+                "records of the autoconfig cache cannot be used and are left out"
+            );
+        }
+        if before.read == state {
+            return;
+        }
+        match state {
+            ReadState::Unreadable => tracing::error!(
+                tier = ?self.settings.tier,
+                "the autoconfig cache holds records, but none opens with the keys that are \
+                 configured; if the key was changed, list the former one in \
+                 cachePreviousEncryptionKeys"
+            ),
+            ReadState::TooOld => tracing::warn!(
+                tier = ?self.settings.tier,
+                max = ?self.settings.age_max,
+                "cached environments are older than cacheMaxAge allows, or their age is not \
+                 known; they are not used"
+            ),
+            ReadState::Reading | ReadState::Loaded | ReadState::Empty | ReadState::Unavailable => {}
+        }
     }
 
     async fn read_failed(&mut self, error: String) -> bool {
@@ -186,23 +216,21 @@ impl<A: TierAccess> Keeper<A> {
         false
     }
 
-    /// Refuses what is too old.
+    /// Refuses what is too old, or may be.
     fn judge(&self, outcome: CacheOutcome<CachedSet>) -> (CacheOutcome<CachedSet>, ReadState) {
         match outcome {
             CacheOutcome::Loaded(set) => {
-                let age = set.stamp.and_then(|stamp| stamp.written_at.elapsed().ok());
-                if let (Some(age), Some(max)) = (age, self.settings.age_max)
-                    && age > max
-                {
-                    tracing::warn!(
-                        tier = ?self.settings.tier,
-                        ?age,
-                        ?max,
-                        "cached environments are older than cacheMaxAge allows and are not used"
-                    );
-                    return (CacheOutcome::Unavailable, ReadState::TooOld);
+                let is_young = self.settings.age_max.is_none_or(|max| {
+                    // By a clock ahead of ours it was written in the future: young.
+                    set.stamp.is_some_and(|stamp| {
+                        stamp.written_at.elapsed().map_or(true, |age| age <= max)
+                    })
+                });
+                if is_young {
+                    (CacheOutcome::Loaded(set), ReadState::Loaded)
+                } else {
+                    (CacheOutcome::Unavailable, ReadState::TooOld)
                 }
-                (CacheOutcome::Loaded(set), ReadState::Loaded)
             }
             CacheOutcome::Empty => (CacheOutcome::Empty, ReadState::Empty),
             CacheOutcome::Unavailable => (CacheOutcome::Unavailable, ReadState::Unavailable),
@@ -211,61 +239,92 @@ impl<A: TierAccess> Keeper<A> {
     }
 
     async fn write_what_is_wanted(&mut self, cancel: CancellationToken) {
-        let mut dirty = true;
-        let mut failures = 0;
+        let mut schedule = Schedule::new(self.settings.check_interval, Instant::now());
+        let mut complained = false;
         self.wanted.mark_changed();
         loop {
-            let retry = match (dirty, failures) {
-                (true, 1..) => Some(RETRY.delay(failures, fastrand::f64())),
-                (true, 0) => Some(Duration::ZERO),
-                (false, _) if self.access.needs_second_look() => Some(SECOND_LOOK),
-                (false, _) => None,
-            };
-            let repair = tokio::select! {
+            let (due_at, due) = schedule.next();
+            let due = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return self.last_write(dirty).await,
+                () = cancel.cancelled() => return self.last_write(schedule.is_dirty()).await,
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    failures = 0;
-                    false
+                    schedule.hurry(Instant::now());
+                    Due::Write
                 }
-                () = sleep_if(retry) => false,
-                () = self.access.disturbed() => true,
-                () = sleep_if(self.settings.check_interval.map(jittered)) => true,
+                () = self.access.disturbed() => {
+                    if schedule.is_dirty() {
+                        schedule.hurry(Instant::now());
+                    }
+                    Due::Check
+                }
+                () = tokio::time::sleep_until(due_at) => due,
             };
             let Some(wanted) = self.wanted.borrow_and_update().clone() else { continue };
-            // What was accepted is written even if the stream has died meanwhile; repairs are
-            // made only by a relay that knows what is true at this moment (design D26).
-            if repair && !wanted.live {
+            if !schedule.is_dirty() && !self.is_time_to(due, &wanted) {
+                schedule.skipped(Instant::now(), fastrand::f64(), due);
                 continue;
             }
-            self.report.update(|report| report.write_pending = true);
-            let wanted = confirmed(wanted);
-            dirty = !self.write_once(&wanted, failures).await;
-            failures = if dirty { failures + 1 } else { 0 };
+            if schedule.is_dirty() {
+                self.report.update(|report| report.write_pending = true);
+            }
+            match self.write_once(&confirmed(wanted)).await {
+                Ok(()) => {
+                    complained = false;
+                    let doubts = self.access.doubts_since().is_some();
+                    schedule.succeeded(Instant::now(), fastrand::f64(), doubts);
+                }
+                Err(error) => {
+                    self.write_failed(error, complained);
+                    complained = true;
+                    schedule.failed(Instant::now(), fastrand::f64());
+                }
+            }
+        }
+    }
+
+    /// Whether a visit without anything new is in order. What relays share is repaired only by
+    /// one that knows what is true at this moment (design D26), and only if its stream has shown
+    /// since the first look that it is not stuck. The tier of this machine is nobody else's.
+    fn is_time_to(&self, due: Due, wanted: &Wanted) -> bool {
+        match (self.settings.tier, due) {
+            (Tier::Local, Due::Write | Due::Check | Due::SecondLook) => true,
+            (Tier::Shared, Due::Write | Due::Check) => wanted.live,
+            (Tier::Shared, Due::SecondLook) => {
+                let since = self.access.doubts_since();
+                wanted.live && since.is_some_and(|since| wanted.heard_at > since)
+            }
         }
     }
 
     /// Writes once more before the end, within a bound.
     async fn last_write(&mut self, dirty: bool) {
+        let is_news = self.wanted.has_changed().unwrap_or(false);
         let wanted = self.wanted.borrow().clone();
-        if dirty && let Some(wanted) = wanted {
-            let _ = tokio::time::timeout(Duration::from_secs(2), self.write_once(&wanted, 0)).await;
+        if (dirty || is_news)
+            && let Some(wanted) = wanted
+            && let Ok(Err(error)) =
+                tokio::time::timeout(LAST_WRITE_TIMEOUT, self.write_once(&confirmed(wanted))).await
+        {
+            self.write_failed(error, false);
         }
     }
 
-    async fn write_once(&mut self, wanted: &Wanted, failures: u32) -> bool {
-        let error = match tokio::time::timeout(PASS_TIMEOUT, self.access.write(wanted)).await {
+    async fn write_once(&mut self, wanted: &Wanted) -> Result<(), String> {
+        match tokio::time::timeout(PASS_TIMEOUT, self.access.write(wanted)).await {
             Ok(Ok(written)) => {
-                self.written(&written, wanted);
-                return true;
+                self.written(written);
+                Ok(())
             }
-            Ok(Err(error)) => Chain(&error).to_string(),
-            Err(_) => "it did not answer in time".to_owned(),
-        };
-        if failures == 0 {
+            Ok(Err(error)) => Err(Chain(&error).to_string()),
+            Err(_) => Err("it did not answer in time".to_owned()),
+        }
+    }
+
+    fn write_failed(&self, error: String, complained: bool) {
+        if !complained {
             tracing::warn!(
                 tier = ?self.settings.tier,
                 error,
@@ -273,11 +332,15 @@ impl<A: TierAccess> Keeper<A> {
                  in the background"
             );
         }
-        self.report.update(|report| report.error = Some(error));
-        false
+        self.report.update(|report| {
+            report.read = ReadState::Unavailable;
+            // What the tier lacks is not known.
+            report.write_pending = true;
+            report.error = Some(error);
+        });
     }
 
-    fn written(&self, written: &Written, wanted: &Wanted) {
+    fn written(&self, written: Written) {
         let before = self.report.get();
         if written.too_large != before.too_large && !written.too_large.is_empty() {
             tracing::error!(
@@ -291,15 +354,15 @@ impl<A: TierAccess> Keeper<A> {
         }
         tracing::debug!(tier = ?self.settings.tier, rows = written.rows, "autoconfig cache is up to date");
         self.report.update(|report| {
+            report.read = if written.records > 0 { ReadState::Loaded } else { ReadState::Empty };
+            report.skipped = written.skipped;
+            report.stamp = written.stamp;
+            report.complete = written.complete;
+            report.records = written.records;
             report.write_pending = false;
             report.last_write = Some(SystemTime::now());
-            report.records = written.records;
-            report.too_large.clone_from(&written.too_large);
+            report.too_large = written.too_large;
             report.error = None;
-            report.complete = true;
-            if let Some(stamp) = &mut report.stamp {
-                stamp.written_at = wanted.confirmed_at;
-            }
         });
     }
 }
@@ -314,13 +377,11 @@ fn confirmed(mut wanted: Wanted) -> Wanted {
 
 async fn sleep_if(pause: Option<Duration>) {
     match pause {
-        Some(pause) if pause.is_zero() => {}
-        Some(pause) => tokio::time::sleep_until(Instant::now() + pause).await,
+        Some(pause) => tokio::time::sleep(pause).await,
         None => std::future::pending().await,
     }
 }
 
-/// Three quarters to five quarters of a pause, so that relays do not look all at once.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.75 + 0.5 * fastrand::f64())
-}
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

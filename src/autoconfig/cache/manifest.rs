@@ -18,19 +18,25 @@ pub struct Manifest {
     pub stamp: Stamp,
     /// Random name of the process that wrote it.
     pub writer: String,
-    /// Number of records.
+    /// Number of records that the set has. More than are stored if the database could not hold
+    /// some.
     pub count: usize,
-    /// Hash of all names and texts.
+    /// Hash of all names and texts that are stored.
     pub digest: String,
 }
 
 impl Manifest {
-    /// A manifest of these records.
-    pub fn of(texts: &BTreeMap<String, String>, stamp: Stamp, writer: &str) -> Self {
-        Self { stamp, writer: writer.to_owned(), count: texts.len(), digest: digest(texts) }
+    /// A manifest of these stored records, of a set that has `count`.
+    pub fn of(texts: &BTreeMap<String, String>, count: usize, stamp: Stamp, writer: &str) -> Self {
+        Self { stamp, writer: writer.to_owned(), count, digest: digest(texts) }
     }
 
-    /// Whether these are exactly the records it vouches for.
+    /// Whether both tell of the same records.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.count == other.count && self.digest == other.digest
+    }
+
+    /// Whether these are exactly the records of the set.
     pub fn vouches_for(&self, texts: &BTreeMap<String, String>) -> bool {
         self.count == texts.len() && self.digest == digest(texts)
     }
@@ -91,9 +97,12 @@ mod tests {
             sequence: 7,
         };
         let records = texts(&[("a", "1"), ("b", "2")]);
-        let manifest = Manifest::of(&records, stamp, "w");
+        let manifest = Manifest::of(&records, 2, stamp, "w");
         assert_eq!(Manifest::decode(&manifest.encode()), Some(manifest.clone()));
         assert!(manifest.vouches_for(&records));
+        let of_three = Manifest::of(&records, 3, stamp, "w");
+        assert!(!of_three.vouches_for(&records), "one could not be stored");
+        assert!(!of_three.says_the_same_as(&manifest));
         for other in [
             texts(&[("a", "1")]),
             texts(&[("a", "1"), ("b", "3")]),

@@ -20,6 +20,7 @@ pub mod plan;
 #[cfg(feature = "redis")]
 mod redis;
 pub mod report;
+mod schedule;
 pub mod shared_access;
 pub mod shared_tier;
 

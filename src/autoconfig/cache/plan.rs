@@ -1,15 +1,15 @@
 //! What must be written so that a shared cache holds what was accepted. Pure.
 //!
 //! Several relays write the same rows. Each write is a compare-and-swap against the row that was
-//! read; a record that a peer stored at a higher version is left, because that peer has heard
-//! more; a record that is not ours is removed only if we heard of its removal, or if it is still
-//! the same on a second look some seconds later (a peer may have added it a moment before our
-//! own stream tells of it).
+//! read. A record that a peer stored at a higher version, and one that is not ours, is left: that
+//! peer may have heard of it a moment before our own stream tells. It is corrected if we heard of
+//! its removal, or if it is still the same on a second look some seconds later, when our stream
+//! has gone on without telling of it (as in design D28).
 
 use std::collections::BTreeMap;
 
 use super::backend::{Row, Swap};
-use super::codec::{Codec, OpenedRows};
+use super::codec::{Codec, OpenedRow, OpenedRows};
 use super::manifest::MANIFEST_NAME;
 use crate::autoconfig::records::{Record, decode};
 
@@ -21,31 +21,37 @@ pub type Desired = BTreeMap<String, (i64, String)>;
 pub struct Plan {
     /// The writes, additions before removals.
     pub swaps: Vec<Swap>,
-    /// Rows that are not ours and wait for a second look, by record name.
+    /// Rows that are not what is desired and wait for a second look, by record name.
     pub doubtful: BTreeMap<String, Row>,
     /// The texts that are stored once all writes are done.
     pub texts: BTreeMap<String, String>,
 }
 
 /// Plans a pass. `rows` are all rows that were read, `opened` what they hold; `gone` names
-/// records that we heard to be removed, with the last version we knew; `doubted` is [`Plan::doubtful`] of a pass some seconds
-/// ago.
+/// records that we heard to be removed, with the last version we knew; `due` are those of
+/// [`Plan::doubtful`] of an earlier pass whose second look this is.
 pub fn plan(
     codec: &Codec,
     rows: &[Row],
     opened: &OpenedRows,
     desired: &Desired,
     gone: &BTreeMap<String, i64>,
-    doubted: &BTreeMap<String, Row>,
+    due: &BTreeMap<String, Row>,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut removals = Vec::new();
     for (name, (version, text)) in desired {
         let row_name = codec.row_name(name);
         let stored = opened.records.get(name);
-        let text = match stored {
-            Some((_, held)) if version_of(&held.text) > Some(*version) => &held.text,
-            Some(_) | None => text,
+        let is_newer = |(row, held): &&(Row, OpenedRow)| {
+            version_of(&held.text) > Some(*version) && due.get(name) != Some(row)
+        };
+        let text = match stored.filter(is_newer) {
+            Some((row, held)) => {
+                plan.doubtful.insert(name.clone(), row.clone());
+                &held.text
+            }
+            None => text,
         };
         plan.texts.insert(name.clone(), text.clone());
         if stored.is_some_and(|(_, held)| held.key_rank == 0 && held.text == *text) {
@@ -66,7 +72,7 @@ pub fn plan(
         }
         // A peer may have heard that it is back: then it stands at a higher version.
         let removed = gone.get(name).is_some_and(|known| version_of(&held.text) <= Some(*known));
-        if removed || doubted.get(name) == Some(row) {
+        if removed || due.get(name) == Some(row) {
             removals.push(row);
         } else {
             plan.doubtful.insert(name.clone(), row.clone());
@@ -113,7 +119,7 @@ mod tests {
         stored: &[(&str, i64)],
         desired: &[(&str, i64)],
         gone: &[&str],
-        doubted: &[&str],
+        due: &[&str],
         expected: &str,
     ) {
         let codec = codec(&["k"]);
@@ -127,11 +133,9 @@ mod tests {
         let desired: Desired =
             desired.iter().map(|&(name, v)| (name.to_owned(), (v, text(v)))).collect();
         let gone = gone.iter().map(|name| ((*name).to_owned(), 1)).collect();
-        let doubted = doubted
-            .iter()
-            .map(|name| ((*name).to_owned(), opened.records[*name].0.clone()))
-            .collect();
-        let plan = plan(&codec, &rows, &opened, &desired, &gone, &doubted);
+        let due =
+            due.iter().map(|name| ((*name).to_owned(), opened.records[*name].0.clone())).collect();
+        let plan = plan(&codec, &rows, &opened, &desired, &gone, &due);
         let by_row = |row_name: &str| {
             ["a", "b", "c"].into_iter().find(|name| codec.row_name(name) == row_name).unwrap()
         };
@@ -155,7 +159,13 @@ mod tests {
         check(&[], &[("a", 1), ("b", 1)], &[], &[], "+a +b =ab");
         check(&[("a", 1)], &[("a", 1), ("b", 1)], &[], &[], "+b =ab");
         check(&[("a", 1)], &[("a", 2)], &[], &[], "~a =a");
-        check(&[("a", 3)], &[("a", 2)], &[], &[], "=a");
+    }
+
+    #[test]
+    fn what_a_peer_stored_at_a_higher_version_stands_until_the_second_look() {
+        check(&[("a", 3)], &[("a", 2)], &[], &[], "?a =a");
+        check(&[("a", 3)], &[("a", 2)], &[], &["a"], "~a =a");
+        check(&[("a", 3)], &[("a", 3)], &[], &["a"], "=a");
     }
 
     #[test]

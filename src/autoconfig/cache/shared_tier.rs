@@ -4,12 +4,15 @@
 //! the cache key itself, so that neither removes the other's.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::backend::{Backend, Row, Swap, Swapped};
 use super::codec::{CacheKeys, Codec, OpenedRows, Skipped};
 use super::manifest::{MANIFEST_NAME, Manifest};
-use super::plan::{Desired, plan};
+use super::plan::{Desired, Plan, plan};
+use super::schedule::SECOND_LOOK;
 use crate::autoconfig::record_set::{CachedSet, RecordSet, Stamp};
 use crate::autoconfig::records::decode;
 use crate::autoconfig::startup_race::CacheOutcome;
@@ -22,7 +25,11 @@ pub const NAMESPACE_SUFFIX: &str = ".pilotlight";
 const ATTEMPTS_MAX: u32 = 5;
 
 /// A manifest younger than this is not rewritten only to confirm its age.
-pub const CONFIRMATION_AGE: std::time::Duration = std::time::Duration::from_secs(600);
+pub const CONFIRMATION_AGE: Duration = Duration::from_secs(600);
+
+/// Longest pause before a write begins anew: relays hear of the same change at the same moment
+/// (design D23).
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(300);
 
 /// Which format is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,23 +60,63 @@ pub struct Reading {
     pub skipped: Skipped,
 }
 
+/// What a write is to bring about.
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// The accepted records.
+    pub desired: &'a Desired,
+    /// When LaunchDarkly last confirmed them.
+    pub confirmed_at: SystemTime,
+    /// Whether the stream is live. If not, whoever wrote later than it was knows better.
+    pub live: bool,
+    /// When the stream last delivered anything.
+    pub heard_at: Instant,
+    /// The time.
+    pub now: Instant,
+}
+
 /// What is remembered between two writes.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// Versions of the records of the last write: what is missing from the next was removed.
     written: BTreeMap<String, i64>,
-    /// Rows that are not ours and wait for a second look.
-    doubted: BTreeMap<String, Row>,
+    /// Rows that are not what was desired and wait for a second look, by record name: the row and
+    /// when it was first seen.
+    doubted: BTreeMap<String, (Row, Instant)>,
 }
 
 impl Memory {
-    /// Whether a second look is due some seconds after this write.
-    pub fn needs_second_look(&self) -> bool {
-        !self.doubted.is_empty()
+    /// Since when the oldest row waits for a second look.
+    pub fn doubts_since(&self) -> Option<Instant> {
+        self.doubted.values().map(|(_, since)| *since).min()
+    }
+
+    /// The rows whose time has come: they stand for a while already, and a stream that is alive
+    /// has not told of them since.
+    fn due(&self, update: &Update<'_>) -> BTreeMap<String, Row> {
+        let is_due = |since: Instant| {
+            update.live
+                && update.heard_at > since
+                && update.now.saturating_duration_since(since) >= SECOND_LOOK
+        };
+        let due = self.doubted.iter().filter(|(_, (_, since))| is_due(*since));
+        due.map(|(name, (row, _))| (name.clone(), row.clone())).collect()
+    }
+
+    fn remember(&mut self, update: &Update<'_>, doubtful: BTreeMap<String, Row>) {
+        let versions = update.desired.iter().map(|(name, (version, _))| (name.clone(), *version));
+        self.written = versions.collect();
+        let mut before = std::mem::take(&mut self.doubted);
+        let since = |(name, row): (String, Row)| {
+            let known = before.remove(&name).filter(|(known, _)| *known == row);
+            let since = known.map_or(update.now, |(_, since)| since);
+            (name, (row, since))
+        };
+        self.doubted = doubtful.into_iter().map(since).collect();
     }
 }
 
-/// What a write did.
+/// What a write did, and what the tier holds after it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Rows that were changed, the manifest included.
@@ -78,6 +125,20 @@ pub struct Written {
     pub too_large: Vec<String>,
     /// Records that are stored.
     pub records: usize,
+    /// Rows that are there and cannot be used.
+    pub skipped: Skipped,
+    /// The manifest that stands; `None` in ld-relay's format.
+    pub stamp: Option<Stamp>,
+    /// Whether everything that should be stored is, and the manifest says so where there is one.
+    pub complete: bool,
+}
+
+/// What one pass came to.
+struct Pass {
+    written: Written,
+    doubtful: BTreeMap<String, Row>,
+    /// A peer wrote at the same time.
+    conflict: bool,
 }
 
 impl<B: Backend> SharedTier<B> {
@@ -113,57 +174,52 @@ impl<B: Backend> SharedTier<B> {
     /// they are what this fleet writes (design D26).
     pub async fn read(&self, keys: &CacheKeys) -> Result<Reading, StoreError> {
         let ours = self.read_format(CacheFormat::Sealed, keys).await?;
-        let has_manifest = ours.1.is_some();
-        if self.format == CacheFormat::Sealed && has_manifest {
-            return Ok(reading(ours.0, ours.1));
+        let manifest = manifest(&ours);
+        if self.format == CacheFormat::Sealed && manifest.is_some() {
+            return Ok(cached_set(&texts(&ours), manifest, ours.skipped));
         }
         let theirs = self.read_format(CacheFormat::LdRelay, keys).await?;
-        let nothing_theirs = theirs.0.records.is_empty() && theirs.0.skipped.total() == 0;
+        let nothing_theirs = theirs.records.is_empty() && theirs.skipped.total() == 0;
         if nothing_theirs {
-            return Ok(reading(ours.0, ours.1));
+            return Ok(cached_set(&texts(&ours), manifest, ours.skipped));
         }
-        let mut reading = reading(theirs.0, None);
-        reading.skipped.add(ours.0.skipped);
-        Ok(reading)
+        let mut skipped = theirs.skipped;
+        skipped.add(ours.skipped);
+        Ok(cached_set(&texts(&theirs), None, skipped))
     }
 
     async fn read_format(
         &self,
         format: CacheFormat,
         keys: &CacheKeys,
-    ) -> Result<(OpenedRows, Option<Manifest>), StoreError> {
+    ) -> Result<OpenedRows, StoreError> {
         let rows = self.backend(format).read_all().await?;
-        let opened = self.codec(format, keys).open_all(&rows);
-        let manifest = manifest(&opened);
-        Ok((opened, manifest))
+        Ok(self.codec(format, keys).open_all(&rows))
     }
 
-    /// Makes the rows hold what is desired, as LaunchDarkly confirmed it at a moment.
-    ///
-    /// Only a relay with a live stream calls this. What a peer knows better is left.
+    /// Makes the rows hold what is desired. What a peer knows better is left.
     pub async fn write(
         &self,
         keys: &CacheKeys,
-        desired: &Desired,
-        confirmed_at: SystemTime,
+        update: &Update<'_>,
         memory: &mut Memory,
     ) -> Result<Written, StoreError> {
         let codec = self.codec(self.format, keys);
-        let is_gone = |(name, _): &(&String, &i64)| !desired.contains_key(*name);
+        let is_gone = |(name, _): &(&String, &i64)| !update.desired.contains_key(*name);
         let gone: BTreeMap<String, i64> =
             memory.written.iter().filter(is_gone).map(|(name, v)| (name.clone(), *v)).collect();
-        let mut total = Written::default();
-        for _ in 0..ATTEMPTS_MAX {
-            let (written, doubtful, conflict) =
-                self.pass(&codec, desired, &gone, &memory.doubted, confirmed_at).await?;
-            total.rows += written.rows;
-            total.too_large = written.too_large;
-            total.records = written.records;
-            if !conflict {
-                memory.written =
-                    desired.iter().map(|(name, (version, _))| (name.clone(), *version)).collect();
-                memory.doubted = doubtful;
-                return Ok(total);
+        let due = memory.due(update);
+        let mut rows = 0;
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                tokio::time::sleep(CONFLICT_PAUSE_MAX.mul_f64(fastrand::f64())).await;
+            }
+            let mut pass = self.pass(&codec, update, &gone, &due).await?;
+            rows += pass.written.rows;
+            if !pass.conflict {
+                memory.remember(update, pass.doubtful);
+                pass.written.rows = rows;
+                return Ok(pass.written);
             }
         }
         Err(StoreError::Unreachable("other relays keep changing the cache at the same time".into()))
@@ -173,72 +229,106 @@ impl<B: Backend> SharedTier<B> {
     async fn pass(
         &self,
         codec: &Codec,
-        desired: &Desired,
+        update: &Update<'_>,
         gone: &BTreeMap<String, i64>,
-        doubted: &BTreeMap<String, Row>,
-        confirmed_at: SystemTime,
-    ) -> Result<(Written, BTreeMap<String, Row>, bool), StoreError> {
+        due: &BTreeMap<String, Row>,
+    ) -> Result<Pass, StoreError> {
         let backend = self.backend(self.format);
         let rows = backend.read_all().await?;
         let opened = codec.open_all(&rows);
-        let mut plan = plan(codec, &rows, &opened, desired, gone, doubted);
+        let standing = manifest(&opened);
+        if let Some(standing) = &standing
+            && !update.live
+            && standing.stamp.written_at > update.confirmed_at
+        {
+            let written = unchanged(&opened, standing);
+            return Ok(Pass { written, doubtful: BTreeMap::new(), conflict: false });
+        }
+        let plan = plan(codec, &rows, &opened, update.desired, gone, due);
+        let mut pass = self.carry_out(codec, plan, update, &rows, &opened).await?;
+        if opened.skipped.total() > 0 {
+            // Those that stood in a place of ours were overwritten.
+            let ours = |row: &&Row| {
+                let mut names = update.desired.keys().map(String::as_str).chain([MANIFEST_NAME]);
+                names.any(|name| codec.row_name(name) == row.name)
+            };
+            let others: Vec<Row> = rows.iter().filter(|row| !ours(row)).cloned().collect();
+            pass.written.skipped = codec.open_all(&others).skipped;
+        }
+        Ok(pass)
+    }
+
+    async fn carry_out(
+        &self,
+        codec: &Codec,
+        plan: Plan,
+        update: &Update<'_>,
+        rows: &[Row],
+        opened: &OpenedRows,
+    ) -> Result<Pass, StoreError> {
+        let Plan { swaps, doubtful, mut texts } = plan;
+        let wanted = texts.len();
         let mut written = Written::default();
         let mut conflict = false;
-        if !plan.swaps.is_empty() {
-            let outcomes = backend.swap(&plan.swaps).await?;
-            for (swap, outcome) in plan.swaps.iter().zip(outcomes) {
+        if !swaps.is_empty() {
+            let outcomes = self.backend(self.format).swap(&swaps).await?;
+            for (swap, outcome) in swaps.iter().zip(outcomes) {
                 match outcome {
                     Swapped::Applied => written.rows += 1,
                     Swapped::Conflict => conflict = true,
                     Swapped::TooLarge => {
-                        let too_large = |name: &&String| codec.row_name(name) == swap.name;
-                        if let Some(name) = desired.keys().find(too_large).cloned() {
-                            plan.texts.remove(&name);
+                        let is_meant = |name: &&String| codec.row_name(name) == swap.name;
+                        if let Some(name) = update.desired.keys().find(is_meant).cloned() {
+                            texts.remove(&name);
                             written.too_large.push(name);
                         }
                     }
                 }
             }
         }
-        written.records = plan.texts.len();
+        written.records = texts.len();
+        written.complete = texts.len() == wanted;
         if !conflict && self.format == CacheFormat::Sealed {
-            match self.write_manifest(codec, &rows, &opened, &plan.texts, confirmed_at).await? {
-                Some(Swapped::Applied) => written.rows += 1,
-                Some(Swapped::Conflict) => conflict = true,
-                Some(Swapped::TooLarge) | None => {}
+            let due = Manifest::of(&texts, wanted, self.stamp(update, opened), &self.writer);
+            match self.write_manifest(codec, rows, opened, &due).await? {
+                Kept::Standing(stamp) => written.stamp = Some(stamp),
+                Kept::Swapped(Swapped::Applied) => {
+                    written.rows += 1;
+                    written.stamp = Some(due.stamp);
+                }
+                Kept::Swapped(Swapped::Conflict) => conflict = true,
+                Kept::Swapped(Swapped::TooLarge) => written.complete = false,
             }
         }
-        Ok((written, plan.doubtful, conflict))
+        Ok(Pass { written, doubtful, conflict })
     }
 
-    /// Writes the manifest if the one that stands does not vouch for the records, or if its age
-    /// is to be confirmed.
+    fn stamp(&self, update: &Update<'_>, opened: &OpenedRows) -> Stamp {
+        let standing = manifest(opened).map_or(0, |standing| standing.stamp.sequence);
+        Stamp { written_at: update.confirmed_at, sequence: standing.saturating_add(1) }
+    }
+
+    /// Writes the manifest if the one that stands does not say the same of the records, or if its
+    /// age is to be confirmed.
     async fn write_manifest(
         &self,
         codec: &Codec,
         rows: &[Row],
         opened: &OpenedRows,
-        texts: &BTreeMap<String, String>,
-        confirmed_at: SystemTime,
-    ) -> Result<Option<Swapped>, StoreError> {
+        due: &Manifest,
+    ) -> Result<Kept, StoreError> {
         let row_name = codec.row_name(MANIFEST_NAME);
-        let standing = manifest(opened);
-        let in_place = rows.iter().any(|row| row.name == row_name);
-        if let Some(standing) = &standing
-            && in_place
-            && standing.vouches_for(texts)
-            && confirmed_at
-                .duration_since(standing.stamp.written_at)
-                .map_or(true, |age| age < CONFIRMATION_AGE)
+        let in_place = rows.iter().find(|row| row.name == row_name);
+        if let Some(standing) = manifest(opened)
+            && in_place.is_some()
+            && standing.says_the_same_as(due)
+            && is_fresh(standing.stamp, due.stamp)
         {
-            return Ok(None);
+            return Ok(Kept::Standing(standing.stamp));
         }
-        let sequence = standing.as_ref().map_or(0, |standing| standing.stamp.sequence) + 1;
-        let manifest =
-            Manifest::of(texts, Stamp { written_at: confirmed_at, sequence }, &self.writer);
         let mut swaps = vec![Swap {
-            expected: rows.iter().find(|row| row.name == row_name).cloned(),
-            value: Some(codec.seal(MANIFEST_NAME, &manifest.encode())),
+            expected: in_place.cloned(),
+            value: Some(codec.seal(MANIFEST_NAME, &due.encode())),
             name: row_name.clone(),
         }];
         // A manifest under another key stands under another name.
@@ -248,23 +338,44 @@ impl<B: Backend> SharedTier<B> {
             swaps.push(Swap { name: row.name.clone(), expected: Some(row.clone()), value: None });
         }
         let outcomes = self.backend(self.format).swap(&swaps).await?;
-        Ok(outcomes.first().copied())
+        Ok(Kept::Swapped(outcomes.first().copied().unwrap_or(Swapped::Conflict)))
     }
+}
+
+/// What became of the manifest.
+enum Kept {
+    /// The one that stands will do.
+    Standing(Stamp),
+    /// A new one was to take its place.
+    Swapped(Swapped),
+}
+
+/// Whether a manifest need not be written again only to confirm its age. One from the future is
+/// by another clock.
+pub(super) fn is_fresh(standing: Stamp, now: Stamp) -> bool {
+    let age = now.written_at.duration_since(standing.written_at);
+    age.map_or(true, |age| age < CONFIRMATION_AGE)
+}
+
+/// Nothing was written, because a peer wrote later.
+fn unchanged(opened: &OpenedRows, standing: &Manifest) -> Written {
+    let texts = texts(opened);
+    Written {
+        records: texts.len(),
+        skipped: opened.skipped,
+        stamp: Some(standing.stamp),
+        complete: standing.vouches_for(&texts),
+        ..Written::default()
+    }
+}
+
+fn texts(opened: &OpenedRows) -> BTreeMap<String, String> {
+    let records = opened.records.values().filter(|(_, record)| record.name != MANIFEST_NAME);
+    records.map(|(_, record)| (record.name.clone(), record.text.clone())).collect()
 }
 
 fn manifest(opened: &OpenedRows) -> Option<Manifest> {
     Manifest::decode(&opened.records.get(MANIFEST_NAME)?.1.text)
-}
-
-/// Turns opened rows into what the race understands.
-fn reading(opened: OpenedRows, manifest: Option<Manifest>) -> Reading {
-    let texts = opened
-        .records
-        .into_values()
-        .filter(|(_, record)| record.name != MANIFEST_NAME)
-        .map(|(_, record)| (record.name, record.text))
-        .collect::<BTreeMap<_, _>>();
-    cached_set(&texts, manifest, opened.skipped)
 }
 
 /// Judges records that were opened, from whichever tier.
@@ -285,7 +396,7 @@ pub(super) fn cached_set(
     let outcome = if !records.environments.is_empty() {
         let stamp = manifest.map(|manifest| manifest.stamp);
         CacheOutcome::Loaded(CachedSet { records, stamp, complete })
-    } else if skipped.unknown_key > 0 {
+    } else if skipped.total() > 0 {
         CacheOutcome::Unreadable
     } else {
         CacheOutcome::Empty

@@ -34,6 +34,7 @@ struct Relay {
     tier: SharedTier<MemoryBackend>,
     keys: CacheKeys,
     memory: Memory,
+    start: Instant,
 }
 
 impl Relay {
@@ -47,12 +48,45 @@ impl Relay {
             tier: SharedTier::new(sealed.clone(), theirs.clone(), "cache", format, "w"),
             keys: keys(key_texts),
             memory: Memory::default(),
+            start: Instant::now(),
         }
     }
 
+    /// Writes at that second, with a stream on which something arrives all the time.
     async fn write(&mut self, environments: &[(&str, i64)], seconds: u64) -> Written {
-        let desired = desired(environments);
-        self.tier.write(&self.keys, &desired, at(seconds), &mut self.memory).await.unwrap()
+        self.write_having_heard(environments, seconds, seconds).await
+    }
+
+    /// Writes with a stream on which something arrived last at second `heard`.
+    async fn write_having_heard(
+        &mut self,
+        environments: &[(&str, i64)],
+        seconds: u64,
+        heard: u64,
+    ) -> Written {
+        let heard_at = self.start + Duration::from_secs(heard);
+        self.update(environments, seconds, Some(heard_at)).await
+    }
+
+    /// Writes what was accepted up to that second, when the stream died.
+    async fn write_when_not_live(&mut self, environments: &[(&str, i64)], died: u64) -> Written {
+        self.update(environments, died, None).await
+    }
+
+    async fn update(
+        &mut self,
+        environments: &[(&str, i64)],
+        seconds: u64,
+        heard_at: Option<Instant>,
+    ) -> Written {
+        let update = Update {
+            desired: &desired(environments),
+            confirmed_at: at(seconds),
+            live: heard_at.is_some(),
+            heard_at: heard_at.unwrap_or(self.start),
+            now: self.start + Duration::from_secs(seconds),
+        };
+        self.tier.write(&self.keys, &update, &mut self.memory).await.unwrap()
     }
 
     /// What is read: IDs with versions, `!` if incomplete; or the outcome's name.
@@ -115,19 +149,82 @@ async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     ahead.write(&[("a", 5), ("new", 1)], 1).await;
     behind.write(&[("a", 4)], 2).await;
     assert_eq!(ahead.read().await, "a5 new1");
-    assert!(behind.memory.needs_second_look());
-    // Its own stream tells of the addition before the second look.
-    behind.write(&[("a", 5), ("new", 1)], 3).await;
-    assert!(!behind.memory.needs_second_look());
-    // A record that LaunchDarkly does not list stays for one look and goes with the second.
-    behind.write(&[("a", 5)], 4).await;
-    assert_eq!(ahead.read().await, "a5", "it had been ours: removed at once");
+    assert!(behind.memory.doubts_since().is_some());
+    // Something else to write soon after is no second look.
+    behind.write(&[("a", 4), ("b", 1)], 3).await;
+    assert_eq!(ahead.read().await, "a5 b1 new1");
+    // Its stream is stuck: however long that lasts, it knows no better.
+    behind.write_having_heard(&[("a", 4), ("b", 1)], 200, 1).await;
+    assert_eq!(ahead.read().await, "a5 b1 new1");
+    // Its own stream tells of the changes before the second look.
+    behind.write(&[("a", 5), ("b", 1), ("new", 1)], 201).await;
+    assert!(behind.memory.doubts_since().is_none());
+    behind.write(&[("a", 5)], 202).await;
+    assert_eq!(ahead.read().await, "a5", "they had been its own: removed at once");
+}
+
+#[tokio::test]
+async fn what_launchdarkly_does_not_tell_goes_with_the_second_look() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut before = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    before.write(&[("a", 5), ("left-over", 1), ("ahead", 9)], 5).await;
     let mut fresh = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
-    ahead.write(&[("a", 5), ("left-over", 1)], 5).await;
-    fresh.write(&[("a", 5)], 6).await;
-    assert_eq!(ahead.read().await, "a5 left-over1");
-    fresh.write(&[("a", 5)], 7).await;
-    assert_eq!(ahead.read().await, "a5");
+    fresh.write(&[("a", 5), ("ahead", 8)], 6).await;
+    assert_eq!(fresh.read().await, "a5 ahead9 left-over1", "whole all the while");
+    fresh.write(&[("a", 5), ("ahead", 8)], 10).await;
+    assert_eq!(fresh.read().await, "a5 ahead9 left-over1", "too early");
+    assert_eq!(fresh.write(&[("a", 5), ("ahead", 8)], 11).await.rows, 3);
+    assert_eq!(fresh.read().await, "a5 ahead8");
+    assert!(fresh.memory.doubts_since().is_none());
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_live_writes_only_what_nobody_knows_better() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut dead = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    // What it had accepted reaches a database that was away.
+    assert_eq!(dead.write_when_not_live(&[("a", 1), ("b", 1)], 10).await.rows, 3);
+    assert_eq!(dead.read().await, "a1 b1");
+    // A peer heard of a deletion after its stream had died.
+    let mut peer = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    peer.write(&[("a", 1), ("b", 1)], 11).await;
+    peer.write(&[("a", 2)], 20).await;
+    let written = dead.write_when_not_live(&[("a", 1), ("b", 1)], 15).await;
+    assert_eq!((written.rows, written.records, written.complete), (0, 1, true));
+    assert_eq!(written.stamp.unwrap().written_at, at(20));
+    assert_eq!(dead.read().await, "a2", "what was deleted does not come back");
+}
+
+#[tokio::test]
+async fn a_write_tells_what_is_stored_after_it() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    let junk = |name: &str| Row {
+        name: name.to_owned(),
+        value: bytes::Bytes::from_static(b"junk"),
+        revision: 0,
+    };
+    let ours = relay.tier.codec(CacheFormat::Sealed, &relay.keys).row_name("env:a");
+    sealed.with(|state| {
+        state.rows.insert("else".to_owned(), junk("else"));
+        state.rows.insert(ours.clone(), junk(&ours));
+    });
+    assert_eq!(relay.read().await, "Unreadable");
+    let written = relay.write(&[("a", 1)], 7).await;
+    let expected = Written {
+        rows: 2,
+        records: 1,
+        skipped: Skipped { undecodable: 1, ..Skipped::default() },
+        stamp: Some(Stamp { written_at: at(7), sequence: 1 }),
+        complete: true,
+        too_large: Vec::new(),
+    };
+    assert_eq!(written, expected);
+    // The time of a manifest that stands, not that of the visit.
+    assert_eq!(relay.write(&[("a", 1)], 9).await, Written { rows: 0, ..expected });
+    let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);
+    let written = mixed.write(&[("a", 1)], 8).await;
+    assert_eq!((written.stamp, written.complete), (None, true));
 }
 
 #[tokio::test]
@@ -173,6 +270,11 @@ async fn a_record_that_is_too_large_is_named_and_blocks_no_other() {
     let long = "x".repeat(400);
     let written = relay.write(&[("a", 1), (&long, 1)], 1).await;
     assert_eq!(written.too_large, [format!("env:{long}")]);
+    assert_eq!((written.records, written.complete), (1, false));
+    assert_eq!(relay.read().await, "a1!", "the manifest knows of one that is not there");
+    assert_eq!(relay.write(&[("a", 1), (&long, 1)], 2).await.rows, 0, "and is not written again");
+    let written = relay.write(&[("a", 1)], 3).await;
+    assert_eq!((written.rows, written.complete), (1, true));
     assert_eq!(relay.read().await, "a1");
 }
 

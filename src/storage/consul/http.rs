@@ -75,7 +75,7 @@ impl Pool {
             Some(http) => http,
             None => Http::connect(&self.endpoint).await?,
         };
-        let answer = http.exchange(request).await?;
+        let answer = http.exchange(request, ANSWER_BYTES_MAX).await?;
         if !http.sender.is_closed() {
             self.idle().push(http);
         }
@@ -106,11 +106,15 @@ impl Http {
         Ok(Self { sender, _driver: driver })
     }
 
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, StoreError> {
+    async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        answer_bytes_max: usize,
+    ) -> Result<Answer, StoreError> {
         self.sender.ready().await.map_err(lost)?;
         let response = self.sender.send_request(request).await.map_err(lost)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), answer_bytes_max).collect().await;
         let body = body.map_err(|cause| match cause.downcast_ref::<LengthLimitError>() {
             Some(_) => StoreError::Unreadable { what: "answer", cause },
             None => StoreError::Unreachable(cause),
@@ -125,4 +129,101 @@ fn lost(error: hyper::Error) -> StoreError {
 
 fn refused(cause: Cause) -> StoreError {
     StoreError::Refused(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::super::token::TokenSource;
+    use super::*;
+
+    /// An agent with a script for each connection: `?` reads a request, `.` closes, anything else
+    /// is sent. After its script a connection goes silent.
+    async fn pool_of(scripts: &'static [&'static [&'static str]]) -> (Pool, TaskGroup) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut tasks = TaskGroup::new(&CancellationToken::new());
+        tasks.spawn("agent", |cancel| async move {
+            let mut connections = TaskGroup::new(&cancel);
+            for script in scripts {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                connections.spawn("connection", |_cancel| async move {
+                    let mut request = [0; 4096];
+                    for step in *script {
+                        match *step {
+                            "?" => drop(stream.read(&mut request).await),
+                            "." => return,
+                            text => stream.write_all(text.as_bytes()).await.unwrap(),
+                        }
+                    }
+                    std::future::pending::<()>().await;
+                });
+            }
+            std::future::pending::<()>().await;
+        });
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port, tls: None };
+        let token = Arc::new(Token::new(TokenSource::None));
+        (Pool::connect(endpoint, token).await.unwrap(), tasks)
+    }
+
+    async fn get(pool: &Pool) -> Result<Answer, StoreError> {
+        pool.send(Method::GET, "/", Bytes::new()).await
+    }
+
+    const ONE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
+    const TWO: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\ntwo";
+    const CUT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\ncut";
+
+    #[tokio::test]
+    async fn a_connection_serves_one_request_after_the_other() {
+        let (pool, _agent) = pool_of(&[&["?", ONE, "?", TWO]]).await;
+        assert_eq!(&get(&pool).await.unwrap().body[..], b"one");
+        let second = get(&pool).await.unwrap();
+        assert_eq!((second.status, &second.body[..]), (StatusCode::NOT_FOUND, &b"two"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_takes_its_connection_with_it() {
+        let (pool, _agent) = pool_of(&[&["?"], &["?", ONE]]).await;
+        assert!(timeout(Duration::from_millis(20), get(&pool)).await.is_err());
+        assert_eq!(&get(&pool).await.unwrap().body[..], b"one");
+    }
+
+    async fn check_loss(script: &'static [&'static [&'static str]]) {
+        let (pool, _agent) = pool_of(script).await;
+        let error = get(&pool).await.err().unwrap();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{script:?}: {error:?}");
+        assert!(pool.take_idle().is_none(), "{script:?}");
+    }
+
+    #[tokio::test]
+    async fn answers_that_do_not_come_whole_are_losses() {
+        check_loss(&[&["?", "."]]).await;
+        check_loss(&[&["?", CUT, "."]]).await;
+        check_loss(&[&["?", "gibberish\r\n\r\n"]]).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_idle_is_not_used() {
+        let (pool, _agent) = pool_of(&[&["?", ONE, "."], &["?", TWO]]).await;
+        assert_eq!(&get(&pool).await.unwrap().body[..], b"one");
+        while !pool.idle().iter().all(|http| http.sender.is_closed()) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(&get(&pool).await.unwrap().body[..], b"two");
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_not_read() {
+        let (pool, _agent) = pool_of(&[&["?", ONE]]).await;
+        let mut http = pool.take_idle().unwrap();
+        let request = Request::builder().header(header::HOST, "t").body(Full::default()).unwrap();
+        let error = http.exchange(request, 2).await.err().unwrap();
+        assert!(matches!(error, StoreError::Unreadable { .. }), "{error:?}");
+    }
 }

@@ -207,12 +207,9 @@ impl ConsulConnection {
     }
 
     /// Whether the agent knows a leader, without which nothing can be read or written.
-    pub(super) async fn has_leader(&self) -> Result<bool, StoreError> {
+    pub(super) async fn check_leader(&self) -> Result<(), StoreError> {
         let answer = self.pool.send(Method::GET, "/v1/status/leader", Bytes::new()).await?;
-        match answer.status {
-            StatusCode::OK => Ok(answer.body.trim_ascii().len() > r#""""#.len()),
-            _ => Err(ConsulFailure::classify(&answer)),
-        }
+        leader(&answer)
     }
 
     async fn read(&self, path_and_query: &str) -> Result<Vec<Entry>, StoreError> {
@@ -222,6 +219,15 @@ impl ConsulConnection {
             StatusCode::OK => entries(&answer),
             _ => Err(ConsulFailure::classify(&answer)),
         }
+    }
+}
+
+fn leader(answer: &Answer) -> Result<(), StoreError> {
+    const NOBODY: &[u8] = br#""""#;
+    match answer.status {
+        StatusCode::OK if answer.body.trim_ascii() != NOBODY => Ok(()),
+        StatusCode::OK => Err(StoreError::Unreachable("the agent knows no leader".into())),
+        _ => Err(ConsulFailure::classify(answer)),
     }
 }
 
@@ -299,6 +305,23 @@ mod tests {
             let wire = serde_json::to_vec(&operation.wire()).unwrap();
             assert!(wire.len() < operation.encoded_bytes(), "{operation:?}");
         }
+    }
+
+    #[test]
+    fn an_agent_without_a_leader_is_away() {
+        let check = |status: u16, body: &'static str, expected: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let shown = match leader(&Answer { status, body: body.into() }) {
+                Ok(()) => "there",
+                Err(error) if error.is_transient() => "away",
+                Err(_) => "refuses",
+            };
+            assert_eq!(shown, expected, "{status} {body}");
+        };
+        check(200, "\"10.0.0.1:8300\"\n", "there");
+        check(200, "\"\"\n", "away");
+        check(500, "No known Consul servers", "away");
+        check(403, "Permission denied", "refuses");
     }
 
     #[test]

@@ -130,10 +130,7 @@ impl Dialer for ConsulDialer {
     }
 
     async fn check(&self, conn: ConsulConnection) -> Result<(), StoreError> {
-        if conn.has_leader().await? {
-            return Ok(());
-        }
-        Err(StoreError::Unreachable("the agent knows no leader".into()))
+        conn.check_leader().await
     }
 }
 

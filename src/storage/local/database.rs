@@ -1,8 +1,12 @@
 //! The embedded database: opening, the format record, and a fence around its faults.
 //!
 //! Every call into the database goes through [`guarded`]: damage may show as an error or as a
-//! panic, and neither leaves this module but as a [`Fault`]. Nothing here knows what the records
-//! mean.
+//! panic, and neither leaves this module but as a [`Fault`]. Reading a damaged file is safe behind
+//! that fence, writing to it is not (a panic may come while another one unwinds, which ends the
+//! process). So a file that was found is checked from end to end before the first write to it,
+//! which takes half a millisecond per megabyte, and no start that only reads pays for it.
+//!
+//! Nothing here knows what the records mean.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,7 +17,8 @@ use redb::{
     WriteTransaction,
 };
 
-use super::directory::{Directory, private_file};
+use super::backend::{Switch, SwitchedFile};
+use super::directory::Directory;
 use super::names::{NAMED_KEY_BYTES, PART_KEY_BYTES, SET_KEY_BYTES, Salt};
 use super::{LocalStoreError, SetAside, SetAsideReason};
 
@@ -68,21 +73,27 @@ impl Fault {
 
 impl From<redb::Error> for Fault {
     fn from(error: redb::Error) -> Self {
+        use redb::Error::{
+            DatabaseAlreadyOpen, DatabaseClosed, Io, LockPoisoned, PreviousIo, TransactionPoisoned,
+            UpgradeRequired,
+        };
         use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-        let kind = match &error {
-            redb::Error::DatabaseAlreadyOpen => FaultKind::InUse,
-            redb::Error::UpgradeRequired(_) => FaultKind::OtherFormat,
+        let kind = if matches!(error, DatabaseAlreadyOpen) {
+            FaultKind::InUse
+        } else if matches!(error, UpgradeRequired(_)) {
+            FaultKind::OtherFormat
+        } else if let Io(io) = &error {
             // A page number that points behind the end of the file shows as a read past it.
-            redb::Error::Io(io) => match io.kind() {
-                UnexpectedEof | InvalidData | InvalidInput => FaultKind::Damaged,
-                _ => FaultKind::Io,
-            },
-            redb::Error::PreviousIo
-            | redb::Error::DatabaseClosed
-            | redb::Error::TransactionPoisoned
-            | redb::Error::LockPoisoned(_) => FaultKind::Handle,
+            let past = matches!(io.kind(), UnexpectedEof | InvalidData | InvalidInput);
+            if past { FaultKind::Damaged } else { FaultKind::Io }
+        } else if matches!(
+            error,
+            PreviousIo | DatabaseClosed | TransactionPoisoned | LockPoisoned(_)
+        ) {
+            FaultKind::Handle
+        } else {
             // Wrong tables, wrong types, wrong pages: not the file this module made.
-            _ => FaultKind::Damaged,
+            FaultKind::Damaged
         };
         Self::new(kind, error.to_string())
     }
@@ -129,10 +140,33 @@ pub(super) struct OpenFile {
     pub(super) database: Database,
     /// The file's salt.
     pub(super) salt: Salt,
+    switch: Switch,
+    /// Whether all of the file is known to be sound.
+    checked: bool,
 }
 
 impl OpenFile {
-    /// Carries out all of `work` durably, or nothing of it.
+    /// Makes sure that the file can be written to.
+    fn check(&mut self) -> Result<(), Fault> {
+        if self.checked {
+            return Ok(());
+        }
+        // A repair would leave an earlier state, or one that nobody thought of.
+        self.checked = guarded(|| Ok(self.database.check_integrity()?))?;
+        if self.checked {
+            self.switch.allow_writes();
+            return Ok(());
+        }
+        Err(Fault::new(FaultKind::Damaged, "the file fails its checksums"))
+    }
+
+    fn abandon(open: Option<Self>) {
+        if let Some(Self { database, switch, .. }) = open {
+            abandon(database, &switch);
+        }
+    }
+
+    /// Carries out all of `work` durably, or nothing of it. Only for a file that was checked.
     pub(super) fn commit<T>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error>,
@@ -149,36 +183,67 @@ impl OpenFile {
 }
 
 /// Makes a database, or opens the one that is there.
-fn open_file(directory: &Directory, path: &Path) -> Result<Database, Fault> {
-    guarded(|| {
-        let file = private_file(path)?;
-        let mut builder = Builder::new();
-        builder.set_cache_size(CACHE_BYTES);
-        #[cfg(test)]
-        if let Some(faults) = &directory.faults {
-            return Ok(builder.create_with_backend(faults.wrap(file)?)?);
-        }
-        #[cfg(not(test))]
-        let _ = directory;
-        Ok(builder.create_file(file)?)
-    })
+fn open_file(switch: &Switch, path: &Path) -> Result<Database, Fault> {
+    let opened = guarded(|| {
+        let file = SwitchedFile::open(path, switch.clone())?;
+        Ok(Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(file)?)
+    });
+    opened.inspect_err(|_| switch.cut())
+}
+
+/// Gives up a database without writing to it.
+fn abandon(database: Database, switch: &Switch) {
+    switch.cut();
+    let _ = guarded(|| {
+        drop(database);
+        Ok(())
+    });
+}
+
+/// What an open came upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// A sound file.
+    Found,
+    /// No file: the one that was made is empty.
+    Made,
+    /// A file that is of no use: it was set aside, and an empty one was made.
+    Replaced(SetAside),
 }
 
 /// Opens the database of a directory; makes one where there is none.
-fn open_or_make(directory: &Directory) -> Result<OpenFile, Fault> {
+fn open_or_make(directory: &Directory) -> Result<(OpenFile, Opening), Fault> {
     let path = directory.database();
     let io = |error: std::io::Error| Fault::from(redb::Error::Io(error));
+    let switch = directory.switch();
     if path.try_exists().map_err(io)? {
-        return open_existing(directory, &path);
+        let database = open_file(&switch, &path)?;
+        return match read_meta(&database) {
+            Ok(salt) => Ok((OpenFile { database, salt, switch, checked: false }, Opening::Found)),
+            Err(fault) => {
+                abandon(database, &switch);
+                Err(fault)
+            }
+        };
     }
+    switch.allow_writes();
     let new = directory.new_database().map_err(io)?;
-    let made = make(directory, &new)?;
-    directory.publish(&new).map_err(io)?;
-    Ok(made)
+    let database = open_file(&switch, &new)?;
+    let made = write_meta(&database).and_then(|salt| {
+        directory.publish(&new).map_err(io)?;
+        Ok(salt)
+    });
+    match made {
+        Ok(salt) => Ok((OpenFile { database, salt, switch, checked: true }, Opening::Made)),
+        Err(fault) => {
+            abandon(database, &switch);
+            Err(fault)
+        }
+    }
 }
 
-fn open_existing(directory: &Directory, path: &Path) -> Result<OpenFile, Fault> {
-    let database = open_file(directory, path)?;
+/// Reads the format record and the salt.
+fn read_meta(database: &Database) -> Result<Salt, Fault> {
     let (format, salt) = guarded(|| {
         let reading = database.begin_read()?;
         let has_meta = reading.list_tables()?.any(|table| table.name() == META.name());
@@ -200,16 +265,15 @@ fn open_existing(directory: &Directory, path: &Path) -> Result<OpenFile, Fault> 
         None => return Err(Fault::new(FaultKind::Damaged, "the file has no format record")),
     }
     let salt = salt.and_then(|bytes| bytes.try_into().ok());
-    let salt = salt.ok_or_else(|| Fault::new(FaultKind::Damaged, "the file has no salt"))?;
-    Ok(OpenFile { database, salt })
+    salt.ok_or_else(|| Fault::new(FaultKind::Damaged, "the file has no salt"))
 }
 
-fn make(directory: &Directory, path: &Path) -> Result<OpenFile, Fault> {
+/// Makes a new file one of this format.
+fn write_meta(database: &Database) -> Result<Salt, Fault> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt)
         .map_err(|_| Fault::new(FaultKind::Io, "the operating system gives no random bytes"))?;
-    let database = open_file(directory, path)?;
-    guarded(move || {
+    guarded(|| {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_quick_repair(true);
@@ -220,7 +284,7 @@ fn make(directory: &Directory, path: &Path) -> Result<OpenFile, Fault> {
             Tables::open(&transaction)?;
         }
         transaction.commit()?;
-        Ok(OpenFile { database, salt })
+        Ok(salt)
     })
 }
 
@@ -232,13 +296,13 @@ pub(super) struct Holder(RwLock<Option<OpenFile>>);
 impl Holder {
     /// Opens the directory's database. One that is damaged or of another format is set aside, and
     /// an empty one takes its place.
-    pub(super) fn open(&self, directory: &Directory) -> Result<Option<SetAside>, LocalStoreError> {
+    pub(super) fn open(&self, directory: &Directory) -> Result<Opening, LocalStoreError> {
         let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        drop_guarded(slot.take());
+        OpenFile::abandon(slot.take());
         let fault = match open_or_make(directory) {
-            Ok(open) => {
+            Ok((open, opening)) => {
                 *slot = Some(open);
-                return Ok(None);
+                return Ok(opening);
             }
             Err(fault) => fault,
         };
@@ -248,27 +312,33 @@ impl Holder {
             FaultKind::InUse => return Err(LocalStoreError::InUse { path: directory.database() }),
             FaultKind::Io => return Err(opening(directory, fault)),
         };
-        let (open, aside) = replace(directory, reason, fault)?;
+        let (open, aside) = replace(directory, reason, &fault)?;
         *slot = Some(open);
-        Ok(Some(aside))
+        Ok(Opening::Replaced(aside))
     }
 
     /// Sets the database aside, whatever it holds, and makes an empty one.
     pub(super) fn recreate(
         &self,
         directory: &Directory,
-        fault: Fault,
+        fault: &Fault,
     ) -> Result<SetAside, LocalStoreError> {
         let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        drop_guarded(slot.take());
+        OpenFile::abandon(slot.take());
         let (open, aside) = replace(directory, SetAsideReason::Damaged, fault)?;
         *slot = Some(open);
         Ok(aside)
     }
 
-    /// Closes the database. Readers that come later are told that there is none.
+    /// Gives up the database. Readers that come later are told that there is none.
     pub(super) fn close(&self) {
-        drop_guarded(self.0.write().unwrap_or_else(PoisonError::into_inner).take());
+        OpenFile::abandon(self.0.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Makes sure that the database can be written to; `None` if there is none at the moment.
+    pub(super) fn check(&self) -> Option<Result<(), Fault>> {
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        slot.as_mut().map(OpenFile::check)
     }
 
     /// Runs work on the database; `None` if there is none at the moment.
@@ -285,7 +355,7 @@ impl Holder {
 fn replace(
     directory: &Directory,
     reason: SetAsideReason,
-    fault: Fault,
+    fault: &Fault,
 ) -> Result<(OpenFile, SetAside), LocalStoreError> {
     let path = match directory.set_aside(reason) {
         Ok(path) => path,
@@ -293,18 +363,10 @@ fn replace(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => directory.database(),
         Err(error) => return Err(opening(directory, Fault::from(redb::Error::Io(error)))),
     };
-    let open = open_or_make(directory).map_err(|fault| opening(directory, fault))?;
+    let (open, _) = open_or_make(directory).map_err(|fault| opening(directory, fault))?;
     Ok((open, SetAside { path, reason, cause: fault.to_string() }))
 }
 
 fn opening(directory: &Directory, fault: Fault) -> LocalStoreError {
     LocalStoreError::Open { path: directory.database(), source: fault.into() }
-}
-
-/// Closing writes, and writing may find damage.
-fn drop_guarded(open: Option<OpenFile>) {
-    let _ = guarded(|| {
-        drop(open);
-        Ok(())
-    });
 }

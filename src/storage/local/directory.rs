@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::backend::{Switch, is_read_only};
 use super::{LocalStoreError, SetAsideReason};
 
 /// The database.
@@ -33,11 +34,12 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// `None` on file systems without locks; the database's own lock is left then.
+    /// `None` on file systems without locks, and on those that take no writes and have none yet;
+    /// the database's own lock is left then.
     _lock: Option<File>,
     /// Lets the database's files fail on command.
     #[cfg(test)]
-    pub(super) faults: Option<super::faulty::Faults>,
+    pub(super) faults: super::backend::Faults,
 }
 
 impl Directory {
@@ -45,9 +47,15 @@ impl Directory {
     pub(super) fn hold(path: &Path) -> Result<Self, LocalStoreError> {
         let failed = |source| LocalStoreError::Directory { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
-        let lock = private_file(&path.join(LOCK_NAME)).map_err(failed)?;
-        let held = match lock.try_lock() {
-            Ok(()) => Some(lock),
+        let lock_path = path.join(LOCK_NAME);
+        let lock = match private_file(&lock_path) {
+            Ok(lock) => Some(lock),
+            // What is there can still be read, and locked if the lock was ever made.
+            Err(error) if is_read_only(&error) => File::open(lock_path).ok(),
+            Err(error) => return Err(failed(error)),
+        };
+        let held = match lock.as_ref().map_or(Ok(()), File::try_lock) {
+            Ok(()) => lock,
             Err(TryLockError::WouldBlock) => {
                 return Err(LocalStoreError::InUse { path: path.to_owned() });
             }
@@ -58,8 +66,16 @@ impl Directory {
             path: path.to_owned(),
             _lock: held,
             #[cfg(test)]
-            faults: None,
+            faults: super::backend::Faults::default(),
         })
+    }
+
+    /// A switch for a database that is about to be opened.
+    pub(super) fn switch(&self) -> Switch {
+        Switch::new(
+            #[cfg(test)]
+            self.faults.clone(),
+        )
     }
 
     /// The database file.
@@ -90,20 +106,22 @@ impl Directory {
     /// Renames the database to a name that says why and when, and keeps the newest of such files.
     pub(super) fn set_aside(&self, reason: SetAsideReason) -> io::Result<PathBuf> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let prefix = aside_prefix(reason);
-        let path = (now..)
-            .map(|stamp| self.path.join(format!("{prefix}{stamp}")))
-            .find(|path| !path.exists())
-            .ok_or(io::ErrorKind::AlreadyExists)?;
+        let earlier = self.aside();
+        // Also in order if the clock stands still or goes back.
+        let stamp = earlier.last().map_or(now, |(last, _)| now.max(last.saturating_add(1)));
+        let path = self.path.join(format!("{}{stamp}", aside_prefix(reason)));
         fs::rename(self.database(), &path)?;
-        self.prune();
+        // Best effort: what cannot be removed stays.
+        let surplus = (earlier.len() + 1).saturating_sub(SET_ASIDE_MAX);
+        for (_, path) in &earlier[..surplus] {
+            let _ = fs::remove_file(path);
+        }
         Ok(path)
     }
 
-    /// Removes all but the newest files that were set aside. Best effort: what cannot be removed
-    /// stays.
-    fn prune(&self) {
-        let Ok(entries) = fs::read_dir(&self.path) else { return };
+    /// The files that were set aside, the oldest first.
+    fn aside(&self) -> Vec<(u128, PathBuf)> {
+        let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
         let mut found: Vec<(u128, PathBuf)> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -111,10 +129,7 @@ impl Directory {
             })
             .collect();
         found.sort();
-        let surplus = found.len().saturating_sub(SET_ASIDE_MAX);
-        for (_, path) in &found[..surplus] {
-            let _ = fs::remove_file(path);
-        }
+        found
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Marker {
     pub(super) items: u64,
     /// When the data was accepted.
     pub(super) written_at: SystemTime,
-    /// Grows by one with each change of the set.
+    /// Grows with each change of the set.
     pub(super) sequence: u64,
     /// The tag of each part in the order of their numbers.
     pub(super) tags: Vec<[u8; TAG_BYTES]>,

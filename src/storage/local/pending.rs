@@ -63,9 +63,9 @@ impl SetWork {
     fn then(self, later: Self) -> Self {
         match (self, later) {
             (_, Self::Remove) => Self::Remove,
-            // Whatever was in the file is gone: all of the content is missing there.
+            // Whatever was in the file goes: all of the content will be missing there.
             (Self::Remove, Self::Store { content, dirty, written_at }) => {
-                let dirty = Dirty::All(Unknown::Keep).and(dirty);
+                let dirty = Dirty::All(Unknown::Remove).and(dirty);
                 Self::Store { content, dirty, written_at }
             }
             (Self::Store { dirty: first, .. }, Self::Store { content, dirty, written_at }) => {
@@ -260,9 +260,9 @@ mod tests {
         check("all put", "put @2");
         check("put all", "put @2");
         check("1 remove", "remove");
-        check("remove 1", "all @2");
+        check("remove 1", "put @2");
         check("remove put", "put @2");
-        check("put remove 1 2", "all @4");
+        check("put remove 1 2", "put @4");
     }
 
     #[test]

@@ -77,6 +77,17 @@ pub struct FoundSet {
     pub undecodable: u64,
 }
 
+impl SetRead {
+    /// Whether the file does not hold what was once stored in it.
+    pub(super) fn shows_damage(&self) -> bool {
+        match self {
+            Self::Absent | Self::Unreadable { .. } => false,
+            Self::Undecodable => true,
+            Self::Found(found) => found.missing + found.undecodable > 0,
+        }
+    }
+}
+
 /// Reads a set. `part` gets the plaintext of each part that opens, in no order.
 pub(super) fn read(
     open: &OpenFile,
@@ -165,9 +176,12 @@ impl Markers {
         self.opened.iter().find(|(owner, _)| *owner == key).map(|(_, marker)| marker)
     }
 
-    /// The sequence of a change that follows on all that was stored.
-    fn next_sequence(&self) -> u64 {
-        self.newest().map_or(1, |(_, marker)| marker.sequence.saturating_add(1))
+    /// The sequence of a change at that time that follows on all that was stored. Not below the
+    /// time in milliseconds, so that it is also above what stands there under unknown keys.
+    fn next_sequence(&self, written_at: SystemTime) -> u64 {
+        let since = written_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let after = self.newest().map_or(0, |(_, marker)| marker.sequence.saturating_add(1));
+        after.max(since.as_millis() as u64)
     }
 }
 
@@ -278,7 +292,7 @@ pub(super) fn store_all(
         id: writing.id.to_owned(),
         items: writing.content.items(),
         written_at: writing.written_at,
-        sequence: markers.next_sequence(),
+        sequence: markers.next_sequence(writing.written_at),
         tags,
     };
     store_marker(tables, writing.ring, &set, &marker)?;
@@ -312,7 +326,7 @@ pub(super) fn store_slots(
         id: writing.id.to_owned(),
         items: writing.content.items(),
         written_at: writing.written_at,
-        sequence: markers.next_sequence(),
+        sequence: markers.next_sequence(writing.written_at),
         tags,
     };
     store_marker(tables, writing.ring, &set, &marker)?;
@@ -342,16 +356,18 @@ fn store_parts(
             continue;
         }
         let place = Place { namespace: PART_SPACE, name: &name };
-        let same = *tag != NO_PART
-            && tables.parts.get(&name)?.is_some_and(|sealed| {
-                let sealed = sealed.value();
-                sealed.len() == plaintext.len() + OVERHEAD_BYTES
-                    && tag_of(sealed) == Some(*tag)
-                    && writing.ring.open_into(place, sealed, &mut held).is_ok()
-                    && held == *plaintext
-            });
-        if same {
-            continue;
+        if *tag != NO_PART {
+            let sealed = tables.parts.get(&name)?;
+            let sealed = sealed.as_ref().map(|sealed| sealed.value()).unwrap_or_default();
+            if tag_of(sealed) != Some(*tag) {
+                return Err(redb::Error::Corrupted("a part is not what its set says".to_owned()));
+            }
+            if sealed.len() == plaintext.len() + OVERHEAD_BYTES
+                && writing.ring.open_into(place, sealed, &mut held).is_ok()
+                && held == *plaintext
+            {
+                continue;
+            }
         }
         let sealed = key.seal(place, plaintext);
         *tag = tag_of(&sealed).unwrap_or(NO_PART);
@@ -458,7 +474,7 @@ pub(super) fn reseal(
     for (name, sealed) in &resealed {
         tables.parts.insert(name, sealed.as_slice())?;
     }
-    let moved = Marker { tags, sequence: markers.next_sequence(), ..marker.clone() };
+    let moved = Marker { tags, sequence: marker.sequence.saturating_add(1), ..marker.clone() };
     store_marker(tables, ring, set, &moved)?;
     remove_other_keys(tables, ring, set, Unknown::Keep)
 }

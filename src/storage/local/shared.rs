@@ -26,6 +26,8 @@ pub(super) struct Requests {
     pub(super) ring_changed: bool,
     /// A reader found that the database's handle is of no more use.
     pub(super) reopen: bool,
+    /// A reader found damage.
+    pub(super) damage: Option<Fault>,
     /// Write what waits, and end.
     pub(super) stop: bool,
     /// The thread does not write at the moment: named changes are refused at once.
@@ -101,12 +103,17 @@ impl Shared {
                 FaultKind::Handle | FaultKind::Io => {
                     self.request(|requests| requests.reopen = true);
                 }
-                // Damage in one place leaves the rest readable; the writer sees to it when it
-                // meets it.
-                FaultKind::Damaged | FaultKind::OtherFormat | FaultKind::InUse => {}
+                FaultKind::Damaged | FaultKind::OtherFormat => self.damaged(fault.clone()),
+                FaultKind::InUse => {}
             }
             fault.into()
         })
+    }
+
+    /// The file is damaged in one place: the rest stays readable until there is something to
+    /// store; the thread begins a new file then.
+    pub(super) fn damaged(&self, fault: Fault) {
+        self.request(|requests| requests.damage = Some(fault));
     }
 
     pub(super) fn add(&self, id: SetId, work: SetWork) {

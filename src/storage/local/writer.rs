@@ -11,6 +11,7 @@
 //! | the disk refuses | the file is opened anew, so that it can be read | tried again with pauses |
 //! | damage, for the first time | the file is opened anew | tried again at once |
 //! | damage again | the file is set aside, an empty one made | all known sets are stored again |
+//! | a reader found damage | nothing: the rest of the file can still be read | as damage again, when there is something to store |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::database::{Fault, FaultKind, OpenFile, Tables};
+use super::database::{Fault, FaultKind, OpenFile, Opening, Tables};
 use super::directory::Directory;
 use super::names::{NAMED_KEY_BYTES, Prefix, set_prefix};
 use super::pending::{Batch, Dirty, NamedWork, SetWork};
@@ -172,6 +173,13 @@ impl Writer {
 
     /// Writes what waits.
     fn commit(&mut self) {
+        let damage = {
+            let mut requests = self.shared.requests();
+            if requests.pending.is_empty() { None } else { requests.damage.take() }
+        };
+        if let Some(fault) = damage {
+            self.recreate(&fault);
+        }
         let (batch, flushes, stopping) = {
             let mut requests = self.shared.requests();
             let batch = requests.pending.take();
@@ -182,13 +190,13 @@ impl Writer {
         let result = self.write(&batch);
         match result {
             Ok(written) => self.committed(batch, &written, flushes),
-            Err(fault) => self.not_committed(batch, fault, flushes, stopping),
+            Err(fault) => self.not_committed(batch, &fault, flushes, stopping),
         }
     }
 
     fn write(&self, batch: &Batch) -> Result<Written, Fault> {
+        self.checked()?;
         let begun = Instant::now();
-        let unavailable = || Fault::new(FaultKind::Io, "there is no open file");
         self.shared
             .holder
             .with(|open| {
@@ -199,7 +207,12 @@ impl Writer {
                     })
                 })
             })
-            .unwrap_or_else(|| Err(unavailable()))
+            .unwrap_or_else(|| Err(no_file()))
+    }
+
+    /// Makes sure that the file can be written to.
+    fn checked(&self) -> Result<(), Fault> {
+        self.shared.holder.check().unwrap_or_else(|| Err(no_file()))
     }
 
     fn committed(
@@ -234,12 +247,16 @@ impl Writer {
         for NamedWork { done, .. } in batch.named {
             let _ = done.send(Ok(()));
         }
+        if matches!(self.reseal, Reseal::Done) && self.shared.status().unreadable_sets > 0 {
+            // Some of them may be gone now: they are counted again.
+            self.reseal = Reseal::Waiting { until: None };
+        }
     }
 
     fn not_committed(
         &mut self,
         batch: Batch,
-        fault: Fault,
+        fault: &Fault,
         flushes: Vec<oneshot::Sender<bool>>,
         stopping: bool,
     ) {
@@ -270,7 +287,7 @@ impl Writer {
 
     /// Takes note of a failure and does what can be done about it. Returns whether it makes sense
     /// to try again at once.
-    fn see_to(&mut self, fault: Fault) -> bool {
+    fn see_to(&mut self, fault: &Fault) -> bool {
         self.failures += 1;
         let problem =
             Problem { text: fault.to_string(), at: SystemTime::now(), failures: self.failures };
@@ -312,27 +329,30 @@ impl Writer {
     /// Opens the file anew. One that does not open any more is replaced.
     fn reopen(&mut self) {
         match self.shared.holder.open(&self.directory) {
-            Ok(None) => self.shared.update(|status| status.available = true),
-            Ok(Some(set_aside)) => self.replaced(set_aside),
+            Ok(Opening::Found) => self.shared.update(|status| status.available = true),
+            Ok(Opening::Made) => self.replaced(None),
+            Ok(Opening::Replaced(set_aside)) => self.replaced(Some(set_aside)),
             Err(error) => self.not_open(&error),
         }
     }
 
-    fn recreate(&mut self, fault: Fault) {
+    fn recreate(&mut self, fault: &Fault) {
         match self.shared.holder.recreate(&self.directory, fault) {
-            Ok(set_aside) => self.replaced(set_aside),
+            Ok(set_aside) => self.replaced(Some(set_aside)),
             Err(error) => self.not_open(&error),
         }
     }
 
-    fn replaced(&mut self, set_aside: super::SetAside) {
+    /// The file is an empty one.
+    fn replaced(&mut self, set_aside: Option<super::SetAside>) {
+        self.shared.requests().damage = None;
         self.shared.store_everything_again();
         // The new file holds nothing that was sealed under an older key.
         self.reseal = Reseal::Done;
         self.shared.update(|status| {
             status.available = true;
             status.replaced += 1;
-            status.set_aside = Some(set_aside);
+            status.set_aside = set_aside.or(status.set_aside.take());
             (status.to_reseal, status.unreadable_sets) = (0, 0);
         });
     }
@@ -353,6 +373,13 @@ impl Writer {
     fn reseal(&mut self) {
         let ring = self.shared.ring();
         let state = std::mem::replace(&mut self.reseal, Reseal::Done);
+        let writes = matches!(state, Reseal::Sets(_) | Reseal::Named(_));
+        let ready = if writes { self.checked() } else { Ok(()) };
+        if let Err(fault) = ready {
+            self.see_to(&fault);
+            self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
+            return;
+        }
         let step = self.shared.holder.with(|open| match state {
             Reseal::Done => Ok(Reseal::Done),
             Reseal::Waiting { .. } => {
@@ -382,12 +409,16 @@ impl Writer {
         match step {
             Some(Ok(next)) => self.reseal = next,
             Some(Err(fault)) => {
-                self.see_to(fault);
+                self.see_to(&fault);
                 self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
             }
             None => self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) },
         }
     }
+}
+
+fn no_file() -> Fault {
+    Fault::new(FaultKind::Io, "there is no open file")
 }
 
 /// What carrying out a batch needs.

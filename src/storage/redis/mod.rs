@@ -4,7 +4,7 @@
 //! that a black hole swallowed, the second makes every command wait through its retries
 //! (stores.md 4.2). [`super::FailFast`] replaces both.
 //!
-//! A dialer for Sentinel asks the sentinels for an [`Endpoint`] and enters it as
+//! A dialer for Sentinel asks the sentinels for an [`Endpoint`](super::net::Endpoint) and enters it as
 //! [`RedisDialer::dial`] does; one for Cluster returns another kind of [`RedisConnection`]. What
 //! stands above uses [`ConnectionLike`] and one key per command or script, so it need not know.
 //!

@@ -117,7 +117,11 @@ async fn keys_with_an_end_survive_a_cold_start_and_end_in_it() {
     let over = KeyRep::expiring("over", "sdk-over", from_now(Duration::ZERO) - 1_000);
     let scene = Scene::healthy(&[with_keys(environment("e1"), [far, near, over])]).await;
     let outage = FaultRule::new(FaultScope::Everything, Fault::BlackHole);
-    let scene = scene.restart(|launchdarkly| drop(launchdarkly.inject(outage))).await;
+    let scene = scene
+        .restart(|launchdarkly| {
+            launchdarkly.inject(outage);
+        })
+        .await;
     for key in [&sdk("e1"), "sdk-far"] {
         scene.wait_for_code(key, 200).await;
     }

@@ -44,23 +44,19 @@ async fn the_layout_is_ld_relays_and_other_rows_are_left_alone() {
     server.create_table("layout").await;
     let client = server.client().await;
     let text = |text: &str| AttributeValue::S(text.to_owned());
-    let put = async |key: &str, item: Option<AttributeValue>| {
+    let put = async |key: &str, item: AttributeValue| {
         client
             .put_item()
             .table_name("layout")
             .item("namespace", text("ns"))
             .item("key", text(key))
-            .set_item(item.map(|item| {
-                [("namespace", text("ns")), ("key", text(key)), ("item", item)]
-                    .map(|(name, value)| (name.to_owned(), value))
-                    .into()
-            }))
+            .item("item", item)
             .send()
             .await
             .unwrap();
     };
-    put("env:theirs", Some(AttributeValue::B(Blob::new(b"sealed")))).await;
-    put("a-flag", Some(text("{}"))).await;
+    put("env:theirs", AttributeValue::B(Blob::new(b"sealed"))).await;
+    put("a-flag", text("{}")).await;
     let cache = DynamoDbCache::new(store(server.settings()), "layout", "ns");
     assert_eq!(content(&cache).await.keys().collect::<Vec<_>>(), ["env:theirs"]);
     assert_eq!(cache.read("a-flag").await.unwrap(), None);
@@ -199,6 +195,7 @@ async fn settings_that_cannot_work_are_refused_and_nothing_ends() {
     let store =
         store(DynamoDbSettings { endpoint: Some("not a URL".to_owned()), ..settings_at(1) });
     let cache = DynamoDbCache::new(store.clone(), "table", "ns");
-    assert!(cache.read_all().await.is_err());
-    assert!(cache.swap(&[insert("env:a", "1")]).await.is_err());
+    is_a_refusal(&store, &cache, "not an http or https URL").await;
+    let error = cache.swap(&[insert("env:a", "1")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
 }

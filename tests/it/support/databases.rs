@@ -1,18 +1,25 @@
 //! Real databases, each one a process of its own on a free port of the loopback address, with
 //! its files in a folder of its own. Dropping one kills it.
 
+#[cfg(feature = "consul")]
 mod consul;
+#[cfg(feature = "dynamodb")]
 mod dynamodb;
+#[cfg(feature = "redis")]
 mod redis;
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
+#[cfg(feature = "consul")]
 pub(crate) use self::consul::{Consul, MASTER_TOKEN};
+#[cfg(feature = "dynamodb")]
 pub(crate) use self::dynamodb::{DynamoDb, settings_at};
+#[cfg(feature = "redis")]
 pub(crate) use self::redis::Redis;
+use super::relay::free_address;
 
 /// Where `tests/install-tools.sh` puts the programs.
 pub(crate) fn tools() -> PathBuf {
@@ -29,14 +36,14 @@ pub(crate) fn tool(path: &str) -> PathBuf {
     found
 }
 
-/// A port that nobody listened on a moment ago.
+/// A port that nobody uses, and that nobody gets while a database restarts.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    free_address().unwrap().port()
 }
 
 /// A running program; killed when dropped, also while it is frozen.
 pub(crate) struct Process {
-    child: Child,
+    child: Mutex<Child>,
     output: PathBuf,
 }
 
@@ -51,12 +58,12 @@ impl Process {
             .stdout(file.try_clone().unwrap())
             .stderr(file);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child, output }
+        Self { child: Mutex::new(child), output }
     }
 
     /// An error with what it printed, if it is not running any more.
-    pub(crate) fn check(&mut self) -> Result<(), String> {
-        match self.child.try_wait().unwrap() {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match self.child.lock().unwrap().try_wait().unwrap() {
             None => Ok(()),
             Some(status) => Err(format!("it ended with {status}: {}", self.output())),
         }
@@ -76,15 +83,19 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        let status =
-            Command::new("kill").arg(name).arg(self.child.id().to_string()).status().unwrap();
+        let status = Command::new("kill")
+            .arg(name)
+            .arg(self.child.lock().unwrap().id().to_string())
+            .status()
+            .unwrap();
         assert!(status.success(), "kill {name}");
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let child = self.child.get_mut().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

@@ -1,12 +1,14 @@
 //! Order of messages, what is unknown in them, and the forms in which lines may come.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use pilotlight::demo::fake_launchdarkly::{Fault, StreamSelector};
-use pilotlight::demo::stream_client::StreamClient;
+use pilotlight::demo::stream_client::{StreamClient, StreamEvent};
 use serde_json::{Value, json};
 
 use super::on_flags;
 use crate::support::relay::next_event;
-use crate::support::scene::{Scene, environment, events_until, flags, sdk};
+use crate::support::scene::{Scene, environment, events_until, flags, load, sdk};
 
 fn patch(scene: &Scene, path: &str, data: &Value) {
     let message = json!({"path": path, "data": data}).to_string();
@@ -24,9 +26,11 @@ fn at(version: u64) -> Value {
 
 /// What the client hears up to a patch that is sent now, as `name path version`.
 async fn heard(scene: &Scene, client: &mut StreamClient) -> Vec<String> {
-    patch(scene, "/flags/marker", &json!({"key": "marker", "version": scene.relay.age().as_millis() as u64}));
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let version = NEXT.fetch_add(1, Ordering::Relaxed);
+    patch(scene, "/flags/marker", &json!({"key": "marker", "version": version}));
     let events = events_until(client, |event| event.data.starts_with(br#"{"path":"/flags/marker"#)).await;
-    let shown = |event: &pilotlight::demo::stream_client::StreamEvent| {
+    let shown = |event: &StreamEvent| {
         let data: Value = serde_json::from_slice(&event.data).unwrap();
         let version = data["version"].as_u64().or(data["data"]["version"].as_u64());
         format!("{} {} {}", event.name, data["path"].as_str().unwrap(), version.unwrap())
@@ -124,7 +128,7 @@ async fn items_reach_clients_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_may_come_in_any_form() {
     let scene = Scene::start(|launchdarkly| {
-        crate::support::scene::load(launchdarkly, &environment("e1"));
+        load(launchdarkly, &environment("e1"));
         // A byte order mark, comments of all lengths, and fields that nobody knows.
         let preamble = "\u{feff}:\r\n: hello\r\n\r\nfuture: 1\nfuture\nid: 7\nevent: news\n\n";
         launchdarkly.inject(on_flags(Fault::Preamble(preamble.into())));

@@ -73,9 +73,12 @@ impl DynamoDb {
 
     async fn wait(&self) {
         let client = self.client().await;
-        eventually("dynamodb answering", async || match client.list_tables().send().await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("{error:?} {}", self.running().output())),
+        eventually("dynamodb answering", async || {
+            self.running().check()?;
+            match client.list_tables().send().await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("{error:?} {}", self.running().output())),
+            }
         })
         .await;
     }

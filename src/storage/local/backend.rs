@@ -1,0 +1,261 @@
+//! The database's file as the database sees it.
+//!
+//! Two things are different from a plain file.
+//!
+//! * A file that is only read is not written to. The database marks a file as in use when it opens
+//!   it, and waits for the disk twice; both are put off until there is something to store. So a
+//!   start does not wait for a slow disk, and reads from one that takes no writes any more.
+//!   (Nothing is lost by that: every file of ours bears the mark already, because none is ever
+//!   closed.)
+//! * A database is never closed but abandoned: it is cut off from its file, so that dropping it
+//!   changes nothing there. Closing writes, and writing to a file that may be damaged can end the
+//!   process. What was committed is safe, as it is after a kill, and the next open takes no longer.
+
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+#[cfg(test)]
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+
+use super::directory::private_file;
+
+/// Where the database's header is: what is written there is put off.
+const HEADER_BYTES: u64 = 4096;
+
+/// Tells a file what it may do.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    cut: Arc<AtomicBool>,
+    writable: Arc<AtomicBool>,
+    #[cfg(test)]
+    faults: Faults,
+}
+
+impl Switch {
+    pub(super) fn new(#[cfg(test)] faults: Faults) -> Self {
+        Self {
+            cut: Arc::default(),
+            writable: Arc::default(),
+            #[cfg(test)]
+            faults,
+        }
+    }
+
+    /// From here on the file is written to.
+    pub(super) fn allow_writes(&self) {
+        self.writable.store(true, Ordering::SeqCst);
+    }
+
+    /// From here on every access to the file fails.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.cut.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the file was abandoned"));
+        }
+        Ok(())
+    }
+}
+
+/// A file behind a switch.
+#[derive(Debug)]
+pub(super) struct SwitchedFile {
+    file: FileBackend,
+    /// The file cannot be written to, and so it cannot be locked either; the lock of the directory
+    /// is left.
+    read_only: bool,
+    switch: Switch,
+    /// What was to be written into the header and was put off, in order.
+    put_off: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+impl SwitchedFile {
+    /// Opens a file or makes it.
+    pub(super) fn open(path: &Path, switch: Switch) -> Result<Self, redb::Error> {
+        let opened = private_file(path);
+        #[cfg(test)]
+        let opened = switch.faults.on_open(opened);
+        let (file, read_only) = match opened {
+            Ok(file) => (file, false),
+            Err(error) if is_read_only(&error) => (File::open(path).map_err(|_| error)?, true),
+            Err(error) => return Err(error.into()),
+        };
+        let put_off = Mutex::default();
+        Ok(Self { file: FileBackend::new(file)?, read_only, switch, put_off })
+    }
+
+    fn puts_off(&self) -> bool {
+        !self.switch.writable.load(Ordering::SeqCst)
+    }
+
+    fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.switch.check()?;
+        #[cfg(test)]
+        self.switch.faults.on_write()?;
+        self.file.write(offset, data)
+    }
+
+    /// Writes what was put off.
+    fn settle(&self) -> io::Result<()> {
+        let mut put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+        for (offset, data) in &*put_off {
+            self.write_through(*offset, data)?;
+        }
+        put_off.clear();
+        Ok(())
+    }
+
+    /// Lays what was put off over what was read.
+    fn overlay(&self, offset: u64, out: &mut [u8]) {
+        let put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, data) in &*put_off {
+            let (first, last) = (offset.max(*at), (offset + out.len() as u64).min(HEADER_BYTES));
+            let last = last.min(at + data.len() as u64);
+            if first < last {
+                let (from, to) = ((first - at) as usize, (last - at) as usize);
+                let (out_from, out_to) = ((first - offset) as usize, (last - offset) as usize);
+                out[out_from..out_to].copy_from_slice(&data[from..to]);
+            }
+        }
+    }
+}
+
+/// Whether a file that cannot be opened to write may perhaps be opened to read.
+pub(super) fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
+impl StorageBackend for SwitchedFile {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.switch.check()?;
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.switch.check()?;
+        #[cfg(test)]
+        self.switch.faults.on_read()?;
+        self.file.read(offset, out)?;
+        if offset < HEADER_BYTES {
+            self.overlay(offset, out);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.switch.check()?;
+        self.settle()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.switch.check()?;
+        if self.puts_off() {
+            return Ok(());
+        }
+        self.settle()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if self.puts_off() && offset + data.len() as u64 <= HEADER_BYTES {
+            let mut put_off = self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+            put_off.retain(|(at, held)| (*at, held.len()) != (offset, data.len()));
+            put_off.push((offset, data.to_vec()));
+            return Ok(());
+        }
+        self.settle()?;
+        self.write_through(offset, data)
+    }
+
+    // Locks are released also when the file was abandoned.
+    fn close(&self) -> Result<(), io::Error> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        if self.read_only { Ok(true) } else { self.file.try_lock_range(start, end) }
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        if self.read_only { Ok(true) } else { self.file.try_lock_shared_range(start, end) }
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        if self.read_only { Ok(()) } else { self.file.lock_range(start, end) }
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        if self.read_only { Ok(()) } else { self.file.lock_shared_range(start, end) }
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        if self.read_only { Ok(()) } else { self.file.unlock_range(start, end) }
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        if self.read_only { Ok(false) } else { self.file.query_lock_range(start, end) }
+    }
+}
+
+/// What a file does in tests.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Mood {
+    Well,
+    /// Writes fail: no space is left.
+    Full,
+    /// Reads give nothing: the file was cut short.
+    Short,
+    /// Reads panic.
+    Panic,
+    /// Reads fail: the disk is dying.
+    Dying,
+    /// Files open to read only.
+    ReadOnly,
+}
+
+/// Sets the mood of the files of a directory.
+#[cfg(test)]
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults(Arc<AtomicU8>);
+
+#[cfg(test)]
+impl Faults {
+    pub(super) fn set(&self, mood: Mood) {
+        self.0.store(mood as u8, Ordering::SeqCst);
+    }
+
+    fn is(&self, mood: Mood) -> bool {
+        self.0.load(Ordering::SeqCst) == mood as u8
+    }
+
+    fn on_open(&self, opened: io::Result<File>) -> io::Result<File> {
+        if self.is(Mood::ReadOnly) { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { opened }
+    }
+
+    fn on_read(&self) -> io::Result<()> {
+        assert!(!self.is(Mood::Panic), "the file is in a panic");
+        if self.is(Mood::Short) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if self.is(Mood::Dying) { Err(io::Error::other("input/output error")) } else { Ok(()) }
+    }
+
+    fn on_write(&self) -> io::Result<()> {
+        if self.is(Mood::Full) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}

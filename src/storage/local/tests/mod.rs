@@ -1,0 +1,191 @@
+//! The store as a whole, on real files.
+
+mod damage;
+mod keys;
+mod named;
+mod sets;
+
+use std::collections::BTreeMap;
+
+use redb::{ReadableDatabase, ReadableTable};
+use tempfile::TempDir;
+
+use crate::sealing::SealingKey;
+
+use super::backend::{Faults, Mood};
+use super::database::PARTS;
+use super::names::PART_KEY_BYTES;
+use super::*;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Items by slot: spread over all parts by their hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Items(BTreeMap<u64, Vec<u8>>);
+
+const ITEM_BYTES: usize = 1000;
+
+fn slot(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Items {
+    fn numbered(count: u64, version: u8) -> Self {
+        let item = |number: u64| {
+            let text = format!("secret-item-{number}-");
+            let mut item = vec![version; ITEM_BYTES];
+            item[1..=text.len()].copy_from_slice(text.as_bytes());
+            item
+        };
+        Self((0..count).map(|number| (slot(number), item(number))).collect())
+    }
+
+    fn with(mut self, number: u64, version: u8) -> Self {
+        self.0.get_mut(&slot(number)).unwrap()[0] = version;
+        self
+    }
+
+    fn shared(&self) -> Arc<dyn Content> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Content for Items {
+    fn items(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn encoded_bytes(&self) -> u64 {
+        (self.0.len() * ITEM_BYTES) as u64
+    }
+
+    fn encode(&self, buffer_of: &dyn Fn(u64) -> Option<usize>, buffers: &mut [Vec<u8>]) {
+        for (slot, item) in &self.0 {
+            if let Some(at) = buffer_of(*slot) {
+                buffers[at].extend_from_slice(&slot.to_le_bytes());
+                buffers[at].extend_from_slice(item);
+            }
+        }
+    }
+}
+
+/// A directory for stores, opened one after the other.
+struct Place {
+    parent: TempDir,
+    faults: Faults,
+    timing: Timing,
+}
+
+impl Place {
+    fn new() -> Self {
+        let retry = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(20) };
+        let timing =
+            Timing { commit_delay: Duration::ZERO, retry, reseal_delay: LONG, ..Timing::default() };
+        Self { parent: tempfile::tempdir().unwrap(), faults: Faults::default(), timing }
+    }
+
+    fn try_open(&self, secrets: &[&str]) -> Result<Opened, LocalStoreError> {
+        let mut directory = Directory::hold(self.parent.path())?;
+        directory.faults = self.faults.clone();
+        LocalStore::open_in(directory, ring(secrets), self.timing)
+    }
+
+    /// Opens a store that is expected to be sound.
+    fn open(&self, secrets: &[&str]) -> LocalStore {
+        let opened = self.try_open(secrets).unwrap();
+        assert_eq!(opened.set_aside, None);
+        opened.store
+    }
+
+    async fn reopened(&self, store: &LocalStore) -> LocalStore {
+        assert!(store.close(LONG).await);
+        self.open(&["key"])
+    }
+
+    fn file(&self) -> PathBuf {
+        self.parent.path().join("pilotlight.redb")
+    }
+
+    /// Changes the records of a closed store.
+    fn tamper(&self, with: impl FnOnce(&mut database::Tables<'_>)) {
+        let directory = Directory::hold(self.parent.path()).unwrap();
+        let holder = Holder::default();
+        assert_eq!(holder.open(&directory).unwrap(), Opening::Found);
+        let work = |open: &database::OpenFile| {
+            open.commit(|tables| {
+                with(tables);
+                Ok(())
+            })
+        };
+        holder.check().unwrap().unwrap();
+        holder.with(work).unwrap().unwrap();
+        holder.close();
+    }
+}
+
+fn ring(secrets: &[&str]) -> KeyRing {
+    let mut keys = secrets.iter().map(|secret| SealingKey::derive(secret));
+    KeyRing::new(keys.next().unwrap(), keys)
+}
+
+fn set(text: &str) -> SetId {
+    SetId::new(text)
+}
+
+async fn put(store: &LocalStore, id: &str, items: &Items) {
+    store.replace_set(&set(id), items.shared());
+    assert!(store.flush(LONG).await);
+}
+
+async fn change(store: &LocalStore, id: &str, items: &Items, numbers: &[u64]) {
+    let slots: Vec<u64> = numbers.iter().map(|number| slot(*number)).collect();
+    store.change_set(&set(id), items.shared(), &slots);
+    assert!(store.flush(LONG).await);
+}
+
+fn read(store: &LocalStore, id: &str) -> (SetRead, Items) {
+    let mut items = Items::default();
+    let found = store
+        .read_set(&set(id), &mut |part| {
+            for item in part.chunks(8 + ITEM_BYTES) {
+                let slot = u64::from_le_bytes(item[..8].try_into().unwrap());
+                assert!(items.0.insert(slot, item[8..].to_vec()).is_none());
+            }
+        })
+        .unwrap();
+    (found, items)
+}
+
+/// Reads a set that is expected to be complete.
+#[track_caller]
+fn complete(store: &LocalStore, id: &str) -> Items {
+    let (found, items) = read(store, id);
+    let SetRead::Found(found) = found else { panic!("{found:?}") };
+    assert_eq!((found.missing, found.undecodable), (0, 0));
+    assert_eq!(found.items, items.items());
+    items
+}
+
+/// The tag of every part, by key.
+type Parts = BTreeMap<[u8; PART_KEY_BYTES], [u8; 16]>;
+
+/// What is in the file.
+fn parts(store: &LocalStore) -> Parts {
+    let work = |open: &database::OpenFile| {
+        let table = open.database.begin_read()?.open_table(PARTS)?;
+        let mut parts = Parts::new();
+        for entry in table.iter()? {
+            let (key, sealed) = entry?;
+            parts.insert(*key.value(), *sealed.value().last_chunk().unwrap());
+        }
+        Ok(parts)
+    };
+    store.shared.holder.with(work).unwrap().unwrap()
+}
+
+/// Waits for a state of the store.
+async fn eventually(store: &LocalStore, what: &str, reached: impl Fn(&LocalStoreStatus) -> bool) {
+    let mut following = store.subscribe();
+    let waited = tokio::time::timeout(LONG, following.wait_for(|status| reached(status))).await;
+    assert!(waited.is_ok(), "{what}: {:?}", store.status());
+}
