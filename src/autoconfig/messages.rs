@@ -1,9 +1,9 @@
 //! Wire shapes of the autoconfig stream: put, patch, delete, reconnect.
 //!
 //! Decoding follows ld-relay v8, which uses Go's JSON rules: member names match whatever their
-//! case, unknown members are ignored, `null` and absent mean the zero value. One environment that
-//! cannot be decoded, or whose keys make no sense, is reported beside the others of its message
-//! and harms none of them. No I/O here.
+//! case, unknown members are ignored, `null` and absent mean the zero value. One environment or
+//! filter that cannot be decoded, or whose keys make no sense, is reported beside the others of
+//! its message and harms none of them. No I/O here.
 
 use serde_json::{Map, Value};
 
@@ -36,6 +36,18 @@ pub enum MessageError {
 #[error("{0}")]
 pub struct Malformed(pub String);
 
+/// Why an environment of a message is not taken over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// It cannot be decoded, or its keys contradict each other: another connection may bring it
+    /// in good form.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// It says that it is another environment. ld-relay v8 skips it and does not reconnect.
+    #[error("its envID differs from the ID it is filed under")]
+    Foreign,
+}
+
 /// A message of the stream, decoded and validated.
 #[derive(Debug)]
 pub enum Message {
@@ -44,7 +56,7 @@ pub enum Message {
     /// A put that is about another path than the root; nothing to do.
     PutElsewhere,
     /// One environment is new or changed.
-    PatchEnvironment(String, Result<EnvironmentRecord, Malformed>),
+    PatchEnvironment(String, Result<EnvironmentRecord, Unusable>),
     /// One filter is new or changed.
     PatchFilter(String, FilterRecord),
     /// One environment is deleted at a version.
@@ -53,17 +65,19 @@ pub enum Message {
     DeleteFilter(String, i64),
     /// The server asks for a new connection.
     Reconnect,
-    /// An event, or a kind of item, that this version does not know.
-    Unknown(String),
+    /// An event that this version does not know.
+    UnknownEvent(String),
+    /// A change of something that this version does not know, by its path.
+    UnknownItem(String),
 }
 
 /// The whole set of environments and filters.
 #[derive(Debug, Default)]
 pub struct Put {
     /// By ID; `Err` for one that must be skipped while its previous form is kept.
-    pub environments: Vec<(String, Result<EnvironmentRecord, Malformed>)>,
-    /// By ID.
-    pub filters: Vec<(String, FilterRecord)>,
+    pub environments: Vec<(String, Result<EnvironmentRecord, Unusable>)>,
+    /// By ID; `Err` as for environments.
+    pub filters: Vec<(String, Result<FilterRecord, Malformed>)>,
 }
 
 /// Decodes one event of the stream.
@@ -73,7 +87,7 @@ pub fn decode(event: &str, data: &[u8]) -> Result<Message, MessageError> {
         "patch" => decode_patch(&object("patch", data)?),
         "delete" => decode_delete(&object("delete", data)?),
         "reconnect" => Ok(Message::Reconnect),
-        other => Ok(Message::Unknown(other.to_owned())),
+        other => Ok(Message::UnknownEvent(other.to_owned())),
     }
 }
 
@@ -102,16 +116,16 @@ fn decode_put(message: &Map<String, Value>) -> Result<Message, MessageError> {
         put.environments.push((id.clone(), environment(id, value)));
     }
     for (id, value) in data.object("filters").map_err(wrong)?.unwrap_or(&empty) {
-        put.filters.push((id.clone(), FilterRecord::from_json(value).map_err(wrong)?));
+        put.filters.push((id.clone(), FilterRecord::from_json(value)));
     }
     Ok(Message::Put(put))
 }
 
 /// Decodes an environment and checks that it is the one it is filed under.
-fn environment(id: &str, value: &Value) -> Result<EnvironmentRecord, Malformed> {
+fn environment(id: &str, value: &Value) -> Result<EnvironmentRecord, Unusable> {
     let record = EnvironmentRecord::from_json(value)?;
     if record.id != id {
-        return Err(Malformed("its envID differs from the ID it is filed under".to_owned()));
+        return Err(Unusable::Foreign);
     }
     record.check_credentials()?;
     Ok(record)
@@ -130,7 +144,7 @@ fn decode_patch(message: &Map<String, Value>) -> Result<Message, MessageError> {
             let filter = FilterRecord::from_json(data).map_err(wrong)?;
             Ok(Message::PatchFilter(id.to_owned(), filter))
         }
-        Target::Other(path) => Ok(Message::Unknown(path.to_owned())),
+        Target::Other(path) => Ok(Message::UnknownItem(path.to_owned())),
     }
 }
 
@@ -141,7 +155,7 @@ fn decode_delete(message: &Map<String, Value>) -> Result<Message, MessageError> 
     match target(message.text("path").map_err(wrong)?) {
         Target::Environment(id) => Ok(Message::DeleteEnvironment(id.to_owned(), version)),
         Target::Filter(id) => Ok(Message::DeleteFilter(id.to_owned(), version)),
-        Target::Other(path) => Ok(Message::Unknown(path.to_owned())),
+        Target::Other(path) => Ok(Message::UnknownItem(path.to_owned())),
     }
 }
 
@@ -232,7 +246,7 @@ mod tests {
         let record = put.environments[0].1.as_ref().unwrap();
         assert_eq!((record.id.as_str(), record.version), ("e1", 3));
         assert_eq!(record.anchor.expose(), "sdk-a");
-        assert_eq!(put.filters[0].1.key, "small");
+        assert_eq!(put.filters[0].1.as_ref().unwrap().key, "small");
     }
 
     #[test]
@@ -244,18 +258,31 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_environment_harms_no_other() {
+    fn one_bad_record_harms_no_other() {
         let put = put(r#"{"path":"/","data":{"environments":{
             "good":{"envID":"good","sdkKey":{"value":"sdk-a"},"version":1},
             "keyless":{"envID":"keyless","version":1},
             "typed":{"envID":"typed","sdkKey":{"value":"sdk-b"},"version":"one"},
-            "elsewhere":{"envID":"other","sdkKey":{"value":"sdk-c"},"version":1}}}}"#);
-        let good: Vec<_> =
-            put.environments.iter().map(|(id, r)| (id.as_str(), r.is_ok())).collect();
+            "elsewhere":{"envID":"other","sdkKey":{"value":"sdk-c"},"version":1}},
+            "filters":{"good":{"projKey":"web","key":"small","version":1},"text":"small"}}}"#);
+        let verdict = |record: &Result<EnvironmentRecord, Unusable>| match record {
+            Ok(_) => "good",
+            Err(Unusable::Malformed(_)) => "malformed",
+            Err(Unusable::Foreign) => "foreign",
+        };
+        let found: Vec<_> =
+            put.environments.iter().map(|(id, r)| (id.as_str(), verdict(r))).collect();
         assert_eq!(
-            good,
-            [("elsewhere", false), ("good", true), ("keyless", false), ("typed", false)]
+            found,
+            [
+                ("elsewhere", "foreign"),
+                ("good", "good"),
+                ("keyless", "malformed"),
+                ("typed", "malformed")
+            ]
         );
+        let filters: Vec<_> = put.filters.iter().map(|(id, r)| (id.as_str(), r.is_ok())).collect();
+        assert_eq!(filters, [("good", true), ("text", false)]);
     }
 
     #[test]
@@ -271,11 +298,11 @@ mod tests {
             r#"DeleteEnvironment("e1", 4)"#,
         );
         check("delete", r#"{"path":"/filters/f","version":4}"#, r#"DeleteFilter("f", 4)"#);
-        check("delete", r#"{"path":"environments/e1","version":4}"#, "Unknown");
-        check("delete", r#"{"path":"/environments/a/b","version":4}"#, "Unknown");
-        check("patch", r#"{"path":"/cats/x","data":true}"#, "Unknown");
+        check("delete", r#"{"path":"environments/e1","version":4}"#, "UnknownItem");
+        check("delete", r#"{"path":"/environments/a/b","version":4}"#, "UnknownItem");
+        check("patch", r#"{"path":"/cats/x","data":true}"#, "UnknownItem");
         check("reconnect", "not even json", "Reconnect");
-        check("news", "not even json", "Unknown");
+        check("news", "not even json", "UnknownEvent");
     }
 
     #[test]
@@ -285,7 +312,7 @@ mod tests {
             ("put", "[]"),
             ("put", r#"{"path":"/","data":"sdk-secret"}"#),
             ("put", r#"{"path":"/","data":{"environments":["sdk-secret"]}}"#),
-            ("put", r#"{"path":"/","data":{"filters":{"f":"sdk-secret"}}}"#),
+            ("put", r#"{"path":"/","data":{"filters":"sdk-secret"}}"#),
             ("patch", r#"{"path":"/filters/f","data":"sdk-secret"}"#),
             ("patch", r#"{"path":"/filters/f","sdk-secret"}"#),
             ("delete", r#"{"path":"/environments/e","version":"sdk-secret"}"#),

@@ -49,6 +49,14 @@ impl<T> Ordered<T> {
         })
     }
 
+    /// The item of that ID, if it exists.
+    pub fn get(&self, id: &str) -> Option<&T> {
+        match self.entries.get(id)? {
+            Entry::Provisional(item) | Entry::Live { item, .. } => Some(item),
+            Entry::Tombstone { .. } => None,
+        }
+    }
+
     /// Whether no item exists.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()

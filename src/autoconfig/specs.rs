@@ -5,7 +5,8 @@
 //! that filters that arrive before their environments, environments that move to another project
 //! and filters that change need no code of their own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -86,7 +87,7 @@ fn spec(record: &EnvironmentRecord, filter: &str, settings: &SpecSettings) -> En
 /// The accepted keys (ld-relay v8 with concurrent keys): the lists where they are given, else
 /// the single keys and the one expiring key of older senders.
 fn credentials(record: &EnvironmentRecord) -> CredentialSet {
-    let mut sdk_keys = accepted(&record.sdk_keys, Some(&record.anchor), &record.id);
+    let mut sdk_keys = accepted(&record.sdk_keys, Some(&record.anchor));
     if record.sdk_keys.is_empty() {
         sdk_keys.push(AcceptedKey { value: record.anchor.clone(), name: None, expiry: None });
         if let Some((value, at)) = &record.expiring
@@ -100,7 +101,7 @@ fn credentials(record: &EnvironmentRecord) -> CredentialSet {
         }
     }
     let primary = record.mobile_key.as_ref();
-    let mut mobile_keys = accepted(&record.mobile_keys, primary, &record.id);
+    let mut mobile_keys = accepted(&record.mobile_keys, primary);
     if record.mobile_keys.is_empty()
         && let Some(value) = primary
     {
@@ -117,10 +118,9 @@ fn credentials(record: &EnvironmentRecord) -> CredentialSet {
 
 /// Keys of a list that clients may use. The designated key is permanent and its own marks are
 /// ignored; any other value is refused if one of its entries carries an unsupported mark.
-fn accepted<K: Clone + Eq + std::hash::Hash + std::fmt::Debug>(
+fn accepted<K: Clone + Eq + Hash>(
     entries: &[KeyRecord<K>],
     designated: Option<&K>,
-    environment: &str,
 ) -> Vec<AcceptedKey<K>> {
     let refused: HashSet<&K> =
         entries.iter().filter(|entry| entry.has_views).map(|entry| &entry.value).collect();
@@ -128,13 +128,8 @@ fn accepted<K: Clone + Eq + std::hash::Hash + std::fmt::Debug>(
     let mut keys = Vec::with_capacity(entries.len());
     for entry in entries {
         let is_designated = designated == Some(&entry.value);
-        if !is_designated && refused.contains(&entry.value) {
-            tracing::warn!(
-                environment,
-                key = entry.name,
-                "key is bound to views, which a relay cannot serve; clients that use it are refused"
-            );
-        } else if seen.insert(&entry.value) {
+        let is_refused = !is_designated && refused.contains(&entry.value);
+        if !is_refused && seen.insert(&entry.value) {
             keys.push(AcceptedKey {
                 value: entry.value.clone(),
                 name: (!entry.name.is_empty()).then(|| entry.name.clone()),
@@ -143,6 +138,20 @@ fn accepted<K: Clone + Eq + std::hash::Hash + std::fmt::Debug>(
         }
     }
     keys
+}
+
+/// Names of the keys of an environment that are refused because they are bound to views.
+pub(super) fn keys_with_views(record: &EnvironmentRecord) -> BTreeSet<&str> {
+    fn refused<'a, K: Eq>(
+        entries: &'a [KeyRecord<K>],
+        designated: Option<&'a K>,
+    ) -> impl Iterator<Item = &'a str> {
+        let bound = move |entry: &&KeyRecord<K>| entry.has_views && Some(&entry.value) != designated;
+        entries.iter().filter(bound).map(|entry| entry.name.as_str())
+    }
+    refused(&record.sdk_keys, Some(&record.anchor))
+        .chain(refused(&record.mobile_keys, record.mobile_key.as_ref()))
+        .collect()
 }
 
 /// Unix milliseconds; what is before 1970 counts as 1970, which is expired either way.
@@ -244,6 +253,11 @@ mod tests {
             "a b@9",
             "m",
         );
+        let marked = records(&[json!({"envID":"e","sdkKey":{"value":"a"},"mobKey":"m",
+            "sdkKeys":[{"key":"default","value":"a","hasViews":true},
+                {"key":"batch","value":"b","hasViews":true},{"key":"plain","value":"c"}],
+            "mobileKeys":[{"value":"m","hasViews":true},{"key":"app","value":"n","hasViews":true}]})]);
+        assert_eq!(keys_with_views(&marked[0]), BTreeSet::from(["app", "batch"]));
         // A value listed twice is refused if either entry is marked.
         check_keys(
             e(json!({"sdkKeys":[{"value":"a"},{"value":"b"},{"value":"b","hasViews":true}]})),

@@ -5,16 +5,17 @@
 //! live content; a deleted environment never comes back; what came from a cache is not written
 //! back; one unusable environment harms no other.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::messages::{Malformed, Message, Put};
+use super::messages::{Message, Put, Unusable};
 use super::ordering::{Applied, Ordered};
 use super::record_set::{CachedSet, RecordSet};
 use super::records::{EnvironmentRecord, FilterRecord};
-use super::specs::{SpecSettings, Specs, desired, difference};
+use super::specs::{SpecSettings, Specs, desired, difference, keys_with_views};
 use super::startup_race::{Action, CacheOutcome, Event, StartupRace, Tier};
 use crate::model::{EnvironmentChange, ListState};
 
@@ -97,6 +98,11 @@ impl State {
             Some(Action::StopCacheReads) | None => return Reaction::default(),
         };
         let records = &set.records;
+        for (id, record) in &records.environments {
+            if self.environments.get(id) != Some(record) {
+                report_views(record);
+            }
+        }
         self.environments
             .load_cached(records.environments.iter().map(|(id, r)| (id.clone(), r.clone())));
         self.filters.load_cached(records.filters.iter().map(|(id, r)| (id.clone(), r.clone())));
@@ -113,15 +119,7 @@ impl State {
     ) -> Reaction {
         match message {
             Message::Put(put) => self.on_put(connection, put, now),
-            Message::PatchEnvironment(id, Ok(record)) => {
-                let version = record.version;
-                let applied = self.environments.upsert(id, version, Arc::new(record));
-                self.after_item(applied)
-            }
-            Message::PatchEnvironment(id, Err(problem)) => {
-                report_malformed(&id, &problem);
-                Reaction { stream: Some(StreamStep::RestartMalformed), ..Reaction::default() }
-            }
+            Message::PatchEnvironment(id, record) => self.on_patch(id, record),
             Message::PatchFilter(id, record) => {
                 let applied = self.filters.upsert(id, record.version, Arc::new(record));
                 self.after_item(applied)
@@ -145,52 +143,94 @@ impl State {
             Message::Reconnect => {
                 Reaction { stream: Some(StreamStep::Reconnect), ..Reaction::default() }
             }
-            Message::PutElsewhere | Message::Unknown(_) => Reaction::default(),
+            Message::PutElsewhere | Message::UnknownEvent(_) | Message::UnknownItem(_) => {
+                Reaction::default()
+            }
+        }
+    }
+
+    /// A message arrived that cannot be decoded.
+    pub fn on_undecodable(&mut self) -> Reaction {
+        Reaction {
+            changes: self.changes(self.doubted()),
+            stream: Some(StreamStep::RestartMalformed),
+            ..Reaction::default()
+        }
+    }
+
+    /// The trust in the list after something was said that could not be taken over: it may have
+    /// named a key, so one that fits nothing must not be refused for good until the next put.
+    fn doubted(&self) -> ListState {
+        match self.list {
+            ListState::Unknown => ListState::Unknown,
+            ListState::Provisional | ListState::Authoritative => ListState::Provisional,
+        }
+    }
+
+    fn on_patch(&mut self, id: String, record: Result<EnvironmentRecord, Unusable>) -> Reaction {
+        let mut flaws = Flaws::default();
+        match record {
+            Ok(record) => {
+                let applied = upsert(&mut self.environments, id, record);
+                return self.after_item(applied);
+            }
+            Err(problem) => flaws.note(&id, &problem),
+        }
+        Reaction {
+            changes: self.changes(self.doubted()),
+            stream: flaws.step(),
+            ..Reaction::default()
         }
     }
 
     fn on_put(&mut self, connection: Connection, put: Put, now: Instant) -> Reaction {
+        let mut flaws = Flaws::default();
+        let mut environments = self.environments.clone();
+        let mut named = HashSet::new();
+        for (id, record) in put.environments {
+            match record {
+                Ok(record) => {
+                    upsert(&mut environments, id.clone(), record);
+                }
+                Err(problem) => flaws.note(&id, &problem),
+            }
+            named.insert(id);
+        }
+        environments.retain(|id| named.contains(id));
         // An empty set is suspicious also while a cache may still tell of environments.
         let something_to_lose = !self.environments.is_empty() || !self.race.caches_settled();
-        if !put.environments.is_empty() {
-            self.wipe_announced = None;
-        } else if something_to_lose && let Some(step) = self.wipe_held_back(connection, now) {
+        if environments.is_empty()
+            && something_to_lose
+            && let Some(step) = self.wipe_held_back(connection, now)
+        {
             return Reaction { stream: Some(step), ..Reaction::default() };
         }
+        // Whatever was suspected before, this put settles it.
+        self.wipe_announced = None;
+        self.environments = environments;
         let stop_cache_reads =
             self.race.on(Event::<CachedSet>::LivePut) == Some(Action::StopCacheReads);
         self.served_cache = None;
 
-        let mut unusable = false;
-        let mut named = std::collections::HashSet::new();
-        for (id, record) in put.environments {
-            match record {
-                Ok(record) => {
-                    let version = record.version;
-                    self.environments.upsert(id.clone(), version, Arc::new(record));
-                }
-                Err(problem) => {
-                    unusable = true;
-                    report_malformed(&id, &problem);
-                }
-            }
-            named.insert(id);
-        }
-        self.environments.retain(|id| named.contains(id));
         named.clear();
         for (id, record) in put.filters {
-            self.filters.upsert(id.clone(), record.version, Arc::new(record));
+            match record {
+                Ok(record) => {
+                    self.filters.upsert(id.clone(), record.version, Arc::new(record));
+                }
+                Err(problem) => flaws.note(&id, &problem.into()),
+            }
             named.insert(id);
         }
         self.filters.retain(|id| named.contains(id));
 
         // With an unusable record the keys of one environment are not known, so a key that fits
         // nothing must not be refused for good.
-        let list = if unusable { ListState::Provisional } else { ListState::Authoritative };
+        let list = if flaws.any { ListState::Provisional } else { ListState::Authoritative };
         Reaction {
             changes: self.changes(list),
             persist: Some(self.accepted()),
-            stream: unusable.then_some(StreamStep::RestartMalformed),
+            stream: flaws.step(),
             stop_cache_reads,
         }
     }
@@ -251,13 +291,58 @@ impl State {
     }
 }
 
-fn report_malformed(environment: &str, problem: &Malformed) {
-    tracing::error!(
-        environment,
-        %problem,
-        "LaunchDarkly sent an environment that cannot be used; its last good form stays, and the \
-         stream is opened again"
-    );
+/// What could not be taken over of one message.
+#[derive(Default)]
+struct Flaws {
+    any: bool,
+    /// Another connection may bring it in good form.
+    malformed: bool,
+}
+
+impl Flaws {
+    fn note(&mut self, id: &str, problem: &Unusable) {
+        self.any = true;
+        match problem {
+            Unusable::Malformed(_) => {
+                self.malformed = true;
+                tracing::error!(
+                    id,
+                    %problem,
+                    "LaunchDarkly sent an environment or filter that cannot be used; its last good \
+                     form stays, and the stream is opened again"
+                );
+            }
+            Unusable::Foreign => tracing::warn!(id, %problem, "environment skipped"),
+        }
+    }
+
+    fn step(&self) -> Option<StreamStep> {
+        self.malformed.then_some(StreamStep::RestartMalformed)
+    }
+}
+
+fn upsert(
+    environments: &mut Ordered<Arc<EnvironmentRecord>>,
+    id: String,
+    record: EnvironmentRecord,
+) -> Applied {
+    let record = Arc::new(record);
+    let applied = environments.upsert(id, record.version, record.clone());
+    if applied == Applied::Changed {
+        report_views(&record);
+    }
+    applied
+}
+
+/// Told once for each form of an environment, not for each message.
+fn report_views(record: &EnvironmentRecord) {
+    for key in keys_with_views(record) {
+        tracing::warn!(
+            environment = record.id,
+            key,
+            "key is bound to views, which a relay cannot serve; clients that use it are refused"
+        );
+    }
 }
 
 #[cfg(test)]

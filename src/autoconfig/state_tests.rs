@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::autoconfig::messages::Malformed;
 use crate::autoconfig::record_set::Stamp;
 
 fn record(id: &str, version: i64) -> EnvironmentRecord {
@@ -10,10 +11,13 @@ fn record(id: &str, version: i64) -> EnvironmentRecord {
     EnvironmentRecord::from_json(&value).unwrap()
 }
 
+fn malformed() -> Unusable {
+    Malformed("composed".to_owned()).into()
+}
+
 fn put(environments: &[(&str, Option<i64>)]) -> Message {
     let entry = |&(id, version): &(&str, Option<i64>)| {
-        let record = version.map(|v| record(id, v)).ok_or(Malformed("composed".to_owned()));
-        (id.to_owned(), record)
+        (id.to_owned(), version.map(|v| record(id, v)).ok_or_else(malformed))
     };
     Message::Put(Put { environments: environments.iter().map(entry).collect(), filters: vec![] })
 }
@@ -179,6 +183,58 @@ fn an_unusable_environment_keeps_its_cached_form() {
 }
 
 #[test]
+fn after_something_unusable_no_key_is_refused_for_good_until_the_next_put() {
+    let patch = |record| Message::PatchEnvironment("a".to_owned(), record);
+    let mut bench = Bench::new(&[]);
+    let undecodable = bench.state.on_undecodable();
+    assert!(undecodable.changes.is_empty(), "nothing is known, so nothing is doubted");
+
+    bench.message(1, 0, 0, put(&[("a", Some(1))]));
+    bench.message(1, 0, 1, patch(Err(malformed())));
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-1", ListState::Provisional));
+    assert_eq!(bench.step, Some(StreamStep::RestartMalformed));
+    bench.message(2, 2, 2, patch(Ok(record("a", 2))));
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-2", ListState::Provisional));
+    bench.message(2, 2, 3, put(&[("a", Some(2))]));
+    assert_eq!(bench.list, ListState::Authoritative);
+
+    // Under a foreign ID: skipped without a new connection.
+    bench.message(2, 2, 4, patch(Err(Unusable::Foreign)));
+    assert_eq!((bench.step, bench.list), (None, ListState::Provisional));
+    let foreign = vec![("a".to_owned(), Ok(record("a", 2))), ("b".to_owned(), Err(Unusable::Foreign))];
+    bench.message(2, 2, 5, Message::Put(Put { environments: foreign, filters: vec![] }));
+    assert_eq!((bench.step, bench.list), (None, ListState::Provisional));
+    bench.message(2, 2, 6, put(&[("a", Some(2))]));
+
+    let undecodable = bench.state.on_undecodable();
+    bench.take(undecodable);
+    assert_eq!(bench.step, Some(StreamStep::RestartMalformed));
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-2", ListState::Provisional));
+}
+
+#[test]
+fn an_unusable_filter_keeps_its_last_good_form_and_harms_nothing_else() {
+    let filter = |key: &str| FilterRecord {
+        project_key: "p".to_owned(),
+        key: key.to_owned(),
+        version: 1,
+    };
+    let with = |version, filters| {
+        let environments = vec![("a".to_owned(), Ok(record("a", version)))];
+        Message::Put(Put { environments, filters })
+    };
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, with(1, vec![("f".to_owned(), Ok(filter("small")))]));
+    let bad = Err(Malformed("composed".to_owned()));
+    let filters = vec![("f".to_owned(), bad), ("g".to_owned(), Ok(filter("tiny")))];
+    bench.message(1, 0, 1, with(2, filters));
+    let running: Vec<_> = bench.running.iter().map(|(id, key)| format!("{id}={key}")).collect();
+    assert_eq!(running, ["a=sdk-a-2", "a/small=sdk-a-2", "a/tiny=sdk-a-2"]);
+    assert_eq!(bench.step, Some(StreamStep::RestartMalformed));
+    assert_eq!(bench.list, ListState::Provisional);
+}
+
+#[test]
 fn patches_and_deletes_are_persisted_once_a_put_was_seen() {
     let patch = |version| Message::PatchEnvironment("a".to_owned(), Ok(record("a", version)));
     let mut bench = Bench::new(&[]);
@@ -209,7 +265,7 @@ fn filters_appear_and_go_with_patches_and_puts() {
         1,
         Message::Put(Put {
             environments: vec![("a".to_owned(), Ok(record("a", 1)))],
-            filters: vec![("f".to_owned(), filter(1))],
+            filters: vec![("f".to_owned(), Ok(filter(1)))],
         }),
     );
     assert_eq!(bench.running.keys().cloned().collect::<Vec<_>>(), ["a", "a/small"]);
@@ -241,6 +297,39 @@ fn a_put_with_environments_clears_the_suspicion() {
     bench.message(2, 15, 15, put(&[("a", Some(1))]));
     bench.message(2, 15, 40, put(&[]));
     assert_eq!(bench.running(), "sdk-a-1", "the first word of a new suspicion");
+}
+
+#[test]
+fn a_put_of_nothing_usable_does_not_remove_everything_at_once() {
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, put(&[("a", Some(1))]));
+    bench.message(1, 0, 1, put(&[("new", None)]));
+    assert_eq!(bench.running(), "sdk-a-1");
+    assert!(matches!(bench.step, Some(StreamStep::ConfirmAt(_))));
+    bench.message(2, 9, 9, put(&[("new", None)]));
+    assert_eq!((bench.running().as_str(), bench.list), ("", ListState::Provisional));
+
+    // At a cold start it does not displace what a cache is about to bring.
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.message(1, 0, 0, put(&[("a", None)]));
+    bench.cache(Tier::Local, cached(1, &[("a", 1)]));
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-1", ListState::Provisional));
+    bench.message(2, 6, 6, put(&[("a", None)]));
+    assert_eq!(bench.running(), "sdk-a-1");
+}
+
+#[test]
+fn an_old_suspicion_does_not_confirm_a_new_one() {
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.message(1, 0, 0, put(&[]));
+    assert!(bench.step.is_some(), "a cache may still tell of environments");
+    bench.cache(Tier::Local, CacheOutcome::Empty);
+    bench.message(2, 5, 5, put(&[]));
+    assert_eq!(bench.list, ListState::Authoritative, "nothing was there to lose");
+    bench.message(2, 5, 6, Message::PatchEnvironment("a".to_owned(), Ok(record("a", 1))));
+    bench.message(3, 60, 60, put(&[]));
+    assert_eq!(bench.running(), "sdk-a-1", "the first word of a new suspicion");
+    assert!(bench.step.is_some());
 }
 
 #[test]
@@ -319,10 +408,14 @@ proptest! {
                     let set: Vec<_> = set.iter().map(|&(id, v)| (name(id), v)).collect();
                     let named: Vec<_> = set.iter().map(|(id, v)| (id.as_str(), *v)).collect();
                     bench.message(second, second, second, put(&named));
-                    put_seen = true;
-                    deleted.retain(|id, _| named.iter().any(|(n, _)| n == id));
-                    for id in bench.running.keys() {
-                        prop_assert!(named.iter().any(|(n, _)| n == id), "a put drops the rest");
+                    // One that would remove everything is kept back.
+                    if !matches!(bench.step, Some(StreamStep::ConfirmAt(_))) {
+                        put_seen = true;
+                        deleted.retain(|id, _| named.iter().any(|(n, _)| n == id));
+                        for id in bench.running.keys() {
+                            let is_named = named.iter().any(|(n, _)| n == id);
+                            prop_assert!(is_named, "a put drops the rest");
+                        }
                     }
                 }
                 Word::Patch(id, v) => bench.message(second, second, second,

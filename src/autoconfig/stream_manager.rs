@@ -2,7 +2,7 @@
 //! say to [`State`], and carries out what that decides.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 use tokio::sync::{mpsc, watch};
@@ -18,14 +18,18 @@ use super::state::{Connection, Reaction, State, StreamStep};
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
 use crate::telemetry::Chain;
 use crate::upstream::{
-    EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest,
-    StreamTimings,
+    EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamFailure,
+    StreamRequest, StreamTimings,
 };
 
 /// Path and query of the stream. Version 2 of the protocol knows payload filters (ld-relay v8).
 pub const PATH: &str = "/relay_auto_config";
 /// See [`PATH`].
 pub const QUERY: &str = "rpacProtocolVersion=2";
+
+/// Pause before the stream is opened anew after its task broke, which is a defect of ours: it
+/// may break again at once.
+const BROKEN_TASK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens autoconfig streams.
 #[derive(Clone, Debug)]
@@ -102,6 +106,8 @@ pub struct StreamManager {
     connections: u64,
     /// Messages of connections up to this number of the stream no longer count.
     ignore_up_to: u64,
+    /// Whether the log has told of an unknown event on this connection.
+    told_unknown: bool,
 }
 
 /// All reasons to wake.
@@ -130,6 +136,7 @@ impl StreamManager {
             connection: None,
             connections: 0,
             ignore_up_to: 0,
+            told_unknown: false,
         }
     }
 
@@ -141,10 +148,11 @@ impl StreamManager {
                 biased;
                 () = cancel.cancelled() => Wake::Stop,
                 Ok(()) = self.channels.key.changed() => Wake::KeyChanged,
-                event = next_event(&mut self.stream) => Wake::Stream(event),
+                // Before the stream, which upstream may flood; a cache answers now and then.
                 Some((tier, outcome)) = self.channels.cache_results.recv() => {
                     Wake::Cache(tier, outcome)
                 }
+                event = next_event(&mut self.stream) => Wake::Stream(event),
                 () = at(self.reopen_at) => Wake::Reopen,
             };
             match wake {
@@ -152,8 +160,11 @@ impl StreamManager {
                 Wake::Cache(tier, outcome) => self.on_cache(tier, outcome).await,
                 Wake::Stream(Some(event)) => self.on_stream(event).await,
                 Wake::Stream(None) => {
-                    tracing::error!("task of the autoconfig stream ended; opening it anew");
-                    self.open();
+                    tracing::error!(
+                        pause = ?BROKEN_TASK_PAUSE,
+                        "task of the autoconfig stream ended; opening it anew"
+                    );
+                    self.close_until(Instant::now() + BROKEN_TASK_PAUSE);
                 }
                 Wake::KeyChanged => {
                     tracing::info!("autoconfig key changed; opening the stream anew");
@@ -166,11 +177,29 @@ impl StreamManager {
     }
 
     fn open(&mut self) {
+        self.disconnected(None);
         let key = self.channels.key.borrow_and_update().clone();
         self.stream = Some(self.streams.open(&key));
         self.reopen_at = None;
-        self.connection = None;
         self.ignore_up_to = 0;
+    }
+
+    /// Gives the stream up until that moment.
+    fn close_until(&mut self, reopen_at: Instant) {
+        self.disconnected(None);
+        self.stream = None;
+        self.reopen_at = Some(reopen_at);
+    }
+
+    /// The connection is gone: what is known is no longer confirmed.
+    fn disconnected(&mut self, failure: Option<StreamFailure>) {
+        self.connection = None;
+        let now = SystemTime::now();
+        self.channels.status.update(|status| match failure {
+            Some(failure) => status.on_failure(failure.kind, failure.status, now),
+            None => status.on_interruption(now),
+        });
+        self.set_live(false);
     }
 
     async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
@@ -206,19 +235,13 @@ impl StreamManager {
                 self.connections += 1;
                 let opened = Connection { number: self.connections, opened_at: Instant::now() };
                 self.connection = Some((connection, opened));
+                self.told_unknown = false;
             }
             StreamEvent::Event { connection, event } if connection > self.ignore_up_to => {
                 self.on_event(connection, &event).await;
             }
             StreamEvent::Event { .. } | StreamEvent::Comment { .. } => {}
-            StreamEvent::Closed { failure, .. } => {
-                let now = SystemTime::now();
-                self.channels.status.update(|status| match failure {
-                    Some(failure) => status.on_failure(failure.kind, failure.status, now),
-                    None => status.on_interruption(now),
-                });
-                self.set_live(false);
-            }
+            StreamEvent::Closed { failure, .. } => self.disconnected(failure),
         }
     }
 
@@ -234,10 +257,12 @@ impl StreamManager {
                     "LaunchDarkly sent an autoconfig message that cannot be used; what is known \
                      stays, and the stream is opened again"
                 );
+                let reaction = self.state.on_undecodable();
+                self.carry_out(reaction).await;
                 return self.restart_malformed(number);
             }
         };
-        note(&message);
+        self.note(&message);
         let reaction = self.state.on_message(connection, message, Instant::now());
         let step = reaction.stream;
         if step != Some(StreamStep::RestartMalformed) {
@@ -252,11 +277,7 @@ impl StreamManager {
                     stream.restart(number, RestartReason::Requested);
                 }
             }
-            Some(StreamStep::ConfirmAt(at)) => {
-                self.stream = None;
-                self.connection = None;
-                self.reopen_at = Some(at);
-            }
+            Some(StreamStep::ConfirmAt(at)) => self.close_until(at),
             None => {}
         }
     }
@@ -309,29 +330,41 @@ impl StreamManager {
             Some(_) | None => false,
         });
     }
-}
 
-/// Tells an operator what arrived.
-fn note(message: &Message) {
-    match message {
-        Message::Put(put) => tracing::info!(
-            environments = put.environments.len(),
-            filters = put.filters.len(),
-            "LaunchDarkly sent the list of environments"
-        ),
-        Message::PatchEnvironment(id, _) => {
-            tracing::info!(environment = id, "LaunchDarkly changed an environment");
+    /// Tells an operator what arrived.
+    fn note(&mut self, message: &Message) {
+        match message {
+            Message::Put(put) => tracing::info!(
+                environments = put.environments.len(),
+                filters = put.filters.len(),
+                "LaunchDarkly sent the list of environments"
+            ),
+            Message::PatchEnvironment(id, _) => {
+                tracing::info!(environment = id, "LaunchDarkly changed an environment");
+            }
+            Message::DeleteEnvironment(id, _) => {
+                tracing::info!(environment = id, "LaunchDarkly deleted an environment");
+            }
+            Message::PatchFilter(id, _) => {
+                tracing::info!(filter = id, "LaunchDarkly changed a filter");
+            }
+            Message::DeleteFilter(id, _) => {
+                tracing::info!(filter = id, "LaunchDarkly deleted a filter");
+            }
+            Message::Reconnect => {
+                tracing::info!("LaunchDarkly asks for a new autoconfig connection");
+            }
+            Message::PutElsewhere => tracing::info!("autoconfig put for an unknown path ignored"),
+            // Once a connection: a newer LaunchDarkly may send it all day.
+            Message::UnknownEvent(name) if !self.told_unknown => {
+                self.told_unknown = true;
+                tracing::warn!(name, "unknown autoconfig event ignored; others are not told of");
+            }
+            Message::UnknownEvent(name) => tracing::debug!(name, "unknown autoconfig event ignored"),
+            Message::UnknownItem(path) => {
+                tracing::debug!(path, "change of an unknown kind of item ignored");
+            }
         }
-        Message::DeleteEnvironment(id, _) => {
-            tracing::info!(environment = id, "LaunchDarkly deleted an environment");
-        }
-        Message::PatchFilter(id, _) => tracing::info!(filter = id, "LaunchDarkly changed a filter"),
-        Message::DeleteFilter(id, _) => {
-            tracing::info!(filter = id, "LaunchDarkly deleted a filter");
-        }
-        Message::Reconnect => tracing::info!("LaunchDarkly asks for a new autoconfig connection"),
-        Message::PutElsewhere => tracing::info!("autoconfig put for an unknown path ignored"),
-        Message::Unknown(what) => tracing::warn!(what, "unknown autoconfig event ignored"),
     }
 }
 

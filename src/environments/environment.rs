@@ -1,12 +1,13 @@
 //! What the server reads of one environment. Its task (see `runner`) is the only writer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::model::{ConnectionStatus, EnvironmentRef, EnvironmentSpec};
+use crate::model::{AcceptedKey, ConnectionStatus, EnvironmentRef, EnvironmentSpec, SdkKey};
 use crate::streams::Hub;
 
 /// Whether the stores that an environment may be served from have been asked.
@@ -28,8 +29,13 @@ pub struct Environment {
     /// What it serves and to whom.
     pub hub: Arc<Hub>,
     spec: ArcSwap<EnvironmentSpec>,
+    /// The SDK key under which the data comes in. Differs from the designated one while that
+    /// key's connection is not live yet.
+    anchor_in_use: ArcSwap<AcceptedKey<SdkKey>>,
     status: Mutex<EnvironmentStatus>,
     loading: watch::Sender<Loading>,
+    /// Whether the environment is gone for good, so that its stored data is to go too.
+    doomed: AtomicBool,
 }
 
 /// What `/status` tells of an environment beside its specification.
@@ -47,12 +53,14 @@ impl Environment {
             reference: spec.reference.clone(),
             created_at: now,
             hub: Arc::default(),
+            anchor_in_use: ArcSwap::from_pointee(permanent(&spec.credentials.anchor, &spec)),
             spec: ArcSwap::new(spec),
             status: Mutex::new(EnvironmentStatus {
                 connection: ConnectionStatus::initializing(now),
                 stored_data_problem: None,
             }),
             loading: watch::Sender::new(Loading::InProgress),
+            doomed: AtomicBool::new(false),
         }
     }
 
@@ -77,6 +85,33 @@ impl Environment {
         *self.loading.borrow() == Loading::InProgress
     }
 
+    /// The former designated key, if it still opens the environment only because the connection
+    /// of the new one is not live yet (ld-relay v8: the old anchor stays accepted until the new
+    /// client is there; SDKs that were refused meanwhile would never come back).
+    pub fn held_anchor(&self, spec: &EnvironmentSpec) -> Option<Arc<AcceptedKey<SdkKey>>> {
+        let held = self.anchor_in_use.load_full();
+        let is_listed = spec.credentials.sdk_keys.iter().any(|key| key.value == held.value);
+        (!is_listed).then_some(held)
+    }
+
+    /// Data comes in under that key. Returns whether that is news.
+    pub(super) fn set_anchor_in_use(&self, anchor: &SdkKey) -> bool {
+        let is_news = self.anchor_in_use.load().value != *anchor;
+        if is_news {
+            self.anchor_in_use.store(Arc::new(permanent(anchor, &self.spec())));
+        }
+        is_news
+    }
+
+    /// The environment is gone for good.
+    pub(super) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
     pub(super) fn set_spec(&self, spec: Arc<EnvironmentSpec>) {
         self.spec.store(spec);
     }
@@ -87,5 +122,15 @@ impl Environment {
 
     pub(super) fn update_status(&self, change: impl FnOnce(&mut EnvironmentStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A key without an end, with its name.
+fn permanent(key: &SdkKey, spec: &EnvironmentSpec) -> AcceptedKey<SdkKey> {
+    let named = spec.credentials.sdk_keys.iter().find(|listed| listed.value == *key);
+    AcceptedKey {
+        value: key.clone(),
+        name: named.and_then(|listed| listed.name.clone()),
+        expiry: None,
     }
 }

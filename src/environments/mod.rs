@@ -3,11 +3,14 @@
 //! The supervisor owns the list; each environment has a task of its own, so that a slow or
 //! failing one never delays another's addition, rotation or revocation.
 
+mod credentials;
 mod environment;
 mod registry;
 mod runner;
 mod same_content;
 mod supervisor;
+#[cfg(test)]
+mod test_support;
 
 pub use environment::{Environment, EnvironmentStatus, Loading};
 pub use registry::{Access, Lease, Lookup, Registry};

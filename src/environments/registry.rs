@@ -26,7 +26,7 @@ impl Lease {
         self.revoked.load(Ordering::Acquire)
     }
 
-    pub(super) fn revoke(&self) {
+    pub(crate) fn revoke(&self) {
         self.revoked.store(true, Ordering::Release);
     }
 }
@@ -71,13 +71,15 @@ pub(super) struct Table {
     pub(super) by_credential: HashMap<Credential, Vec<(FilterKey, Access)>>,
 }
 
+impl Table {
+    pub(super) fn of(list: ListState, environments: Arc<[Arc<Environment>]>) -> Self {
+        Self { list, environments, by_credential: HashMap::new() }
+    }
+}
+
 impl Default for Registry {
     fn default() -> Self {
-        let table = Table {
-            list: ListState::Unknown,
-            environments: Arc::default(),
-            by_credential: HashMap::new(),
-        };
+        let table = Table::of(ListState::Unknown, Arc::default());
         Self { table: ArcSwap::from_pointee(table), list: watch::Sender::new(ListState::Unknown) }
     }
 }
@@ -107,8 +109,9 @@ impl Registry {
         };
         match access.expiry {
             // Expired keys are refused at once, not at the next sweep, and also when the list
-            // comes from a cache: the expiry is in the record.
-            Some(expiry) if now() > expiry => Lookup::UnknownCredential,
+            // comes from a cache: the expiry is in the record. They are refused as what they are
+            // after the sweep: as unknown.
+            Some(expiry) if now() > expiry => refused(Lookup::UnknownCredential),
             Some(_) | None => Lookup::Found(access.clone()),
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,9 @@ struct Upstream {
     anchor: SdkKey,
     /// Events of connections up to this one are from a connection that was given up.
     ignore_up_to: u64,
+    /// The newest connection that brought a put; 0 before the first. What comes over a later one
+    /// before its put does not yet show that the data is live.
+    confirmed: u64,
 }
 
 pub(super) struct Runner {
@@ -46,6 +49,8 @@ pub(super) struct Runner {
     settings: RunnerSettings,
     /// The SDK key that LaunchDarkly designates.
     designated: watch::Receiver<SdkKey>,
+    /// Told when data comes in under another key than before.
+    anchor_moved: Arc<Notify>,
     /// Name of its data set in stores.
     set_id: DataSetId,
     /// The embedded store, once it is open.
@@ -70,6 +75,7 @@ impl Runner {
         environment: Arc<Environment>,
         settings: RunnerSettings,
         mut designated: watch::Receiver<SdkKey>,
+        anchor_moved: Arc<Notify>,
     ) -> Self {
         let set_id = set_id(&environment);
         let anchor = designated.borrow_and_update().clone();
@@ -78,14 +84,16 @@ impl Runner {
             environment,
             settings,
             designated,
+            anchor_moved,
             set_id,
             local: None,
-            current: Upstream { stream, anchor, ignore_up_to: 0 },
+            current: Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0 },
             next: None,
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until it is told to stop, or until a connection's task breaks: then everything is to
+    /// be started anew.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
         let mut stored = std::pin::pin!(read_stored(
             self.settings.local.clone(),
@@ -104,9 +112,9 @@ impl Runner {
                 () = cancel.cancelled() => Wake::Stop,
                 Ok(()) = self.designated.changed() => Wake::KeyChanged,
                 outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
-                event = self.current.stream.recv() => Wake::Current(event),
-                event = next_event(&mut self.next) => Wake::Next(event),
                 () = tick(&mut heartbeat) => Wake::Heartbeat,
+                // Last, because upstream may flood them.
+                wake = upstream_event(&mut self.current, &mut self.next) => wake,
             };
             match wake {
                 Wake::Stop => break,
@@ -120,12 +128,11 @@ impl Runner {
                     self.environment.set_loaded();
                 }
                 Wake::Current(Some(event)) => self.on_current(event),
-                Wake::Current(None) => {
-                    tracing::error!("task of the flag stream ended; opening it anew");
-                    self.current = self.open(self.current.anchor.clone());
-                }
                 Wake::Next(Some(event)) => self.on_next(event),
-                Wake::Next(None) => self.next = None,
+                Wake::Current(None) | Wake::Next(None) => {
+                    tracing::error!("task of the flag stream ended");
+                    return;
+                }
                 Wake::Heartbeat => self.environment.hub.heartbeat(),
             }
         }
@@ -175,7 +182,7 @@ impl Runner {
     fn open(&self, anchor: SdkKey) -> Upstream {
         let filter = &self.environment.reference.filter;
         let stream = self.settings.upstream.open(&anchor, filter);
-        Upstream { stream, anchor, ignore_up_to: 0 }
+        Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0 }
     }
 
     /// A new designated key: open its connection beside the old one.
@@ -193,7 +200,7 @@ impl Runner {
     fn on_current(&mut self, event: StreamEvent) {
         let Some((connection, message)) = self.read(event, Which::Current) else { return };
         match message {
-            Ok(message) => self.apply(message),
+            Ok(message) => self.apply(connection, message),
             Err(()) => restart_malformed(&mut self.current, connection),
         }
     }
@@ -206,7 +213,7 @@ impl Runner {
                     self.current = next;
                     tracing::info!("upstream connection under the new SDK key is live");
                 }
-                self.apply(message);
+                self.apply(connection, message);
             }
             // Before its put a connection has nothing to say.
             Ok(FlagMessage::Upsert(..) | FlagMessage::Ignored) => {}
@@ -219,11 +226,20 @@ impl Runner {
     }
 
     /// Takes note of what a stream event means for the status, and decodes what it carries.
+    ///
+    /// The status is that of the connection which the data comes from. Of the next one only the
+    /// errors are told, so that an operator sees why it does not take over.
     fn read(&mut self, event: StreamEvent, which: Which) -> Option<(u64, Result<FlagMessage, ()>)> {
         let now = SystemTime::now();
         let upstream = match which {
-            Which::Current => &mut self.current,
-            Which::Next => self.next.as_mut()?,
+            Which::Current => &self.current,
+            Which::Next => self.next.as_ref()?,
+        };
+        let failed = |kind, code| {
+            self.environment.update_status(|status| match which {
+                Which::Current => status.connection.on_failure(kind, code, now),
+                Which::Next => status.connection.on_side_failure(kind, code, now),
+            });
         };
         match event {
             StreamEvent::Event { connection, event } if connection > upstream.ignore_up_to => {
@@ -235,21 +251,19 @@ impl Runner {
                             "LaunchDarkly sent flag data that cannot be used; what is served stays, \
                              and the stream is opened again"
                         );
-                        self.environment.update_status(|status| {
-                            status.connection.on_failure(ErrorKind::InvalidData, None, now);
-                        });
+                        failed(ErrorKind::InvalidData, None);
                         Some((connection, Err(())))
                     }
                 }
             }
             StreamEvent::Closed { failure: Some(failure), .. } => {
-                self.environment.update_status(|status| {
-                    status.connection.on_failure(failure.kind, failure.status, now);
-                });
+                failed(failure.kind, failure.status);
                 None
             }
             StreamEvent::Closed { failure: None, .. } => {
-                self.environment.update_status(|status| status.connection.on_interruption(now));
+                if let Which::Current = which {
+                    self.environment.update_status(|status| status.connection.on_interruption(now));
+                }
                 None
             }
             StreamEvent::Event { .. }
@@ -258,13 +272,18 @@ impl Runner {
         }
     }
 
-    fn apply(&mut self, message: FlagMessage) {
+    fn apply(&mut self, connection: u64, message: FlagMessage) {
         match message {
-            FlagMessage::Put(data) => self.put(data),
+            FlagMessage::Put(data) => {
+                self.current.confirmed = connection;
+                self.put(data);
+            }
             FlagMessage::Upsert(key, item) => self.upsert(&key, item),
             FlagMessage::Ignored => {}
         }
-        self.environment.update_status(|status| status.connection.on_valid(SystemTime::now()));
+        if self.current.confirmed == connection {
+            self.environment.update_status(|status| status.connection.on_valid(SystemTime::now()));
+        }
     }
 
     fn put(&mut self, data: DataSet) {
@@ -296,6 +315,9 @@ impl Runner {
         if let Some(local) = &self.local {
             local.replaced(&self.set_id, data);
         }
+        if self.environment.set_anchor_in_use(&self.current.anchor) {
+            self.anchor_moved.notify_one();
+        }
     }
 
     fn upsert(&mut self, key: &ItemKey, item: Item) {
@@ -316,7 +338,12 @@ impl Runner {
             data.collection_mut(key.kind).insert(key.key.clone(), item.clone());
         }
         let data = Arc::new(data);
-        let snapshot = Snapshot::new(data.clone(), before.origin, SystemTime::now());
+        let as_of = match before.origin {
+            Origin::Live => SystemTime::now(),
+            // One change says nothing about the rest.
+            Origin::LocalStore | Origin::SharedStore => before.as_of,
+        };
+        let snapshot = Snapshot::new(data.clone(), before.origin, as_of);
         hub.change(Arc::new(snapshot), Change::of(key, &item));
         if let Some(local) = &self.local {
             local.changed(&self.set_id, data, std::slice::from_ref(key));
@@ -335,10 +362,17 @@ fn restart_malformed(upstream: &mut Upstream, connection: u64) {
     upstream.stream.restart(connection, RestartReason::Malformed);
 }
 
-async fn next_event(next: &mut Option<Upstream>) -> Option<StreamEvent> {
-    match next {
-        Some(upstream) => upstream.stream.recv().await,
-        None => std::future::pending().await,
+/// The next event of either connection. Not biased: neither keeps the other waiting for ever.
+async fn upstream_event(current: &mut Upstream, next: &mut Option<Upstream>) -> Wake {
+    let next = async {
+        match next {
+            Some(upstream) => upstream.stream.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        event = current.stream.recv() => Wake::Current(event),
+        event = next => Wake::Next(event),
     }
 }
 

@@ -3,25 +3,29 @@
 //! It never waits for an environment. Additions, rotations and revocations take effect here and
 //! in the registry at once; what takes time happens in the environment's own task.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::credentials::Credentials;
 use super::environment::Environment;
-use super::registry::{Access, Lease, Registry, Table};
+use super::registry::Registry;
 use super::runner::{Runner, RunnerSettings, set_id};
+use crate::backoff::Backoff;
 use crate::flagstore::LocalFlagsState;
-use crate::model::{
-    Credential, EnvironmentChange, EnvironmentRef, EnvironmentSpec, FilterKey, ListState, SdkKey,
-};
+use crate::model::{EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState, SdkKey};
 use crate::tasks::KeyedTasks;
 
 /// How long the tasks of environments may take to end.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Pause before the task of an environment is started again after it broke. What broke it may be
+/// in the data, and comes again with the next connection.
+const RESTART: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
 /// What the supervisor needs.
 #[derive(Clone, Debug)]
@@ -39,7 +43,11 @@ pub struct Supervisor {
     registry: Arc<Registry>,
     changes: mpsc::Receiver<Vec<EnvironmentChange>>,
     running: BTreeMap<EnvironmentRef, Running>,
-    leases: HashMap<(Credential, FilterKey), (EnvironmentRef, Arc<Lease>)>,
+    /// Tasks that were told to stop, with what is cancelled when they have.
+    leaving: BTreeMap<EnvironmentRef, CancellationToken>,
+    credentials: Credentials,
+    /// Told by an environment's task when its data comes in under another key than before.
+    anchor_moved: Arc<Notify>,
     list: ListState,
 }
 
@@ -49,6 +57,19 @@ struct Running {
     /// Tells its task which SDK key is designated. A watch: the task may be slow, the newest key
     /// is never lost.
     designated: watch::Sender<SdkKey>,
+    /// Cancelled when its task has ended.
+    ended: CancellationToken,
+    /// How often its task broke.
+    breaks: u32,
+}
+
+/// When the task of an environment begins.
+enum Begin {
+    AtOnce,
+    /// There is never more than one task of an environment, so that one and the same writer
+    /// decides what its stored data is.
+    AfterEndOf(CancellationToken),
+    After(Duration),
 }
 
 impl Supervisor {
@@ -63,7 +84,9 @@ impl Supervisor {
             registry,
             changes,
             running: BTreeMap::new(),
-            leases: HashMap::new(),
+            leaving: BTreeMap::new(),
+            credentials: Credentials::default(),
+            anchor_moved: Arc::default(),
             list: ListState::Unknown,
         }
     }
@@ -79,7 +102,8 @@ impl Supervisor {
                 () = cancel.cancelled() => break,
                 Some(changes) = self.changes.recv() => self.apply(changes, &mut tasks),
                 (reference, error) = tasks.ended() => self.on_ended(&reference, error, &mut tasks),
-                _ = sweep.tick() => self.rebuild(SystemTime::now()),
+                () = self.anchor_moved.notified() => self.rebuild(SystemTime::now()),
+                _ = sweep.tick() => self.sweep(SystemTime::now()),
             }
         }
         for running in self.running.values() {
@@ -91,28 +115,36 @@ impl Supervisor {
     }
 
     fn apply(&mut self, changes: Vec<EnvironmentChange>, tasks: &mut KeyedTasks<EnvironmentRef>) {
+        self.leaving.retain(|_, ended| !ended.is_cancelled());
+        // What the list is after all of the changes decides about what they remove.
+        for change in &changes {
+            if let EnvironmentChange::List(list) = change {
+                self.list = *list;
+            }
+        }
         let mut removed = Vec::new();
         for change in changes {
             match change {
                 EnvironmentChange::Upsert(spec) => self.upsert(spec, tasks),
                 EnvironmentChange::Remove(reference) => {
-                    removed.extend(self.running.remove(&reference));
+                    if let Some(running) = self.running.remove(&reference) {
+                        // A newer cached list is no proof that it is gone for good.
+                        if self.list == ListState::Authoritative {
+                            running.environment.doom();
+                        }
+                        self.leaving.insert(reference.clone(), running.ended);
+                        removed.push(running.environment);
+                    }
                     tasks.stop(&reference);
                 }
-                EnvironmentChange::List(list) => self.list = list,
+                EnvironmentChange::List(_) => {}
             }
         }
         // The table first, then the streams: a client that reconnects at once must be refused.
         self.rebuild(SystemTime::now());
-        for Running { environment, .. } in removed {
+        for environment in removed {
             tracing::info!(environment = %environment.reference, "environment removed");
             environment.hub.close();
-            // A newer cached list is no proof that an environment is gone for good.
-            if self.list == ListState::Authoritative
-                && let LocalFlagsState::Open(local) = &*self.settings.runner.local.borrow()
-            {
-                local.removed(&set_id(&environment));
-            }
         }
     }
 
@@ -130,25 +162,38 @@ impl Supervisor {
             None => {
                 tracing::info!(environment = %spec.reference, "environment added");
                 let environment = Arc::new(Environment::new(spec, SystemTime::now()));
-                self.start(environment, tasks);
+                let former = self.leaving.get(&environment.reference);
+                let begin = former.cloned().map_or(Begin::AtOnce, Begin::AfterEndOf);
+                self.start(environment, begin, 0, tasks);
             }
         }
     }
 
-    fn start(&mut self, environment: Arc<Environment>, tasks: &mut KeyedTasks<EnvironmentRef>) {
+    fn start(
+        &mut self,
+        environment: Arc<Environment>,
+        begin: Begin,
+        breaks: u32,
+        tasks: &mut KeyedTasks<EnvironmentRef>,
+    ) {
         let reference = environment.reference.clone();
         let (designated, receiver) = watch::channel(environment.spec().credentials.anchor.clone());
+        let ended = CancellationToken::new();
         let span = tracing::info_span!(
             "environment",
             id = %reference.environment,
             filter = reference.filter.as_str()
         );
-        let runner = {
-            let _entered = span.enter();
-            Runner::new(environment.clone(), self.settings.runner.clone(), receiver)
+        let task = EnvironmentTask {
+            environment: environment.clone(),
+            settings: self.settings.runner.clone(),
+            designated: receiver,
+            anchor_moved: self.anchor_moved.clone(),
+            begin,
+            _ended: ended.clone().drop_guard(),
         };
-        tasks.spawn(reference.clone(), span, |cancel| runner.run(cancel));
-        self.running.insert(reference, Running { environment, designated });
+        tasks.spawn(reference.clone(), span, |cancel| task.run(cancel));
+        self.running.insert(reference, Running { environment, designated, ended, breaks });
     }
 
     /// A task ended that nobody stopped: a defect. What it served stays, and it is started anew.
@@ -159,65 +204,76 @@ impl Supervisor {
         tasks: &mut KeyedTasks<EnvironmentRef>,
     ) {
         let error = error.map_or_else(|| "it returned".to_owned(), |error| error.to_string());
-        tracing::error!(environment = %reference, error, "task of the environment ended; starting it anew");
-        if let Some(running) = self.running.get(reference) {
-            self.start(running.environment.clone(), tasks);
+        let Some(running) = self.running.get(reference) else { return };
+        let breaks = running.breaks.saturating_add(1);
+        let pause = RESTART.delay(breaks, fastrand::f64());
+        tracing::error!(environment = %reference, error, ?pause, "task of the environment ended; starting it anew");
+        self.start(running.environment.clone(), Begin::After(pause), breaks, tasks);
+    }
+
+    /// Drops keys whose time has passed.
+    fn sweep(&mut self, now: SystemTime) {
+        if self.credentials.has_expired(now) {
+            self.rebuild(now);
         }
     }
 
     /// Computes the table of credentials anew, and ends the streams of those that left it.
     fn rebuild(&mut self, now: SystemTime) {
-        let mut table = Table {
-            list: self.list,
-            environments: self
-                .running
-                .values()
-                .map(|running| running.environment.clone())
-                .collect(),
-            by_credential: HashMap::new(),
-        };
-        let mut leases = HashMap::new();
-        for (reference, running) in &self.running {
-            for (credential, expiry) in accepted(&running.environment.spec(), now) {
-                let views = table.by_credential.entry(credential.clone()).or_default();
-                if views.iter().any(|(filter, _)| *filter == reference.filter) {
-                    tracing::warn!(environment = %reference, "a key of this environment already opens another one");
-                    continue;
-                }
-                let key = (credential, reference.filter.clone());
-                // A credential that moved to another environment gets a new lease.
-                let lease = match self.leases.get(&key) {
-                    Some((owner, lease)) if owner == reference => lease.clone(),
-                    Some(_) | None => Arc::default(),
-                };
-                let environment = running.environment.clone();
-                let access = Access { environment, lease: Arc::clone(&lease), expiry };
-                views.push((reference.filter.clone(), access));
-                leases.insert(key, (reference.clone(), lease));
-            }
-        }
+        let environments = self.running.values().map(|running| running.environment.clone());
+        let (table, revoked) = self.credentials.rebuild(self.list, environments.collect(), now);
         self.registry.swap(table);
-        let before = std::mem::replace(&mut self.leases, leases);
-        for (key, (owner, lease)) in before {
-            let stands = self.leases.get(&key).is_some_and(|(_, now)| Arc::ptr_eq(now, &lease));
-            if !stands {
-                lease.revoke();
-                if let Some(running) = self.running.get(&owner) {
-                    running.environment.hub.wake();
-                }
+        for (owner, lease) in revoked {
+            lease.revoke();
+            if let Some(running) = self.running.get(&owner) {
+                running.environment.hub.wake();
             }
         }
     }
 }
 
-/// The credentials that open an environment at a moment.
-fn accepted(spec: &EnvironmentSpec, now: SystemTime) -> Vec<(Credential, Option<SystemTime>)> {
-    let keys = &spec.credentials;
-    let sdk = keys.sdk_keys.iter().map(|key| (Credential::Sdk(key.value.clone()), key.expiry));
-    let mobile =
-        keys.mobile_keys.iter().map(|key| (Credential::Mobile(key.value.clone()), key.expiry));
-    let id = keys.environment_id.iter().map(|id| (Credential::EnvironmentId(id.clone()), None));
-    // Refused strictly after the moment of expiry (ld-relay v8).
-    let valid = |(_, expiry): &(Credential, Option<SystemTime>)| expiry.is_none_or(|at| now <= at);
-    sdk.chain(mobile).chain(id).filter(valid).collect()
+/// The task of one environment, from waiting for its turn to forgetting what it stored.
+struct EnvironmentTask {
+    environment: Arc<Environment>,
+    settings: RunnerSettings,
+    designated: watch::Receiver<SdkKey>,
+    anchor_moved: Arc<Notify>,
+    begin: Begin,
+    /// Tells the next task of the same environment that this one is over, however it ends.
+    _ended: DropGuard,
 }
+
+impl EnvironmentTask {
+    async fn run(self, cancel: CancellationToken) {
+        let Self { environment, settings, designated, anchor_moved, begin, _ended } = self;
+        begin.reached(&cancel).await;
+        if !cancel.is_cancelled() {
+            let settings = settings.clone();
+            let runner = Runner::new(environment.clone(), settings, designated, anchor_moved);
+            runner.run(cancel).await;
+        }
+        if environment.is_doomed()
+            && let LocalFlagsState::Open(local) = &*settings.local.borrow()
+        {
+            local.removed(&set_id(&environment));
+        }
+    }
+}
+
+impl Begin {
+    async fn reached(self, cancel: &CancellationToken) {
+        match self {
+            Self::AtOnce => {}
+            // It was told to stop and ends soon, so the token need not be looked at.
+            Self::AfterEndOf(former) => former.cancelled().await,
+            Self::After(pause) => {
+                // Both ends are good: the token is looked at next.
+                let _ = tokio::time::timeout(pause, cancel.cancelled()).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -88,8 +88,14 @@ impl ConnectionStatus {
 
     /// Something failed. Initializing stays initializing; the error is kept all the same.
     pub fn on_failure(&mut self, kind: ErrorKind, status_code: Option<u16>, now: SystemTime) {
-        self.last_error = Some(LastError { kind, status_code, at: now });
+        self.on_side_failure(kind, status_code, now);
         self.on_interruption(now);
+    }
+
+    /// Something failed beside the connection that the data comes from: the error is kept, the
+    /// state stays.
+    pub fn on_side_failure(&mut self, kind: ErrorKind, status_code: Option<u16>, now: SystemTime) {
+        self.last_error = Some(LastError { kind, status_code, at: now });
     }
 
     /// The connection ended without anybody's fault.
@@ -126,6 +132,7 @@ mod tests {
             match word {
                 "valid" => status.on_valid(at(second)),
                 "fail" => status.on_failure(ErrorKind::NetworkError, None, at(second)),
+                "side" => status.on_side_failure(ErrorKind::NetworkError, None, at(second)),
                 "close" => status.on_close(at(second)),
                 other => panic!("{other}"),
             }
@@ -142,5 +149,7 @@ mod tests {
         check("valid fail fail", "INTERRUPTED", 2, Some(3));
         check("valid fail valid", "VALID", 3, Some(2));
         check("valid close valid fail", "OFF", 2, Some(4));
+        check("valid side", "VALID", 1, Some(2));
+        check("side", "INITIALIZING", 0, Some(1));
     }
 }

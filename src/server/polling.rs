@@ -94,8 +94,9 @@ fn matches(known: &HeaderValue, tag: &str) -> bool {
 /// Adds the cache headers of an environment with a lifetime (ld-relay v8; PHP SDKs obey them).
 fn cached_for(ttl: Duration, mut response: Response<Body>) -> Response<Body> {
     if !ttl.is_zero() {
-        let expires = http_date(SystemTime::now() + ttl);
-        if let Ok(expires) = HeaderValue::try_from(expires) {
+        // A lifetime beyond the end of time, which LaunchDarkly may name, has no date.
+        let expires = SystemTime::now().checked_add(ttl).map(http_date);
+        if let Some(Ok(expires)) = expires.map(HeaderValue::try_from) {
             response.headers_mut().insert(EXPIRES, expires);
         }
         response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
@@ -145,6 +146,17 @@ mod tests {
         check(951_827_696, "Tue, 29 Feb 2000 12:34:56 GMT");
         check(4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT");
         check(4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT");
+    }
+
+    #[test]
+    fn a_lifetime_without_end_is_no_date() {
+        let expires = |ttl| {
+            let response = cached_for(ttl, empty(StatusCode::OK));
+            response.headers().contains_key(EXPIRES)
+        };
+        assert!(expires(Duration::from_secs(60)));
+        assert!(!expires(Duration::ZERO));
+        assert!(!expires(Duration::MAX));
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn environment_status(
         sdk_keys: keys
             .sdk_keys
             .iter()
+            .chain(environment.held_anchor(&spec).as_deref())
             .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
             .collect(),
         mobile_keys: keys

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::Response;
@@ -142,20 +142,28 @@ impl EventBody {
         if !self.rest.is_empty() {
             return Poll::Ready(self.piece(cx));
         }
-        self.follow_drain();
-        if let Some(ends) = &mut self.ends
-            && ends.as_mut().poll(cx).is_ready()
-        {
+        if self.is_over(cx) {
             return Poll::Ready(None);
         }
-        match ready!(self.subscription.poll_next(cx)) {
-            None => Poll::Ready(None),
-            Some(Next::Event(event)) => Poll::Ready(Some(event)),
-            Some(Next::Put(snapshot)) => {
+        match self.subscription.poll_next(cx) {
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Next::Event(event))) => Poll::Ready(Some(event)),
+            Poll::Ready(Some(Next::Put(snapshot))) => {
                 self.rest = encoded(&snapshot, self.subscription.kind());
                 Poll::Ready(self.piece(cx))
             }
+            // Only from here on does waking the hub wake this stream: what ended it between the
+            // first look and now would not be noticed.
+            Poll::Pending if self.is_over(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Whether something else than the hub has ended the stream.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.follow_drain();
+        self.lease.is_revoked()
+            || self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready())
     }
 
     fn piece(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
@@ -187,3 +195,7 @@ impl EventBody {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "streaming_tests.rs"]
+mod tests;

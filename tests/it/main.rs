@@ -7,6 +7,7 @@
     reason = "a test that fails may panic"
 )]
 
+mod autoconfig;
 #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 mod cache_backends;
 mod cold_start;
@@ -19,3 +20,4 @@ mod rungs;
 mod sdk_drivers;
 mod sdk_outage;
 mod support;
+mod upstream_faults;

@@ -245,8 +245,9 @@ pub struct LocalStoreStatus {
     pub skipped: Skipped,
     /// Sets that stand under keys that are not configured.
     pub unreadable_sets: u64,
-    /// Sets and named records that are still to be sealed anew under the current key.
-    pub to_reseal: usize,
+    /// Sets and named records that are still to be sealed anew under the current key; `None` while
+    /// they were not counted since the start or since the keys changed.
+    pub to_reseal: Option<usize>,
 }
 
 /// A store that was opened, and what its owner should say about it.

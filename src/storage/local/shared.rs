@@ -89,7 +89,10 @@ impl Shared {
 
     pub(super) fn set_ring(&self, ring: KeyRing) {
         *lock(&self.ring) = ring;
-        self.request(|requests| requests.ring_changed = true);
+        self.request(|requests| {
+            requests.ring_changed = true;
+            self.update(|status| status.to_reseal = None);
+        });
     }
 
     /// Runs a read; tells the thread if the database may have come to harm by it.
@@ -245,6 +248,15 @@ impl Shared {
 
     pub(super) fn update(&self, change: impl FnOnce(&mut LocalStoreStatus)) {
         self.status.send_modify(change);
+    }
+
+    /// Tells what is still to be sealed anew, unless the keys have changed since: then it must be
+    /// counted again.
+    pub(super) fn counted(&self, change: impl FnOnce(&mut LocalStoreStatus)) {
+        let requests = self.requests();
+        if !requests.ring_changed {
+            self.update(change);
+        }
     }
 
     pub(super) fn status(&self) -> LocalStoreStatus {

@@ -353,7 +353,7 @@ impl Writer {
             status.available = true;
             status.replaced += 1;
             status.set_aside = set_aside.or(status.set_aside.take());
-            (status.to_reseal, status.unreadable_sets) = (0, 0);
+            (status.to_reseal, status.unreadable_sets) = (Some(0), 0);
         });
     }
 
@@ -385,8 +385,8 @@ impl Writer {
             Reseal::Waiting { .. } => {
                 let found = sets::inventory(open, &ring)?;
                 let count = found.under_old_keys.len() + named::under_old_keys(open, &ring)?;
-                self.shared.update(|status| {
-                    status.to_reseal = count;
+                self.shared.counted(|status| {
+                    status.to_reseal = Some(count);
                     status.unreadable_sets = found.skipped.unknown_key;
                 });
                 Ok(if count == 0 { Reseal::Done } else { Reseal::Sets(found.under_old_keys) })
@@ -394,14 +394,16 @@ impl Writer {
             Reseal::Sets(mut left) => {
                 let Some(set) = left.pop() else { return Ok(Reseal::Named([0; NAMED_KEY_BYTES])) };
                 open.commit(|tables| sets::reseal(tables, &ring, &set))?;
-                self.shared.update(|status| status.to_reseal = status.to_reseal.saturating_sub(1));
+                self.shared.counted(|status| {
+                    status.to_reseal = status.to_reseal.map(|left| left.saturating_sub(1));
+                });
                 Ok(Reseal::Sets(left))
             }
             Reseal::Named(from) => {
                 let count = RESEAL_RECORDS;
                 let next = open.commit(|tables| named::reseal(tables, &ring, from, count))?;
                 if next.is_none() {
-                    self.shared.update(|status| status.to_reseal = 0);
+                    self.shared.counted(|status| status.to_reseal = Some(0));
                 }
                 Ok(next.map_or(Reseal::Done, Reseal::Named))
             }

@@ -8,6 +8,7 @@ pub(crate) mod databases;
 #[cfg(feature = "dynamodb")]
 pub(crate) mod dynamodb_faults;
 pub(crate) mod relay;
+pub(crate) mod scene;
 pub(crate) mod sdk_driver;
 
 use std::fmt::Display;

@@ -60,8 +60,8 @@ async fn old_keys_open_and_what_they_sealed_is_sealed_anew() {
 
     place.timing.reseal_delay = Duration::ZERO;
     let store = place.open(&["new", "old"]);
-    eventually(&store, "resealing begins", |status| status.to_reseal > 0).await;
-    eventually(&store, "resealing ends", |status| status.to_reseal == 0).await;
+    eventually(&store, "resealing begins", |status| status.to_reseal > Some(0)).await;
+    eventually(&store, "resealing ends", |status| status.to_reseal == Some(0)).await;
     assert!(store.close(LONG).await);
 
     let store = place.open(&["new"]);
@@ -85,6 +85,7 @@ async fn keys_are_exchanged_live() {
     let items = Items::numbered(100, 1);
     put(&store, "set", &items).await;
     store.set_ring(ring(&["new", "old"]));
+    assert_eq!(store.status().to_reseal, None, "not before it was counted");
     assert_eq!(complete(&store, "set"), items);
     // A change comes before the set was sealed anew.
     let items = items.with(3, 2);
@@ -95,8 +96,8 @@ async fn keys_are_exchanged_live() {
     assert_eq!(complete(&store, "set"), items);
     put(&store, "late", &items).await;
     store.set_ring(ring(&["newest", "new"]));
-    eventually(&store, "resealing begins", |status| status.to_reseal > 0).await;
-    eventually(&store, "resealing ends", |status| status.to_reseal == 0).await;
+    eventually(&store, "resealing begins", |status| status.to_reseal > Some(0)).await;
+    eventually(&store, "resealing ends", |status| status.to_reseal == Some(0)).await;
     store.set_ring(ring(&["newest"]));
     assert_eq!(complete(&store, "set"), items);
     assert_eq!(complete(&store, "late"), items);
@@ -113,8 +114,8 @@ async fn an_incomplete_set_is_not_sealed_anew() {
     });
     place.timing.reseal_delay = Duration::ZERO;
     let store = place.open(&["new", "old"]);
-    eventually(&store, "resealing begins", |status| status.to_reseal > 0).await;
-    eventually(&store, "resealing ends", |status| status.to_reseal == 0).await;
+    eventually(&store, "resealing begins", |status| status.to_reseal > Some(0)).await;
+    eventually(&store, "resealing ends", |status| status.to_reseal == Some(0)).await;
     let SetRead::Found(found) = read(&store, "set").0 else { panic!() };
     assert_eq!((found.missing, found.undecodable), (1, 0));
     let old = SealingKey::derive("old").id();

@@ -1,0 +1,129 @@
+//! Which credential opens which environment at a moment: the table for the registry, and what has
+//! left it. Pure.
+//!
+//! A credential that stays keeps its lease, so that its streams go on; one that expired, was
+//! removed or moved to another environment loses it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::environment::Environment;
+use super::registry::{Access, Lease, Table};
+use crate::model::{Credential, EnvironmentRef, EnvironmentSpec, FilterKey, ListState};
+
+/// Who holds a lease, by credential and filter.
+type Leases = HashMap<(Credential, FilterKey), (EnvironmentRef, Arc<Lease>)>;
+
+/// What the newest table says, as far as the next one needs it.
+#[derive(Debug, Default)]
+pub(super) struct Credentials {
+    leases: Leases,
+    /// Keys that would open an environment if they did not open another one.
+    conflicts: HashSet<(Credential, EnvironmentRef)>,
+    /// The soonest end of a key.
+    next_expiry: Option<SystemTime>,
+}
+
+impl Credentials {
+    /// Whether a key of the newest table has expired since.
+    pub(super) fn has_expired(&self, now: SystemTime) -> bool {
+        self.next_expiry.is_some_and(|expiry| now > expiry)
+    }
+
+    /// The table of that moment, and the leases that end with it.
+    pub(super) fn rebuild(
+        &mut self,
+        list: ListState,
+        environments: Arc<[Arc<Environment>]>,
+        now: SystemTime,
+    ) -> (Table, Vec<(EnvironmentRef, Arc<Lease>)>) {
+        let mut draft = Draft {
+            table: Table::of(list, environments.clone()),
+            former: &self.leases,
+            next: Self::default(),
+        };
+        for environment in environments.iter() {
+            for (credential, expiry) in accepted(&environment.spec(), now) {
+                draft.admit(environment, credential, expiry);
+            }
+        }
+        for environment in environments.iter() {
+            draft.hold_anchor(environment);
+        }
+        let Draft { table, next, .. } = draft;
+        // Told once, not at every look for expired keys.
+        for (_, environment) in next.conflicts.difference(&self.conflicts) {
+            tracing::warn!(%environment, "a key of this environment already opens another one");
+        }
+        let former = std::mem::replace(self, next).leases;
+        let ended = former.into_iter().filter(|(key, (_, lease))| {
+            self.leases.get(key).is_none_or(|(_, kept)| !Arc::ptr_eq(kept, lease))
+        });
+        (table, ended.map(|(_, lease)| lease).collect())
+    }
+}
+
+/// A table in the making.
+struct Draft<'a> {
+    table: Table,
+    former: &'a Leases,
+    next: Credentials,
+}
+
+impl Draft<'_> {
+    /// Lets a credential open an environment, unless it opens another one already.
+    fn admit(
+        &mut self,
+        environment: &Arc<Environment>,
+        credential: Credential,
+        expiry: Option<SystemTime>,
+    ) {
+        let reference = &environment.reference;
+        let views = self.table.by_credential.entry(credential.clone()).or_default();
+        if views.iter().any(|(filter, _)| *filter == reference.filter) {
+            self.next.conflicts.insert((credential, reference.clone()));
+            return;
+        }
+        let key = (credential, reference.filter.clone());
+        let lease = match self.former.get(&key) {
+            Some((owner, lease)) if owner == reference => lease.clone(),
+            Some(_) | None => Arc::default(),
+        };
+        let access = Access { environment: environment.clone(), lease: lease.clone(), expiry };
+        views.push((reference.filter.clone(), access));
+        self.next.leases.insert(key, (reference.clone(), lease));
+        let soonest = self.next.next_expiry.into_iter().chain(expiry).min();
+        self.next.next_expiry = soonest;
+    }
+
+    /// Lets the former designated key in while the new one's connection is not live yet, unless
+    /// it belongs to another environment by now.
+    fn hold_anchor(&mut self, environment: &Arc<Environment>) {
+        let Some(held) = environment.held_anchor(&environment.spec()) else { return };
+        let credential = Credential::Sdk(held.value.clone());
+        let name = &environment.reference.environment;
+        let is_taken = self.table.by_credential.get(&credential).is_some_and(|views| {
+            views.iter().any(|(_, access)| access.environment.reference.environment != *name)
+        });
+        if !is_taken {
+            self.admit(environment, credential, None);
+        }
+    }
+}
+
+/// The credentials that open an environment at a moment.
+fn accepted(spec: &EnvironmentSpec, now: SystemTime) -> Vec<(Credential, Option<SystemTime>)> {
+    let keys = &spec.credentials;
+    let sdk = keys.sdk_keys.iter().map(|key| (Credential::Sdk(key.value.clone()), key.expiry));
+    let mobile =
+        keys.mobile_keys.iter().map(|key| (Credential::Mobile(key.value.clone()), key.expiry));
+    let id = keys.environment_id.iter().map(|id| (Credential::EnvironmentId(id.clone()), None));
+    // Refused strictly after the moment of expiry (ld-relay v8).
+    let valid = |(_, expiry): &(Credential, Option<SystemTime>)| expiry.is_none_or(|at| now <= at);
+    sdk.chain(mobile).chain(id).filter(valid).collect()
+}
+
+#[cfg(test)]
+#[path = "credentials_tests.rs"]
+mod tests;

@@ -1,0 +1,151 @@
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::environments::test_support::spec;
+use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome};
+use crate::model::{DataSet, Item, ItemKey, ItemKind};
+use crate::sealing::{KeyRing, SealingKey};
+use crate::storage::local::LocalStore;
+use crate::tasks::TaskGroup;
+use crate::upstream::{BaseUrl, FlagStreams, HttpClient, HttpClientSettings, StreamTimings};
+
+/// Only spent on failure.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A supervisor of environments whose upstream refuses, with an embedded store.
+struct Bench {
+    registry: Arc<Registry>,
+    changes: mpsc::Sender<Vec<EnvironmentChange>>,
+    local: LocalFlags,
+    tasks: TaskGroup,
+    _directory: TempDir,
+}
+
+impl Bench {
+    fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let ring = KeyRing::new(SealingKey::derive("key"), []);
+        let local = LocalFlags::new(LocalStore::open(directory.path(), ring).unwrap().store);
+        let client = HttpClient::new(&HttpClientSettings::default()).unwrap();
+        // Nobody listens on port 1.
+        let base = BaseUrl::parse("http://127.0.0.1:1").unwrap();
+        let settings = SupervisorSettings {
+            runner: RunnerSettings {
+                upstream: FlagStreams::new(client, base, StreamTimings::default()),
+                local: watch::Sender::new(LocalFlagsState::Open(local.clone())).subscribe(),
+                heartbeat: None,
+                load_permits: Arc::new(tokio::sync::Semaphore::new(1)),
+            },
+            sweep_interval: Duration::from_secs(60),
+        };
+        let registry = Arc::new(Registry::default());
+        let (changes, receiver) = mpsc::channel(1);
+        let supervisor = Supervisor::new(settings, registry.clone(), receiver);
+        let mut tasks = TaskGroup::new(&CancellationToken::new());
+        tasks.spawn("environments", |cancel| supervisor.run(cancel));
+        Self { registry, changes, local, tasks, _directory: directory }
+    }
+
+    async fn send(&self, changes: Vec<EnvironmentChange>) {
+        self.changes.send(changes).await.unwrap();
+    }
+
+    /// Adds the environment and waits until it serves what is stored.
+    async fn serve(&self, name: &str) -> DataSetId {
+        let id = DataSetId::new(&reference(name));
+        let mut data = DataSet::default();
+        let flag = ItemKey::new(ItemKind::Flag, "a");
+        data.upsert(&flag, Arc::new(Item::live(1, r#"{"key":"a","version":1}"#)));
+        self.local.replaced(&id, Arc::new(data));
+        assert!(self.local.store().flush(LIMIT).await);
+        self.send(vec![EnvironmentChange::Upsert(spec(name, "a"))]).await;
+        let serves = || {
+            let environment = self.registry.environment(&reference(name));
+            environment.is_some_and(|environment| environment.hub.snapshot().is_some())
+        };
+        until("it serves", serves).await;
+        id
+    }
+
+    fn is_stored(&self, id: &DataSetId) -> bool {
+        matches!(self.local.read_set(id).unwrap(), ReadOutcome::Complete(_))
+    }
+}
+
+fn reference(name: &str) -> EnvironmentRef {
+    spec(name, "a").reference.clone()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LIMIT, "{what} did not come about");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_that_is_gone_for_good_takes_its_stored_data_along() {
+    let bench = Bench::start();
+    let id = bench.serve("one").await;
+    bench
+        .send(vec![
+            EnvironmentChange::Remove(reference("one")),
+            EnvironmentChange::List(ListState::Authoritative),
+        ])
+        .await;
+    until("its data is gone", || !bench.is_stored(&id)).await;
+    assert!(bench.registry.environments().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_cached_list_is_no_reason_to_forget_data() {
+    let bench = Bench::start();
+    let id = bench.serve("one").await;
+    bench
+        .send(vec![
+            EnvironmentChange::Remove(reference("one")),
+            EnvironmentChange::List(ListState::Provisional),
+        ])
+        .await;
+    until("it is removed", || bench.registry.environments().is_empty()).await;
+    // All tasks have ended then.
+    assert!(bench.tasks.shutdown(LIMIT).await);
+    assert!(bench.local.store().flush(LIMIT).await);
+    let Bench { local, .. } = bench;
+    assert!(matches!(local.read_set(&id).unwrap(), ReadOutcome::Complete(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_environment_that_comes_back_at_once_is_served_anew() {
+    let bench = Bench::start();
+    bench.serve("one").await;
+    let first = bench.registry.environment(&reference("one")).unwrap();
+    bench.send(vec![EnvironmentChange::Remove(reference("one"))]).await;
+    bench.serve("one").await;
+    let second = bench.registry.environment(&reference("one")).unwrap();
+    assert!(!Arc::ptr_eq(&first, &second));
+    assert_eq!(first.status().connection.state.as_str(), "OFF");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_begins_when_its_time_has_come() {
+    let cancel = CancellationToken::new();
+    let begun = Instant::now();
+    Begin::AtOnce.reached(&cancel).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    Begin::After(Duration::from_secs(7)).reached(&cancel).await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(7));
+
+    let former = CancellationToken::new();
+    let waiting = Begin::AfterEndOf(former.clone()).reached(&cancel);
+    assert!(timeout(Duration::from_secs(60), waiting).await.is_err(), "the former one is there");
+    former.cancel();
+    Begin::AfterEndOf(former).reached(&cancel).await;
+
+    cancel.cancel();
+    let begun = Instant::now();
+    Begin::After(Duration::from_secs(7)).reached(&cancel).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waits for a task that shall not run");
+}

@@ -1,0 +1,70 @@
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::SystemTime;
+
+use super::*;
+use crate::model::{DataSet, Origin};
+use crate::streams::Hub;
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn body(hub: &Arc<Hub>, lease: &Arc<Lease>) -> EventBody {
+    EventBody {
+        subscription: hub.subscribe(StreamKind::All),
+        lease: lease.clone(),
+        drain: Arc::default(),
+        rest: Bytes::new(),
+        turn: None,
+        ends: None,
+        draining: false,
+    }
+}
+
+/// Polls until there is nothing to send; tells whether the stream is over.
+fn is_over(body: &mut EventBody, cx: &mut Context<'_>) -> bool {
+    loop {
+        match body.poll_next(cx) {
+            Poll::Ready(Some(_)) => {}
+            Poll::Ready(None) => return true,
+            Poll::Pending => return false,
+        }
+    }
+}
+
+#[test]
+fn a_revocation_is_noticed_whenever_it_comes() {
+    /// Enough to meet the few instructions in which a revocation could be lost.
+    const ROUNDS: usize = 20_000;
+    let hub = Arc::new(Hub::default());
+    let data = Arc::new(DataSet::default());
+    hub.replace(Arc::new(Snapshot::new(data, Origin::Live, SystemTime::UNIX_EPOCH)));
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| Arc::new(Lease::default())).collect();
+    let start = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for lease in &rounds {
+                start.wait();
+                lease.revoke();
+                hub.wake();
+                start.wait();
+            }
+        });
+        for lease in &rounds {
+            let mut body = body(&hub, lease);
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            start.wait();
+            let over = is_over(&mut body, &mut Context::from_waker(&waker));
+            start.wait();
+            assert!(over || woken.0.load(Ordering::SeqCst), "the stream would stay open");
+        }
+    });
+}
