@@ -17,4 +17,5 @@ mod local_store_kill;
 mod local_store_support;
 mod rungs;
 mod sdk_drivers;
+mod server;
 mod support;
