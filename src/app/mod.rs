@@ -202,9 +202,9 @@ impl App {
         if left > 0 {
             tracing::warn!(left, "streams were still open at the end of the grace period");
         }
-        // What is still being sent may go on for the rest of the grace period.
+        // Answers that are being sent may go on for the rest of the grace period.
         let rest = until.saturating_duration_since(Instant::now());
-        self.front.shutdown(rest.clamp(LAST_BYTES_GRACE, SHUTDOWN_GRACE)).await;
+        self.front.shutdown(rest.max(LAST_BYTES_GRACE)).await;
         self.parts.shutdown(SHUTDOWN_GRACE).await;
         let local = self.local.borrow().clone();
         if let LocalFlagsState::Open(local) = local

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Server;
 use super::body::Body;
-use super::pace::{HEAD_TIMEOUT, HeadTimer, Pace};
+use super::pace::{HEAD_TIMEOUT, HeadTimer, LATE_HEAD_TIMEOUT, Pace};
 use super::progress_io::ProgressIo;
 
 /// Largest head of a request. Contexts stand in paths of client-side routes, so it is generous.
@@ -58,8 +58,9 @@ where
 {
     let pace = Arc::new(Pace::default());
     let io = TokioIo::new(ProgressIo::new(socket, PROGRESS_TIMEOUT, pace.clone()));
+    let first_head = if came_late { LATE_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
     http1::Builder::new()
-        .timer(HeadTimer::new(pace.clone()))
+        .timer(HeadTimer::new(pace.clone(), first_head))
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(!came_late)

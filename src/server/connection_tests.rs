@@ -255,6 +255,9 @@ async fn while_leaving_each_connection_gets_its_answer_and_ends() {
     let answer = read_to_end(late).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("connection: close\r\n") && answer.contains("shutting down"));
+    let connected = Instant::now();
+    assert_eq!(read_to_end(bench.connect(1024)).await, "", "nobody is waited for");
+    assert_eq!(connected.elapsed(), LATE_HEAD_TIMEOUT);
     assert_eq!(bench.status_of("/all").await, "HTTP/1.1 503");
     assert_eq!(bench.status_of("/sdk/latest-all").await, "HTTP/1.1 200");
     // The open stream still gets its changes, and ends in order.

@@ -18,6 +18,10 @@ use tokio::time::Instant;
 /// connected, of later ones since their first byte (ld-relay v8: 10 s).
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same for the first request of who connects while the server is leaving, and would make it
+/// wait.
+pub(super) const LATE_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a connection may wait for its next request. Longer than load balancers keep
 /// connections to what is behind them (AWS: 1 min, Google: 10 min), because they would send
 /// requests into connections that are just being closed (ld-relay v8: no limit).
@@ -55,18 +59,20 @@ impl Pace {
 /// while its previous request is being answered.
 pub(super) struct HeadTimer {
     pace: Arc<Pace>,
+    first: Duration,
     before_first: AtomicBool,
 }
 
 impl HeadTimer {
-    pub(super) fn new(pace: Arc<Pace>) -> Self {
-        Self { pace, before_first: AtomicBool::new(true) }
+    /// A timer that waits so long for the first head.
+    pub(super) fn new(pace: Arc<Pace>, first: Duration) -> Self {
+        Self { pace, first, before_first: AtomicBool::new(true) }
     }
 
     fn wait(&self) -> HeadWait {
         let begun = self.before_first.swap(false, Ordering::Relaxed);
         self.pace.heard.store(false, Ordering::Relaxed);
-        let limit = if begun { HEAD_TIMEOUT } else { IDLE_TIMEOUT };
+        let limit = if begun { self.first } else { IDLE_TIMEOUT };
         let ends = Box::pin(tokio::time::sleep(limit));
         HeadWait { pace: self.pace.clone(), ends, begun }
     }
