@@ -47,6 +47,9 @@ const CACHE_RESULTS_MAX: usize = 4;
 /// How long parts may take to end, once clients are gone.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
+/// How long the last bytes of responses may take when the grace period is over.
+const LAST_BYTES_GRACE: Duration = Duration::from_millis(500);
+
 /// How often the end of all streams is looked for while leaving.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -199,7 +202,9 @@ impl App {
         if left > 0 {
             tracing::warn!(left, "streams were still open at the end of the grace period");
         }
-        self.front.shutdown(SHUTDOWN_GRACE).await;
+        // Answers that are being sent may go on for the rest of the grace period.
+        let rest = until.saturating_duration_since(Instant::now());
+        self.front.shutdown(rest.max(LAST_BYTES_GRACE)).await;
         self.parts.shutdown(SHUTDOWN_GRACE).await;
         let local = self.local.borrow().clone();
         if let LocalFlagsState::Open(local) = local

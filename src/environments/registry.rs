@@ -142,3 +142,26 @@ impl Registry {
         self.list.send_replace(list);
     }
 }
+
+#[cfg(test)]
+impl Registry {
+    /// A registry of one environment, which its SDK keys open, for tests of who reads it.
+    pub(crate) fn of_one(spec: crate::model::EnvironmentSpec) -> (Self, Arc<Environment>) {
+        let keys: Vec<_> = spec.credentials.sdk_keys.iter().map(|key| key.value.clone()).collect();
+        let filter = spec.reference.filter.clone();
+        let environment = Arc::new(Environment::new(Arc::new(spec), SystemTime::UNIX_EPOCH));
+        let access =
+            Access { environment: environment.clone(), lease: Arc::default(), expiry: None };
+        let views = vec![(filter, access)];
+        let registry = Self::default();
+        registry.swap(Table {
+            list: ListState::Authoritative,
+            environments: Arc::from([environment.clone()]),
+            by_credential: keys
+                .into_iter()
+                .map(|key| (Credential::Sdk(key), views.clone()))
+                .collect(),
+        });
+        (registry, environment)
+    }
+}

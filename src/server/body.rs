@@ -8,25 +8,26 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::streaming::EventBody;
+use super::turns::Payload;
 
 /// A response's body.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// Known whole; `None` once it was taken.
-    Full(Option<Bytes>),
+    /// Known whole.
+    Full(Payload),
     /// Events until something ends it.
     Events(Box<EventBody>),
 }
 
 impl Body {
     pub(super) fn empty() -> Self {
-        Self::Full(None)
+        Self::Full(Payload::default())
     }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self::Full((!bytes.is_empty()).then_some(bytes))
+        Self::Full(Payload::new(bytes, None))
     }
 }
 
@@ -39,7 +40,9 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Full(payload) => {
+                Poll::Ready(payload.next_piece().map(|bytes| Ok(Frame::data(bytes))))
+            }
             Self::Events(events) => {
                 events.poll_next(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
             }
@@ -48,16 +51,14 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Full(bytes) => bytes.is_none(),
+            Self::Full(payload) => payload.is_empty(),
             Self::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Full(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            Self::Full(payload) => SizeHint::with_exact(payload.len() as u64),
             Self::Events(_) => SizeHint::default(),
         }
     }

@@ -1,12 +1,17 @@
 //! From a request to its response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hyper::header::{HeaderValue, LOCATION};
+use bytes::Buf;
+use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
+use hyper::header::{EXPECT, HeaderValue, LOCATION};
 use hyper::{Request, Response, StatusCode};
 
 use super::Server;
 use super::body::Body;
+use super::pace::Pace;
 use super::polling::Poll;
 use super::responses::{empty, json, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
@@ -15,9 +20,30 @@ use crate::streams::StreamKind;
 
 const NOT_BUILT: &str = "This version of the relay does not serve this route yet";
 
+/// Most bytes of a request's body that are read although nobody wants them (Go: 256 KiB). A
+/// client that is still sending when the connection closes would not see its answer.
+const DISCARDED_BYTES_MAX: usize = 256 * 1024;
+
+/// How long such a body may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Server {
     /// Answers one request. Never fails: what goes wrong is a response.
-    pub(super) async fn handle<B>(self: Arc<Self>, request: Request<B>) -> Response<Body> {
+    pub(super) async fn handle<B>(&self, request: Request<B>, pace: &Arc<Pace>) -> Response<Body>
+    where
+        B: HttpBody + Unpin,
+    {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, ());
+        let response = self.respond(&request, pace).await;
+        // Who asks before sending a body sees the answer in time, and will not send it.
+        if !body.is_end_stream() && !request.headers().contains_key(EXPECT) {
+            discard(body).await;
+        }
+        response
+    }
+
+    async fn respond(&self, request: &Request<()>, pace: &Arc<Pace>) -> Response<Body> {
         let routed = route(request.method(), request.uri().path());
         let route = match routed {
             Routed::To(route) => route,
@@ -37,15 +63,15 @@ impl Server {
             Route::Flag(key) => (Auth::Sdk, Some(item(ItemKind::Flag, key))),
             Route::Segment(key) => (Auth::Sdk, Some(item(ItemKind::Segment, key))),
         };
-        let access = match self.select(&request, &auth).await {
+        let access = match self.select(request, &auth).await {
             Ok(access) => access,
             Err(refused) => return refused,
         };
         let environment_id = access.environment.spec().credentials.environment_id.clone();
         let mut response = match wanted {
             None => unavailable(NOT_BUILT),
-            Some(Wanted::Stream(kind)) => self.stream(access, kind).await,
-            Some(Wanted::Poll(poll)) => self.poll(&access, request.headers(), poll).await,
+            Some(Wanted::Stream(kind)) => self.stream(access, kind, pace).await,
+            Some(Wanted::Poll(poll)) => self.poll(&access, request.headers(), poll, pace).await,
         };
         // ld-relay v9; several SDKs read it.
         if let Some(id) = environment_id
@@ -55,6 +81,20 @@ impl Server {
         }
         response
     }
+}
+
+/// Reads what nobody wants, within bounds.
+async fn discard(mut body: impl HttpBody + Unpin) {
+    let mut seen = 0;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await
+            && seen <= DISCARDED_BYTES_MAX
+        {
+            seen += frame.data_ref().map_or(0, Buf::remaining);
+        }
+    };
+    // However it ends, the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
 enum Wanted {

@@ -1,38 +1,33 @@
 //! The listening socket and its connections.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::Server;
-use super::progress_io::ProgressIo;
+use super::{Server, connection};
 use crate::tasks::TaskGroup;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 /// Generous, because after an incident every SDK comes back at once.
 const BACKLOG: i32 = 65_535;
 
-/// How long a client may take to send its request's head (ld-relay v8: 10 s).
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection is silent before the kernel asks whether the peer is still there, and the
+/// time between its questions. Clients that vanished must not hold memory until the next day.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Largest head of a request. Contexts stand in paths of client-side routes, so it is generous.
-const HEAD_BYTES_MAX: usize = 256 * 1024;
-
-/// How long a client may leave what is sent to it unread.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// After this long without an acknowledgement from the peer the kernel gives a connection up, so
-/// that clients that vanished do not hold memory until the next day.
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
+/// After this long without an acknowledgement from the peer the kernel gives a connection up. It
+/// does so at the first unanswered question once this time has passed, so several questions must
+/// fit into it: they do get lost, above all when thousands of streams that began together are
+/// asked together.
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
+const _: () =
+    assert!(USER_TIMEOUT.as_secs() >= KEEPALIVE_IDLE.as_secs() + 5 * KEEPALIVE_INTERVAL.as_secs());
 
 /// Pause after a failed accept, which means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -95,14 +90,27 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Serves until it is told to stop. When the server begins to leave, connections end as soon
-    /// as their responses do.
+    /// Serves until it is told to stop, and then to the end of the responses that are under way:
+    /// whoever tells it to stop has begun the [`Drain`](super::Drain), with which each connection
+    /// ends after its response, and bounds the wait by dropping this.
     pub async fn serve(self, server: Arc<Server>, cancel: CancellationToken) {
-        let mut connections = TaskGroup::new(&cancel);
-        connections.spawn_many("list observer", {
+        let mut observer = TaskGroup::new(&cancel);
+        observer.spawn_many("list observer", {
             let server = server.clone();
             async move { server.observe_list().await }
         });
+        let mut connections = TaskGroup::new(&cancel);
+        self.accept(&server, &cancel, &mut connections).await;
+        while connections.ended().await.is_some() {}
+    }
+
+    /// Accepts connections until it is told to stop.
+    async fn accept(
+        self,
+        server: &Arc<Server>,
+        cancel: &CancellationToken,
+        connections: &mut TaskGroup,
+    ) {
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
@@ -114,7 +122,8 @@ impl Listener {
             match accepted {
                 Ok((stream, _)) => {
                     failing = false;
-                    connections.spawn_many("connection", connection(server.clone(), stream));
+                    prepare(&stream);
+                    connections.spawn_many("connection", connection::serve(server.clone(), stream));
                 }
                 Err(error) => {
                     if !failing {
@@ -140,38 +149,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves one connection until it ends.
-async fn connection(server: Arc<Server>, stream: TcpStream) {
-    prepare(&stream);
-    let io = TokioIo::new(ProgressIo::new(stream, PROGRESS_TIMEOUT));
-    let service = service_fn({
-        let server = server.clone();
-        move |request| {
-            let server = server.clone();
-            async move { Ok::<_, Infallible>(server.handle(request).await) }
-        }
-    });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
-    let mut serving = std::pin::pin!(http.serve_connection(io, service));
-    let drain = server.drain.clone();
-    let mut leaving = std::pin::pin!(drain.begun());
-    let outcome = tokio::select! {
-        outcome = serving.as_mut() => outcome,
-        () = leaving.as_mut() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "connection of a client ended early");
-    }
-}
-
 fn prepare(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let keepalive =
-        TcpKeepalive::new().with_time(USER_TIMEOUT).with_interval(Duration::from_secs(15));
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     // None of these is vital: a socket without them works, only less promptly.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);

@@ -3,9 +3,11 @@
 //! Nothing here names a database or dials LaunchDarkly.
 
 mod body;
+mod connection;
 mod drain;
 mod handlers;
 mod listener;
+mod pace;
 mod polling;
 mod progress_io;
 mod readiness;
@@ -14,11 +16,11 @@ mod routes;
 mod selection;
 mod status;
 mod streaming;
+mod turns;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use drain::Drain;
@@ -33,9 +35,6 @@ pub const INITIAL_PAYLOADS_MAX: usize = 512;
 
 /// Requests that may wait for their turn to receive a full payload.
 pub const INITIAL_PAYLOADS_QUEUED_MAX: usize = 20_000;
-
-/// How long a request may wait for its turn before it is told to come again.
-const INITIAL_PAYLOAD_WAIT: Duration = Duration::from_secs(10);
 
 /// How long one client may hold its turn (ld-relay v9: `sendTimeout`).
 pub const INITIAL_PAYLOAD_SEND: Duration = Duration::from_secs(120);
@@ -87,18 +86,8 @@ pub struct Server {
     drain: Arc<Drain>,
     status_members: StatusMembers,
     readiness: readiness::Readiness,
-    turns: Option<Turns>,
+    turns: Option<turns::Turns>,
     started_at: Instant,
-}
-
-/// Turns to receive a full payload.
-#[derive(Debug)]
-struct Turns {
-    /// Permits are turns.
-    slots: Arc<Semaphore>,
-    /// Permits are places in the queue.
-    queue: Semaphore,
-    send_timeout: Duration,
 }
 
 impl Server {
@@ -110,11 +99,7 @@ impl Server {
         drain: Arc<Drain>,
         status_members: StatusMembers,
     ) -> Self {
-        let turns = settings.initial_payloads.map(|bounds| Turns {
-            slots: Arc::new(Semaphore::new(bounds.concurrent_max.min(Semaphore::MAX_PERMITS))),
-            queue: Semaphore::new(bounds.queued_max.min(Semaphore::MAX_PERMITS)),
-            send_timeout: bounds.send_timeout,
-        });
+        let turns = settings.initial_payloads.map(turns::Turns::new);
         Self {
             registry,
             settings,

@@ -1,15 +1,18 @@
 //! Polling for server-side SDKs: all data, flags only, single items, each with an ETag.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hyper::header::{ETAG, EXPIRES, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
+use hyper::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use hyper::{Response, StatusCode};
 
 use super::Server;
 use super::body::Body;
-use super::responses::{empty, json, unavailable};
+use super::pace::Pace;
+use super::responses::{JSON, empty, unavailable};
 use super::selection::NO_DATA;
+use super::turns::Payload;
 use crate::environments::Access;
 use crate::model::ItemKey;
 use crate::streams::Snapshot;
@@ -31,24 +34,26 @@ impl Server {
         access: &Access,
         request: &HeaderMap,
         poll: Poll,
+        pace: &Arc<Pace>,
     ) -> Response<Body> {
         let environment = &access.environment;
         let Some(snapshot) = environment.hub.snapshot() else { return unavailable(NO_DATA) };
         let Some(tag) = tag(&snapshot, &poll) else { return empty(StatusCode::NOT_FOUND) };
         let ttl = environment.spec().ttl;
-        if request.get(IF_NONE_MATCH).is_some_and(|known| matches(known, &tag)) {
+        if request.get_all(IF_NONE_MATCH).iter().any(|known| matches(known, &tag)) {
             return cached_for(ttl, empty(StatusCode::NOT_MODIFIED));
         }
         let turn = match &poll {
-            Poll::LatestAll | Poll::LatestFlags => match self.turn().await {
+            Poll::LatestAll | Poll::LatestFlags => match self.turn(pace).await {
                 Ok(turn) => turn,
                 Err(busy) => return busy,
             },
             Poll::Item(_) => None,
         };
-        let body = body(&snapshot, &poll);
-        drop(turn);
-        let mut response = cached_for(ttl, json(StatusCode::OK, body));
+        // The turn lasts until the client has taken the body, not only until it was built.
+        let body = Payload::new(body(&snapshot, &poll), turn);
+        let mut response = cached_for(ttl, Response::new(Body::Full(body)));
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
         if let Ok(value) = HeaderValue::try_from(format!("W/\"{tag}\"")) {
             response.headers_mut().insert(ETAG, value);
         }

@@ -3,6 +3,8 @@
 //! Paths and methods are ld-relay v8's, and so is the order: the path decides first (404), then
 //! the method (405, without looking at credentials), then the credential.
 
+use std::fmt::Write as _;
+
 use hyper::Method;
 
 /// A path that is served.
@@ -42,7 +44,7 @@ pub(super) enum Routed {
     /// The path is known, the method is not one of its own.
     MethodNotAllowed,
     NotFound,
-    /// The path must be asked for in its clean form.
+    /// The path must be asked for in its clean form, which is this, percent-encoded.
     Moved(String),
 }
 
@@ -50,7 +52,7 @@ pub(super) enum Routed {
 pub(super) fn route(method: &Method, path: &str) -> Routed {
     let Some(decoded) = percent_decoded(path) else { return Routed::NotFound };
     if let Some(clean) = cleaned(&decoded) {
-        return Routed::Moved(clean);
+        return Routed::Moved(percent_encoded(&clean));
     }
     let segments: Vec<&str> = decoded.split('/').skip(1).collect();
     let Some((methods, route)) = lookup(&segments, method) else { return Routed::NotFound };
@@ -127,8 +129,25 @@ fn percent_decoded(path: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// The path as Go's URLs write it: a client must not read a query, a host or a line break into
+/// what was encoded.
+fn percent_encoded(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
 /// The clean form of a path with empty, `.` or `..` segments; `None` if it is clean already.
 fn cleaned(path: &str) -> Option<String> {
+    if path == "//" {
+        return Some("/".to_owned());
+    }
     let inner = path.strip_prefix('/').unwrap_or(path);
     let (inner, slash) = match inner.strip_suffix('/') {
         Some(inner) => (inner, "/"),
@@ -192,6 +211,14 @@ mod tests {
         check("GET /sdk/../all", Routed::Moved("/all".to_owned()));
         check("GET /sdk//flags/x/", Routed::Moved("/sdk/flags/x/".to_owned()));
         check("GET /../..", Routed::Moved("/".to_owned()));
+        check("GET //", Routed::Moved("/".to_owned()));
+        check("GET /all/.", Routed::Moved("/all".to_owned()));
+        check("GET /all//", Routed::Moved("/all/".to_owned()));
+        check(
+            "GET //%5Chost.example/%0d%0a?",
+            Routed::Moved("/%5Chost.example/%0D%0A%3F".to_owned()),
+        );
+        check("GET /sdk//flags/a%20%C3%A9", Routed::Moved("/sdk/flags/a%20%C3%A9".to_owned()));
     }
 
     #[test]

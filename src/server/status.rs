@@ -135,15 +135,16 @@ fn environment_status(
     let live = |items: &crate::model::ItemMap| {
         items.iter().filter(|(_, item)| !item.is_tombstone()).count()
     };
-    // With manual environments the name is the key of the map, and the other names are unknown.
-    let autoconfigured = !spec.environment_key.is_empty() || !spec.project_key.is_empty();
+    // ld-relay v8: manual environments show no names but the one that is the key of the map.
+    let autoconfigured = !spec.environment_key.is_empty();
+    let named = |name: &str| if autoconfigured { name.to_owned() } else { String::new() };
     EnvironmentStatus {
         sdk_key: obscured(keys.anchor.expose()),
         env_id: keys.environment_id.as_ref().map(|id| id.as_str().to_owned()),
         env_key: spec.environment_key.clone(),
-        env_name: if autoconfigured { spec.environment_name.clone() } else { String::new() },
-        proj_key: spec.project_key.clone(),
-        proj_name: spec.project_name.clone(),
+        env_name: named(&spec.environment_name),
+        proj_key: named(&spec.project_key),
+        proj_name: named(&spec.project_name),
         mobile_key: keys.primary_mobile.as_ref().map(|key| obscured(key.expose())),
         expiring_sdk_key: soonest.map(|key| obscured(key.value.expose())),
         sdk_keys: keys

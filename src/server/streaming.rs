@@ -10,20 +10,17 @@ use hyper::Response;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::Server;
 use super::body::Body;
 use super::drain::Drain;
+use super::pace::Pace;
 use super::responses::unavailable;
 use super::selection::NO_DATA;
-use super::{INITIAL_PAYLOAD_WAIT, Server};
+use super::turns::{Payload, Turn};
 use crate::environments::{Access, Lease};
 use crate::streams::{Next, Snapshot, StreamKind, Subscription};
-
-/// Size of the pieces in which a large event is handed to a connection, so that the turn for
-/// full payloads ends when the client has taken nearly all of it.
-const PIECE_BYTES: usize = 64 * 1024;
 
 const BUSY: &str = "Too many clients are being initialized at this moment";
 const LEAVING: &str = "The relay is shutting down";
@@ -34,14 +31,19 @@ const CONNECTION_TIME_JITTER: f64 = 0.1;
 
 impl Server {
     /// A stream of an environment's data.
-    pub(super) async fn stream(&self, access: Access, kind: StreamKind) -> Response<Body> {
+    pub(super) async fn stream(
+        &self,
+        access: Access,
+        kind: StreamKind,
+        pace: &Arc<Pace>,
+    ) -> Response<Body> {
         if self.drain.is_active() {
             return unavailable(LEAVING);
         }
         let Some(snapshot) = access.environment.hub.snapshot() else {
             return unavailable(NO_DATA);
         };
-        let turn = match self.turn().await {
+        let turn = match self.turn(pace).await {
             Ok(turn) => turn,
             Err(busy) => return busy,
         };
@@ -55,7 +57,7 @@ impl Server {
             subscription: access.environment.hub.subscribe(kind),
             lease: access.lease,
             drain: self.drain.clone(),
-            rest: Bytes::new(),
+            payload: Payload::default(),
             turn,
             ends: lifetime.map(|at| Box::pin(tokio::time::sleep_until(at))),
             draining: false,
@@ -71,42 +73,12 @@ impl Server {
         response
     }
 
-    /// Waits for a turn to receive a full payload.
-    pub(super) async fn turn(&self) -> Result<Option<Turn>, Response<Body>> {
-        let Some(turns) = &self.turns else { return Ok(None) };
-        let deadline = Instant::now() + turns.send_timeout;
-        if let Ok(permit) = turns.slots.clone().try_acquire_owned() {
-            return Ok(Some(Turn { _permit: permit, deadline, ends: None }));
+    /// Waits for a turn to receive a full payload; `None` without a limit.
+    pub(super) async fn turn(&self, pace: &Arc<Pace>) -> Result<Option<Turn>, Response<Body>> {
+        match &self.turns {
+            None => Ok(None),
+            Some(turns) => turns.take(pace).await.map(Some).ok_or_else(|| unavailable(BUSY)),
         }
-        let Ok(_place) = turns.queue.try_acquire() else { return Err(unavailable(BUSY)) };
-        let permit = turns.slots.clone().acquire_owned();
-        match tokio::time::timeout(INITIAL_PAYLOAD_WAIT, permit).await {
-            Ok(Ok(permit)) => {
-                let deadline = Instant::now() + turns.send_timeout;
-                Ok(Some(Turn { _permit: permit, deadline, ends: None }))
-            }
-            Ok(Err(_)) | Err(_) => Err(unavailable(BUSY)),
-        }
-    }
-}
-
-/// The right to receive a full payload at this moment, given back when it was handed over.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _permit: OwnedSemaphorePermit,
-    deadline: Instant,
-    /// Armed once the client makes us wait.
-    ends: Option<Pin<Box<Sleep>>>,
-}
-
-impl Turn {
-    /// Ready when the turn has been held for too long.
-    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline;
-        self.ends
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)))
-            .as_mut()
-            .poll(cx)
     }
 }
 
@@ -123,9 +95,9 @@ pub(super) struct EventBody {
     subscription: Subscription,
     lease: Arc<Lease>,
     drain: Arc<Drain>,
-    /// What is left of the event that is being handed over.
-    rest: Bytes,
-    /// Held until the first put was handed over.
+    /// What is left of the data set that is being handed over.
+    payload: Payload,
+    /// For the first data set.
     turn: Option<Turn>,
     /// When the stream ends by itself.
     ends: Option<Pin<Box<Sleep>>>,
@@ -136,49 +108,37 @@ pub(super) struct EventBody {
 impl EventBody {
     /// The next piece; `None` when the stream is over.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.lease.is_revoked() {
-            return Poll::Ready(None);
-        }
-        if !self.rest.is_empty() {
-            return Poll::Ready(self.piece(cx));
-        }
-        if self.is_over(cx) {
-            return Poll::Ready(None);
-        }
-        match self.subscription.poll_next(cx) {
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Next::Event(event))) => Poll::Ready(Some(event)),
-            Poll::Ready(Some(Next::Put(snapshot))) => {
-                self.rest = encoded(&snapshot, self.subscription.kind());
-                Poll::Ready(self.piece(cx))
+        loop {
+            if self.lease.is_revoked() {
+                return Poll::Ready(None);
             }
-            // Only from here on does waking the hub wake this stream: what ended it between the
-            // first look and now would not be noticed.
-            Poll::Pending if self.is_over(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            if let Some(piece) = self.payload.next_piece() {
+                return Poll::Ready(Some(piece));
+            }
+            self.follow_drain();
+            if let Some(ends) = &mut self.ends
+                && ends.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            match self.subscription.poll_next(cx) {
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Next::Event(event))) => return Poll::Ready(Some(event)),
+                Poll::Ready(Some(Next::Put(snapshot))) => {
+                    let put = encoded(&snapshot, self.subscription.kind());
+                    self.payload = Payload::new(put, self.turn.take());
+                }
+                // Whoever ends streams leaves a sign first and wakes them then. A sign that was
+                // left since we looked must not be missed: its wake may have come before we were
+                // listed to be woken.
+                Poll::Pending if self.is_told_to_end() => {}
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 
-    /// Whether something else than the hub has ended the stream.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.follow_drain();
-        self.lease.is_revoked()
-            || self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready())
-    }
-
-    fn piece(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
-        if let Some(turn) = &mut self.turn
-            && turn.poll_overdue(cx).is_ready()
-        {
-            tracing::debug!("client did not take its data in time; its stream is ended");
-            return None;
-        }
-        let piece = self.rest.split_to(PIECE_BYTES.min(self.rest.len()));
-        if self.rest.is_empty() {
-            self.rest = Bytes::new();
-            self.turn = None;
-        }
-        Some(piece)
+    fn is_told_to_end(&self) -> bool {
+        self.lease.is_revoked() || (self.drain.is_active() && !self.draining)
     }
 
     /// Once the process is leaving, the stream ends at a moment of its own.

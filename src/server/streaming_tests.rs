@@ -21,7 +21,7 @@ fn body(hub: &Arc<Hub>, lease: &Arc<Lease>) -> EventBody {
         subscription: hub.subscribe(StreamKind::All),
         lease: lease.clone(),
         drain: Arc::default(),
-        rest: Bytes::new(),
+        payload: Payload::default(),
         turn: None,
         ends: None,
         draining: false,

@@ -146,6 +146,15 @@ impl Inner {
     fn end(&self) -> u64 {
         self.first + self.ring.len() as u64
     }
+
+    /// Lists a client to be woken by what comes next.
+    fn wait<T>(&mut self, slot: usize, cx: &Context<'_>) -> Poll<T> {
+        match &mut self.waiting[slot] {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            waiting => *waiting = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
 }
 
 /// One client's place in the stream. Dropping it leaves the hub.
@@ -161,49 +170,41 @@ pub struct Subscription {
 impl Subscription {
     /// What to send next; `Ready(None)` when the stream is over.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
-        let hub = self.hub.clone();
+        let Self { hub, kind, next: place, slot } = self;
         let mut inner = hub.lock();
         if inner.closed {
             return Poll::Ready(None);
         }
         let whole = |inner: &Inner| inner.snapshot.clone().map(Next::Put);
-        let Some(mut next) = self.next.filter(|&next| next >= inner.first) else {
+        let Some(mut next) = place.filter(|&next| next >= inner.first) else {
             // The first put, or a resync.
             if let Some(put) = whole(&inner) {
-                self.next = Some(inner.end());
+                *place = Some(inner.end());
                 return Poll::Ready(Some(put));
             }
-            return self.wait(&mut inner, cx);
+            return inner.wait(*slot, cx);
         };
         while let Some(entry) = inner.ring.get((next - inner.first) as usize) {
             next += 1;
             let event = match entry {
                 Entry::Put => {
                     // The newest snapshot holds every change that is still in the ring.
-                    self.next = Some(inner.end());
+                    *place = Some(inner.end());
                     return Poll::Ready(whole(&inner));
                 }
-                Entry::Change(change) => match self.kind {
+                Entry::Change(change) => match kind {
                     StreamKind::All => Some(change.all.clone()),
                     StreamKind::Flags => change.flags.clone(),
                 },
                 Entry::Heartbeat => Some(HEARTBEAT),
             };
             if let Some(event) = event {
-                self.next = Some(next);
+                *place = Some(next);
                 return Poll::Ready(Some(Next::Event(event)));
             }
         }
-        self.next = Some(next);
-        self.wait(&mut inner, cx)
-    }
-
-    fn wait(&self, inner: &mut Inner, cx: &Context<'_>) -> Poll<Option<Next>> {
-        match &mut inner.waiting[self.slot] {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            waiting => *waiting = Some(cx.waker().clone()),
-        }
-        Poll::Pending
+        *place = Some(next);
+        inner.wait(*slot, cx)
     }
 
     /// Which stream this is.

@@ -19,5 +19,6 @@ mod local_store_support;
 mod rungs;
 mod sdk_drivers;
 mod sdk_outage;
+mod server;
 mod support;
 mod upstream_faults;

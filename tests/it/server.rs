@@ -1,0 +1,15 @@
+//! The SDK-facing server as its clients meet it: the real binary, byte by byte.
+
+mod bad_input;
+mod fixture;
+mod leaving;
+mod limits;
+mod not_built;
+mod polling;
+mod raw;
+mod readiness;
+mod routing;
+mod selection;
+mod slow_clients;
+mod status;
+mod streams;
