@@ -4,12 +4,14 @@
 //! failing one never delays another's addition, rotation or revocation.
 
 mod environment;
+mod load_queue;
 mod registry;
 mod runner;
 mod same_content;
 mod supervisor;
 
 pub use environment::{Environment, EnvironmentStatus, Loading};
+pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
 pub use supervisor::{Supervisor, SupervisorSettings};
