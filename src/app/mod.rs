@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Uri;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ use crate::autoconfig::stream_manager::{
     AutoConfigStatus, AutoConfigStreams, Channels, PATH, QUERY, StreamManager,
 };
 use crate::config::{AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config, ProxyLogin};
-use crate::environments::{Registry, RunnerSettings, Supervisor, SupervisorSettings};
+use crate::environments::{LoadQueue, Registry, RunnerSettings, Supervisor, SupervisorSettings};
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
 use crate::server::{BindError, Drain, InitialPayloads, Listener, Server, ServerSettings};
@@ -118,7 +118,7 @@ impl App {
                     ),
                     local: local.flags.clone(),
                     heartbeat: config.main.heartbeat_interval,
-                    load_permits: Arc::new(Semaphore::new(cores())),
+                    load_queue: LoadQueue::new(cores()),
                 },
                 sweep_interval: config.main.expired_credential_cleanup_interval,
             },

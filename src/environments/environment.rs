@@ -80,6 +80,11 @@ impl Environment {
         let _ = self.loading.subscribe().wait_for(|loading| *loading == Loading::Done).await;
     }
 
+    /// Whether somebody waits in [`loaded`](Self::loaded).
+    pub(super) fn is_awaited(&self) -> bool {
+        self.loading.receiver_count() > 0
+    }
+
     /// Whether a stored set may still arrive.
     pub fn is_loading(&self) -> bool {
         *self.loading.borrow() == Loading::InProgress

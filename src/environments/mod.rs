@@ -5,6 +5,7 @@
 
 mod credentials;
 mod environment;
+mod load_queue;
 mod registry;
 mod runner;
 mod same_content;
@@ -13,6 +14,7 @@ mod supervisor;
 mod test_support;
 
 pub use environment::{Environment, EnvironmentStatus, Loading};
+pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
 pub use supervisor::{Supervisor, SupervisorSettings};

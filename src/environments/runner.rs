@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::environment::Environment;
+use super::load_queue::LoadQueue;
 use super::same_content::same_content;
 use crate::flagstore::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
 use crate::model::{DataSet, EnvironmentRef, ErrorKind, Item, ItemKey, Origin, SdkKey};
@@ -28,9 +29,8 @@ pub struct RunnerSettings {
     pub local: watch::Receiver<LocalFlagsState>,
     /// Pause between heartbeats to clients; `None` sends none.
     pub heartbeat: Option<Duration>,
-    /// Bounds how many stored data sets are opened at once: one per core, so that the first is
-    /// done early instead of all being done late.
-    pub load_permits: Arc<Semaphore>,
+    /// Who reads its stored data next.
+    pub load_queue: Arc<LoadQueue>,
 }
 
 /// One upstream connection and the messages of it that no longer count.
@@ -98,7 +98,8 @@ impl Runner {
         let mut stored = std::pin::pin!(read_stored(
             self.settings.local.clone(),
             self.set_id.clone(),
-            self.settings.load_permits.clone(),
+            self.settings.load_queue.clone(),
+            self.environment.clone(),
         ));
         let mut stored_awaited = true;
         let mut heartbeat = self.settings.heartbeat.map(|pause| {
@@ -396,13 +397,13 @@ struct Stored {
 async fn read_stored(
     mut local: watch::Receiver<LocalFlagsState>,
     set_id: DataSetId,
-    permits: Arc<Semaphore>,
+    queue: Arc<LoadQueue>,
+    environment: Arc<Environment>,
 ) -> Stored {
     let Some(local) = LocalFlagsState::opened(&mut local).await else {
         return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
     };
-    // The semaphore is never closed; without a permit the read is merely less polite.
-    let _permit = permits.acquire().await;
+    let _turn = queue.turn(move || environment.is_awaited()).await;
     let reader = local.clone();
     let read = tokio::task::spawn_blocking(move || reader.read_set(&set_id)).await;
     let outcome = match read {

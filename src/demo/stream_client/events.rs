@@ -76,7 +76,7 @@ impl Splitter {
                 bytes = &bytes[1..];
                 continue;
             }
-            let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+            let Some(end) = line_end(bytes) else {
                 self.extend_line(bytes);
                 return;
             };
@@ -147,6 +147,19 @@ impl Splitter {
             items.push_back(StreamItem::Event(StreamEvent { name, data: data.into(), data_bytes }));
         }
     }
+}
+
+/// Where the first line ends. Whole blocks without an end are passed over at once, in a form that
+/// compilers turn into vector instructions: data lines are long.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    const BLOCK_BYTES: usize = 32;
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let passed = bytes
+        .chunks_exact(BLOCK_BYTES)
+        .take_while(|block| !block.iter().fold(false, |found, byte| found | is_end(byte)))
+        .count();
+    let from = passed * BLOCK_BYTES;
+    bytes[from..].iter().position(is_end).map(|at| from + at)
 }
 
 #[cfg(test)]

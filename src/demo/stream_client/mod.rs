@@ -14,14 +14,17 @@ mod reconnecting;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
@@ -31,11 +34,20 @@ use http::{BodyDecoder, ResponseHead};
 pub use events::{StreamEvent, StreamItem};
 pub use reconnecting::{Observation, ReconnectingClient};
 
-/// Bytes read from the socket at once. On the stack of the call: not held while waiting.
-const READ_BYTES: usize = 16 * 1024;
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Where a thread's clients read into, one after the other: no client holds a buffer while it
+    /// waits, and none is cleared for each read.
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// Bytes read at once until the response head is there.
+const HEAD_READ_BYTES: usize = 4 * 1024;
 
 /// Reads in a row before other tasks get their turn.
-const READS_MAX: usize = 16;
+const READS_MAX: usize = 4;
 
 /// How long connecting and the response head may take unless the target says otherwise.
 const OPENING_MAX: Duration = Duration::from_secs(30);
@@ -152,6 +164,9 @@ pub enum StreamClientError {
     CutShort,
 }
 
+/// How a stream ended; `None` while it has not.
+type End = Option<Result<(), StreamClientError>>;
+
 /// One open stream.
 #[derive(Debug)]
 pub struct StreamClient {
@@ -165,7 +180,7 @@ pub struct StreamClient {
     first_put_after: Option<Duration>,
     comments: u64,
     /// How the stream ended, told when all items have been given out.
-    end: Option<Result<(), StreamClientError>>,
+    end: End,
 }
 
 impl StreamClient {
@@ -232,10 +247,7 @@ impl StreamClient {
                 self.end = Some(Ok(()));
                 return end.map(|()| None);
             }
-            self.end = match self.stream.readable().await {
-                Ok(()) => self.read_ready(),
-                Err(error) => Some(Err(StreamClientError::Broken(error))),
-            };
+            self.end = std::future::poll_fn(|context| self.poll_read(context)).await;
         }
     }
 
@@ -265,26 +277,33 @@ impl StreamClient {
         self.stream.local_addr()
     }
 
-    /// Reads what is there without waiting; tells how the stream ended if it did. Not async, so
-    /// that the buffer is no part of any future.
-    fn read_ready(&mut self) -> Option<Result<(), StreamClientError>> {
-        let mut buffer = [0; READ_BYTES];
-        for _ in 0..READS_MAX {
-            let end = match self.stream.try_read(&mut buffer) {
-                Ok(0) if self.body.is_complete(true) => Some(Ok(())),
-                Ok(0) => Some(Err(StreamClientError::CutShort)),
-                Ok(count) => self.take_in(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) => Some(Err(StreamClientError::Broken(error))),
-            };
-            if end.is_some() {
-                return end;
+    /// Reads what is there; tells how the stream ended if it did.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut has_read = false;
+            for _ in 0..READS_MAX {
+                let mut room = ReadBuf::new(buffer);
+                let read = Pin::new(&mut self.stream).poll_read(context, &mut room);
+                let end = match read {
+                    Poll::Pending if has_read => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => Some(Err(StreamClientError::Broken(error))),
+                    Poll::Ready(Ok(())) => match room.filled() {
+                        [] if self.body.is_complete(true) => Some(Ok(())),
+                        [] => Some(Err(StreamClientError::CutShort)),
+                        bytes => self.take_in(bytes),
+                    },
+                };
+                if end.is_some() {
+                    return Poll::Ready(end);
+                }
+                has_read = true;
             }
-        }
-        None
+            Poll::Ready(None)
+        })
     }
 
-    fn take_in(&mut self, mut bytes: &[u8]) -> Option<Result<(), StreamClientError>> {
+    fn take_in(&mut self, mut bytes: &[u8]) -> End {
         let known = self.items.len();
         let end = loop {
             match self.body.next(&mut bytes) {
@@ -331,7 +350,7 @@ async fn read_head(stream: &TcpStream) -> Result<(ResponseHead, Vec<u8>), Stream
 }
 
 fn read_some(stream: &TcpStream, held: &mut Vec<u8>) -> Result<(), StreamClientError> {
-    let mut buffer = [0; READ_BYTES];
+    let mut buffer = [0; HEAD_READ_BYTES];
     match stream.try_read(&mut buffer) {
         Ok(0) => Err(StreamClientError::CutShort),
         Ok(count) => {
