@@ -17,4 +17,9 @@ mod local_store_kill;
 mod local_store_support;
 mod rungs;
 mod sdk_drivers;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+#[macro_use]
+mod shared_cache;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod secrets;
 mod support;
