@@ -8,6 +8,7 @@ use super::database::Kind;
 use super::scene::{
     CACHE_KEY, NEVER, OFTEN, Scene, assert_later, shared, wait_for_shared, wait_until_stored,
 };
+use crate::support::eventually;
 
 on_every_database!(
     a_relay_on_a_new_machine_knows_its_environments,
@@ -28,13 +29,13 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
     let tier = shared(&status);
     assert_eq!((tier["records"].as_u64(), tier["complete"].as_bool()), (Some(4), Some(true)));
     assert!(tier["writtenAt"].is_u64(), "{tier}");
-    assert_eq!(status["autoConfigCache"]["local"]["state"], "empty");
-    assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
     let status = relay
         .wait_for_status("the environments are known", |status| {
             status["environments"].as_object().unwrap().len() == 6
+                && status["autoConfigCache"]["local"]["state"] == "empty"
         })
         .await;
+    assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
     for index in 0..3 {
         let id = environment_id(index);
         assert_eq!(status["environments"][&id]["data"]["origin"], "none");
@@ -64,8 +65,13 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
     scene.launchdarkly.clear_faults();
     scene.launchdarkly.cut_connections();
     relay.wait_until_healthy(6).await;
-    let unknown = relay.get_with_key("/all", "sdk-of-nobody").await;
-    assert_eq!(unknown.status, 401, "the list is confirmed");
+    eventually("the list is confirmed", async || {
+        match relay.get_with_key("/all", "sdk-of-nobody").await.status {
+            401 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
     wait_until_stored(&relay).await;
     assert_eq!(scene.rows().await, filled, "what is there already is not written");
 }

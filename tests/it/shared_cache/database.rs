@@ -222,7 +222,9 @@ impl CacheDatabase {
                 let entries: Vec<Value> = serde_json::from_slice(&body).unwrap();
                 let row = |entry: &Value| {
                     let name = entry["Key"].as_str().unwrap().strip_prefix(&prefix).unwrap();
-                    let value = STANDARD.decode(entry["Value"].as_str().unwrap()).unwrap();
+                    // An empty value is `null` there.
+                    let value = entry["Value"].as_str().unwrap_or_default();
+                    let value = STANDARD.decode(value).unwrap();
                     (name.to_owned(), value)
                 };
                 entries.iter().map(row).collect()

@@ -150,6 +150,22 @@ async fn a_missing_table_of_dynamodb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_aws_without_region_or_credentials() {
+    let scene = Scene::on(Kind::DynamoDb, 2, 1).await;
+    for (missing, error) in
+        [("AWS_REGION", "no AWS region is configured"), ("AWS_ACCESS_KEY_ID", "credential")]
+    {
+        let settings = scene.relay(&TempDir::new().unwrap(), NEVER).without(missing);
+        // What the machine under the tests may know is not asked.
+        let relay = settings.with("AWS_EC2_METADATA_DISABLED", "true").start().unwrap();
+        relay.wait_until_healthy(2).await;
+        wait_for_error(&relay, error).await;
+        assert_eq!(relay.get("/readyz", &[]).await.status, 200);
+        assert_eq!(complaints(&relay).1, 1, "{}", relay.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_token_of_consul() {
     let scene = Scene::new(CacheDatabase::start_consul_with_acl().await, 2, 1);
     let folder = TempDir::new().unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pilotlight::autoconfig::cache::Row;
 use pilotlight::autoconfig::cache::codec::Codec;
+use pilotlight::autoconfig::cache::manifest::Manifest;
 use pilotlight::demo::composed_data::{environment, environment_id};
 use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use pilotlight::demo::representations::{EnvironmentRep, FilterRep, KeyRep};
@@ -51,7 +52,7 @@ pub(crate) struct Scene {
 pub(crate) struct Found {
     /// `env:ID@version`, `filter:ID@version`.
     pub(crate) records: BTreeSet<String>,
-    /// Whether the manifest counts as many, and there is one.
+    /// Whether there is a manifest that vouches for exactly these.
     pub(crate) is_whole: bool,
     /// Rows that do not open.
     pub(crate) closed: usize,
@@ -93,7 +94,10 @@ impl Scene {
     /// Starts a relay and waits until the cache holds what LaunchDarkly says.
     pub(crate) async fn filled_by(&self, settings: &RelaySettings) -> RelayProcess {
         let relay = settings.start().unwrap();
-        self.wait_until_whole().await;
+        eventually("the cache is filled", async || {
+            self.look().await.map_err(|complaint| format!("{complaint}; log:\n{}", relay.log()))
+        })
+        .await;
         wait_until_stored(&relay).await;
         relay
     }
@@ -218,16 +222,15 @@ pub(crate) fn open(rows: &Rows, keys: &[&str]) -> Found {
         revision: 0,
     };
     let opened = codec(keys).open_all(&rows.iter().map(row).collect::<Vec<_>>());
-    let texts: BTreeMap<String, String> =
+    let mut texts: BTreeMap<String, String> =
         opened.records.into_iter().map(|(name, (_, record))| (name, record.text)).collect();
-    let manifest: Option<Value> =
-        texts.get(MANIFEST).map(|text| serde_json::from_str(text).unwrap());
-    let mut records = BTreeSet::new();
-    for (name, text) in texts.iter().filter(|(name, _)| *name != MANIFEST) {
+    let manifest = texts.remove(MANIFEST).as_deref().and_then(Manifest::decode);
+    let is_whole = manifest.is_some_and(|manifest| manifest.vouches_for(&texts));
+    let record = |(name, text): (&String, &String)| {
         let record: Value = serde_json::from_str(text).unwrap();
-        records.insert(format!("{name}@{}", record["data"]["version"]));
-    }
-    let is_whole = manifest.is_some_and(|manifest| manifest["count"] == records.len());
+        format!("{name}@{}", record["data"]["version"])
+    };
+    let records = texts.iter().map(record).collect();
     Found { records, is_whole, closed: opened.skipped.total() }
 }
 
