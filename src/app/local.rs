@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::keys::Secrets;
 use crate::autoconfig::cache::report::{ReadState, SharedReport};
@@ -10,7 +11,8 @@ use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::config::LocalStoreConfig;
 use crate::flagstore::{LocalFlags, LocalFlagsState};
-use crate::storage::local::{KeyFileWarning, LocalStore, Opened, SetAsideReason};
+use crate::sealing::KeyRing;
+use crate::storage::local::{KeyFileWarning, LocalStore, LocalStoreStatus, Opened, SetAsideReason};
 use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 
@@ -45,12 +47,12 @@ pub(super) fn open(
             let opening = tokio::task::spawn_blocking(move || first_usable(&directories, &now));
             let opened = opening.await.unwrap_or_else(|error| Err(Chain(&error).to_string()));
             match opened {
-                Ok((directory, opened)) => {
+                Ok(Usable { directory, ring, opened }) => {
                     note(&opened, &directory);
                     let store = opened.store;
                     flags_sender
                         .send_replace(LocalFlagsState::Open(LocalFlags::new(store.clone())));
-                    follow(&store, &directory, secrets, &cancel).await;
+                    Following { store, directory, ring, secrets }.run(&cancel).await;
                 }
                 Err(problem) => {
                     tracing::error!(
@@ -69,8 +71,15 @@ pub(super) fn open(
     Local { flags, problem, is_off }
 }
 
+/// A store that could be opened.
+struct Usable {
+    directory: PathBuf,
+    ring: KeyRing,
+    opened: Opened,
+}
+
 /// Opens the store in the first directory where that works.
-fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<(PathBuf, Opened), String> {
+fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<Usable, String> {
     let mut problems = Vec::new();
     for directory in directories {
         let opened = secrets
@@ -84,10 +93,12 @@ fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<(PathBuf, 
                         "others than this user may read the key of the local store; mode 0600 is better"
                     );
                 }
-                LocalStore::open(directory, ring).map_err(|error| Chain(&error).to_string())
+                LocalStore::open(directory, ring.clone())
+                    .map(|opened| Usable { directory: directory.clone(), ring, opened })
+                    .map_err(|error| Chain(&error).to_string())
             });
         match opened {
-            Ok(opened) => return Ok((directory.clone(), opened)),
+            Ok(usable) => return Ok(usable),
             Err(problem) => problems.push(problem),
         }
     }
@@ -119,50 +130,89 @@ fn note(opened: &Opened, directory: &Path) {
 }
 
 /// Exchanges the store's keys when they change, and tells of its troubles once each.
-async fn follow(
-    store: &LocalStore,
-    directory: &Path,
-    mut secrets: watch::Receiver<Secrets>,
-    cancel: &tokio_util::sync::CancellationToken,
-) {
-    let mut status = store.subscribe();
-    let mut troubled = false;
-    let mut replaced = 0;
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            Ok(()) = secrets.changed() => {
-                let now = secrets.borrow_and_update().clone();
-                match now.local_ring(directory) {
-                    Ok((ring, _)) => store.set_ring(ring),
-                    Err(error) => tracing::error!(
-                        error = %Chain(&error),
-                        "the local store keeps its former key"
-                    ),
+struct Following {
+    store: LocalStore,
+    directory: PathBuf,
+    ring: KeyRing,
+    secrets: watch::Receiver<Secrets>,
+}
+
+impl Following {
+    async fn run(mut self, cancel: &CancellationToken) {
+        let mut status = self.store.subscribe();
+        // What was set aside at the start was told of.
+        let set_aside = status.borrow().set_aside.clone();
+        let mut before = LocalStoreStatus { set_aside, ..LocalStoreStatus::default() };
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Ok(()) = self.secrets.changed() => self.exchange_keys(),
+                Ok(()) = status.changed() => {
+                    let now = status.borrow_and_update().clone();
+                    self.on_status(&before, &now);
+                    before = now;
                 }
+                else => return,
             }
-            Ok(()) = status.changed() => {
-                let now = status.borrow_and_update().clone();
-                match &now.problem {
-                    Some(problem) if !troubled => tracing::error!(
-                        problem = problem.text,
-                        pending = now.pending,
-                        "the local store cannot be written; trying again in the background"
-                    ),
-                    None if troubled => tracing::info!("the local store is written again"),
-                    Some(_) | None => {}
-                }
-                troubled = now.problem.is_some();
-                if now.replaced > replaced {
-                    replaced = now.replaced;
-                    tracing::error!(
-                        set_aside = ?now.set_aside.as_ref().map(|aside| aside.path.display().to_string()),
-                        "the local store was damaged while in use; it was set aside and is written \
-                         anew from memory"
-                    );
-                }
+        }
+    }
+
+    fn exchange_keys(&mut self) {
+        let secrets = self.secrets.borrow_and_update().clone();
+        match secrets.local_ring(&self.directory) {
+            Ok((ring, _)) => {
+                self.ring = ring;
+                self.store.set_ring(self.ring.clone());
             }
-            else => return,
+            Err(error) => tracing::error!(
+                error = %Chain(&error),
+                "the local store keeps its former key"
+            ),
+        }
+    }
+
+    fn on_status(&mut self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
+        match (&before.problem, &now.problem) {
+            (None, Some(problem)) => tracing::error!(
+                problem = problem.text,
+                pending = now.pending,
+                "the local store cannot be written; trying again in the background"
+            ),
+            (Some(_), None) => tracing::info!("the local store is written again"),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        if now.replaced > before.replaced {
+            match now.set_aside.as_ref().filter(|_| now.set_aside != before.set_aside) {
+                Some(aside) => tracing::error!(
+                    cause = aside.cause,
+                    set_aside = %aside.path.display(),
+                    "the local store was damaged while in use; it was set aside and is written \
+                     anew from memory"
+                ),
+                None => tracing::error!(
+                    directory = %self.directory.display(),
+                    "the file of the local store was removed while in use; it is written anew from \
+                     memory"
+                ),
+            }
+            self.look_after_key_file();
+        }
+    }
+
+    /// The key beside the store may have gone with it (design D33). What is stored by now is
+    /// sealed under the old one, and sealed anew under the one that is made in its place.
+    fn look_after_key_file(&mut self) {
+        match self.secrets.borrow().local_ring(&self.directory) {
+            Ok((fresh, _)) if fresh.current().id() != self.ring.current().id() => {
+                let former = fresh.keys().iter().chain(self.ring.keys()).cloned();
+                self.ring = KeyRing::new(fresh.current().clone(), former);
+                self.store.set_ring(self.ring.clone());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(
+                error = %Chain(&error),
+                "the key file of the local store cannot be made again"
+            ),
         }
     }
 }

@@ -86,12 +86,17 @@ pub struct CachedSet {
 impl CachedSet {
     /// Whether this set should take the place of another cached set.
     ///
-    /// Manifests are compared by time, then sequence. Without two manifests the versions of
-    /// LaunchDarkly decide: newer is a set with some record at a higher version and none at a
-    /// lower one; otherwise a set with a manifest is preferred, and what is served stays.
+    /// Manifests are compared by time, then sequence. Where one is missing, or does not vouch for
+    /// its records (a relay may have been killed between the two), the versions of LaunchDarkly
+    /// come first: newer is a set with some record at a higher version and none at a lower one.
+    /// Otherwise a set with a manifest is preferred, and what is served stays.
     pub fn is_newer_than(&self, other: &Self) -> bool {
-        if let (Some(mine), Some(theirs)) = (self.stamp, other.stamp) {
-            return mine > theirs;
+        let by_stamp = match (self.stamp, other.stamp) {
+            (Some(mine), Some(theirs)) => mine > theirs,
+            (mine, theirs) => mine.is_some() && theirs.is_none(),
+        };
+        if self.complete && other.complete {
+            return by_stamp;
         }
         let (mut higher, mut lower) = (false, false);
         for (id, mine) in &self.records.environments {
@@ -103,7 +108,7 @@ impl CachedSet {
         match (higher, lower) {
             (true, false) => true,
             (false, true) => false,
-            (true, true) | (false, false) => self.stamp.is_some() && other.stamp.is_none(),
+            (true, true) | (false, false) => by_stamp,
         }
     }
 }
@@ -171,6 +176,13 @@ mod tests {
         check(&old, &foreign(5), true);
         check(&foreign(5), &old, false);
         check(&set(None, &[("a", 6), ("b", 0)]), &set(None, &[("a", 5), ("b", 1)]), false);
+        // A manifest that was not written any more does not speak for its records.
+        let killed =
+            |version| CachedSet { complete: false, ..set(Some((9, 1)), &[("a", version)]) };
+        check(&killed(6), &old, true);
+        check(&old, &killed(6), false);
+        check(&killed(5), &old, false);
+        check(&old, &killed(5), true);
     }
 
     #[test]

@@ -10,7 +10,11 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
@@ -139,10 +143,7 @@ impl DynamoDbDialer {
         }
         let region = match &self.settings.region {
             Some(name) => Some(Region::new(name.clone())),
-            None => {
-                let chain = RegionProviderChain::default_provider();
-                timeout(REGION_TIMEOUT, chain.region()).await.unwrap_or_default()
-            }
+            None => timeout(REGION_TIMEOUT, region_chain().region()).await.unwrap_or_default(),
         };
         let region = region.ok_or_else(|| StoreError::Refused(Box::new(NoRegion)))?;
         let timeouts = TimeoutConfig::builder()
@@ -179,6 +180,15 @@ fn is_web_url(text: &str) -> bool {
     text.parse::<http::Uri>().is_ok_and(|uri| {
         uri.authority().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
     })
+}
+
+/// AWS's default chain, with our client for its last link: the SDK is built without one of its
+/// own, and panics where it needs it.
+fn region_chain() -> RegionProviderChain {
+    let config = ProviderConfig::without_region().with_http_client(http_client());
+    RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(ImdsRegionProvider::builder().configure(&config).build())
 }
 
 fn http_client() -> SharedHttpClient {

@@ -20,5 +20,10 @@ mod rungs;
 mod sdk_drivers;
 mod sdk_outage;
 mod server;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+#[macro_use]
+mod shared_cache;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod secrets;
 mod support;
 mod upstream_faults;

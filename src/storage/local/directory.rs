@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -36,7 +36,7 @@ pub(super) struct Directory {
     path: PathBuf,
     /// `None` on file systems without locks, and on those that take no writes and have none yet;
     /// the database's own lock is left then.
-    _lock: Option<File>,
+    lock: Option<File>,
     /// Lets the database's files fail on command.
     #[cfg(test)]
     pub(super) faults: super::backend::Faults,
@@ -64,10 +64,35 @@ impl Directory {
         };
         Ok(Self {
             path: path.to_owned(),
-            _lock: held,
+            lock: held,
             #[cfg(test)]
             faults: super::backend::Faults::default(),
         })
+    }
+
+    /// Whether the lock and the database are still where they were made. Somebody may remove them
+    /// while they are open, and then everything that is written is lost with the process.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.is_lock_in_place() && self.database().try_exists().unwrap_or(true)
+    }
+
+    fn is_lock_in_place(&self) -> bool {
+        let Some(lock) = &self.lock else { return true };
+        let identity = |data: fs::Metadata| (data.dev(), data.ino());
+        match fs::metadata(self.path.join(LOCK_NAME)).map(identity) {
+            Ok(found) => lock.metadata().map(identity).is_ok_and(|held| held == found),
+            Err(error) => {
+                !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+        }
+    }
+
+    /// Makes the directory again if need be, and takes the lock that is there.
+    pub(super) fn hold_again(&mut self) -> Result<(), LocalStoreError> {
+        if !self.is_lock_in_place() {
+            self.lock = Self::hold(&self.path)?.lock;
+        }
+        Ok(())
     }
 
     /// A switch for a database that is about to be opened.
@@ -187,6 +212,30 @@ mod tests {
         drop(held);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(Directory::hold(&path).unwrap().is_open_to_others());
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_is_noticed_and_made_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a");
+        let mut held = Directory::hold(&path).unwrap();
+        fs::write(held.database(), "").unwrap();
+        assert!(held.is_in_place());
+        fs::remove_file(held.database()).unwrap();
+        assert!(!held.is_in_place());
+        held.hold_again().unwrap();
+        fs::write(held.database(), "").unwrap();
+        assert!(held.is_in_place());
+        fs::remove_dir_all(&path).unwrap();
+        assert!(!held.is_in_place());
+        let other = Directory::hold(&path).unwrap();
+        fs::write(other.database(), "").unwrap();
+        assert!(!held.is_in_place(), "it is another one's");
+        assert!(matches!(held.hold_again(), Err(LocalStoreError::InUse { .. })));
+        drop(other);
+        held.hold_again().unwrap();
+        assert!(held.is_in_place() && !held.is_open_to_others());
+        assert!(matches!(Directory::hold(&path), Err(LocalStoreError::InUse { .. })));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | the disk refuses | the file is opened anew, so that it can be read | tried again with pauses |
 //! | damage, for the first time | the file is opened anew | tried again at once |
 //! | damage again | the file is set aside, an empty one made | all known sets are stored again |
+//! | somebody removed the file | it is made anew, with its directory | all known sets are stored again |
 //! | a reader found damage | nothing: the rest of the file can still be read | as damage again, when there is something to store |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -177,7 +178,9 @@ impl Writer {
             let mut requests = self.shared.requests();
             if requests.pending.is_empty() { None } else { requests.damage.take() }
         };
-        if let Some(fault) = damage {
+        if !self.directory.is_in_place() {
+            self.begin_again();
+        } else if let Some(fault) = damage {
             self.recreate(&fault);
         }
         let (batch, flushes, stopping) = {
@@ -333,6 +336,17 @@ impl Writer {
             Ok(Opening::Made) => self.replaced(None),
             Ok(Opening::Replaced(set_aside)) => self.replaced(Some(set_aside)),
             Err(error) => self.not_open(&error),
+        }
+    }
+
+    /// Somebody removed the file under our feet: what is written to it would go with this process.
+    fn begin_again(&mut self) {
+        match self.directory.hold_again() {
+            Ok(()) => self.reopen(),
+            Err(error) => {
+                self.shared.holder.close();
+                self.not_open(&error);
+            }
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) struct RelaySettings {
     variables: BTreeMap<String, String>,
     arguments: Vec<String>,
+    /// A program with its arguments that gets the relay's command and becomes the relay.
+    wrapper: Vec<String>,
 }
 
 impl RelaySettings {
@@ -48,8 +50,11 @@ impl RelaySettings {
 
     /// Nothing but the address: for relays that are configured by a file.
     pub(crate) fn empty() -> Self {
-        let settings =
-            Self { variables: BTreeMap::new(), arguments: vec!["--from-env".to_owned()] };
+        let settings = Self {
+            variables: BTreeMap::new(),
+            arguments: vec!["--from-env".to_owned()],
+            wrapper: vec![],
+        };
         settings
             .with("BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
             .with("GRACEFUL_SHUTDOWN_TIMEOUT", "2s")
@@ -70,6 +75,17 @@ impl RelaySettings {
         self
     }
 
+    /// The variables as they are so far.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.variables
+    }
+
+    /// Starts the relay by another program that prepares things and then becomes the relay.
+    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Starts the relay on a free port.
     pub(crate) fn start(&self) -> anyhow::Result<RelayProcess> {
         self.start_at(free_address()?)
@@ -80,7 +96,10 @@ impl RelaySettings {
         let directory = TempDir::new()?;
         let log = directory.path().join("relay.log");
         let out = std::fs::File::create(&log)?;
-        let child = Command::new(program())
+        let mut words = self.wrapper.iter().map(String::as_str).chain([program()]);
+        let first = words.next().context("there is always the relay's program")?;
+        let child = Command::new(first)
+            .args(words)
             .args(&self.arguments)
             .env_clear()
             .env("PORT", address.port().to_string())

@@ -288,3 +288,37 @@ async fn files_that_cannot_be_used_are_set_aside() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_store_that_was_removed_is_made_again_from_memory() {
+    let place = Place::new();
+    let store = place.open(&["key"]);
+    let items = Items::numbered(100, 1);
+    let served = items.shared();
+    store.replace_set(&SetId::new("a"), served.clone());
+    assert!(store.flush(LONG).await);
+    fs::remove_dir_all(place.parent.path()).unwrap();
+    // The next change brings back what is served, and tells owners of named records.
+    put(&store, "b", &Items::numbered(3, 1)).await;
+    let status = store.status();
+    assert_eq!((status.replaced, status.available, status.pending), (1, true, 0));
+    assert_eq!((status.set_aside, status.problem), (None, None));
+    let store = place.reopened(&store).await;
+    assert_eq!(read(&store, "a").1, items);
+    assert_eq!(read(&store, "b").1, Items::numbered(3, 1));
+
+    // Where it cannot be made again, that shows, and ends when it can.
+    fs::remove_dir_all(place.parent.path()).unwrap();
+    fs::write(place.parent.path(), "in the way").unwrap();
+    store.replace_set(&SetId::new("a"), served.clone());
+    assert!(!store.flush(LONG).await);
+    let status = store.status();
+    assert!(!status.available && status.problem.is_some(), "{status:?}");
+    fs::remove_file(place.parent.path()).unwrap();
+    let mut following = store.subscribe();
+    let stored = following.wait_for(|status| status.problem.is_none() && status.available);
+    tokio::time::timeout(LONG, stored).await.unwrap().unwrap();
+    assert!(store.flush(LONG).await);
+    let store = place.reopened(&store).await;
+    assert_eq!(read(&store, "a").1, items);
+}

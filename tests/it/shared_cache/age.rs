@@ -1,0 +1,80 @@
+//! How old a cached set may be.
+
+use std::time::{Duration, SystemTime};
+
+use pilotlight::autoconfig::cache::manifest::Manifest;
+use pilotlight::autoconfig::record_set::Stamp;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::database::Kind;
+use super::scene::{
+    KEY, NEVER, OFTEN, SEALED, Scene, codec, manifest_row, shared, wait_for_shared,
+    wait_until_stored,
+};
+use crate::support::relay::RelaySettings;
+
+on_every_database!(cached_environments_that_are_too_old_are_refused);
+
+const MAX_AGE: &str = "AUTO_CONFIG_CACHE_MAX_AGE";
+
+/// Makes the set of the shared cache look as if it had been confirmed so long ago.
+async fn grow_old(scene: &Scene, age: Duration) {
+    let codec = codec(&[KEY]);
+    let rows = scene.rows().await;
+    let row = pilotlight::autoconfig::cache::Row {
+        name: manifest_row(),
+        value: rows[&manifest_row()].clone().into(),
+        revision: 0,
+    };
+    let manifest = Manifest::decode(&codec.open(&row).unwrap().text).unwrap();
+    let stamp = Stamp { written_at: SystemTime::now() - age, ..manifest.stamp };
+    let value = codec.seal("manifest", &Manifest { stamp, ..manifest }.encode());
+    scene.database.put(SEALED, &manifest_row(), &value).await;
+}
+
+async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
+    let scene = Scene::on(kind, 2, 1).await;
+    scene.fill().await;
+    grow_old(&scene, Duration::from_secs(48 * 3600)).await;
+    scene.launchdarkly.stop().await;
+    let check = async |max_age: Option<&str>, state: &str, environments: usize| {
+        let settings = scene.relay(&TempDir::new().unwrap(), NEVER);
+        let settings: RelaySettings = match max_age {
+            Some(max_age) => settings.with(MAX_AGE, max_age),
+            None => settings,
+        };
+        let relay = settings.start().unwrap();
+        wait_for_shared(&relay, state).await;
+        let status = relay
+            .wait_for_status("so many environments", |status| {
+                status["environments"].as_object().unwrap().len() == environments
+            })
+            .await;
+        (relay, status)
+    };
+    let (_, status) = check(None, "loaded", 2).await;
+    let written_at = shared(&status)["writtenAt"].as_u64().unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    assert!(u128::from(written_at) < now - 47 * 3_600_000, "/status tells how old it is");
+    check(Some("72h"), "loaded", 2).await;
+    let (relay, _) = check(Some("24h"), "tooOld", 0).await;
+    let refusals = "older than cacheMaxAge allows";
+    relay.wait_for_log(refusals).await;
+    assert_eq!(relay.log().matches(refusals).count(), 1);
+
+    // Without its manifest nobody knows how old it is.
+    scene.database.remove(SEALED, &manifest_row()).await;
+    check(None, "loaded", 2).await;
+    check(Some("72h"), "tooOld", 0).await;
+    // LaunchDarkly confirms it, and it is young.
+    scene.launchdarkly.start().unwrap();
+    let disk = TempDir::new().unwrap();
+    let relay = scene.relay(&disk, OFTEN).with(MAX_AGE, "24h").start().unwrap();
+    scene.wait_until_whole().await;
+    wait_until_stored(&relay).await;
+    assert_eq!(shared(&relay.status().await)["error"], Value::Null);
+    relay.kill().await.unwrap();
+    scene.launchdarkly.stop().await;
+    check(Some("24h"), "loaded", 2).await;
+}

@@ -1,0 +1,123 @@
+//! Cold starts from the shared cache: a new machine, an old disk, a network that is gone.
+
+use pilotlight::demo::composed_data::{environment_id, mobile_key, sdk_key};
+use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use tempfile::TempDir;
+
+use super::database::Kind;
+use super::scene::{
+    CACHE_KEY, NEVER, OFTEN, Scene, assert_later, shared, wait_for_shared, wait_until_stored,
+};
+use crate::support::eventually;
+
+on_every_database!(
+    a_relay_on_a_new_machine_knows_its_environments,
+    the_newer_of_the_two_tiers_counts,
+);
+
+async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
+    let mut scene = Scene::on(kind, 3, 10).await;
+    scene.add_filter("pilot-project.small", "small");
+    scene.fill().await;
+    let filled = scene.rows().await;
+    assert_eq!(filled.len(), 3 + 1 + 1, "environments, a filter, the manifest");
+
+    scene.launchdarkly.stop().await;
+    let machine = TempDir::new().unwrap();
+    let relay = scene.relay(&machine, OFTEN).start().unwrap();
+    let status = wait_for_shared(&relay, "loaded").await;
+    let tier = shared(&status);
+    assert_eq!((tier["records"].as_u64(), tier["complete"].as_bool()), (Some(4), Some(true)));
+    assert!(tier["writtenAt"].is_u64(), "{tier}");
+    let status = relay
+        .wait_for_status("the environments are known", |status| {
+            status["environments"].as_object().unwrap().len() == 6
+                && status["autoConfigCache"]["local"]["state"] == "empty"
+        })
+        .await;
+    assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
+    for index in 0..3 {
+        let id = environment_id(index);
+        assert_eq!(status["environments"][&id]["data"]["origin"], "none");
+        assert!(status["environments"][format!("{id}/small")].is_object());
+    }
+    for (path, key) in [("/all", sdk_key(0)), ("/sdk/flags", sdk_key(2)), ("/mping", mobile_key(1))]
+    {
+        assert_later(&relay.get_with_key(path, &key).await);
+    }
+    assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
+    assert_later(&relay.get("/ping/nobody", &[]).await);
+    let ready = relay.get("/readyz", &[]).await;
+    assert_eq!((ready.status, relay.get("/livez", &[]).await.status), (503, 200));
+
+    // Flags come back, the list of environments does not.
+    scene.launchdarkly.inject(FaultRule::new(FaultScope::Autoconfig, Fault::Hang));
+    scene.launchdarkly.start().unwrap();
+    let (_client, put) = relay.stream_with_put("/all", &sdk_key(1)).await;
+    assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 10);
+    let status = relay.status().await;
+    assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
+    assert_eq!(status["environments"][environment_id(1)]["data"]["origin"], "live");
+    assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
+    assert_eq!(scene.rows().await, filled, "nothing cached is written back");
+    assert_eq!(scene.database.rows(CACHE_KEY).await.len(), 0, "nor under ld-relay's name");
+
+    scene.launchdarkly.clear_faults();
+    scene.launchdarkly.cut_connections();
+    relay.wait_until_healthy(6).await;
+    eventually("the list is confirmed", async || {
+        match relay.get_with_key("/all", "sdk-of-nobody").await.status {
+            401 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    wait_until_stored(&relay).await;
+    assert_eq!(scene.rows().await, filled, "what is there already is not written");
+}
+
+async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
+    let scene = Scene::on_mortal(kind, 2, 5).await;
+    let (old_disk, other_disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    scene.filled_by(&scene.relay(&old_disk, NEVER)).await.kill().await.unwrap();
+
+    // Another machine hears of a new key, and tells of it in the shared cache.
+    let other = scene.filled_by(&scene.relay(&other_disk, NEVER)).await;
+    scene.rotate(0, "sdk-second");
+    scene.wait_until_whole().await;
+    other.kill().await.unwrap();
+    scene.launchdarkly.stop().await;
+    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    // Its flags are on the disk of this machine, the key is in the shared cache.
+    let (_, put) = relay.stream_with_put("/all", "sdk-second").await;
+    assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 5);
+    assert_later(&relay.get_with_key("/all", &sdk_key(0)).await);
+    relay.kill().await.unwrap();
+
+    // This machine hears of the next key while the database does not answer.
+    scene.launchdarkly.start().unwrap();
+    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    relay.wait_until_healthy(2).await;
+    wait_until_stored(&relay).await;
+    let before = scene.rows().await;
+    scene.database.freeze();
+    scene.rotate(0, "sdk-third");
+    relay.stream_with_put("/all", "sdk-third").await;
+    relay
+        .wait_for_status("it is stored locally only", |status| {
+            status["autoConfigCache"]["shared"]["writePending"] == true
+                && status["autoConfigCache"]["local"]["writePending"] == false
+                && status["autoConfigCache"]["local"]["writtenAt"].as_u64()
+                    > status["autoConfigCache"]["shared"]["writtenAt"].as_u64()
+        })
+        .await;
+    relay.kill().await.unwrap();
+    scene.database.thaw();
+    scene.launchdarkly.stop().await;
+    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    relay.stream_with_put("/all", "sdk-third").await;
+    wait_for_shared(&relay, "loaded").await;
+    assert_later(&relay.get_with_key("/all", "sdk-second").await);
+    relay.stream_with_put("/all", "sdk-third").await;
+    assert_eq!(scene.rows().await, before, "nothing cached is written back");
+}

@@ -1,0 +1,138 @@
+//! Several relays on one cache: they converge to what LaunchDarkly says, whoever lags behind.
+
+use std::time::Duration;
+
+use pilotlight::demo::composed_data::{environment, environment_id};
+use pilotlight::demo::flaky_proxy::FlakyProxy;
+use tempfile::TempDir;
+
+use super::database::Kind;
+use super::scene::{
+    ENVIRONMENTS_MAX, KEY, NEVER, OFTEN, Scene, open, shared, wait_for_shared, wait_until_stored,
+};
+use crate::support::eventually;
+use crate::support::relay::RelayProcess;
+
+on_every_database!(
+    relays_that_write_at_the_same_time_converge,
+    a_relay_whose_stream_is_stuck_spoils_nothing,
+    what_nobody_knows_any_more_goes_after_a_second_look,
+);
+
+async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
+    let scene = Scene::on(kind, 12, 1).await;
+    let disks: Vec<TempDir> = (0..3).map(|_| TempDir::new().unwrap()).collect();
+    let relays: Vec<RelayProcess> =
+        disks.iter().map(|disk| scene.relay(disk, OFTEN).start().unwrap()).collect();
+    scene.wait_until_whole().await;
+    for relay in &relays {
+        relay.wait_until_healthy(12).await;
+    }
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..120 {
+        let index = random.usize(..20);
+        let exists = scene.launchdarkly.environment(&environment_id(index)).is_some();
+        match random.u8(..4) {
+            0 if scene.said().len() > 1 && exists => {
+                scene.launchdarkly.delete_environment(&environment_id(index));
+            }
+            _ if exists => scene.rename(index, &format!("round {round}")),
+            _ => scene.launchdarkly.load(&environment(index, 1)),
+        }
+        // Bursts, and pauses in which writes begin.
+        if random.u8(..4) == 0 {
+            tokio::task::yield_now().await;
+            let looks = random.usize(..40);
+            for _ in 0..looks {
+                relays[random.usize(..3)].get("/livez", &[]).await;
+            }
+        }
+    }
+    eventually(&format!("convergence with seed {seed}"), async || {
+        let found = open(&scene.rows().await, &[KEY]);
+        let said = scene.said();
+        let is_right = found.is_whole && found.closed == 0 && found.records == said;
+        if is_right { Ok(()) } else { Err(format!("{found:?} where {said:?} is said")) }
+    })
+    .await;
+    // Nobody turns it back: each of them looks some more times.
+    for relay in &relays {
+        let before = looked_at(relay).await;
+        eventually("it looked again", async || {
+            let now = looked_at(relay).await;
+            if now > before + 3_000 { Ok(()) } else { Err(now) }
+        })
+        .await;
+        wait_until_stored(relay).await;
+    }
+    let settled = scene.rows().await;
+    assert_eq!(open(&settled, &[KEY]).records, scene.said(), "seed {seed}");
+    assert_eq!(settled.len(), scene.said().len() + 1);
+
+    drop(relays);
+    let live: Vec<usize> = (0..ENVIRONMENTS_MAX)
+        .filter(|index| scene.launchdarkly.environment(&environment_id(*index)).is_some())
+        .collect();
+    scene.launchdarkly.stop().await;
+    let new = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let status = wait_for_shared(&new, "loaded").await;
+    assert_eq!(shared(&status)["complete"], true);
+    let status = new
+        .wait_for_status("the environments are known", |status| {
+            status["environments"].as_object().unwrap().len() == live.len()
+        })
+        .await;
+    for index in live {
+        assert!(status["environments"][environment_id(index)].is_object(), "seed {seed}");
+    }
+}
+
+/// When the relay last looked at the cache, in Unix milliseconds.
+async fn looked_at(relay: &RelayProcess) -> u64 {
+    shared(&relay.status().await)["lastWrite"].as_u64().unwrap()
+}
+
+async fn a_relay_whose_stream_is_stuck_spoils_nothing(kind: Kind) {
+    let scene = Scene::on(kind, 4, 1).await;
+    let line = FlakyProxy::start(scene.launchdarkly.address()).unwrap();
+    let (disk, other_disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let uri = format!("http://{}", line.address());
+    let stuck = scene.relay(&disk, OFTEN).with("STREAM_URI", uri).start().unwrap();
+    stuck.wait_until_healthy(4).await;
+    let healthy = scene.filled_by(&scene.relay(&other_disk, OFTEN)).await;
+    // Nothing reaches it any more, and it cannot know: its connection stands.
+    line.freeze();
+    scene.rename(0, "changed");
+    scene.launchdarkly.load(&environment(4, 1));
+    scene.launchdarkly.delete_environment(&environment_id(1));
+    scene.wait_until_whole().await;
+    wait_until_stored(&healthy).await;
+    healthy.kill().await.unwrap();
+    let before = looked_at(&stuck).await;
+    eventually("it looked for longer than a second look takes", async || {
+        let now = looked_at(&stuck).await;
+        if now > before + 9_000 { Ok(()) } else { Err(now - before) }
+    })
+    .await;
+    let found = open(&scene.rows().await, &[KEY]);
+    // What it still believes in stands beside what it does not know: nothing newer is lost.
+    let missing: Vec<_> = scene.said().difference(&found.records).cloned().collect();
+    assert!(missing.is_empty(), "{missing:?} of {found:?}");
+    // When it hears again, it knows.
+    line.pass().unwrap();
+    scene.wait_until_whole().await;
+}
+
+async fn what_nobody_knows_any_more_goes_after_a_second_look(kind: Kind) {
+    let scene = Scene::on(kind, 4, 1).await;
+    scene.fill().await;
+    // Nobody was there to hear of it.
+    scene.launchdarkly.delete_environment(&environment_id(2));
+    let new = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    new.wait_until_healthy(3).await;
+    scene.wait_until_whole().await;
+    assert!(new.age() > Duration::from_secs(5), "not before the second look");
+    assert_eq!(scene.rows().await.len(), 3 + 1);
+    wait_until_stored(&new).await;
+}
