@@ -23,15 +23,15 @@ use tokio::time::Instant;
 const LONG: Duration = Duration::from_secs(180);
 
 /// The arguments of a benchmark: numbers, and options with a value.
-pub struct Arguments {
-    pub numbers: Vec<usize>,
-    pub rounds: usize,
+pub(crate) struct Arguments {
+    pub(crate) numbers: Vec<usize>,
+    pub(crate) rounds: usize,
     /// The relay's program.
-    pub program: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
 impl Arguments {
-    pub fn parse(rounds: usize) -> Self {
+    pub(crate) fn parse(rounds: usize) -> Self {
         let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_pilotlight"));
         let mut parsed = Self { numbers: Vec::new(), rounds, program };
@@ -47,7 +47,7 @@ impl Arguments {
 }
 
 /// A fake LaunchDarkly with so many environments of so many flags.
-pub fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
+pub(crate) fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();
     for index in 0..environments {
         launchdarkly.load(&environment(index, flags));
@@ -56,15 +56,15 @@ pub fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
 }
 
 /// Starts relays on one port and one folder.
-pub struct Stage {
+pub(crate) struct Stage {
     program: PathBuf,
     upstream: String,
-    pub address: SocketAddr,
-    pub directory: TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: TempDir,
 }
 
 impl Stage {
-    pub fn set(program: &Path, launchdarkly: &FakeLaunchDarkly) -> Self {
+    pub(crate) fn set(program: &Path, launchdarkly: &FakeLaunchDarkly) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         Self {
             program: program.to_owned(),
@@ -75,11 +75,11 @@ impl Stage {
     }
 
     /// The file of the local store.
-    pub fn store_file(&self) -> PathBuf {
+    pub(crate) fn store_file(&self) -> PathBuf {
         self.directory.path().join("store/pilotlight.redb")
     }
 
-    pub fn start(&self) -> Relay {
+    pub(crate) fn start(&self) -> Relay {
         let log = self.directory.path().join("relay.log");
         let log = File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(&self.program)
@@ -101,9 +101,9 @@ impl Stage {
 }
 
 /// A running relay; killed when dropped.
-pub struct Relay {
+pub(crate) struct Relay {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Drop for Relay {
@@ -116,7 +116,7 @@ impl Drop for Relay {
 
 impl Relay {
     /// Waits until `/status` says something.
-    pub async fn wait_until(&self, said: impl Fn(&Value) -> bool) {
+    pub(crate) async fn wait_until(&self, said: impl Fn(&Value) -> bool) {
         let begun = Instant::now();
         loop {
             let status = self.status().await;
@@ -141,14 +141,14 @@ impl Relay {
     }
 
     /// Resident memory, in KiB.
-    pub fn rss_kib(&self) -> u64 {
+    pub(crate) fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Processor time used so far, user and system. The kernel counts it in hundredths of a second.
-    pub fn processor_time(&self) -> Duration {
+    pub(crate) fn processor_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         // The name in parentheses may hold blanks; the times are the 12th and 13th word behind it.
         let words = stat.rsplit_once(')').unwrap().1.split_whitespace();
@@ -158,7 +158,7 @@ impl Relay {
 }
 
 /// Whether `/status` says that so many environments are live and stored.
-pub fn is_stored(status: &Value, environments: usize) -> bool {
+pub(crate) fn is_stored(status: &Value, environments: usize) -> bool {
     let (store, cache) = (&status["localStore"], &status["autoConfigCache"]["local"]);
     status["status"] == "healthy"
         && status["environments"].as_object().is_some_and(|all| all.len() == environments)
@@ -169,22 +169,22 @@ pub fn is_stored(status: &Value, environments: usize) -> bool {
 }
 
 /// Whether it says that so many environments serve what the local store holds.
-pub fn is_serving(status: &Value, environments: usize) -> bool {
+pub(crate) fn is_serving(status: &Value, environments: usize) -> bool {
     let serving = status["environments"].as_object().into_iter().flatten();
     serving.filter(|(_, one)| one["data"]["origin"] == "localStore").count() == environments
 }
 
 /// Durations of several rounds.
 #[derive(Default)]
-pub struct Times(Vec<Duration>);
+pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
-    pub fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         self.0.push(time);
     }
 
     /// The duration that this share of all does not exceed.
-    pub fn quantile(&self, share: f64) -> Duration {
+    pub(crate) fn quantile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort();
         sorted[((sorted.len() - 1) as f64 * share).round() as usize]
@@ -199,12 +199,12 @@ impl fmt::Display for Times {
 }
 
 /// Mebibytes with one decimal.
-pub fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// What the figures depend on.
-pub fn print_conditions(program: &Path) {
+pub(crate) fn print_conditions(program: &Path) {
     let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = file("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
@@ -225,7 +225,7 @@ pub fn print_conditions(program: &Path) {
 }
 
 /// How busy the machine is, with this benchmark and without.
-pub fn print_load() {
+pub(crate) fn print_load() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("  load average {}", load.split(' ').take(3).collect::<Vec<_>>().join(" "));
 }

@@ -146,7 +146,8 @@ pub(super) fn keys_with_views(record: &EnvironmentRecord) -> BTreeSet<&str> {
         entries: &'a [KeyRecord<K>],
         designated: Option<&'a K>,
     ) -> impl Iterator<Item = &'a str> {
-        let bound = move |entry: &&KeyRecord<K>| entry.has_views && Some(&entry.value) != designated;
+        let bound =
+            move |entry: &&KeyRecord<K>| entry.has_views && Some(&entry.value) != designated;
         entries.iter().filter(bound).map(|entry| entry.name.as_str())
     }
     refused(&record.sdk_keys, Some(&record.anchor))

@@ -201,7 +201,8 @@ fn after_something_unusable_no_key_is_refused_for_good_until_the_next_put() {
     // Under a foreign ID: skipped without a new connection.
     bench.message(2, 2, 4, patch(Err(Unusable::Foreign)));
     assert_eq!((bench.step, bench.list), (None, ListState::Provisional));
-    let foreign = vec![("a".to_owned(), Ok(record("a", 2))), ("b".to_owned(), Err(Unusable::Foreign))];
+    let foreign =
+        vec![("a".to_owned(), Ok(record("a", 2))), ("b".to_owned(), Err(Unusable::Foreign))];
     bench.message(2, 2, 5, Message::Put(Put { environments: foreign, filters: vec![] }));
     assert_eq!((bench.step, bench.list), (None, ListState::Provisional));
     bench.message(2, 2, 6, put(&[("a", Some(2))]));
@@ -214,11 +215,8 @@ fn after_something_unusable_no_key_is_refused_for_good_until_the_next_put() {
 
 #[test]
 fn an_unusable_filter_keeps_its_last_good_form_and_harms_nothing_else() {
-    let filter = |key: &str| FilterRecord {
-        project_key: "p".to_owned(),
-        key: key.to_owned(),
-        version: 1,
-    };
+    let filter =
+        |key: &str| FilterRecord { project_key: "p".to_owned(), key: key.to_owned(), version: 1 };
     let with = |version, filters| {
         let environments = vec![("a".to_owned(), Ok(record("a", version)))];
         Message::Put(Put { environments, filters })

@@ -360,7 +360,9 @@ impl StreamManager {
                 self.told_unknown = true;
                 tracing::warn!(name, "unknown autoconfig event ignored; others are not told of");
             }
-            Message::UnknownEvent(name) => tracing::debug!(name, "unknown autoconfig event ignored"),
+            Message::UnknownEvent(name) => {
+                tracing::debug!(name, "unknown autoconfig event ignored")
+            }
             Message::UnknownItem(path) => {
                 tracing::debug!(path, "change of an unknown kind of item ignored");
             }

@@ -35,7 +35,7 @@ impl Credentials {
     pub(super) fn rebuild(
         &mut self,
         list: ListState,
-        environments: Arc<[Arc<Environment>]>,
+        environments: &Arc<[Arc<Environment>]>,
         now: SystemTime,
     ) -> (Table, Vec<(EnvironmentRef, Arc<Lease>)>) {
         let mut draft = Draft {

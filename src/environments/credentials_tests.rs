@@ -1,6 +1,6 @@
 use super::*;
-use crate::environments::{Lookup, Registry};
 use crate::environments::test_support::{at, spec};
+use crate::environments::{Lookup, Registry};
 use crate::model::SdkKey;
 
 fn environment(name: &str, keys: &str) -> Arc<Environment> {
@@ -20,7 +20,7 @@ impl Bench {
     fn rebuild(&mut self, environments: &[&Arc<Environment>]) -> usize {
         let environments = environments.iter().map(|environment| (*environment).clone()).collect();
         let list = ListState::Authoritative;
-        let (table, ended) = self.credentials.rebuild(list, environments, at(self.now));
+        let (table, ended) = self.credentials.rebuild(list, &environments, at(self.now));
         self.registry.swap(table);
         ended.iter().for_each(|(_, lease)| lease.revoke());
         ended.len()
@@ -88,7 +88,7 @@ fn while_the_list_is_doubtful_an_expired_key_is_no_more_refused_than_an_unknown_
     let registry = Registry::default();
     let rebuilt = |credentials: &mut Credentials, second| {
         let environments = Arc::from([one.clone()]);
-        registry.swap(credentials.rebuild(ListState::Provisional, environments, at(second)).0);
+        registry.swap(credentials.rebuild(ListState::Provisional, &environments, at(second)).0);
         let credential = Credential::Sdk(SdkKey::new("b"));
         registry.look_up(&credential, &FilterKey::new(""), || at(8))
     };

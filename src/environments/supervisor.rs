@@ -221,7 +221,7 @@ impl Supervisor {
     /// Computes the table of credentials anew, and ends the streams of those that left it.
     fn rebuild(&mut self, now: SystemTime) {
         let environments = self.running.values().map(|running| running.environment.clone());
-        let (table, revoked) = self.credentials.rebuild(self.list, environments.collect(), now);
+        let (table, revoked) = self.credentials.rebuild(self.list, &environments.collect(), now);
         self.registry.swap(table);
         for (owner, lease) in revoked {
             lease.revoke();

@@ -2,6 +2,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::environments::LoadQueue;
 use crate::environments::test_support::spec;
 use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
@@ -35,7 +36,7 @@ impl Bench {
                 upstream: FlagStreams::new(client, base, StreamTimings::default()),
                 local: watch::Sender::new(LocalFlagsState::Open(local.clone())).subscribe(),
                 heartbeat: None,
-                load_permits: Arc::new(tokio::sync::Semaphore::new(1)),
+                load_queue: LoadQueue::new(1),
             },
             sweep_interval: Duration::from_secs(60),
         };

@@ -18,7 +18,11 @@ pub(super) fn spec(name: &str, keys: &str) -> Arc<EnvironmentSpec> {
         .split_whitespace()
         .map(|word| {
             let (value, expiry) = word.split_once('@').unwrap_or((word, ""));
-            AcceptedKey { value: SdkKey::new(value), name: None, expiry: expiry.parse().ok().map(at) }
+            AcceptedKey {
+                value: SdkKey::new(value),
+                name: None,
+                expiry: expiry.parse().ok().map(at),
+            }
         })
         .collect();
     Arc::new(EnvironmentSpec {

@@ -300,6 +300,6 @@ async fn a_body_that_nobody_wants_does_not_hide_the_answer() {
 #[test]
 fn a_connection_is_small() {
     let bench = Bench::new(1, None);
-    let bytes = size_of_val(&serve(bench.server.clone(), duplex(1).0));
+    let bytes = size_of_val(&serve(bench.server, duplex(1).0));
     assert!(bytes <= 2_000, "{bytes} bytes for each connection, beside hyper's two buffers");
 }

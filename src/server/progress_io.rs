@@ -138,7 +138,6 @@ mod tests {
         let pace = Arc::new(Pace::default());
         let begun = Instant::now();
         pace.limit_sending(demanded.map(|seconds| begun + Duration::from_secs(seconds)));
-        let mut io = ProgressIo::new(ours, DEADLINE, pace.clone());
         let reader = async {
             for _ in 0..64 {
                 tokio::time::sleep(Duration::from_secs(20)).await;
@@ -149,6 +148,7 @@ mod tests {
             }
         };
         let write = async {
+            let mut io = ProgressIo::new(ours, DEADLINE, pace.clone());
             let outcome = io.write_all(&[0; 64]).await;
             (outcome, begun.elapsed().as_secs())
         };

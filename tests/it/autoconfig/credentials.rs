@@ -134,10 +134,8 @@ async fn keys_with_an_end_survive_a_cold_start_and_end_in_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_bound_to_views_are_refused_and_told_once() {
-    let bound = |name: &str, value: &str| KeyRep {
-        has_views: true,
-        ..KeyRep::permanent(name, value)
-    };
+    let bound =
+        |name: &str, value: &str| KeyRep { has_views: true, ..KeyRep::permanent(name, value) };
     let mut rep = with_keys(
         environment("e1"),
         [

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope};
+use pilotlight::demo::fake_launchdarkly::{
+    FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;

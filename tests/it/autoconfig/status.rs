@@ -59,7 +59,10 @@ async fn failures_interrupt_what_was_valid_and_stay_on_record() {
     scene.launchdarkly.inject(on_autoconfig(Fault::status(503)).times(1));
     scene.cut_autoconfig();
     let status = wait_for_error(&scene, "ERROR_RESPONSE").await;
-    assert_eq!((&status["state"], &status["lastError"]["statusCode"]), (&"INTERRUPTED".into(), &503.into()));
+    assert_eq!(
+        (&status["state"], &status["lastError"]["statusCode"]),
+        (&"INTERRUPTED".into(), &503.into())
+    );
     assert!(status["lastError"]["time"].as_u64().unwrap() >= since);
     assert!(status["stateSince"].as_u64().unwrap() >= since);
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::eventually;
 
@@ -110,7 +110,7 @@ impl RelaySettings {
             .kill_on_drop(true)
             .spawn()
             .context("the relay's binary does not start")?;
-        Ok(RelayProcess { child, address, log, _directory: directory })
+        Ok(RelayProcess { child, address, started: Instant::now(), log, _directory: directory })
     }
 }
 
@@ -142,6 +142,7 @@ const PORTS: std::ops::Range<u16> = 10_000..32_000;
 pub(crate) struct RelayProcess {
     child: Child,
     address: SocketAddr,
+    started: Instant,
     log: PathBuf,
     _directory: TempDir,
 }
@@ -157,6 +158,11 @@ impl RelayProcess {
 
     pub(crate) fn process_id(&self) -> u32 {
         self.child.id().expect("a relay that was not waited for has an ID")
+    }
+
+    /// Time since exec.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Everything it has logged.
@@ -189,6 +195,12 @@ impl RelayProcess {
     /// Waits for its end.
     pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         Ok(timeout(LONG, self.child.wait()).await.context("the relay did not end")??)
+    }
+
+    /// Asks in order and waits for the end.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<ExitStatus> {
+        self.signal("TERM")?;
+        self.ended().await
     }
 
     /// `/status`, waiting for the listener.

@@ -54,7 +54,10 @@ async fn check(fault: Fault, kind: &str, status_code: Option<u16>, recovery: Rec
         scene.wait_for_connection("e1", "VALID").await;
         // The first thing that the client hears is the put with what it missed.
         let (name, data) = next_event(&mut client).await;
-        assert_eq!((name.as_str(), &data["data"]["flags"]["missed"]["key"]), ("put", &json!("missed")));
+        assert_eq!(
+            (name.as_str(), &data["data"]["flags"]["missed"]["key"]),
+            ("put", &json!("missed"))
+        );
     }
     scene.assert_sound();
 }

@@ -29,7 +29,8 @@ async fn heard(scene: &Scene, client: &mut StreamClient) -> Vec<String> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let version = NEXT.fetch_add(1, Ordering::Relaxed);
     patch(scene, "/flags/marker", &json!({"key": "marker", "version": version}));
-    let events = events_until(client, |event| event.data.starts_with(br#"{"path":"/flags/marker"#)).await;
+    let events =
+        events_until(client, |event| event.data.starts_with(br#"{"path":"/flags/marker"#)).await;
     let shown = |event: &StreamEvent| {
         let data: Value = serde_json::from_slice(&event.data).unwrap();
         let version = data["version"].as_u64().or(data["data"]["version"].as_u64());
@@ -88,7 +89,8 @@ async fn what_is_unknown_is_passed_over_without_a_new_connection() {
     }
     assert!(heard(&scene, &mut client).await.is_empty());
     // Unknown collections of a put are passed over too, and members that come before the path.
-    let put = r#"{"data":{"cats":[],"flags":{"a":{"version":2}},"segments":{}},"more":1,"path":"/"}"#;
+    let put =
+        r#"{"data":{"cats":[],"flags":{"a":{"version":2}},"segments":{}},"more":1,"path":"/"}"#;
     scene.launchdarkly.push_raw(&all, "put", put.as_bytes());
     let (name, data) = next_event(&mut client).await;
     assert_eq!((name.as_str(), flags(&data)), ("put", vec!["a"]));
@@ -114,7 +116,8 @@ async fn items_reach_clients_byte_for_byte() {
     let expected = format!(r#"{{"path":"/flags/odd/key","data":{ODD}}}"#);
     assert_eq!((event.name.as_str(), &event.data[..]), ("patch", expected.as_bytes()));
 
-    let put = format!(r#"{{"path":"/","data":{{"segments":{{"s":{ODD}}},"flags":{{"f":{ODD}}}}}}}"#);
+    let put =
+        format!(r#"{{"path":"/","data":{{"segments":{{"s":{ODD}}},"flags":{{"f":{ODD}}}}}}}"#);
     scene.launchdarkly.push_raw(&all, "put", put.as_bytes());
     let event = client.next().await.unwrap().unwrap();
     let expected =
@@ -153,10 +156,15 @@ async fn lines_may_come_in_any_form() {
             }
         }
         let (name, data) = next_event(&mut client).await;
-        assert_eq!((name.as_str(), &data["data"]["version"]), ("patch", &json!(version)), "{form:?}");
+        assert_eq!(
+            (name.as_str(), &data["data"]["version"]),
+            ("patch", &json!(version)),
+            "{form:?}"
+        );
     }
     // A character whose bytes come apart.
-    let text = "event: patch\ndata: {\"path\":\"/flags/f\",\"data\":{\"version\":6,\"n\":\"ü€😀\"}}\n\n";
+    let text =
+        "event: patch\ndata: {\"path\":\"/flags/f\",\"data\":{\"version\":6,\"n\":\"ü€😀\"}}\n\n";
     for byte in text.bytes() {
         scene.launchdarkly.push_bytes(&all, vec![byte]);
     }

@@ -187,10 +187,8 @@ async fn plain_requests_go_through_the_proxy() {
     let uri = scene.launchdarkly.uri();
     let mut passed = proxy.passed();
     passed.sort();
-    let expected = [
-        format!("GET {uri}/all"),
-        format!("GET {uri}/relay_auto_config?rpacProtocolVersion=2"),
-    ];
+    let expected =
+        [format!("GET {uri}/all"), format!("GET {uri}/relay_auto_config?rpacProtocolVersion=2")];
     assert_eq!(passed, expected);
     assert!(!scene.relay.log().contains("p@ss"), "{}", scene.relay.log());
 }

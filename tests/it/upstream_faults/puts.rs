@@ -233,9 +233,8 @@ async fn huge_puts_take_bounded_memory() {
         let mut set = DataSet::default();
         for index in 0..MEGABYTES * 10 {
             let key = ItemKey::new(ItemKind::Flag, format!("huge-{index:04}"));
-            let json = format!(
-                r#"{{"key":"huge-{index:04}","version":{version},"padding":"{padding}"}}"#
-            );
+            let json =
+                format!(r#"{{"key":"huge-{index:04}","version":{version},"padding":"{padding}"}}"#);
             set.upsert(&key, Arc::new(Item::live(version, json)));
         }
         set
