@@ -6,8 +6,6 @@ use crate::environments::LoadQueue;
 use crate::environments::test_support::spec;
 use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
-use crate::sealing::{KeyRing, SealingKey};
-use crate::storage::local::LocalStore;
 use crate::tasks::TaskGroup;
 use crate::upstream::{BaseUrl, FlagStreams, HttpClient, HttpClientSettings, StreamTimings};
 
@@ -26,8 +24,7 @@ struct Bench {
 impl Bench {
     fn start() -> Self {
         let directory = TempDir::new().unwrap();
-        let ring = KeyRing::new(SealingKey::derive("key"), []);
-        let local = LocalFlags::new(LocalStore::open(directory.path(), ring).unwrap().store);
+        let local = LocalFlags::in_directory(directory.path());
         let client = HttpClient::new(&HttpClientSettings::default()).unwrap();
         // Nobody listens on port 1.
         let base = BaseUrl::parse("http://127.0.0.1:1").unwrap();

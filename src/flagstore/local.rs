@@ -170,6 +170,15 @@ impl LocalFlags {
 }
 
 #[cfg(test)]
+impl LocalFlags {
+    /// A store of its own, for tests of those who use it.
+    pub(crate) fn in_directory(directory: &std::path::Path) -> Self {
+        let ring = crate::sealing::KeyRing::new(crate::sealing::SealingKey::derive("key"), []);
+        Self::new(LocalStore::open(directory, ring).unwrap().store)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::path::Path;
     use std::time::Duration;

@@ -21,6 +21,7 @@
 //! for 200 MB; see `database.rs`.
 
 mod backend;
+mod batch;
 mod database;
 mod directory;
 pub(crate) mod fields;

@@ -21,11 +21,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::database::{Fault, FaultKind, OpenFile, Opening, Tables};
+use super::batch::{BatchWriter, Written};
+use super::database::{Fault, FaultKind, Opening};
 use super::directory::Directory;
-use super::names::{NAMED_KEY_BYTES, Prefix, set_prefix};
-use super::pending::{Batch, Dirty, NamedWork, SetWork};
-use super::sets::{self, Unknown, Writing};
+use super::names::NAMED_KEY_BYTES;
+use super::pending::{Batch, NamedWork, SetWork};
+use super::sets;
 use super::shared::Shared;
 use super::{LocalStoreError, Problem, SetId, TRANSACTION_BYTES, Timing, named};
 
@@ -82,12 +83,6 @@ enum Reseal {
     },
     Sets(Vec<Prefix>),
     Named([u8; NAMED_KEY_BYTES]),
-}
-
-/// What a transaction did.
-struct Written {
-    /// How many sets of the batch it took on.
-    sets: usize,
 }
 
 struct Writer {
@@ -204,8 +199,9 @@ impl Writer {
             .holder
             .with(|open| {
                 open.commit(|tables| {
-                    let keys = Keys { shared: &self.shared, open, ring: &self.shared.ring() };
-                    keys.apply(tables, batch, |bytes| {
+                    let ring = &self.shared.ring();
+                    let writer = BatchWriter { shared: &self.shared, open, ring };
+                    writer.apply(tables, batch, |bytes| {
                         bytes > TRANSACTION_BYTES || begun.elapsed() > self.timing.transaction_time
                     })
                 })
@@ -435,73 +431,4 @@ impl Writer {
 
 fn no_file() -> Fault {
     Fault::new(FaultKind::Io, "there is no open file")
-}
-
-/// What carrying out a batch needs.
-struct Keys<'a> {
-    shared: &'a Shared,
-    open: &'a OpenFile,
-    ring: &'a crate::sealing::KeyRing,
-}
-
-impl Keys<'_> {
-    fn apply(
-        &self,
-        tables: &mut Tables<'_>,
-        batch: &Batch,
-        enough: impl Fn(u64) -> bool,
-    ) -> Result<Written, redb::Error> {
-        if let Some(kept) = &batch.retained {
-            let kept: Vec<Prefix> =
-                kept.iter().map(|id| set_prefix(&self.open.salt, id.as_str())).collect();
-            sets::retain(tables, &kept)?;
-        }
-        for work in &batch.named {
-            named::store(tables, &self.open.salt, self.ring, &work.change)?;
-        }
-        let mut bytes = 0;
-        for (done, (id, work)) in batch.sets.iter().enumerate() {
-            if !work.is_small() && enough(bytes) && done > 0 {
-                return Ok(Written { sets: done });
-            }
-            bytes += self.apply_set(tables, id, work)?;
-        }
-        Ok(Written { sets: batch.sets.len() })
-    }
-
-    fn apply_set(
-        &self,
-        tables: &mut Tables<'_>,
-        id: &SetId,
-        work: &SetWork,
-    ) -> Result<u64, redb::Error> {
-        let (content, dirty, written_at) = match work {
-            SetWork::Store { content, dirty, written_at } => (content, dirty, *written_at),
-            SetWork::Remove => {
-                sets::remove(tables, &set_prefix(&self.open.salt, id.as_str()))?;
-                return Ok(0);
-            }
-        };
-        let content = content.as_ref();
-        let writing = Writing {
-            salt: &self.open.salt,
-            ring: self.ring,
-            id: id.as_str(),
-            content,
-            written_at,
-        };
-        match dirty {
-            Dirty::All(unknown) => sets::store_all(tables, &writing, *unknown),
-            Dirty::Slots(slots) => {
-                // Only if the file is known to hold all the rest: it may still hold what an
-                // earlier process left there.
-                if self.shared.is_stored(id)
-                    && let Some(bytes) = sets::store_slots(tables, &writing, slots.iter().copied())?
-                {
-                    return Ok(bytes);
-                }
-                sets::store_all(tables, &writing, Unknown::Keep)
-            }
-        }
-    }
 }
