@@ -7,6 +7,7 @@ mod environment;
 mod flag_data;
 mod item_map;
 mod keys;
+pub mod raw_json;
 
 pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind, LastError};
 pub use environment::{

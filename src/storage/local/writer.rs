@@ -24,11 +24,11 @@ use tokio::time::Instant;
 use super::batch::{BatchWriter, Written};
 use super::database::{Fault, FaultKind, Opening};
 use super::directory::Directory;
-use super::names::NAMED_KEY_BYTES;
-use super::pending::{Batch, NamedWork, SetWork};
+use super::names::{NAMED_KEY_BYTES, Prefix};
+use super::pending::{Batch, NamedWork};
 use super::sets;
 use super::shared::Shared;
-use super::{LocalStoreError, Problem, SetId, TRANSACTION_BYTES, Timing, named};
+use super::{LocalStoreError, Problem, TRANSACTION_BYTES, Timing, named};
 
 /// Named records that are sealed anew at a time.
 const RESEAL_RECORDS: usize = 64;
