@@ -3,7 +3,10 @@
 //! Memory is what is served (design D1); the stores here are where a start reads from and where
 //! accepted data goes to. This module does not decide which data is served.
 
+pub mod backend;
 mod encoding;
+pub mod layout;
 mod local;
+mod reconcile;
 
 pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};

@@ -1,0 +1,155 @@
+//! What a shared database must do to hold the flag data of one environment, in the layout that
+//! SDKs read. It decides nothing: what is to be written, and when, is the keeper's part.
+//!
+//! Every call fits into one time budget of its database, or is made of calls that do; nothing is
+//! repeated here except what a compare-and-set must repeat.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::model::ItemKey;
+use crate::model::raw_json::ItemHead;
+use crate::storage::StoreError;
+
+/// Most rows in one call of [`FlagBackend::upsert`] or [`FlagBackend::correct`]. Between two calls
+/// the keeper looks up: at its orders, at newer data.
+pub const ROWS_MAX: usize = 512;
+
+/// Most bytes of JSON in one such call, unless a single row is larger. Small enough that a slow
+/// link moves them within the budget of a call.
+pub const ROWS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// One item as it is to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its name.
+    pub key: ItemKey,
+    /// Its version, tombstones included.
+    pub version: u64,
+    /// The JSON of the layout: complete for strict readers, a tombstone in its full form.
+    pub json: Bytes,
+}
+
+/// One item as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Its name.
+    pub key: ItemKey,
+    /// Its JSON, byte for byte.
+    pub json: Bytes,
+    /// Its version and whether it is a tombstone; `None` if it cannot be decoded.
+    pub head: Option<ItemHead>,
+    /// The database's own revision of it where it has one (Consul's ModifyIndex), else 0.
+    pub revision: u64,
+}
+
+/// Everything that is stored for one environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredRows {
+    /// Whether a complete data set was once written.
+    pub marker: Option<Marker>,
+    /// All items of both kinds, in any order.
+    pub rows: Vec<StoredRow>,
+}
+
+/// The marker `$inited`. Two looks that find different markers saw different initializations,
+/// where the database can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker(pub Bytes);
+
+/// What a cheap look shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The marker.
+    pub marker: Option<Marker>,
+    /// How many segments and flags there are, tombstones included; `None` where counting costs as
+    /// much as reading.
+    pub counts: Option<Counts>,
+    /// Which server answered, if it says: it changes when the server restarts.
+    pub server: Option<Arc<str>>,
+}
+
+/// Numbers of stored items, tombstones included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Segments.
+    pub segments: u64,
+    /// Flags.
+    pub flags: u64,
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Everything was written, the marker included, and no reader saw a part of it.
+    Done,
+    /// Something is stored already; nothing was changed. Somebody else was faster.
+    NotEmpty,
+    /// This database cannot do it at once; nothing was changed.
+    Impossible,
+}
+
+/// Under which condition rows may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Only into a store that has its marker, where the database can check that in the same
+    /// breath: a store that lost its data is refilled whole, not item by item.
+    Marked,
+    /// Also into a store without a marker.
+    Always,
+}
+
+/// How one upsert ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upserted {
+    /// The row was written.
+    Written,
+    /// The same version or a higher one is stored; nothing was changed.
+    NotNewer,
+    /// The marker is missing; nothing was changed.
+    NoMarker,
+    /// The database takes no item of this size; what is stored under its key stays.
+    TooLarge,
+}
+
+/// Replaces exactly what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// What was found.
+    pub found: StoredRow,
+    /// What shall stand in its place; `None` removes it.
+    pub wanted: Option<Row>,
+}
+
+/// The flag data of one environment in a shared database.
+pub trait FlagBackend: Send + Sync + 'static {
+    /// Reads everything.
+    fn read(&self) -> impl Future<Output = Result<StoredRows, StoreError>> + Send;
+
+    /// Looks for signs of a loss.
+    fn look(&self) -> impl Future<Output = Result<Look, StoreError>> + Send;
+
+    /// Writes everything into a store that holds nothing, so that a reader sees nothing or all of
+    /// it. The rows are in the order of [`super::layout::ordered`].
+    fn fill(&self, rows: &[Row]) -> impl Future<Output = Result<Filled, StoreError>> + Send;
+
+    /// Writes each row unless its version or a higher one is stored, in order. At most
+    /// [`ROWS_MAX`] rows. After an error some may have been written; the same call may follow.
+    fn upsert(
+        &self,
+        rows: &[Row],
+        condition: Condition,
+    ) -> impl Future<Output = Result<Vec<Upserted>, StoreError>> + Send;
+
+    /// Carries out each correction of which the row is still what was found; tells for each
+    /// whether it was. At most [`ROWS_MAX`].
+    fn correct(
+        &self,
+        corrections: &[Correction],
+    ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
+
+    /// Sets the marker if there is none; gives the one that is there then.
+    fn mark(&self) -> impl Future<Output = Result<Marker, StoreError>> + Send;
+}

@@ -1,0 +1,239 @@
+//! Items as SDKs read them in databases (ld-relay v8: the persistent store's JSON). Pure.
+//!
+//! The JSON stays as LaunchDarkly sent it (design D14); members that strict readers demand are
+//! added where they are missing, with the value that means the same as their absence. A tombstone
+//! is written with all of them, because older readers decode an item before they look whether it
+//! is deleted.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::backend::Row;
+use crate::model::raw_json::{ItemHead, last, members};
+use crate::model::{DataSet, Item, ItemKey, ItemKind};
+
+/// The key inside a tombstone (ld-relay v8).
+const DELETED_KEY: &str = "$deleted";
+
+/// What strict readers demand of an object: names with the defaults, and where to look further.
+struct Shape {
+    mandatory: &'static [(&'static str, &'static str)],
+    lists: &'static [(&'static str, &'static Shape)],
+}
+
+const CLAUSE: Shape = Shape {
+    mandatory: &[("attribute", "\"\""), ("op", "\"\""), ("values", "[]"), ("negate", "false")],
+    lists: &[],
+};
+const RULE: Shape = Shape { mandatory: &[("clauses", "[]")], lists: &[("clauses", &CLAUSE)] };
+const TARGET: Shape = Shape { mandatory: &[("values", "[]"), ("variation", "0")], lists: &[] };
+const PREREQUISITE: Shape = Shape { mandatory: &[("key", "\"\""), ("variation", "0")], lists: &[] };
+const FLAG: Shape = Shape {
+    mandatory: &[
+        ("on", "false"),
+        ("prerequisites", "[]"),
+        ("targets", "[]"),
+        ("rules", "[]"),
+        ("fallthrough", "{}"),
+        ("offVariation", "null"),
+        ("variations", "[]"),
+        ("salt", "\"\""),
+        ("deleted", "false"),
+    ],
+    lists: &[
+        ("prerequisites", &PREREQUISITE),
+        ("targets", &TARGET),
+        ("contextTargets", &TARGET),
+        ("rules", &RULE),
+    ],
+};
+const SEGMENT: Shape = Shape {
+    mandatory: &[
+        ("included", "[]"),
+        ("excluded", "[]"),
+        ("salt", "\"\""),
+        ("rules", "[]"),
+        ("deleted", "false"),
+    ],
+    lists: &[("rules", &RULE)],
+};
+
+/// The row of an item.
+pub fn row(key: &ItemKey, item: &Item) -> Row {
+    let json = match &item.json {
+        Some(json) => complete(key, item.version, json),
+        None => tombstone(key.kind, item.version).into(),
+    };
+    Row { key: key.clone(), version: item.version, json }
+}
+
+/// All rows of a data set in the order in which they are to be written where not all of them are
+/// written at once: segments first, then prerequisites before the flags that depend on them
+/// (cycles are cut anywhere).
+pub fn ordered(data: &DataSet) -> Vec<Row> {
+    let mut names = Vec::with_capacity(data.len());
+    let mut seen = HashSet::new();
+    for (kind, key, _) in data.iter() {
+        let mut way = vec![(ItemKey { kind, key: key.clone() }, false)];
+        while let Some((name, is_ready)) = way.pop() {
+            if is_ready {
+                names.push(name);
+            } else if seen.insert(name.clone()) {
+                let before = data.item(&name).map(|item| prerequisites(item)).unwrap_or_default();
+                way.push((name, true));
+                let before = before.into_iter().map(|key| ItemKey::new(kind, key));
+                way.extend(before.filter(|name| data.item(name).is_some()).map(|it| (it, false)));
+            }
+        }
+    }
+    names.iter().filter_map(|name| Some(row(name, data.item(name)?))).collect()
+}
+
+/// Version and deletion of a stored item; `None` if it cannot be decoded.
+pub fn head(json: &[u8]) -> Option<ItemHead> {
+    ItemHead::of(std::str::from_utf8(json).ok()?).ok()
+}
+
+/// A stored item as it is served.
+pub fn item(head: ItemHead, json: Bytes) -> Arc<Item> {
+    Arc::new(match head.deleted {
+        true => Item::tombstone(head.version),
+        false => Item::live(head.version, json),
+    })
+}
+
+/// Keys of the flags that must be evaluated before this one.
+fn prerequisites(item: &Item) -> Vec<String> {
+    let read = || {
+        let text = std::str::from_utf8(item.json.as_ref()?).ok()?;
+        let flag = members(text).ok()?;
+        let list: Vec<&RawValue> =
+            serde_json::from_str(last(&flag, "prerequisites")?.get()).ok()?;
+        let key = |raw: &RawValue| {
+            let key = last(&members(raw.get()).ok()?, "key")?.get();
+            serde_json::from_str(key).ok()
+        };
+        Some(list.into_iter().filter_map(key).collect())
+    };
+    read().unwrap_or_default()
+}
+
+/// The JSON with what strict readers demand; the same bytes if nothing is missing.
+fn complete(key: &ItemKey, version: u64, json: &Bytes) -> Bytes {
+    // What was accepted is valid; what is not would be stored as it is.
+    let Ok(text) = std::str::from_utf8(json) else { return json.clone() };
+    let Ok(present) = members(text) else { return json.clone() };
+    let mut missing = Vec::new();
+    if last(&present, "key").is_none() {
+        missing.push(("key", quoted(&key.key)));
+    }
+    if last(&present, "version").is_none() {
+        missing.push(("version", version.to_string()));
+    }
+    let shape = match key.kind {
+        ItemKind::Flag => &FLAG,
+        ItemKind::Segment => &SEGMENT,
+    };
+    if key.kind == ItemKind::Flag && last(&present, "clientSide").is_none() {
+        missing.push(("clientSide", client_side(&present).to_string()));
+    }
+    match completed(text, &present, shape, missing) {
+        Some(Cow::Owned(text)) => text.into(),
+        Some(Cow::Borrowed(_)) | None => json.clone(),
+    }
+}
+
+/// Whether browsers may see the flag, for readers that know only the older member.
+fn client_side(flag: &[(Cow<'_, str>, &RawValue)]) -> bool {
+    let read = || {
+        let availability = members(last(flag, "clientSideAvailability")?.get()).ok()?;
+        serde_json::from_str(last(&availability, "usingEnvironmentId")?.get()).ok()
+    };
+    read().unwrap_or_default()
+}
+
+/// An object's text with the missing members at its end; `None` if something in it is not what
+/// its shape expects, so that it is better left alone.
+fn completed<'a>(
+    text: &'a str,
+    present: &[(Cow<'_, str>, &RawValue)],
+    shape: &Shape,
+    mut missing: Vec<(&'static str, String)>,
+) -> Option<Cow<'a, str>> {
+    let mut replaced: Vec<(&RawValue, String)> = Vec::new();
+    for (name, of) in shape.lists {
+        let Some(list) = last(present, name) else { continue };
+        if let Cow::Owned(text) = completed_list(list.get(), of)? {
+            replaced.push((list, text));
+        }
+    }
+    for (name, default) in shape.mandatory {
+        // `null` is a value where the default is one.
+        let is_there = present
+            .iter()
+            .any(|(key, value)| key == name && (value.get() != "null" || *default == "null"));
+        if !is_there {
+            missing.push((name, (*default).to_owned()));
+        }
+    }
+    if missing.is_empty() && replaced.is_empty() {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut out = String::with_capacity(text.len() + 32 * missing.len() + 256);
+    let put = |out: &mut String, name: &str, value: &str| {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(&quoted(name));
+        out.push(':');
+        out.push_str(value);
+    };
+    for (name, value) in present {
+        // A `null` gives way to the default that follows.
+        if value.get() == "null" && missing.iter().any(|(missing, _)| missing == name) {
+            continue;
+        }
+        let changed = replaced.iter().find(|(list, _)| std::ptr::eq(*list, *value));
+        put(&mut out, name, changed.map_or(value.get(), |(_, text)| text));
+    }
+    for (name, value) in &missing {
+        put(&mut out, name, value);
+    }
+    out.push('}');
+    Some(Cow::Owned(out))
+}
+
+fn completed_list<'a>(text: &'a str, of: &Shape) -> Option<Cow<'a, str>> {
+    let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+    let mut changed = false;
+    let mut done = Vec::with_capacity(elements.len());
+    for element in elements {
+        let present = members(element.get()).ok()?;
+        let element = completed(element.get(), &present, of, Vec::new())?;
+        changed |= matches!(element, Cow::Owned(_));
+        done.push(element);
+    }
+    Some(if changed { Cow::Owned(format!("[{}]", done.join(","))) } else { Cow::Borrowed(text) })
+}
+
+fn tombstone(kind: ItemKind, version: u64) -> String {
+    let rest = match kind {
+        ItemKind::Flag => {
+            r#""on":false,"prerequisites":[],"targets":[],"contextTargets":[],"rules":[],"fallthrough":{},"offVariation":null,"variations":[],"clientSide":false,"salt":"","trackEvents":false,"trackEventsFallthrough":false,"debugEventsUntilDate":null"#
+        }
+        ItemKind::Segment => {
+            r#""included":[],"excluded":[],"includedContexts":[],"excludedContexts":[],"salt":"","rules":[],"generation":null"#
+        }
+    };
+    format!("{{\"key\":\"{DELETED_KEY}\",{rest},\"version\":{version},\"deleted\":true}}")
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;
