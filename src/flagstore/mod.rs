@@ -8,5 +8,7 @@ mod encoding;
 pub mod layout;
 mod local;
 mod reconcile;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};

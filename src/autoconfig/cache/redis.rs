@@ -5,19 +5,16 @@
 //! scripts are forbidden, a transaction under `WATCH` on a connection of its own takes its place.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::ConnectionLike;
 use redis::{Pipeline, RedisResult, Value};
-use tokio::time::Instant;
 
 use super::backend::{Backend, Row, Swap, Swapped};
 use super::batches::{Limits, batches, content_bytes};
 use crate::storage::StoreError;
 use crate::storage::fail_fast::Dialer;
-use crate::storage::redis::{RedisStore, classify, scripts_are_denied};
+use crate::storage::redis::{RedisStore, ScriptDenial, classify, scripts_are_denied};
 
 /// Swaps sent in one call. Small enough that a slow link moves them within the budget.
 const BATCH: Limits = Limits { count: 256, bytes: 4 * 1024 * 1024 };
@@ -28,9 +25,6 @@ const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Transactions tried before a swap counts as a conflict: under `WATCH` any other write to the
 /// hash gets in the way (go-server-sdk-redis: 10 attempts).
 const WATCH_ATTEMPTS: usize = 10;
-
-/// How long a denial of scripts is remembered. Rules change, so it is not for ever.
-const DENIAL_MEMORY: Duration = Duration::from_secs(600);
 
 /// KEYS: the hash. ARGV: field, what must be stored, what to store. The last two begin with `=`
 /// before a value and are empty for nothing.
@@ -53,33 +47,21 @@ return 1";
 pub struct RedisCache {
     store: RedisStore,
     namespace: String,
-    scripts_denied_until: Mutex<Option<Instant>>,
+    denial: ScriptDenial,
 }
 
 impl RedisCache {
     /// The cache under the key `namespace`, taken verbatim.
     pub fn new(store: RedisStore, namespace: impl Into<String>) -> Self {
-        let scripts_denied_until = Mutex::new(None);
-        Self { store, namespace: namespace.into(), scripts_denied_until }
-    }
-
-    fn scripts_are_denied(&self) -> bool {
-        let until = *self.scripts_denied_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn remember_denial(&self) {
-        let until = Instant::now() + DENIAL_MEMORY;
-        *self.scripts_denied_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        Self { store, namespace: namespace.into(), denial: ScriptDenial::default() }
     }
 
     async fn swap_batch(&self, swaps: &[&Swap]) -> Result<Vec<Swapped>, StoreError> {
-        if !self.scripts_are_denied() {
+        if !self.denial.is_remembered() {
             if let Some(outcomes) = self.swap_by_script(swaps).await? {
                 return Ok(outcomes);
             }
-            tracing::info!("redis denies scripts; swapping under WATCH");
-            self.remember_denial();
+            self.denial.remember("records are written under WATCH");
         }
         self.swap_by_watch(swaps).await
     }

@@ -10,6 +10,7 @@
 //!
 //! Invariant: a password is sent to the server and appears nowhere else.
 
+mod denial;
 mod errors;
 mod settings;
 
@@ -24,6 +25,7 @@ use super::fail_fast::{Dialer, FailFast};
 use super::{StoreError, net};
 use crate::model::Password;
 use crate::tasks::TaskGroup;
+pub use denial::ScriptDenial;
 pub use errors::{RedisFailure, classify, scripts_are_denied};
 pub use settings::{RedisSettings, RedisUrlError};
 
