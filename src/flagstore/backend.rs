@@ -4,6 +4,7 @@
 //! Every call fits into one time budget of its database, or is made of calls that do; nothing is
 //! repeated here except what a compare-and-set must repeat.
 
+use std::borrow::Borrow;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -152,4 +153,46 @@ pub trait FlagBackend: Send + Sync + 'static {
 
     /// Sets the marker if there is none; gives the one that is there then.
     fn mark(&self) -> impl Future<Output = Result<Marker, StoreError>> + Send;
+}
+
+/// Cuts rows into calls that fit their budget.
+pub fn chunks<T: Borrow<Row>>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |row: &&T| {
+            bytes += (**row).borrow().json.len();
+            bytes <= ROWS_BYTES_MAX
+        };
+        let count = rest.iter().take(ROWS_MAX).take_while(fits).count();
+        let (chunk, others) = rest.split_at(count.max(1).min(rest.len()));
+        rest = others;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ItemKind;
+
+    #[test]
+    fn calls_are_bounded_by_count_and_bytes() {
+        let check = |sizes: &[usize], expected: &[usize]| {
+            let row = |size: &usize| Row {
+                key: ItemKey::new(ItemKind::Flag, "a"),
+                version: 1,
+                json: vec![b'x'; *size].into(),
+            };
+            let rows: Vec<Row> = sizes.iter().map(row).collect();
+            let counts: Vec<usize> = chunks(&rows).map(<[Row]>::len).collect();
+            assert_eq!(counts, expected, "{sizes:?}");
+        };
+        check(&[], &[]);
+        check(&[1; ROWS_MAX + 1], &[ROWS_MAX, 1]);
+        let half = ROWS_BYTES_MAX / 2;
+        check(&[half, half, half], &[2, 1]);
+        check(&[1, ROWS_BYTES_MAX, 1], &[1, 1, 1]);
+        check(&[ROWS_BYTES_MAX + 1, 1], &[1, 1]);
+    }
 }

@@ -7,8 +7,12 @@ pub mod backend;
 mod encoding;
 pub mod layout;
 mod local;
-mod reconcile;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod shared;
 
 pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};
+pub use shared::{
+    DatabaseFacts, OpenShared, Reason, Repopulation, SharedFlags, SharedRead, SharedState,
+    SharedStatus, SharedStores, Timing,
+};

@@ -18,8 +18,8 @@ use redis::Value;
 use redis::aio::ConnectionLike;
 
 use super::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, ROWS_BYTES_MAX, ROWS_MAX,
-    Row, StoredRow, StoredRows, Upserted,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
+    Upserted, chunks,
 };
 use super::layout;
 use crate::model::{ItemKey, ItemKind};
@@ -478,20 +478,4 @@ impl RedisFlags {
             .await?;
         Ok(marker.map(|marker| Marker(marker.into())))
     }
-}
-
-/// Cuts rows into calls that fit their budget.
-fn chunks<'a>(rows: &'a [&'a Row]) -> impl Iterator<Item = &'a [&'a Row]> {
-    let mut rest = rows;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = |row: &&Row| {
-            bytes += row.json.len();
-            bytes <= ROWS_BYTES_MAX
-        };
-        let count = rest.iter().take(ROWS_MAX).copied().take_while(fits).count();
-        let (chunk, others) = rest.split_at(count.max(1).min(rest.len()));
-        rest = others;
-        (!chunk.is_empty()).then_some(chunk)
-    })
 }

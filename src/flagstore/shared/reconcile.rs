@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backend::{StoredRow, StoredRows};
+use crate::flagstore::backend::{StoredRow, StoredRows};
 use crate::model::{DataSet, ItemKey};
 
 /// Pause before an item that should not be there is looked at again (design D28).
@@ -174,9 +174,9 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::backend::Marker;
-    use super::super::layout;
     use super::*;
+    use crate::flagstore::backend::Marker;
+    use crate::flagstore::layout;
     use crate::model::{Item, ItemKind};
 
     fn flag(key: &str) -> ItemKey {

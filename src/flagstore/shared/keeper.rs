@@ -1,0 +1,510 @@
+//! The task of one environment's shared store: reads it while upstream is not live, and keeps it
+//! equal to what LaunchDarkly said.
+//!
+//! Each visit is idempotent and may be dropped at any moment: what it did not write is still
+//! known to be missing. Whether the database may be dialled is not decided here; while its breaker
+//! is open a visit fails at once, and the database's return ends the pause.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::SharedRead;
+use super::orders::{Orders, Task, Waiting};
+use super::reconcile::{Authority, Decision, Doubts, decide};
+use super::report::{Repopulation, SharedState};
+use super::schedule::{Due, HERD_WAIT, Reason, Schedule, Timing};
+use crate::flagstore::backend::{
+    Condition, Correction, Filled, FlagBackend, Look, Marker, ROWS_MAX, Row, StoredRows, Upserted,
+    chunks,
+};
+use crate::flagstore::layout;
+use crate::model::DataSet;
+use crate::storage::{Health, StoreError};
+use crate::telemetry::Chain;
+
+/// Bound on the last write before the end of the process.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The task.
+#[derive(Debug)]
+pub(super) struct Keeper<B> {
+    backend: B,
+    orders: Orders,
+    reads: mpsc::Sender<SharedRead>,
+    health: watch::Receiver<Health>,
+    schedule: Schedule,
+    /// The count of connections at the last visit that got an answer: a new one may lead to a
+    /// database that lost its data.
+    seen_epoch: u64,
+    known: Known,
+    doubts: Doubts,
+    was_live: bool,
+    complained: Option<String>,
+}
+
+/// What the last visits showed of the store, to tell a loss by.
+#[derive(Debug, Default)]
+struct Known {
+    marker: Option<Marker>,
+    server: Option<Arc<str>>,
+}
+
+impl<B: FlagBackend> Keeper<B> {
+    pub(super) fn new(
+        backend: B,
+        timing: Timing,
+        orders: Orders,
+        reads: mpsc::Sender<SharedRead>,
+        health: watch::Receiver<Health>,
+    ) -> Self {
+        Self {
+            backend,
+            orders,
+            reads,
+            health,
+            schedule: Schedule::new(timing, Instant::now()),
+            seen_epoch: 0,
+            known: Known::default(),
+            doubts: Doubts::default(),
+            was_live: false,
+            complained: None,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) async fn run(mut self, cancel: CancellationToken) {
+        // Dropped at any await: visits are idempotent.
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.keep() => return,
+        }
+        self.last_write().await;
+    }
+
+    /// Writes what waits once more before the end.
+    async fn last_write(&mut self) {
+        let Waiting { put, dirty, .. } = self.orders.waiting();
+        if !put && !dirty {
+            return;
+        }
+        let write =
+            async { if put { self.compare(Reason::Put).await } else { self.flush().await } };
+        if !matches!(tokio::time::timeout(LAST_WRITE_TIMEOUT, write).await, Ok(Ok(()))) {
+            tracing::warn!("the last changes could not be written to the shared flag store");
+        }
+    }
+
+    async fn keep(&mut self) {
+        loop {
+            let due = match self.schedule.next() {
+                Some((at, due)) => tokio::select! {
+                    biased;
+                    () = self.orders.changed() => None,
+                    () = new_connection(&mut self.health, self.seen_epoch) => None,
+                    () = tokio::time::sleep_until(at) => Some(due),
+                },
+                None => tokio::select! {
+                    () = self.orders.changed() => None,
+                    () = new_connection(&mut self.health, self.seen_epoch) => None,
+                },
+            };
+            match due {
+                None => self.take_note(),
+                Some(due) => self.visit(due).await,
+            }
+        }
+    }
+
+    /// Something was told, or the database has a new connection.
+    fn take_note(&mut self) {
+        let now = Instant::now();
+        let epoch = self.health.borrow_and_update().connected_epoch;
+        if epoch != self.seen_epoch {
+            self.seen_epoch = epoch;
+            self.schedule.reconnected(now, fastrand::f64());
+        }
+        let Waiting { put, dirty, live } = self.orders.waiting();
+        if put {
+            self.schedule.compare(now, Reason::Put);
+        }
+        if dirty {
+            self.schedule.flush(now);
+        }
+        if self.was_live && !live {
+            self.schedule.compared(now, fastrand::f64(), false, false);
+        }
+        self.was_live = live;
+    }
+
+    async fn visit(&mut self, due: Due) {
+        let outcome = match due {
+            Due::Compare(reason) => self.compare(reason).await,
+            Due::Flush => self.flush().await,
+            Due::Look => self.look().await,
+        };
+        match outcome {
+            Ok(()) => {
+                // The answer came over the newest connection.
+                self.seen_epoch = self.health.borrow_and_update().connected_epoch;
+            }
+            Err(error) => {
+                self.failed(&error).await;
+                self.schedule.failed(Instant::now(), fastrand::f64(), due);
+            }
+        }
+        self.orders.report_dirty();
+    }
+
+    /// Reads everything, tells of it, and writes what is lacking.
+    async fn compare(&mut self, reason: Reason) -> Result<(), StoreError> {
+        let task = self.orders.task();
+        let put = self.orders.waiting().put;
+        self.compare_with(&task, reason, put).await?;
+        let live = task.authority != Authority::Provisional;
+        if let (true, Some(data)) = (live, &task.data) {
+            // A relay that is not live has not written; what it accepted while it was, waits on.
+            let dirty = self.orders.dirty();
+            let items = dirty.iter().filter_map(|key| Some((key, data.item(key)?.version)));
+            self.orders.stored(items);
+        }
+        self.orders.compared(task.authority);
+        let doubts = !self.doubts.is_empty();
+        self.schedule.compared(Instant::now(), fastrand::f64(), live, doubts);
+        self.succeeded();
+        Ok(())
+    }
+
+    async fn compare_with(
+        &mut self,
+        task: &Task,
+        reason: Reason,
+        put: bool,
+    ) -> Result<(), StoreError> {
+        let stored = self.backend.read().await?;
+        self.tell(&stored, task).await;
+        self.known.marker.clone_from(&stored.marker);
+        let Some(data) = &task.data else { return Ok(()) };
+        let decision = decide(&stored, data, task.authority, &mut self.doubts, Instant::now());
+        self.report_left(&decision);
+        let written = if decision.fill {
+            self.fill(data, reason).await?
+        } else {
+            self.carry_out(&stored, data, &decision).await?
+        };
+        // What a put changes is no loss.
+        if written > 0 && (decision.fill || !put) && reason != Reason::Start {
+            self.repopulated(reason, written);
+        }
+        Ok(())
+    }
+
+    /// Writes everything into an empty store.
+    async fn fill(&mut self, data: &Arc<DataSet>, reason: Reason) -> Result<u64, StoreError> {
+        let rows = ordered(data.clone()).await;
+        if reason.is_seen_by_all() {
+            tokio::time::sleep(HERD_WAIT.mul_f64(fastrand::f64())).await;
+        }
+        match self.backend.fill(&rows).await? {
+            Filled::Done => {
+                self.known.marker = self.backend.look().await?.marker;
+                return Ok(rows.len() as u64);
+            }
+            Filled::NotEmpty => {
+                tracing::debug!("somebody else has filled the store; comparing with it");
+                self.schedule.compare(Instant::now() + HERD_WAIT, Reason::MarkerChanged);
+                return Ok(0);
+            }
+            Filled::Impossible => {}
+        }
+        // One more look, because somebody may have been faster by the random wait.
+        if self.backend.look().await?.marker.is_some() {
+            self.schedule.compare(Instant::now() + HERD_WAIT, Reason::MarkerChanged);
+            return Ok(0);
+        }
+        let written = self.upsert(&rows, Condition::Always).await?.written;
+        self.known.marker = Some(self.backend.mark().await?);
+        Ok(written)
+    }
+
+    /// Writes and corrects what was decided.
+    async fn carry_out(
+        &mut self,
+        stored: &StoredRows,
+        data: &Arc<DataSet>,
+        decision: &Decision,
+    ) -> Result<u64, StoreError> {
+        let mut written = 0;
+        if !decision.upserts.is_empty() {
+            let mut rows = ordered(data.clone()).await;
+            rows.retain(|row| decision.upserts.contains(&row.key));
+            written = self.upsert(&rows, Condition::Always).await?.written;
+        }
+        let corrections: Vec<Correction> = decision
+            .corrections
+            .iter()
+            .map(|&place| {
+                let found = stored.rows[place].clone();
+                let wanted = data.item(&found.key).map(|item| layout::row(&found.key, item));
+                Correction { found, wanted }
+            })
+            .collect();
+        for chunk in corrections.chunks(ROWS_MAX) {
+            let corrected = self.backend.correct(chunk).await?;
+            let corrected = corrected.into_iter().filter(|corrected| *corrected).count();
+            tracing::warn!(
+                items = corrected,
+                "the shared flag store held items that LaunchDarkly does not have, or newer than \
+                 it has; they were corrected"
+            );
+            written += corrected as u64;
+        }
+        if decision.mark {
+            self.known.marker = Some(self.backend.mark().await?);
+        }
+        Ok(written)
+    }
+
+    /// Writes the items that changed.
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        let Task { data: Some(data), .. } = self.orders.task() else { return Ok(()) };
+        let keys = self.orders.dirty();
+        let row = |key| Some(layout::row(key, data.item(key)?));
+        let rows: Vec<Row> = keys.iter().filter_map(row).collect();
+        let upserts = self.upsert(&rows, Condition::Marked).await?;
+        self.schedule.flushed();
+        if upserts.unmarked {
+            // The store has lost its data: it is refilled whole.
+            self.schedule.compare(Instant::now(), Reason::MarkerMissing);
+        } else {
+            self.orders.stored(rows.iter().map(|row| (&row.key, row.version)));
+            self.succeeded();
+        }
+        Ok(())
+    }
+
+    async fn upsert(&self, rows: &[Row], condition: Condition) -> Result<Upserts, StoreError> {
+        let mut upserts = Upserts::default();
+        for chunk in chunks(rows) {
+            let outcomes = self.backend.upsert(chunk, condition).await?;
+            for (row, outcome) in chunk.iter().zip(outcomes) {
+                match outcome {
+                    Upserted::Written => upserts.written += 1,
+                    Upserted::NotNewer => {}
+                    Upserted::NoMarker => upserts.unmarked = true,
+                    Upserted::TooLarge => {
+                        self.dropped(row);
+                        continue;
+                    }
+                }
+                self.orders.report().update(|report| {
+                    report.dropped.remove(&row.key);
+                });
+            }
+        }
+        Ok(upserts)
+    }
+
+    /// Looks for signs of a loss.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let found = self.backend.look().await?;
+        let now = Instant::now();
+        self.schedule.looked(now, fastrand::f64());
+        let loss = self.loss(&found);
+        self.known.server = found.server.or(self.known.server.take());
+        if let Some(reason) = loss {
+            tracing::debug!(reason = reason.as_str(), "comparing the shared flag store");
+            self.schedule.compare(now, reason);
+        }
+        Ok(())
+    }
+
+    fn loss(&self, found: &Look) -> Option<Reason> {
+        let data = self.orders.task().data;
+        if found.marker.is_none() {
+            // Without data there is nothing to repair, and a reading finds what there is.
+            return Some(Reason::MarkerMissing);
+        }
+        if found.marker != self.known.marker {
+            return Some(Reason::MarkerChanged);
+        }
+        if let (Some(before), Some(now)) = (&self.known.server, &found.server)
+            && before != now
+        {
+            return Some(Reason::ServerChanged);
+        }
+        let (counts, data) = (found.counts?, data?);
+        let live = |items: &crate::model::ItemMap| {
+            items.iter().filter(|(_, item)| !item.is_tombstone()).count() as u64
+        };
+        let dropped = self.orders.report().get().dropped.len() as u64;
+        let is_short = counts.flags + dropped < live(&data.flags)
+            || counts.segments + dropped < live(&data.segments);
+        is_short.then_some(Reason::ItemsMissing)
+    }
+
+    /// Tells the environment what is stored, while it has nothing better.
+    async fn tell(&self, stored: &StoredRows, task: &Task) {
+        let undecodable = stored.rows.iter().filter(|row| row.head.is_none()).count() as u64;
+        let before = self.orders.report().get().undecodable;
+        if undecodable > before {
+            let names: Vec<String> = stored
+                .rows
+                .iter()
+                .filter(|row| row.head.is_none())
+                .take(10)
+                .map(|row| row.key.to_string())
+                .collect();
+            tracing::warn!(
+                undecodable,
+                ?names,
+                "items of the shared flag store cannot be decoded; they are written anew when \
+                 LaunchDarkly is there"
+            );
+        }
+        self.orders.report().update(|report| report.undecodable = undecodable);
+        if task.authority == Authority::Provisional {
+            // An error means that the environment is going.
+            let _ = self.reads.send(reading(stored, undecodable)).await;
+        }
+    }
+
+    fn report_left(&self, decision: &Decision) {
+        let before = self.orders.report().get().left;
+        if decision.left != before && decision.left != Default::default() {
+            tracing::warn!(
+                behind = decision.left.behind,
+                ahead = decision.left.ahead,
+                unmarked = decision.left.unmarked,
+                "the shared flag store differs from what is served; it is left as it is until \
+                 LaunchDarkly is there"
+            );
+        }
+        self.orders.report().update(|report| report.left = decision.left);
+    }
+
+    fn repopulated(&self, reason: Reason, items: u64) {
+        tracing::warn!(
+            items,
+            reason = reason.as_str(),
+            "the shared flag store had lost data; it was written again"
+        );
+        let at = SystemTime::now();
+        self.orders.report().update(|report| {
+            report.last_repopulation = Some(Repopulation { at, reason, items });
+        });
+    }
+
+    fn dropped(&self, row: &Row) {
+        let bytes = row.json.len() as u64;
+        let mut is_news = false;
+        self.orders.report().update(|report| {
+            is_news = report.dropped.insert(row.key.clone(), bytes) != Some(bytes);
+        });
+        if is_news {
+            tracing::error!(
+                item = %row.key,
+                bytes,
+                "this item is larger than the database takes; it is served from memory and not \
+                 stored there"
+            );
+        }
+    }
+
+    /// Something was written, or found as it should be.
+    fn succeeded(&mut self) {
+        let is_done = !self.orders.waiting().dirty && !self.schedule.is_waiting_after_failure();
+        if is_done && self.complained.take().is_some() {
+            tracing::info!("the shared flag store is in use again");
+        }
+        self.orders.report().update(|report| {
+            if is_done {
+                if report.state != SharedState::Valid {
+                    report.state = SharedState::Valid;
+                    report.since = SystemTime::now();
+                }
+                report.error = None;
+            }
+            report.last_write = Some(SystemTime::now());
+        });
+    }
+
+    async fn failed(&mut self, error: &StoreError) {
+        let text = match (error, &self.health.borrow().last_error) {
+            (StoreError::CoolingDown, Some(last)) => format!("store is away: {last}"),
+            _ => Chain(error).to_string(),
+        };
+        if self.complained.is_none() {
+            tracing::warn!(
+                error = text,
+                "the shared flag store cannot be used; memory serves, and it is tried again in \
+                 the background"
+            );
+        }
+        self.complained = Some(text.clone());
+        self.orders.report().update(|report| {
+            if report.state != SharedState::Interrupted {
+                report.state = SharedState::Interrupted;
+                report.since = SystemTime::now();
+            }
+            report.error = Some(text.clone());
+        });
+        if !self.orders.waiting().live {
+            let _ = self.reads.send(SharedRead::Failed(text)).await;
+        }
+    }
+}
+
+/// How a list of rows was written.
+#[derive(Debug, Default)]
+struct Upserts {
+    written: u64,
+    unmarked: bool,
+}
+
+/// Waits until the database has another connection than at the last visit. Cancel-safe.
+async fn new_connection(health: &mut watch::Receiver<Health>, seen: u64) {
+    let changed = health.wait_for(|health| health.connected_epoch != seen).await.is_ok();
+    if !changed {
+        // The database's owner is gone; so is this task soon.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The rows of a data set, in their order, made beside the runtime's threads: it takes a
+/// millisecond per megabyte.
+async fn ordered(data: Arc<DataSet>) -> Vec<Row> {
+    match tokio::task::spawn_blocking(move || layout::ordered(&data)).await {
+        Ok(rows) => rows,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// What was read, as an environment can use it.
+fn reading(stored: &StoredRows, undecodable: u64) -> SharedRead {
+    if stored.marker.is_none() && stored.rows.is_empty() {
+        return SharedRead::Absent;
+    }
+    let mut data = DataSet::default();
+    for kind in crate::model::ItemKind::ALL {
+        let rows = stored.rows.iter().filter(|row| row.key.kind == kind);
+        *data.collection_mut(kind) = rows
+            .filter_map(|row| {
+                Some((row.key.key.clone(), layout::item(row.head?, row.json.clone())))
+            })
+            .collect();
+    }
+    let problem = match (&stored.marker, undecodable) {
+        (Some(_), 0) => return SharedRead::Complete(data),
+        (Some(_), count) => format!("{count} items cannot be decoded"),
+        (None, 0) => "there are items, but nobody has marked them as complete".to_owned(),
+        (None, count) => {
+            format!("nobody has marked the items as complete, and {count} cannot be decoded")
+        }
+    };
+    SharedRead::Incomplete { data, problem }
+}

@@ -1,0 +1,111 @@
+//! Flag data of one environment in a database that it shares with other relays and with SDKs.
+//!
+//! ```text
+//! runner --(SharedFlags: what is served, what was accepted)--> keeper --> FlagBackend
+//! runner <--(SharedRead: what is stored, while upstream is not live)-- keeper
+//! ```
+//!
+//! The keeper is a task beside the environment's own: clients hear of a change before any database
+//! does, and a database that hangs delays nobody. What it is told is coalesced by item, so a long
+//! outage costs no more memory than the data itself.
+
+mod keeper;
+mod orders;
+mod reconcile;
+mod report;
+mod schedule;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::keeper::Keeper;
+pub use self::orders::SharedFlags;
+pub use self::report::{Repopulation, SharedState, SharedStatus};
+pub use self::schedule::{Reason, Timing};
+use super::backend::FlagBackend;
+use crate::model::{DataSet, EnvironmentSpec};
+use crate::storage::Health;
+
+/// What the shared store holds, told while upstream is not live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharedRead {
+    /// A data set that can be served.
+    Complete(DataSet),
+    /// Nothing.
+    Absent,
+    /// Less than a data set (design D29): no marker, or items that cannot be decoded.
+    Incomplete {
+        /// What could be read.
+        data: DataSet,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The store did not answer, or refuses.
+    Failed(String),
+}
+
+/// The shared store of one environment, with the task that keeps it.
+pub struct OpenShared {
+    /// Tells the keeper what is served.
+    pub flags: SharedFlags,
+    /// What the keeper reads. One at a time: the keeper waits until it is taken.
+    pub reads: mpsc::Receiver<SharedRead>,
+    /// Runs the keeper until it is told to stop.
+    pub run: Box<dyn FnOnce(CancellationToken) -> KeeperTask + Send>,
+}
+
+/// A running keeper.
+pub type KeeperTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl std::fmt::Debug for OpenShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenShared").field("flags", &self.flags).finish_non_exhaustive()
+    }
+}
+
+/// Opens the shared store of an environment; which database it is in is known only here.
+#[derive(Clone)]
+pub struct SharedStores(Arc<dyn Fn(&EnvironmentSpec) -> OpenShared + Send + Sync>);
+
+impl std::fmt::Debug for SharedStores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedStores")
+    }
+}
+
+impl SharedStores {
+    /// Stores that are made by `backend`, all behind the breaker whose health is given.
+    pub fn new<B: FlagBackend>(
+        timing: Timing,
+        database: Arc<DatabaseFacts>,
+        health: watch::Receiver<Health>,
+        backend: impl Fn(&EnvironmentSpec) -> B + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |spec| {
+            let (flags, orders) = orders::channel();
+            let (sender, reads) = mpsc::channel(1);
+            let status = SharedStatus::new(database.clone(), spec);
+            flags.report().update(|shown| *shown = status);
+            let keeper = Keeper::new(backend(spec), timing, orders, sender, health.clone());
+            OpenShared { flags, reads, run: Box::new(move |cancel| Box::pin(keeper.run(cancel))) }
+        }))
+    }
+
+    /// The store of an environment.
+    pub fn open(&self, spec: &EnvironmentSpec) -> OpenShared {
+        (self.0)(spec)
+    }
+}
+
+/// What `/status` tells of the database itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatabaseFacts {
+    /// `redis`, `dynamodb` or `consul` (ld-relay v8: `database`).
+    pub kind: &'static str,
+    /// Where it is, without passwords (ld-relay v8: `dbServer`).
+    pub server: Option<String>,
+}

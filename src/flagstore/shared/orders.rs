@@ -1,0 +1,199 @@
+//! What a keeper is told by its environment: the newest data, what of it is not stored yet, and
+//! how sure we are of it. Telling never waits.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::reconcile::Authority;
+use super::report::SharedReport;
+use crate::model::{DataSet, ItemKey};
+
+/// The environment's end. Clones tell the same keeper.
+#[derive(Clone, Debug)]
+pub struct SharedFlags {
+    shared: Arc<Shared>,
+}
+
+/// The keeper's end.
+#[derive(Debug)]
+pub(super) struct Orders {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+    report: SharedReport,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    data: Option<Arc<DataSet>>,
+    /// When the put came with which the present connection began; `None` while upstream is not
+    /// live.
+    put_at: Option<Instant>,
+    heard_at: Option<Instant>,
+    /// A put waits to be compared with what is stored.
+    put_waits: bool,
+    /// Items that were accepted from upstream and are not stored yet. Never more than there are
+    /// items.
+    dirty: BTreeSet<ItemKey>,
+}
+
+/// What the keeper works with at a moment.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    /// What is served; `None` before there is anything.
+    pub(super) data: Option<Arc<DataSet>>,
+    pub(super) authority: Authority,
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) put: bool,
+    pub(super) dirty: bool,
+    pub(super) live: bool,
+}
+
+/// A keeper's two ends.
+pub(super) fn channel() -> (SharedFlags, Orders) {
+    let shared = Arc::<Shared>::default();
+    (SharedFlags { shared: shared.clone() }, Orders { shared })
+}
+
+impl SharedFlags {
+    /// A put was accepted: the store is to hold exactly this.
+    pub fn put(&self, data: Arc<DataSet>, now: Instant) {
+        self.tell(|state| {
+            state.data = Some(data);
+            (state.put_at, state.heard_at) = (Some(now), Some(now));
+            state.put_waits = true;
+            // The comparison finds them too.
+            state.dirty.clear();
+        });
+    }
+
+    /// A change from upstream was accepted, and this is served now.
+    pub fn changed(&self, data: Arc<DataSet>, key: &ItemKey) {
+        self.tell(|state| {
+            state.data = Some(data);
+            state.dirty.insert(key.clone());
+        });
+    }
+
+    /// This is served now; it came from a store.
+    pub fn served(&self, data: Arc<DataSet>) {
+        self.tell(|state| state.data = Some(data));
+    }
+
+    /// The upstream connection delivered something, if only a heartbeat.
+    pub fn heard(&self, now: Instant) {
+        self.shared.lock().heard_at = Some(now);
+    }
+
+    /// The upstream connection is gone.
+    pub fn not_live(&self) {
+        if self.shared.lock().put_at.is_some() {
+            self.tell(|state| {
+                state.put_at = None;
+                state.put_waits = false;
+            });
+        }
+    }
+
+    /// The environment is gone for good: nothing is written any more.
+    pub fn forget(&self) {
+        self.tell(|state| *state = State::default());
+    }
+
+    /// What `/status` shows.
+    pub fn report(&self) -> &SharedReport {
+        &self.shared.report
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        let dirty = {
+            let mut state = self.shared.lock();
+            change(&mut state);
+            state.dirty.len()
+        };
+        self.shared.report.update(|report| report.dirty = dirty);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Orders {
+    /// Waits until something was told since the last time. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    pub(super) fn waiting(&self) -> Waiting {
+        let state = self.shared.lock();
+        Waiting {
+            put: state.put_waits,
+            dirty: !state.dirty.is_empty(),
+            live: state.put_at.is_some(),
+        }
+    }
+
+    /// What is served at this moment, and with what right.
+    pub(super) fn task(&self) -> Task {
+        let state = self.shared.lock();
+        let authority = match (state.put_at, state.heard_at) {
+            (Some(put_at), Some(heard_at)) => Authority::Live { put_at, heard_at },
+            (Some(_) | None, _) => Authority::Provisional,
+        };
+        Task { data: state.data.clone(), authority }
+    }
+
+    /// What is to be written item by item.
+    pub(super) fn dirty(&self) -> BTreeSet<ItemKey> {
+        self.shared.lock().dirty.clone()
+    }
+
+    /// These items are stored at these versions. What has changed since still waits.
+    pub(super) fn stored<'a>(&self, items: impl Iterator<Item = (&'a ItemKey, u64)>) {
+        let mut state = self.shared.lock();
+        let State { data, dirty, .. } = &mut *state;
+        for (key, version) in items {
+            let current = data.as_ref().and_then(|data| data.item(key));
+            if current.is_none_or(|item| item.version <= version) {
+                dirty.remove(key);
+            }
+        }
+    }
+
+    /// A comparison with this right ended well: the put that it was for waits no longer.
+    pub(super) fn compared(&self, authority: Authority) {
+        let mut state = self.shared.lock();
+        match authority {
+            Authority::Live { put_at, .. } if state.put_at == Some(put_at) => {
+                state.put_waits = false;
+            }
+            Authority::Live { .. } | Authority::Provisional => {}
+        }
+    }
+
+    pub(super) fn report(&self) -> &SharedReport {
+        &self.shared.report
+    }
+
+    /// Tells how much is left to write.
+    pub(super) fn report_dirty(&self) {
+        let dirty = self.shared.lock().dirty.len();
+        self.shared.report.update(|report| report.dirty = dirty);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is complete before anything could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,118 @@
+//! What `/status` tells of one environment's shared store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::DatabaseFacts;
+use super::reconcile::Left;
+use super::schedule::Reason;
+use crate::model::{EnvironmentSpec, ItemKey};
+
+/// Whether the store holds what it should (ld-relay v8: `dataStoreStatus.state`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SharedState {
+    /// Not known yet.
+    #[default]
+    Initializing,
+    /// At the last look it did.
+    Valid,
+    /// It cannot be reached, or something could not be written to it.
+    Interrupted,
+}
+
+impl SharedState {
+    /// The word of `/status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Initializing => "INITIALIZING",
+            Self::Valid => "VALID",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+}
+
+/// The last time that lost data was written again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repopulation {
+    /// When it was done.
+    pub at: SystemTime,
+    /// How the loss was noticed.
+    pub reason: Reason,
+    /// Items that were written.
+    pub items: u64,
+}
+
+/// What is known of the store.
+#[derive(Clone, Debug)]
+pub struct SharedStatus {
+    /// The database it is in.
+    pub database: Arc<DatabaseFacts>,
+    /// The prefix of its keys.
+    pub prefix: String,
+    /// Its DynamoDB table, if it has one of its own.
+    pub table: String,
+    /// Whether it holds what it should.
+    pub state: SharedState,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why it does not.
+    pub error: Option<String>,
+    /// Accepted changes that are not stored yet.
+    pub dirty: usize,
+    /// When something was last written, or found to be written.
+    pub last_write: Option<SystemTime>,
+    /// The last repair of a loss.
+    pub last_repopulation: Option<Repopulation>,
+    /// Items that the database does not take, with the bytes of their JSON.
+    pub dropped: BTreeMap<ItemKey, u64>,
+    /// Stored items that cannot be decoded, at the last reading.
+    pub undecodable: u64,
+    /// What this relay would write or correct if its upstream were live.
+    pub left: Left,
+}
+
+impl SharedStatus {
+    pub(super) fn new(database: Arc<DatabaseFacts>, spec: &EnvironmentSpec) -> Self {
+        Self {
+            database,
+            prefix: spec.store_prefix.clone(),
+            table: spec.store_table.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for SharedStatus {
+    fn default() -> Self {
+        Self {
+            database: Arc::default(),
+            prefix: String::new(),
+            table: String::new(),
+            state: SharedState::default(),
+            since: SystemTime::now(),
+            error: None,
+            dirty: 0,
+            last_write: None,
+            last_repopulation: None,
+            dropped: BTreeMap::new(),
+            undecodable: 0,
+            left: Left::default(),
+        }
+    }
+}
+
+/// The newest status, shared between keeper and server.
+#[derive(Debug, Default)]
+pub struct SharedReport(Mutex<SharedStatus>);
+
+impl SharedReport {
+    /// The status at this moment.
+    pub fn get(&self) -> SharedStatus {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut SharedStatus)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

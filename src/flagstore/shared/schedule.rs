@@ -1,0 +1,285 @@
+//! When a keeper visits its store: pure, given the time and a random number.
+//!
+//! Invariant: after every outcome a visit lies ahead, and it lies ahead by a pause unless
+//! something new is to be written.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reconcile::SECOND_LOOK;
+use crate::backoff::Backoff;
+
+/// Pause before a visit that failed is tried again. A database that returns ends it early.
+const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(15) };
+
+/// Longest random wait between noticing a loss and repairing it, so that of several relays one
+/// does the work (design D23).
+pub(super) const HERD_WAIT: Duration = Duration::from_millis(300);
+
+/// Looks between two whole comparisons (design D12: a slow periodic compare).
+const LOOKS_PER_COMPARISON: u32 = 20;
+
+/// Pauses of one environment's keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between looks for lost content; `None`: neither these nor periodic comparisons (design
+    /// D32).
+    pub check: Option<Duration>,
+    /// Between readings while upstream is not live (design D1).
+    pub reread: Duration,
+}
+
+/// Why the store is compared with what is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The relay has started.
+    Start,
+    /// LaunchDarkly sent everything.
+    Put,
+    /// The connection to the database is a new one.
+    Reconnected,
+    /// Another server process answers than before.
+    ServerChanged,
+    /// The marker is missing.
+    MarkerMissing,
+    /// Somebody else has set the marker since.
+    MarkerChanged,
+    /// There are fewer items than there should be.
+    ItemsMissing,
+    /// Something could not be written or read.
+    Failed,
+    /// Nothing in particular: it was time.
+    Periodic,
+    /// Items that should not be there are due for their second look.
+    SecondLook,
+    /// Upstream is not live, and a peer may have written something newer.
+    Reread,
+}
+
+impl Reason {
+    /// The word for `/status` and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Put => "put",
+            Self::Reconnected => "reconnected",
+            Self::ServerChanged => "serverChanged",
+            Self::MarkerMissing => "markerMissing",
+            Self::MarkerChanged => "markerChanged",
+            Self::ItemsMissing => "itemsMissing",
+            Self::Failed => "failedBefore",
+            Self::Periodic => "periodic",
+            Self::SecondLook => "secondLook",
+            Self::Reread => "reread",
+        }
+    }
+
+    /// Whether several relays may have noticed the same at the same moment.
+    pub(super) fn is_seen_by_all(self) -> bool {
+        match self {
+            Self::Reconnected
+            | Self::ServerChanged
+            | Self::MarkerMissing
+            | Self::MarkerChanged
+            | Self::ItemsMissing
+            | Self::Failed => true,
+            Self::Start | Self::Put | Self::Periodic | Self::SecondLook | Self::Reread => false,
+        }
+    }
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Compare everything.
+    Compare(Reason),
+    /// Write the items that changed.
+    Flush,
+    /// Look for signs of a loss.
+    Look,
+}
+
+/// What lies ahead.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    timing: Timing,
+    compare: Option<(Instant, Reason)>,
+    flush: Option<Instant>,
+    look: Option<Instant>,
+    periodic: Option<Instant>,
+    failures: u32,
+}
+
+impl Schedule {
+    /// The store is read at once.
+    pub(super) fn new(timing: Timing, now: Instant) -> Self {
+        Self {
+            timing,
+            compare: Some((now, Reason::Start)),
+            flush: None,
+            look: None,
+            periodic: None,
+            failures: 0,
+        }
+    }
+
+    /// What comes next, and when; `None` if nothing lies ahead before something is told.
+    pub(super) fn next(&self) -> Option<(Instant, Due)> {
+        let compare = self.compare.map(|(at, why)| (at, Due::Compare(why)));
+        let periodic = self.periodic.map(|at| (at, Due::Compare(Reason::Periodic)));
+        let flush = self.flush.map(|at| (at, Due::Flush));
+        let look = self.look.map(|at| (at, Due::Look));
+        // Of two that are due at the same time, the first of this list: it does more.
+        [compare, flush, periodic, look].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Compare as soon as that; an earlier plan stays.
+    pub(super) fn compare(&mut self, at: Instant, reason: Reason) {
+        if self.compare.is_none_or(|(planned, _)| at < planned) {
+            self.compare = Some((at, reason));
+        }
+    }
+
+    /// Items wait to be written; failures before this one have their pause.
+    pub(super) fn flush(&mut self, now: Instant) {
+        self.flush.get_or_insert(now);
+    }
+
+    /// A comparison ended well, and with it everything that waited.
+    pub(super) fn compared(&mut self, now: Instant, random: f64, live: bool, doubts: bool) {
+        (self.compare, self.failures) = (None, 0);
+        self.periodic =
+            self.timing.check.map(|pause| now + jittered(pause * LOOKS_PER_COMPARISON, random));
+        self.looked(now, random);
+        if doubts {
+            self.compare(now + SECOND_LOOK, Reason::SecondLook);
+        } else if !live {
+            self.compare(now + jittered(self.timing.reread, random), Reason::Reread);
+        }
+    }
+
+    /// Whether a comparison waits because one before failed.
+    pub(super) fn is_waiting_after_failure(&self) -> bool {
+        matches!(self.compare, Some((_, Reason::Failed)))
+    }
+
+    /// The items that waited are written.
+    pub(super) fn flushed(&mut self) {
+        (self.flush, self.failures) = (None, 0);
+    }
+
+    /// A look found nothing wrong.
+    pub(super) fn looked(&mut self, now: Instant, random: f64) {
+        self.look = self.timing.check.map(|pause| now + jittered(pause, random));
+    }
+
+    /// A visit failed.
+    pub(super) fn failed(&mut self, now: Instant, random: f64, due: Due) {
+        self.failures = self.failures.saturating_add(1);
+        let again = now + RETRY.delay(self.failures, random);
+        match due {
+            Due::Flush => self.flush = Some(again),
+            // After a failed look it is not known what the store holds.
+            Due::Compare(_) | Due::Look => {
+                self.compare = Some((again, Reason::Failed));
+                self.looked(now, random);
+                self.periodic = self.periodic.map(|at| at.max(again));
+            }
+        }
+    }
+
+    /// The database is back: what failed is tried soon, though not by all relays at once.
+    pub(super) fn reconnected(&mut self, now: Instant, random: f64) {
+        let soon = now + HERD_WAIT.mul_f64(random.clamp(0.0, 1.0));
+        self.failures = 0;
+        self.compare = match self.compare {
+            Some((at, reason)) if at <= now => Some((at, reason)),
+            Some(_) | None => Some((soon, Reason::Reconnected)),
+        };
+        self.flush = self.flush.map(|_| now);
+    }
+}
+
+/// Three quarters of a pause to all of it, so that relays do not look all at once.
+fn jittered(pause: Duration, random: f64) -> Duration {
+    pause.mul_f64(1.0 - 0.25 * random.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays `second:what` against a schedule with a check every 30 s and readings every 15 s, and
+    /// shows what comes next.
+    #[track_caller]
+    fn check(script: &str, expected: &str) {
+        let origin = Instant::now();
+        let timing =
+            Timing { check: Some(Duration::from_secs(30)), reread: Duration::from_secs(15) };
+        let mut schedule = Schedule::new(timing, origin);
+        for step in script.split_whitespace() {
+            let (seconds, what) = step.split_once(':').unwrap();
+            let now = origin + Duration::from_secs_f64(seconds.parse().unwrap());
+            match what {
+                "live" => schedule.compared(now, 0.0, true, false),
+                "doubts" => schedule.compared(now, 0.0, true, true),
+                "away" => schedule.compared(now, 0.0, false, false),
+                "put" => schedule.compare(now, Reason::Put),
+                "dirty" => schedule.flush(now),
+                "flushed" => schedule.flushed(),
+                "looked" => schedule.looked(now, 0.0),
+                "fail" => {
+                    let (_, due) = schedule.next().unwrap();
+                    schedule.failed(now, 0.0, due);
+                }
+                "back" => schedule.reconnected(now, 1.0),
+                other => panic!("unknown step {other}"),
+            }
+        }
+        let (at, due) = schedule.next().unwrap();
+        assert_eq!(format!("{due:?} at {}", (at - origin).as_secs_f64()), expected, "{script}");
+    }
+
+    #[test]
+    fn a_store_is_read_at_once_and_looked_at_later() {
+        check("", "Compare(Start) at 0");
+        check("0:live", "Look at 30");
+        check("0:live 30:looked", "Look at 60");
+        check("0:live 580:looked", "Compare(Periodic) at 600");
+        check("0:away", "Compare(Reread) at 15");
+        check("0:doubts", "Compare(SecondLook) at 5");
+    }
+
+    #[test]
+    fn what_is_new_is_written_at_once() {
+        check("0:live 7:put", "Compare(Put) at 7");
+        check("0:live 7:dirty", "Flush at 7");
+        check("0:live 7:dirty 7:flushed", "Look at 30");
+        check("0:away 7:put", "Compare(Put) at 7");
+    }
+
+    #[test]
+    fn failures_have_ever_longer_pauses_until_the_database_is_back() {
+        let delay = |failures: u32| RETRY.delay(failures, 0.0).as_secs_f64();
+        check("0:fail", &format!("Compare(Failed) at {}", delay(1)));
+        check("0:fail 1:fail 2:fail", &format!("Compare(Failed) at {}", 2.0 + delay(3)));
+        check("0:live 7:dirty 7:fail", &format!("Flush at {}", 7.0 + delay(1)));
+        check("0:live 7:dirty 7:fail 7:dirty", &format!("Flush at {}", 7.0 + delay(1)));
+        check("0:live 30:fail", &format!("Compare(Failed) at {}", 30.0 + delay(1)));
+        check("0:fail 1:fail 2:back", "Compare(Reconnected) at 2.3");
+        check("0:live 9:back", "Compare(Reconnected) at 9.3");
+        check("0:live 7:dirty 7:fail 7.1:back", "Flush at 7.1");
+    }
+
+    #[test]
+    fn without_a_check_only_what_is_told_leads_to_a_visit() {
+        let now = Instant::now();
+        let timing = Timing { check: None, reread: Duration::from_secs(15) };
+        let mut schedule = Schedule::new(timing, now);
+        schedule.compared(now, 0.0, true, false);
+        assert_eq!(schedule.next(), None);
+        schedule.compared(now, 0.0, false, false);
+        assert_eq!(schedule.next(), Some((now + timing.reread, Due::Compare(Reason::Reread))));
+    }
+}
