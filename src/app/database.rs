@@ -11,6 +11,7 @@
     )
 )]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -24,9 +25,19 @@ use crate::autoconfig::cache::shared_access::SharedAccess;
 use crate::autoconfig::cache::shared_tier::{self, NAMESPACE_SUFFIX, SharedTier};
 use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
-use crate::config::{CacheFormat, Database};
-use crate::storage::{Budgets, Dialer, FailFast};
+use crate::config::{CacheFormat, Database, LocalTtl};
+use crate::flagstore::backend::FlagBackend;
+use crate::flagstore::{DatabaseFacts, SharedStores, StoreFacts, Timing};
+use crate::model::EnvironmentSpec;
+use crate::storage::{Budgets, Dialer, FailFast, Health};
 use crate::tasks::TaskGroup;
+
+/// Pause between readings of flag stores while upstream is not live, if neither `localTtl` nor
+/// `healthCheckInterval` sets one.
+const REREAD_WITHOUT_CHECK: Duration = Duration::from_secs(30);
+
+/// The shortest such pause.
+const REREAD_MIN: Duration = Duration::from_secs(1);
 
 /// Why the shared database cannot be used as it is configured.
 pub(super) type DatabaseError = crate::storage::Cause;
@@ -56,54 +67,84 @@ pub(super) fn check_interval(database: &Database) -> Option<Duration> {
     }
 }
 
-impl SharedCache<'_> {
-    /// Starts the keeper of the shared tier, and the probe of its database.
-    pub(super) fn keep(
-        self,
-        database: &Database,
-        ends: KeeperEnds,
-        parts: &mut TaskGroup,
-    ) -> Result<(), StartError> {
+/// The one shared database, with the parts of the relay that use it. It is not dialled before the
+/// first of them asks.
+pub(super) struct SharedDatabase {
+    /// Holds flags for SDKs and other relays.
+    pub(super) flags: SharedStores,
+    keep_cache: KeepCache,
+    probe: Probe,
+}
+
+type KeepCache = Box<dyn FnOnce(SharedCache<'_>, KeeperEnds, &mut TaskGroup)>;
+type Probe = Box<dyn FnOnce(&mut TaskGroup)>;
+
+impl SharedDatabase {
+    /// The database of the configuration.
+    pub(super) fn new(database: &Database) -> Result<Self, StartError> {
+        let timing = timing(database);
         match database {
             #[cfg(feature = "redis")]
-            Database::Redis(settings) => {
-                let store = redis::store(settings)?;
-                let rows = |namespace: String| {
-                    crate::autoconfig::cache::RedisCache::new(store.clone(), namespace)
-                };
-                self.start(&store, rows, ends, parts);
-            }
+            Database::Redis(config) => redis::open(config, timing),
             #[cfg(not(feature = "redis"))]
-            Database::Redis(_) => return Err(StartError::NotCompiled("Redis")),
+            Database::Redis(_) => Err(StartError::NotCompiled("Redis")),
             #[cfg(feature = "dynamodb")]
-            Database::DynamoDb(settings) => {
-                let (store, table) = dynamodb::store(settings);
-                let rows = |namespace: String| {
-                    let table = table.clone();
-                    crate::autoconfig::cache::DynamoDbCache::new(store.clone(), table, namespace)
-                };
-                self.start(&store, rows, ends, parts);
-            }
+            Database::DynamoDb(config) => Ok(dynamodb::open(config, timing)),
             #[cfg(not(feature = "dynamodb"))]
-            Database::DynamoDb(_) => return Err(StartError::NotCompiled("DynamoDB")),
+            Database::DynamoDb(_) => Err(StartError::NotCompiled("DynamoDB")),
             #[cfg(feature = "consul")]
-            Database::Consul(settings) => {
-                let store = consul::store(settings)?;
-                let rows = |namespace: String| {
-                    crate::autoconfig::cache::ConsulCache::new(store.clone(), &namespace)
-                };
-                self.start(&store, rows, ends, parts);
-            }
+            Database::Consul(config) => consul::open(config, timing),
             #[cfg(not(feature = "consul"))]
-            Database::Consul(_) => return Err(StartError::NotCompiled("Consul")),
+            Database::Consul(_) => Err(StartError::NotCompiled("Consul")),
         }
-        Ok(())
     }
 
-    fn start<D: Dialer, B: Backend>(
+    /// `rows` gives the autoconfig cache of a namespace, `flags` the flag store of an environment.
+    fn of<D: Dialer, B: Backend, F: FlagBackend>(
+        store: FailFast<D>,
+        timing: Timing,
+        rows: impl Fn(String) -> B + 'static,
+        flags: impl Fn(&EnvironmentSpec) -> (StoreFacts, F) + Send + Sync + 'static,
+    ) -> Self {
+        let health = store.watch_health();
+        Self {
+            flags: SharedStores::new(timing, health.clone(), flags),
+            keep_cache: Box::new(move |cache, ends, parts| cache.keep(rows, health, ends, parts)),
+            probe: Box::new(|parts| parts.spawn("database probe", |stop| store.run_probe(stop))),
+        }
+    }
+
+    /// Starts the probe of the database, and the keeper of the shared cache if there is one.
+    pub(super) fn start(self, cache: Option<(SharedCache<'_>, KeeperEnds)>, parts: &mut TaskGroup) {
+        if let Some((cache, ends)) = cache {
+            (self.keep_cache)(cache, ends, parts);
+        }
+        (self.probe)(parts);
+    }
+}
+
+/// How often the flag stores are visited.
+fn timing(database: &Database) -> Timing {
+    let ttl = match database {
+        Database::Redis(config) => config.local_ttl,
+        Database::Consul(config) => config.local_ttl,
+        Database::DynamoDb(config) => config.local_ttl,
+    };
+    let check = check_interval(database);
+    // Design D1: negative at the pace of the health check, 0 every second.
+    let reread = match ttl {
+        LocalTtl::Never => check.unwrap_or(REREAD_WITHOUT_CHECK),
+        LocalTtl::Off => REREAD_MIN,
+        LocalTtl::For(ttl) => ttl.max(REREAD_MIN),
+    };
+    Timing { check, reread }
+}
+
+impl SharedCache<'_> {
+    fn keep<B: Backend>(
         self,
-        store: &FailFast<D>,
         rows: impl Fn(String) -> B,
+        health: watch::Receiver<Health>,
         ends: KeeperEnds,
         parts: &mut TaskGroup,
     ) {
@@ -117,10 +158,9 @@ impl SharedCache<'_> {
             },
             self.writer,
         );
-        let access = SharedAccess::new(tier, self.keys, store.watch_health());
+        let access = SharedAccess::new(tier, self.keys, health);
         let keeper = Keeper::new(ends.settings, access, ends.wanted, ends.results, ends.report);
         parts.spawn("shared cache", |cancel| keeper.run(cancel));
-        parts.spawn("database probe", |cancel| store.clone().run_probe(cancel));
     }
 }
 
@@ -139,11 +179,34 @@ fn tls(settings: &crate::config::DatabaseTls) -> crate::storage::tls::TlsSetting
 
 #[cfg(feature = "redis")]
 mod redis {
-    use super::{Budgets, FailFast, StartError};
+    use super::{
+        Arc, Budgets, DatabaseFacts, FailFast, SharedDatabase, StartError, StoreFacts, Timing,
+    };
+    use crate::autoconfig::cache::RedisCache;
     use crate::config::{RedisConfig, RedisServers};
+    use crate::flagstore::redis::RedisFlags;
+    use crate::model::RedactedUrl;
     use crate::storage::redis::{RedisDialer, RedisSettings, RedisStore};
 
-    pub(super) fn store(config: &RedisConfig) -> Result<RedisStore, StartError> {
+    pub(super) fn open(config: &RedisConfig, timing: Timing) -> Result<SharedDatabase, StartError> {
+        let store = store(config)?;
+        let servers: Vec<String> =
+            config.servers.urls().iter().map(RedactedUrl::redacted).collect();
+        let database = Arc::new(DatabaseFacts { kind: "redis", server: Some(servers.join(",")) });
+        let (cache, flags) = (store.clone(), store.clone());
+        Ok(SharedDatabase::of(
+            store,
+            timing,
+            move |namespace| RedisCache::new(cache.clone(), namespace),
+            move |spec| {
+                let flags = RedisFlags::new(flags.clone(), &spec.store_prefix);
+                let prefix = Some(flags.prefix().to_owned());
+                (StoreFacts { database: database.clone(), prefix, table: None }, flags)
+            },
+        ))
+    }
+
+    fn store(config: &RedisConfig) -> Result<RedisStore, StartError> {
         let url = match &config.servers {
             RedisServers::Standalone(url) => url,
             // Configuration refuses these until they are built.
@@ -168,32 +231,58 @@ mod redis {
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb {
-    use super::{Budgets, FailFast};
+    use super::{Arc, Budgets, DatabaseFacts, FailFast, SharedDatabase, StoreFacts, Timing};
+    use crate::autoconfig::cache::DynamoDbCache;
     use crate::config::DynamoDbConfig;
-    use crate::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, DynamoDbStore};
+    use crate::flagstore::dynamodb::DynamoDbFlags;
+    use crate::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings};
 
-    /// The store and its table. Configuration has made sure that the cache has a global table.
-    pub(super) fn store(config: &DynamoDbConfig) -> (DynamoDbStore, String) {
-        let table = config.table.clone().unwrap_or_default();
+    pub(super) fn open(config: &DynamoDbConfig, timing: Timing) -> SharedDatabase {
+        // Without a global table each environment has its own, and there is no autoconfig cache.
+        let table = config.table.clone();
+        let endpoint = config.endpoint.as_ref().map(ToString::to_string);
         let settings = DynamoDbSettings {
-            endpoint: config.endpoint.as_ref().map(ToString::to_string),
-            probe_table: Some(table.clone()),
+            endpoint: endpoint.clone(),
+            probe_table: table.clone(),
             ..DynamoDbSettings::default()
         };
-        (FailFast::new("dynamodb", DynamoDbDialer::new(settings), Budgets::default()), table)
+        let store = FailFast::new("dynamodb", DynamoDbDialer::new(settings), Budgets::default());
+        let database = Arc::new(DatabaseFacts { kind: "dynamodb", server: endpoint });
+        let table = table.unwrap_or_default();
+        let (cache, cache_table, flags) = (store.clone(), table.clone(), store.clone());
+        SharedDatabase::of(
+            store,
+            timing,
+            move |namespace| DynamoDbCache::new(cache.clone(), cache_table.clone(), namespace),
+            move |spec| {
+                let own = Some(&spec.store_table).filter(|table| !table.is_empty());
+                let table = own.unwrap_or(&table).clone();
+                let prefix = Some(spec.store_prefix.clone()).filter(|prefix| !prefix.is_empty());
+                let flags = DynamoDbFlags::new(flags.clone(), &table, &spec.store_prefix);
+                (StoreFacts { database: database.clone(), prefix, table: Some(table) }, flags)
+            },
+        )
     }
 }
 
 #[cfg(feature = "consul")]
 mod consul {
-    use super::{Budgets, FailFast, StartError};
+    use super::{
+        Arc, Budgets, DatabaseFacts, FailFast, SharedDatabase, StartError, StoreFacts, Timing,
+    };
+    use crate::autoconfig::cache::ConsulCache;
     use crate::config::ConsulConfig;
-    use crate::storage::consul::{ConsulDialer, ConsulSettings, ConsulStore, TokenSource};
+    use crate::flagstore::consul::ConsulFlags;
+    use crate::storage::consul::{ConsulDialer, ConsulSettings, TokenSource};
     use crate::storage::net::Endpoint;
 
-    pub(super) fn store(config: &ConsulConfig) -> Result<ConsulStore, StartError> {
+    pub(super) fn open(
+        config: &ConsulConfig,
+        timing: Timing,
+    ) -> Result<SharedDatabase, StartError> {
         let address = config.address.to_string();
-        let mut settings = ConsulSettings::from_address(address.trim_end_matches('/'))
+        let address = address.trim_end_matches('/');
+        let mut settings = ConsulSettings::from_address(address)
             .map_err(|error| StartError::Database(error.into()))?;
         if let Endpoint::Tcp { tls: Some(tls), .. } = &mut settings.endpoint {
             *tls = super::tls(&config.tls);
@@ -204,6 +293,19 @@ mod consul {
                 None => TokenSource::Fixed(token.value.clone()),
             };
         }
-        Ok(FailFast::new("consul", ConsulDialer::new(settings), Budgets::default()))
+        let store = FailFast::new("consul", ConsulDialer::new(settings), Budgets::default());
+        let server = config.address.authority().map(|authority| authority.host().to_owned());
+        let database = Arc::new(DatabaseFacts { kind: "consul", server });
+        let (cache, flags) = (store.clone(), store.clone());
+        Ok(SharedDatabase::of(
+            store,
+            timing,
+            move |namespace| ConsulCache::new(cache.clone(), &namespace),
+            move |spec| {
+                let flags = ConsulFlags::new(flags.clone(), &spec.store_prefix);
+                let prefix = Some(flags.prefix().to_owned());
+                (StoreFacts { database: database.clone(), prefix, table: None }, flags)
+            },
+        ))
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::database::{KeeperEnds, SharedCache, SharedDatabase};
 use crate::autoconfig::cache::keeper::{Keeper, KeeperSettings, Wanted};
 use crate::autoconfig::cache::local_tier::LocalTier;
 use crate::autoconfig::cache::report::SharedReport;
@@ -106,6 +107,7 @@ impl App {
         let secrets = keys::Secrets::from_config(&config.autoconfig);
         let (secrets_sender, secrets) = watch::channel(secrets);
         let local = local::open(&config.local_store, secrets.clone(), &mut parts);
+        let database = config.database.as_ref().map(SharedDatabase::new).transpose()?;
         let registry = Arc::new(Registry::default());
         let (changes_sender, changes) = mpsc::channel(CHANGE_BATCHES_MAX);
         let supervisor = Supervisor::new(
@@ -117,6 +119,7 @@ impl App {
                         StreamTimings::default(),
                     ),
                     local: local.flags.clone(),
+                    shared: database.as_ref().map(|database| database.flags.clone()),
                     heartbeat: config.main.heartbeat_interval,
                     load_queue: LoadQueue::new(cores()),
                 },
@@ -139,10 +142,16 @@ impl App {
                     .join(PATH, Some(QUERY))
                     .map_err(|cause| StartError::Upstream { option: "streamUri", cause })?;
                 let streams = AutoConfigStreams { client, url, timings: StreamTimings::default() };
-                let wiring = Wiring { config, secrets, local: &local, changes: changes_sender };
-                wiring.autoconfig(streams, &mut parts, &mut sources)?;
+                let changes = changes_sender;
+                let wiring = Wiring { config, secrets, local: &local, database, changes };
+                wiring.autoconfig(streams, &mut parts, &mut sources);
             }
-            None => manual(config, &changes_sender, &mut parts),
+            None => {
+                manual(config, &changes_sender, &mut parts);
+                if let Some(database) = database {
+                    database.start(None, &mut parts);
+                }
+            }
         }
         watch_secret_files(&config.autoconfig, secrets_sender, &mut parts);
 
@@ -230,6 +239,7 @@ struct Wiring<'a> {
     config: &'a Config,
     secrets: watch::Receiver<keys::Secrets>,
     local: &'a local::Local,
+    database: Option<SharedDatabase>,
     changes: mpsc::Sender<Vec<EnvironmentChange>>,
 }
 
@@ -239,9 +249,9 @@ impl Wiring<'_> {
         streams: AutoConfigStreams,
         parts: &mut TaskGroup,
         sources: &mut status::StatusSources,
-    ) -> Result<(), StartError> {
+    ) {
         let section = &self.config.autoconfig;
-        let Some(cache_keys) = self.secrets.borrow().cache_keys() else { return Ok(()) };
+        let Some(cache_keys) = self.secrets.borrow().cache_keys() else { return };
         let (cache_keys_sender, cache_keys) = watch::channel(cache_keys);
         let key = self.secrets.borrow().autoconfig.clone().unwrap_or(AutoConfigKey::new(""));
         let (key_sender, key) = watch::channel(key);
@@ -275,20 +285,18 @@ impl Wiring<'_> {
                 }
             });
         }
-        if let (Some(cache_key), Some(database)) = (&section.cache_key, &self.config.database) {
-            tiers.push(Tier::Shared);
-            let report = SharedReport::default();
-            sources.tiers.push(("shared", report.clone()));
-            let settings =
-                keeper_settings(section, Tier::Shared, database::check_interval(database));
-            let shared = database::SharedCache {
-                cache_key,
-                format: section.cache_format,
-                writer: &writer,
-                keys: cache_keys,
-            };
-            let ends = database::KeeperEnds { settings, wanted, results: results_sender, report };
-            shared.keep(database, ends, parts)?;
+        if let (Some(database), Some(config)) = (self.database, &self.config.database) {
+            let cache = section.cache_key.as_deref().map(|cache_key| {
+                tiers.push(Tier::Shared);
+                let report = SharedReport::default();
+                sources.tiers.push(("shared", report.clone()));
+                let check = database::check_interval(config);
+                let settings = keeper_settings(section, Tier::Shared, check);
+                let format = section.cache_format;
+                let shared = SharedCache { cache_key, format, writer: &writer, keys: cache_keys };
+                (shared, KeeperEnds { settings, wanted, results: results_sender, report })
+            });
+            database.start(cache, parts);
         }
         let status = AutoConfigStatus::new(SystemTime::now());
         sources.autoconfig = Some(status.clone());
@@ -301,7 +309,6 @@ impl Wiring<'_> {
         };
         let manager = StreamManager::new(streams, spec_settings(section), &tiers, channels);
         parts.spawn("autoconfig", |cancel| manager.run(cancel));
-        Ok(())
     }
 }
 

@@ -4,11 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use crate::flagstore::SharedFlags;
 use crate::model::{AcceptedKey, ConnectionStatus, EnvironmentRef, EnvironmentSpec, SdkKey};
 use crate::streams::Hub;
+
+use super::store_status::StoreStatus;
 
 /// Whether the stores that an environment may be served from have been asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,7 @@ pub struct Environment {
     anchor_in_use: ArcSwap<AcceptedKey<SdkKey>>,
     status: Mutex<EnvironmentStatus>,
     loading: watch::Sender<Loading>,
+    shared: ArcSwapOption<SharedFlags>,
     /// Whether the environment is gone for good, so that its stored data is to go too.
     doomed: AtomicBool,
 }
@@ -60,6 +64,7 @@ impl Environment {
                 stored_data_problem: None,
             }),
             loading: watch::Sender::new(Loading::InProgress),
+            shared: ArcSwapOption::empty(),
             doomed: AtomicBool::new(false),
         }
     }
@@ -72,6 +77,15 @@ impl Environment {
     /// Its state at this moment.
     pub fn status(&self) -> EnvironmentStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The store of its flags that is shared with others, if there is one.
+    pub fn shared_store(&self) -> Option<StoreStatus> {
+        self.shared.load().as_ref().map(|shared| StoreStatus::of(&shared.report().get()))
+    }
+
+    pub(super) fn set_shared(&self, shared: SharedFlags) {
+        self.shared.store(Some(Arc::new(shared)));
     }
 
     /// Waits until every store has answered or data is being served.

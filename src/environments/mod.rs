@@ -9,6 +9,7 @@ mod load_queue;
 mod registry;
 mod runner;
 mod same_content;
+mod store_status;
 mod supervisor;
 #[cfg(test)]
 mod test_support;
@@ -17,4 +18,5 @@ pub use environment::{Environment, EnvironmentStatus, Loading};
 pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
+pub use store_status::{LastRepopulation, StoreStatus};
 pub use supervisor::{Supervisor, SupervisorSettings};

@@ -3,22 +3,32 @@
 //!
 //! Announce first, persist after: clients hear of a change before any store does.
 
+mod stored;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::environment::Environment;
 use super::load_queue::LoadQueue;
 use super::same_content::same_content;
-use crate::flagstore::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
-use crate::model::{DataSet, EnvironmentRef, ErrorKind, Item, ItemKey, Origin, SdkKey};
+
+pub(super) use self::stored::set_id;
+use self::stored::{Stored, read_stored};
+use crate::flagstore::{
+    DataSetId, LocalFlags, LocalFlagsState, OpenShared, SharedFlags, SharedRead, SharedStores,
+};
+use crate::model::{DataSet, ErrorKind, Item, ItemKey, Origin, SdkKey};
 use crate::streams::{Change, Snapshot};
-use crate::telemetry::Chain;
+use crate::tasks::TaskGroup;
 use crate::upstream::flag_messages::{FlagMessage, decode};
 use crate::upstream::{EventStream, FlagStreams, RestartReason, StreamEvent};
+
+/// How long the keeper of a shared store may take for its last write.
+const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
 /// What all environments' tasks have in common.
 #[derive(Clone, Debug)]
@@ -27,6 +37,8 @@ pub struct RunnerSettings {
     pub upstream: FlagStreams,
     /// The embedded store, which is opened while environments already start.
     pub local: watch::Receiver<LocalFlagsState>,
+    /// The stores that are shared with other relays and SDKs, if there are any.
+    pub shared: Option<SharedStores>,
     /// Pause between heartbeats to clients; `None` sends none.
     pub heartbeat: Option<Duration>,
     /// Who reads its stored data next.
@@ -42,6 +54,8 @@ struct Upstream {
     /// The newest connection that brought a put; 0 before the first. What comes over a later one
     /// before its put does not yet show that the data is live.
     confirmed: u64,
+    /// Whether that connection still stands.
+    live: bool,
 }
 
 pub(super) struct Runner {
@@ -55,6 +69,12 @@ pub(super) struct Runner {
     set_id: DataSetId,
     /// The embedded store, once it is open.
     local: Option<LocalFlags>,
+    /// The store that is shared with others.
+    shared: Option<SharedFlags>,
+    /// Stores that have not answered yet.
+    silent_stores: u32,
+    /// What stores held of an incomplete set, as long as there is nothing to add it to.
+    leftovers: DataSet,
     current: Upstream,
     /// Replaces `current` with its first put: the old connection and its data stay until then.
     next: Option<Upstream>,
@@ -65,6 +85,7 @@ enum Wake {
     Stop,
     KeyChanged,
     Stored(Stored),
+    Shared(SharedRead),
     Current(Option<StreamEvent>),
     Next(Option<StreamEvent>),
     Heartbeat,
@@ -87,7 +108,10 @@ impl Runner {
             anchor_moved,
             set_id,
             local: None,
-            current: Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0 },
+            shared: None,
+            silent_stores: 1,
+            leftovers: DataSet::default(),
+            current: Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0, live: false },
             next: None,
         }
     }
@@ -102,6 +126,8 @@ impl Runner {
             self.environment.clone(),
         ));
         let mut stored_awaited = true;
+        let mut tasks = TaskGroup::new(&cancel);
+        let mut reads = self.open_shared(&mut tasks);
         let mut heartbeat = self.settings.heartbeat.map(|pause| {
             let mut ticks = tokio::time::interval_at(Instant::now() + pause, pause);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,6 +139,7 @@ impl Runner {
                 () = cancel.cancelled() => Wake::Stop,
                 Ok(()) = self.designated.changed() => Wake::KeyChanged,
                 outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
+                Some(read) = next_read(&mut reads) => Wake::Shared(read),
                 () = tick(&mut heartbeat) => Wake::Heartbeat,
                 // Last, because upstream may flood them.
                 wake = upstream_event(&mut self.current, &mut self.next) => wake,
@@ -126,8 +153,8 @@ impl Runner {
                 Wake::Stored(found) => {
                     stored_awaited = false;
                     self.on_stored(found);
-                    self.environment.set_loaded();
                 }
+                Wake::Shared(read) => self.on_shared(read),
                 Wake::Current(Some(event)) => self.on_current(event),
                 Wake::Next(Some(event)) => self.on_next(event),
                 Wake::Current(None) | Wake::Next(None) => {
@@ -138,52 +165,27 @@ impl Runner {
             }
         }
         self.environment.update_status(|status| status.connection.on_close(SystemTime::now()));
+        if let (Some(shared), true) = (&self.shared, self.environment.is_doomed()) {
+            shared.forget();
+        }
+        tasks.shutdown(KEEPER_GRACE).await;
     }
 
-    /// The embedded store answered: serve what it holds unless something better is being served.
-    fn on_stored(&mut self, stored: Stored) {
-        let Some(local) = stored.local else { return };
-        let served = self.environment.hub.snapshot();
-        let problem = match stored.outcome {
-            Ok(ReadOutcome::Complete(set)) => {
-                if served.is_none() {
-                    tracing::info!(
-                        items = set.data.len(),
-                        written_at = ?set.written_at,
-                        "serving flags from the local store until LaunchDarkly answers"
-                    );
-                    let data = Arc::new(set.data);
-                    local.adopted(&self.set_id, &data, set.written_at);
-                    let snapshot = Snapshot::new(data, Origin::LocalStore, set.written_at);
-                    self.environment.hub.replace(Arc::new(snapshot));
-                }
-                None
-            }
-            Ok(ReadOutcome::Absent) => None,
-            Ok(ReadOutcome::Incomplete(found)) => Some(format!(
-                "{} of {} stored items are missing, {} cannot be read",
-                found.missing, found.items, found.undecodable
-            )),
-            Ok(ReadOutcome::Unreadable { .. }) => {
-                Some("the stored flags are sealed under a key that is not configured".to_owned())
-            }
-            Err(problem) => Some(problem),
-        };
-        if let Some(problem) = &problem {
-            tracing::warn!(problem, "stored flags of this environment cannot be served");
-        }
-        self.environment.update_status(|status| status.stored_data_problem = problem);
-        // What arrived from upstream before the store was open is still to be stored.
-        if let Some(served) = served {
-            local.replaced(&self.set_id, served.data.clone());
-        }
-        self.local = Some(local);
+    /// Opens the shared store, whose keeper runs in a task of its own.
+    fn open_shared(&mut self, tasks: &mut TaskGroup) -> Option<mpsc::Receiver<SharedRead>> {
+        let OpenShared { flags, reads, run } =
+            self.settings.shared.as_ref()?.open(&self.environment.spec());
+        tasks.spawn("shared flag store", run);
+        self.environment.set_shared(flags.clone());
+        self.shared = Some(flags);
+        self.silent_stores += 1;
+        Some(reads)
     }
 
     fn open(&self, anchor: SdkKey) -> Upstream {
         let filter = &self.environment.reference.filter;
         let stream = self.settings.upstream.open(&anchor, filter);
-        Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0 }
+        Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0, live: false }
     }
 
     /// A new designated key: open its connection beside the old one.
@@ -199,10 +201,28 @@ impl Runner {
     }
 
     fn on_current(&mut self, event: StreamEvent) {
+        match (&event, &self.shared) {
+            (StreamEvent::Closed { .. }, _) => self.not_live(),
+            (StreamEvent::Event { .. } | StreamEvent::Comment { .. }, Some(shared)) => {
+                shared.heard(Instant::now());
+            }
+            (_, None) | (StreamEvent::Opened { .. }, Some(_)) => {}
+        }
         let Some((connection, message)) = self.read(event, Which::Current) else { return };
         match message {
             Ok(message) => self.apply(connection, message),
-            Err(()) => restart_malformed(&mut self.current, connection),
+            Err(()) => {
+                restart_malformed(&mut self.current, connection);
+                self.not_live();
+            }
+        }
+    }
+
+    /// What is served is no longer what LaunchDarkly says at this moment.
+    fn not_live(&mut self) {
+        self.current.live = false;
+        if let Some(shared) = &self.shared {
+            shared.not_live();
         }
     }
 
@@ -277,6 +297,7 @@ impl Runner {
         match message {
             FlagMessage::Put(data) => {
                 self.current.confirmed = connection;
+                self.current.live = true;
                 self.put(data);
             }
             FlagMessage::Upsert(key, item) => self.upsert(&key, item),
@@ -313,6 +334,10 @@ impl Runner {
             }
         }
         self.environment.set_loaded();
+        self.leftovers = DataSet::default();
+        if let Some(shared) = &self.shared {
+            shared.put(data.clone(), Instant::now());
+        }
         if let Some(local) = &self.local {
             local.replaced(&self.set_id, data);
         }
@@ -340,12 +365,15 @@ impl Runner {
         }
         let data = Arc::new(data);
         let as_of = match before.origin {
-            Origin::Live => SystemTime::now(),
+            Origin::Live => Some(SystemTime::now()),
             // One change says nothing about the rest.
             Origin::LocalStore | Origin::SharedStore => before.as_of,
         };
         let snapshot = Snapshot::new(data.clone(), before.origin, as_of);
         hub.change(Arc::new(snapshot), Change::of(key, &item));
+        if let (Some(shared), true) = (&self.shared, self.current.live) {
+            shared.changed(data.clone(), key);
+        }
         if let Some(local) = &self.local {
             local.changed(&self.set_id, data, std::slice::from_ref(key));
         }
@@ -377,6 +405,13 @@ async fn upstream_event(current: &mut Upstream, next: &mut Option<Upstream>) -> 
     }
 }
 
+async fn next_read(reads: &mut Option<mpsc::Receiver<SharedRead>>) -> Option<SharedRead> {
+    match reads {
+        Some(reads) => reads.recv().await,
+        None => None,
+    }
+}
+
 async fn tick(ticks: &mut Option<tokio::time::Interval>) {
     match ticks {
         Some(ticks) => {
@@ -384,51 +419,4 @@ async fn tick(ticks: &mut Option<tokio::time::Interval>) {
         }
         None => std::future::pending().await,
     }
-}
-
-/// What the embedded store had to say.
-struct Stored {
-    /// The store; `None` if there is none.
-    local: Option<LocalFlags>,
-    outcome: Result<ReadOutcome, String>,
-}
-
-/// Waits for the embedded store and reads the data set on a blocking thread.
-async fn read_stored(
-    mut local: watch::Receiver<LocalFlagsState>,
-    set_id: DataSetId,
-    queue: Arc<LoadQueue>,
-    environment: Arc<Environment>,
-) -> Stored {
-    let Some(local) = LocalFlagsState::opened(&mut local).await else {
-        return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
-    };
-    let _turn = queue.turn(move || environment.is_awaited()).await;
-    let reader = local.clone();
-    let read = tokio::task::spawn_blocking(move || reader.read_set(&set_id)).await;
-    let outcome = match read {
-        Ok(Ok(outcome)) => Ok(outcome),
-        Ok(Err(error)) => Err(Chain(&error).to_string()),
-        Err(error) => Err(Chain(&error).to_string()),
-    };
-    Stored { local: Some(local), outcome }
-}
-
-/// The name of the environment's data set in stores.
-///
-/// With an environment ID that is the name. A manual environment without one is named after a
-/// hash of its SDK key, because the configured name may be given to another environment while
-/// the relay is down, and its stored flags must not be served for that one.
-pub(super) fn set_id(environment: &Environment) -> DataSetId {
-    use sha2::{Digest, Sha256};
-    let spec = environment.spec();
-    let environment = match &spec.credentials.environment_id {
-        Some(id) => id.as_str().into(),
-        None => {
-            let digest = Sha256::digest(spec.credentials.anchor.expose().as_bytes());
-            let hex: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
-            format!("key:{hex}").into()
-        }
-    };
-    DataSetId::new(&EnvironmentRef { environment, filter: spec.reference.filter.clone() })
 }

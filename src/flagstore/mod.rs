@@ -13,6 +13,6 @@ mod shared;
 
 pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};
 pub use shared::{
-    DatabaseFacts, OpenShared, Reason, Repopulation, SharedFlags, SharedRead, SharedState,
-    SharedStatus, SharedStores, Timing,
+    DatabaseFacts, Left, OpenShared, Reason, Repopulation, SharedFlags, SharedRead, SharedReport,
+    SharedState, SharedStatus, SharedStores, StoreFacts, Timing,
 };

@@ -86,6 +86,11 @@ impl RedisFlags {
         Self { store, prefix, together: true, denial: ScriptDenial::default() }
     }
 
+    /// The prefix of its keys.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     fn hash(&self, kind: ItemKind) -> String {
         format!("{}:{}", self.prefix, kind.store_name())
     }

@@ -175,14 +175,25 @@ impl RedactedUrl {
         let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
+        let tail = without_password(tail);
         match authority.rsplit_once('@') {
             Some((user_info, host)) => match user_info.split_once(':') {
                 Some((user, _)) => format!("{scheme}://{user}:xxxxx@{host}{tail}"),
-                None => text.to_owned(),
+                None => format!("{scheme}://{authority}{tail}"),
             },
-            None => text.to_owned(),
+            None => format!("{scheme}://{authority}{tail}"),
         }
     }
+}
+
+/// A URL's path and query with the password of the query (`pass`, in URLs of Unix sockets) hidden.
+fn without_password(tail: &str) -> String {
+    let Some((path, query)) = tail.split_once('?') else { return tail.to_owned() };
+    let hidden = query.split('&').map(|member| match member.split_once('=') {
+        Some((name @ ("pass" | "password"), _)) => format!("{name}=xxxxx"),
+        Some(_) | None => member.to_owned(),
+    });
+    format!("{path}?{}", hidden.collect::<Vec<_>>().join("&"))
 }
 
 impl fmt::Debug for RedactedUrl {
@@ -223,6 +234,8 @@ mod tests {
         check("redis://:p@h", "redis://:xxxxx@h");
         check("redis://:p@ss@h", "redis://:xxxxx@h");
         check("redis://h:6379", "redis://h:6379");
+        check("redis://u@h/1", "redis://u@h/1");
+        check("unix:///r.sock?db=3&pass=p&user=u", "unix:///r.sock?db=3&pass=xxxxx&user=u");
         check("not a url", "not a url");
     }
 

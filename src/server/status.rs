@@ -130,7 +130,8 @@ fn environment_status(
         .filter(|key| key.value != keys.anchor && key.expiry.is_some())
         .min_by_key(|key| key.expiry);
     let age = |snapshot: &Arc<crate::streams::Snapshot>| {
-        if valid { 0 } else { now.duration_since(snapshot.as_of).map_or(0, |age| age.as_secs()) }
+        let as_of = if valid { now } else { snapshot.as_of? };
+        Some(now.duration_since(as_of).map_or(0, |age| age.as_secs()))
     };
     let live = |items: &crate::model::ItemMap| {
         items.iter().filter(|(_, item)| !item.is_tombstone()).count()
@@ -164,20 +165,66 @@ fn environment_status(
             "disconnected"
         },
         connection_status: connection_status(&state.connection),
-        // Memory serves; in memory data is always available (ld-relay v8).
-        data_store_status: serde_json::json!({
-            "state": "VALID",
-            "stateSince": unix_ms(environment.created_at),
-        }),
+        data_store_status: store_status(environment),
         data: DataStatus {
             origin: snapshot.as_ref().map_or("none", |snapshot| snapshot.origin.as_str()),
             flags: snapshot.as_ref().map(|snapshot| live(&snapshot.data.flags)),
             segments: snapshot.as_ref().map(|snapshot| live(&snapshot.data.segments)),
-            age_seconds: snapshot.as_ref().map(age),
+            age_seconds: snapshot.as_ref().and_then(age),
             streams: environment.hub.streams(),
             stored_data_problem: state.stored_data_problem,
         },
     }
+}
+
+/// The store of the flags in ld-relay's shape, with what ours knows beside.
+fn store_status(environment: &Environment) -> Value {
+    let Some(store) = environment.shared_store() else {
+        // Memory serves; in memory data is always available (ld-relay v8).
+        return serde_json::json!({
+            "state": "VALID",
+            "stateSince": unix_ms(environment.created_at),
+        });
+    };
+    let mut shape = serde_json::json!({
+        "state": store.state,
+        "stateSince": unix_ms(store.since),
+        "database": store.database,
+        "breaker": store.breaker,
+        "dirty": store.dirty,
+        "undecodable": store.undecodable,
+        "left": {
+            "behind": store.left_behind,
+            "ahead": store.left_ahead,
+            "unmarked": store.left_unmarked,
+        },
+    });
+    let mut add = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            shape[name] = value;
+        }
+    };
+    add("dbServer", store.server.map(Into::into));
+    add("dbPrefix", store.prefix.map(Into::into));
+    add("dbTable", store.table.map(Into::into));
+    add("error", store.error.map(Into::into));
+    add("lastWrite", store.last_write.map(|at| unix_ms(at).into()));
+    add(
+        "lastRepopulation",
+        store.last_repopulation.map(|last| {
+            serde_json::json!({
+                "time": unix_ms(last.at),
+                "reason": last.reason,
+                "items": last.items,
+            })
+        }),
+    );
+    if !store.dropped.is_empty() {
+        let dropped = store.dropped.into_iter();
+        let item = |(item, bytes)| serde_json::json!({"item": item, "bytes": bytes});
+        add("dropped", Some(dropped.map(item).collect()));
+    }
+    shape
 }
 
 fn key_status(name: Option<&String>, value: &str, expiry: Option<SystemTime>) -> KeyStatus {

@@ -37,6 +37,17 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+impl BreakerState {
+    /// The word of `/status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "halfOpen",
+        }
+    }
+}
+
 /// The newest failure, as `/status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastError {

@@ -20,8 +20,8 @@ pub struct Snapshot {
     /// Where they came from.
     pub origin: Origin,
     /// When LaunchDarkly was last known to say the same: now for live data, the time of writing
-    /// for stored data.
-    pub as_of: SystemTime,
+    /// for stored data; `None` where the store does not tell.
+    pub as_of: Option<SystemTime>,
     put_all: OnceLock<Bytes>,
     put_flags: OnceLock<Bytes>,
     latest_all: OnceLock<Bytes>,
@@ -31,11 +31,11 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A snapshot without encodings.
-    pub fn new(data: Arc<DataSet>, origin: Origin, as_of: SystemTime) -> Self {
+    pub fn new(data: Arc<DataSet>, origin: Origin, as_of: impl Into<Option<SystemTime>>) -> Self {
         Self {
             data,
             origin,
-            as_of,
+            as_of: as_of.into(),
             put_all: OnceLock::new(),
             put_flags: OnceLock::new(),
             latest_all: OnceLock::new(),
@@ -49,7 +49,7 @@ impl Snapshot {
         Self {
             data: self.data.clone(),
             origin,
-            as_of,
+            as_of: Some(as_of),
             put_all: self.put_all.clone(),
             put_flags: self.put_flags.clone(),
             latest_all: self.latest_all.clone(),

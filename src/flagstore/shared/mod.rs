@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::keeper::Keeper;
 pub use self::orders::SharedFlags;
-pub use self::report::{Repopulation, SharedState, SharedStatus};
+pub use self::reconcile::Left;
+pub use self::report::{Repopulation, SharedReport, SharedState, SharedStatus};
 pub use self::schedule::{Reason, Timing};
 use super::backend::FlagBackend;
 use crate::model::{DataSet, EnvironmentSpec};
@@ -59,7 +60,7 @@ pub struct OpenShared {
 }
 
 /// A running keeper.
-pub type KeeperTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type KeeperTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl std::fmt::Debug for OpenShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -81,17 +82,16 @@ impl SharedStores {
     /// Stores that are made by `backend`, all behind the breaker whose health is given.
     pub fn new<B: FlagBackend>(
         timing: Timing,
-        database: Arc<DatabaseFacts>,
         health: watch::Receiver<Health>,
-        backend: impl Fn(&EnvironmentSpec) -> B + Send + Sync + 'static,
+        backend: impl Fn(&EnvironmentSpec) -> (StoreFacts, B) + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(move |spec| {
-            let (flags, orders) = orders::channel();
+            let (facts, backend) = backend(spec);
+            let (flags, orders) = orders::channel(SharedReport::new(facts, health.clone()));
             let (sender, reads) = mpsc::channel(1);
-            let status = SharedStatus::new(database.clone(), spec);
-            flags.report().update(|shown| *shown = status);
-            let keeper = Keeper::new(backend(spec), timing, orders, sender, health.clone());
-            OpenShared { flags, reads, run: Box::new(move |cancel| Box::pin(keeper.run(cancel))) }
+            let keeper = Keeper::new(backend, timing, orders, sender, health.clone());
+            let run = Box::new(move |cancel| -> KeeperTask { Box::pin(keeper.run(cancel)) });
+            OpenShared { flags, reads, run }
         }))
     }
 
@@ -99,6 +99,17 @@ impl SharedStores {
     pub fn open(&self, spec: &EnvironmentSpec) -> OpenShared {
         (self.0)(spec)
     }
+}
+
+/// What `/status` tells of where an environment's flags are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreFacts {
+    /// The database.
+    pub database: Arc<DatabaseFacts>,
+    /// The prefix of the environment's keys (ld-relay v8: `dbPrefix`).
+    pub prefix: Option<String>,
+    /// Its table (ld-relay v8: `dbTable`).
+    pub table: Option<String>,
 }
 
 /// What `/status` tells of the database itself.

@@ -23,7 +23,7 @@ pub(super) struct Orders {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
@@ -61,8 +61,9 @@ pub(super) struct Waiting {
 }
 
 /// A keeper's two ends.
-pub(super) fn channel() -> (SharedFlags, Orders) {
-    let shared = Arc::<Shared>::default();
+pub(super) fn channel(report: SharedReport) -> (SharedFlags, Orders) {
+    let (state, changed) = (Mutex::default(), Notify::new());
+    let shared = Arc::new(Shared { state, changed, report });
     (SharedFlags { shared: shared.clone() }, Orders { shared })
 }
 

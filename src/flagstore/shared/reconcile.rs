@@ -75,13 +75,13 @@ pub(super) struct Decision {
 
 /// Differences that are reported only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Left {
+pub struct Left {
     /// Items that are absent in the store, or older there.
-    pub(super) behind: u64,
+    pub behind: u64,
     /// Items that are newer in the store, or not known here.
-    pub(super) ahead: u64,
+    pub ahead: u64,
     /// There are items and no marker.
-    pub(super) unmarked: bool,
+    pub unmarked: bool,
 }
 
 /// Compares what is stored with what is served.

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::DatabaseFacts;
+use tokio::sync::watch;
+
 use super::reconcile::Left;
 use super::schedule::Reason;
-use crate::model::{EnvironmentSpec, ItemKey};
+use super::{DatabaseFacts, StoreFacts};
+use crate::model::ItemKey;
+use crate::storage::{BreakerState, Health};
 
 /// Whether the store holds what it should (ld-relay v8: `dataStoreStatus.state`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedState {
     /// Not known yet.
-    #[default]
     Initializing,
     /// At the last look it did.
     Valid,
@@ -48,10 +50,12 @@ pub struct Repopulation {
 pub struct SharedStatus {
     /// The database it is in.
     pub database: Arc<DatabaseFacts>,
-    /// The prefix of its keys.
-    pub prefix: String,
-    /// Its DynamoDB table, if it has one of its own.
-    pub table: String,
+    /// The prefix of its keys; `None` without one.
+    pub prefix: Option<String>,
+    /// Its DynamoDB table.
+    pub table: Option<String>,
+    /// Who may use the database.
+    pub breaker: BreakerState,
     /// Whether it holds what it should.
     pub state: SharedState,
     /// Since when.
@@ -72,24 +76,21 @@ pub struct SharedStatus {
     pub left: Left,
 }
 
-impl SharedStatus {
-    pub(super) fn new(database: Arc<DatabaseFacts>, spec: &EnvironmentSpec) -> Self {
-        Self {
-            database,
-            prefix: spec.store_prefix.clone(),
-            table: spec.store_table.clone(),
-            ..Self::default()
-        }
-    }
+/// The newest status, shared between keeper and server.
+#[derive(Debug)]
+pub struct SharedReport {
+    status: Mutex<SharedStatus>,
+    health: watch::Receiver<Health>,
 }
 
-impl Default for SharedStatus {
-    fn default() -> Self {
-        Self {
-            database: Arc::default(),
-            prefix: String::new(),
-            table: String::new(),
-            state: SharedState::default(),
+impl SharedReport {
+    pub(super) fn new(facts: StoreFacts, health: watch::Receiver<Health>) -> Self {
+        let status = SharedStatus {
+            database: facts.database,
+            prefix: facts.prefix,
+            table: facts.table,
+            breaker: BreakerState::Closed,
+            state: SharedState::Initializing,
             since: SystemTime::now(),
             error: None,
             dirty: 0,
@@ -98,21 +99,18 @@ impl Default for SharedStatus {
             dropped: BTreeMap::new(),
             undecodable: 0,
             left: Left::default(),
-        }
+        };
+        Self { status: Mutex::new(status), health }
     }
-}
 
-/// The newest status, shared between keeper and server.
-#[derive(Debug, Default)]
-pub struct SharedReport(Mutex<SharedStatus>);
-
-impl SharedReport {
     /// The status at this moment.
     pub fn get(&self) -> SharedStatus {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let breaker = self.health.borrow().state;
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        SharedStatus { breaker, ..status }
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut SharedStatus)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

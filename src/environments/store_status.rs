@@ -1,0 +1,81 @@
+//! What `/status` tells of the store that an environment shares with others, in plain values.
+
+use std::time::SystemTime;
+
+use crate::flagstore::SharedStatus;
+
+/// The state of a shared flag store.
+#[derive(Clone, Debug)]
+pub struct StoreStatus {
+    /// `INITIALIZING`, `VALID` or `INTERRUPTED` (ld-relay v8).
+    pub state: &'static str,
+    /// Since when.
+    pub since: SystemTime,
+    /// `redis`, `dynamodb` or `consul`.
+    pub database: &'static str,
+    /// Where it is, without passwords.
+    pub server: Option<String>,
+    /// The prefix of its keys.
+    pub prefix: Option<String>,
+    /// Its table.
+    pub table: Option<String>,
+    /// `closed`, `open` or `halfOpen`.
+    pub breaker: &'static str,
+    /// Why it cannot be used, if it cannot.
+    pub error: Option<String>,
+    /// Accepted changes that are not stored yet.
+    pub dirty: usize,
+    /// When it was last known to hold what it should.
+    pub last_write: Option<SystemTime>,
+    /// The last repair of a loss.
+    pub last_repopulation: Option<LastRepopulation>,
+    /// Items that the database does not take, with their size in bytes.
+    pub dropped: Vec<(String, u64)>,
+    /// Stored items that cannot be decoded.
+    pub undecodable: u64,
+    /// Items that are older or absent there, left so while upstream is not live.
+    pub left_behind: u64,
+    /// Items that are newer or unknown there, left so while upstream is not live.
+    pub left_ahead: u64,
+    /// Whether its marker is missing, left so while upstream is not live.
+    pub left_unmarked: bool,
+}
+
+/// A repair of a loss.
+#[derive(Clone, Debug)]
+pub struct LastRepopulation {
+    /// When it was done.
+    pub at: SystemTime,
+    /// How the loss was noticed.
+    pub reason: &'static str,
+    /// Items that were written.
+    pub items: u64,
+}
+
+impl StoreStatus {
+    pub(super) fn of(status: &SharedStatus) -> Self {
+        let last_repopulation = status.last_repopulation.as_ref();
+        Self {
+            state: status.state.as_str(),
+            since: status.since,
+            database: status.database.kind,
+            server: status.database.server.clone(),
+            prefix: status.prefix.clone(),
+            table: status.table.clone(),
+            breaker: status.breaker.as_str(),
+            error: status.error.clone(),
+            dirty: status.dirty,
+            last_write: status.last_write,
+            last_repopulation: last_repopulation.map(|last| LastRepopulation {
+                at: last.at,
+                reason: last.reason.as_str(),
+                items: last.items,
+            }),
+            dropped: status.dropped.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
+            undecodable: status.undecodable,
+            left_behind: status.left.behind,
+            left_ahead: status.left.ahead,
+            left_unmarked: status.left.unmarked,
+        }
+    }
+}
