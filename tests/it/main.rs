@@ -24,6 +24,8 @@ mod server;
 #[macro_use]
 mod shared_cache;
 #[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod flag_stores;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
 mod secrets;
 mod support;
 mod upstream_faults;

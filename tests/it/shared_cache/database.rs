@@ -287,6 +287,53 @@ impl CacheDatabase {
         }
     }
 
+    /// Whether the flags of a prefix are marked as complete.
+    pub(crate) async fn has_marker(&self, prefix: &str) -> bool {
+        match &self.server {
+            Server::Redis(server) => {
+                server.command(&["EXISTS", &format!("{prefix}:$inited")]) == "1"
+            }
+            Server::DynamoDb(dynamo) => {
+                let name = format!("{prefix}:$inited");
+                items(dynamo).await.contains_key(&(name.clone(), name))
+            }
+            Server::Consul(server) => {
+                consul(server, "GET", &format!("/v1/kv/{prefix}/$inited"), b"").unwrap().0 == 200
+            }
+        }
+    }
+
+    pub(crate) async fn remove_marker(&self, prefix: &str) {
+        match &self.server {
+            Server::Redis(server) => {
+                assert_eq!(server.command(&["DEL", &format!("{prefix}:$inited")]), "1");
+            }
+            Server::DynamoDb(_) => {
+                let name = format!("{prefix}:$inited");
+                self.remove(&name, &name).await;
+            }
+            Server::Consul(_) => self.remove(prefix, "$inited").await,
+        }
+    }
+
+    /// Stores a flag or segment, as another writer would.
+    pub(crate) async fn put_item(&self, namespace: &str, key: &str, version: u64, json: &str) {
+        let Server::DynamoDb(dynamo) = &self.server else {
+            return self.put(namespace, key, json.as_bytes()).await;
+        };
+        let client = dynamo.server().client().await;
+        client
+            .put_item()
+            .table_name(dynamo.table())
+            .item("namespace", AttributeValue::S(namespace.to_owned()))
+            .item("key", AttributeValue::S(key.to_owned()))
+            .item("version", AttributeValue::N(version.to_string()))
+            .item("item", AttributeValue::S(json.to_owned()))
+            .send()
+            .await
+            .unwrap();
+    }
+
     /// Removes everything at once (item by item where there is no other way).
     pub(crate) async fn wipe(&self) {
         match &self.server {
@@ -324,7 +371,12 @@ async fn items(dynamo: &Dynamo) -> BTreeMap<(String, String), Vec<u8>> {
             .unwrap();
         for item in page.items() {
             let text = |name: &str| item[name].as_s().unwrap().clone();
-            let value = item["item"].as_b().unwrap().clone().into_inner();
+            // Records of the cache are bytes, flags are text, and the marker of flags has nothing.
+            let value = match item.get("item") {
+                Some(AttributeValue::B(bytes)) => bytes.clone().into_inner(),
+                Some(AttributeValue::S(text)) => text.clone().into_bytes(),
+                _ => Vec::new(),
+            };
             found.insert((text("namespace"), text("key")), value);
         }
         from = page.last_evaluated_key;

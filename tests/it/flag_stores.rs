@@ -1,0 +1,9 @@
+//! Flags in the databases that relays share with one another and with SDKs: the real binary, real
+//! databases, and everything that can happen to them.
+
+mod cold;
+mod layout;
+mod loss;
+mod outage;
+mod peers;
+mod scene;

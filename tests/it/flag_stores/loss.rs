@@ -1,0 +1,100 @@
+//! The database loses something while a relay is live.
+
+use pilotlight::demo::composed_data::environment_id;
+use pilotlight::model::ItemKind;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::scene::{
+    is_complete, namespace, prefix, stored, wait_for_store, wait_until_complete,
+};
+use crate::shared_cache::database::Kind;
+use crate::shared_cache::scene::{NEVER, OFTEN, Scene};
+use crate::support::eventually;
+
+on_every_database!(
+    what_is_wiped_is_written_again,
+    a_missing_marker_is_set_again,
+    a_database_that_restarts_empty_is_filled_at_once,
+    a_change_into_an_emptied_store_brings_back_everything,
+);
+
+async fn what_is_wiped_is_written_again(kind: Kind) {
+    let scene = Scene::on(kind, 3, 60).await;
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    for _ in 0..3 {
+        for index in 0..3 {
+            wait_until_complete(&scene, kind, index).await;
+        }
+        scene.database.wipe().await;
+    }
+    for index in 0..3 {
+        wait_until_complete(&scene, kind, index).await;
+    }
+    let status = wait_for_store(&relay, "the repair shows", |store| {
+        store["lastRepopulation"]["reason"] == "markerMissing" && store["state"] == "VALID"
+    })
+    .await;
+    let last = &super::scene::store_status(&status, 0)["lastRepopulation"];
+    assert_eq!(last["items"], 62, "{last}");
+}
+
+async fn a_missing_marker_is_set_again(kind: Kind) {
+    let scene = Scene::on(kind, 1, 5).await;
+    let disk = TempDir::new().unwrap();
+    let _relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    scene.database.remove_marker(&prefix(0)).await;
+    wait_until_complete(&scene, kind, 0).await;
+}
+
+async fn a_database_that_restarts_empty_is_filled_at_once(kind: Kind) {
+    let mut scene = Scene::on_mortal(kind, 2, 60).await;
+    let disk = TempDir::new().unwrap();
+    // No look would come within the life of this test.
+    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    scene.database.kill();
+    // Noticed by the next write.
+    let flag = json!({"key": "fresh", "on": true});
+    scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+    wait_for_store(&relay, "the outage shows", |store| {
+        store["state"] == "INTERRUPTED" && store["breaker"] != "closed" && store["dirty"] == 1
+    })
+    .await;
+    scene.database.restart().await;
+    scene.database.create_table().await;
+    for index in 0..2 {
+        wait_until_complete(&scene, kind, index).await;
+    }
+    wait_for_store(&relay, "the store is in order", |store| {
+        store["state"] == "VALID" && store["dirty"] == 0
+    })
+    .await;
+}
+
+async fn a_change_into_an_emptied_store_brings_back_everything(kind: Kind) {
+    let scene = Scene::on(kind, 1, 60).await;
+    let disk = TempDir::new().unwrap();
+    // No look would come within the life of this test.
+    let _relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    scene.database.wipe().await;
+    let flag = json!({"key": "fresh", "on": true});
+    scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+    match kind {
+        // The change itself shows that the marker is gone.
+        Kind::Redis => wait_until_complete(&scene, kind, 0).await,
+        // Only a look does.
+        Kind::DynamoDb | Kind::Consul => {
+            eventually("the change is stored", async || {
+                let flags = stored(&scene, kind, 0, ItemKind::Flag).await;
+                if flags.contains_key("fresh") { Ok(()) } else { Err(flags.len()) }
+            })
+            .await;
+            assert!(is_complete(&scene, kind, 0).await.is_err());
+        }
+    }
+    let _ = namespace(kind, 0, ItemKind::Flag);
+}
