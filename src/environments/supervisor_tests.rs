@@ -32,6 +32,7 @@ impl Bench {
             runner: RunnerSettings {
                 upstream: FlagStreams::new(client, base, StreamTimings::default()),
                 local: watch::Sender::new(LocalFlagsState::Open(local.clone())).subscribe(),
+                shared: None,
                 heartbeat: None,
                 load_queue: LoadQueue::new(1),
             },

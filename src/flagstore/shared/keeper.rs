@@ -508,3 +508,7 @@ fn reading(stored: &StoredRows, undecodable: u64) -> SharedRead {
     };
     SharedRead::Incomplete { data, problem }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -10,6 +10,8 @@
 //! outage costs no more memory than the data itself.
 
 mod keeper;
+#[cfg(test)]
+mod memory;
 mod orders;
 mod reconcile;
 mod report;

@@ -5,9 +5,7 @@ use pilotlight::model::ItemKind;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::scene::{
-    is_complete, namespace, prefix, stored, wait_for_store, wait_until_complete,
-};
+use super::scene::{is_complete, namespace, prefix, stored, wait_for_store, wait_until_complete};
 use crate::shared_cache::database::Kind;
 use crate::shared_cache::scene::{NEVER, OFTEN, Scene};
 use crate::support::eventually;

@@ -30,8 +30,7 @@ async fn a_relay_that_is_cut_off_spoils_nothing(kind: Kind) {
             scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
         }
         scene.database.wipe().await;
-        eventually("the newest flags come back", async || is_complete(&scene, kind, 0).await)
-            .await;
+        eventually("the newest flags come back", async || is_complete(&scene, kind, 0).await).await;
     }
     assert_ne!(old, scene.launchdarkly.data(environment_id(0).as_str()));
     // Alone with an emptied store, the one that is cut off fills it with what it has.
