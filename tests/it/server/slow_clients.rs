@@ -53,8 +53,7 @@ async fn a_client_that_lagged_too_far_gets_everything_again() {
     for version in 5..5 + CHANGES {
         let flag = large_flag("web", version, CHANGE_BYTES);
         site.launchdarkly.upsert_flag(ENVIRONMENT_ID, flag).unwrap();
-    }
-    for version in 5..5 + CHANGES {
+        // One by one, or on a busy machine this one lags too.
         let (name, data) = next_event(&mut reader).await;
         assert_eq!((name.as_str(), &data["data"]["version"]), ("patch", &version.into()));
     }

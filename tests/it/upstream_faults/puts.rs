@@ -218,7 +218,7 @@ async fn a_put_with_older_versions_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn huge_puts_take_bounded_memory() {
     /// Size of one put.
-    const MEGABYTES: usize = 50;
+    const MEGABYTES: usize = 20;
     let scene = Scene::healthy(&[environment("e1")]).await;
     let huge = |version: u64| {
         let padding = "p".repeat(100 * 1024);
@@ -234,7 +234,7 @@ async fn huge_puts_take_bounded_memory() {
     let mut peaks = Vec::new();
     for version in 1..=4 {
         scene.launchdarkly.replace_data("e1", huge(version));
-        let path = "/sdk/flags/huge-0499";
+        let path = "/sdk/flags/huge-0199";
         eventually("the put is served", async || {
             let response = scene.relay.get_with_key(path, &sdk("e1")).await;
             let found = response.header("etag") == Some(&format!("W/\"{version}\""));
