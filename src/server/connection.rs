@@ -18,8 +18,9 @@ use super::body::Body;
 use super::pace::{HEAD_TIMEOUT, HeadTimer, LATE_HEAD_TIMEOUT, Pace};
 use super::progress_io::ProgressIo;
 
-/// Largest head of a request. Contexts stand in paths of client-side routes, so it is generous.
-/// (Of the path alone hyper takes 64 KiB.)
+/// Largest head of a request, at least: hyper looks at it before it reads on, and the last read
+/// can bring as much again. Contexts stand in paths of client-side routes, so it is generous. (Of
+/// the path alone hyper takes 64 KiB.)
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// How long a client may leave what is sent to it unread.

@@ -2,10 +2,12 @@ use std::time::SystemTime;
 
 use serde_json::Map;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::pace::IDLE_TIMEOUT;
+use super::super::streaming::CONNECTION_TIME_JITTER;
 use super::super::{Drain, InitialPayloads, ServerSettings, StatusMembers};
 use super::*;
 use crate::environments::{Environment, Registry};
@@ -29,6 +31,15 @@ struct Bench {
 impl Bench {
     /// An environment with a flag of so many bytes.
     fn new(flag_bytes: usize, initial_payloads: Option<InitialPayloads>) -> Self {
+        Self::with(flag_bytes, initial_payloads, None)
+    }
+
+    /// The same with a bound on the time of streams.
+    fn with(
+        flag_bytes: usize,
+        initial_payloads: Option<InitialPayloads>,
+        max_client_connection_time: Option<Duration>,
+    ) -> Self {
         let key = SdkKey::new("sdk-1");
         let spec = EnvironmentSpec {
             reference: EnvironmentRef { environment: "e1".into(), filter: FilterKey::default() },
@@ -53,7 +64,7 @@ impl Bench {
         let (registry, environment) = Registry::of_one(spec);
         let drain = Arc::new(Drain::default());
         let settings = ServerSettings {
-            max_client_connection_time: None,
+            max_client_connection_time,
             initial_payloads,
             disconnected_after: Duration::from_secs(60),
             init_timeout: Duration::from_secs(10),
@@ -234,6 +245,29 @@ async fn a_turn_that_is_held_too_long_ends_with_its_connection() {
         let freed_after = tokio::join!(dripping, waiting).1;
         assert!((100..=101).contains(&freed_after), "{path}: after {freed_after} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_began_together_do_not_end_together() {
+    let limit = Duration::from_secs(1_000);
+    let mut bench = Bench::with(10, None, Some(limit));
+    let begun = Instant::now();
+    let mut streams = JoinSet::new();
+    for _ in 0..50 {
+        let mut stream = bench.get("/all").await;
+        streams.spawn(async move {
+            let rest = read_until(&mut stream, "\r\n0\r\n\r\n").await;
+            assert!(rest.starts_with("HTTP/1.1 200 OK\r\n"), "{rest}");
+            begun.elapsed()
+        });
+    }
+    let ends = streams.join_all().await;
+    let (first, last) = (*ends.iter().min().unwrap(), *ends.iter().max().unwrap());
+    let (soonest, latest) = (limit.mul_f64(1.0 - CONNECTION_TIME_JITTER), limit);
+    assert!(first >= soonest && last <= latest + Duration::from_secs(1), "{ends:?}");
+    // Of fifty random moments all fall within a tenth of the range once in 10^46 runs.
+    assert!(last - first > (latest - soonest) / 10, "{ends:?}");
+    bench.streams(0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use super::routes::{Auth, Route, Routed, route};
 use crate::model::{ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
+const MALFORMED: &str = "400 Bad Request";
 const NOT_BUILT: &str = "This version of the relay does not serve this route yet";
 
 /// Most bytes of a request's body that are read although nobody wants them (Go: 256 KiB). A
@@ -49,6 +50,7 @@ impl Server {
             Routed::To(route) => route,
             Routed::MethodNotAllowed => return empty(StatusCode::METHOD_NOT_ALLOWED),
             Routed::NotFound => return not_found(),
+            Routed::Malformed => return text(StatusCode::BAD_REQUEST, MALFORMED),
             Routed::Moved(path) => return moved(&path, request.uri().query()),
         };
         let (auth, wanted) = match route {

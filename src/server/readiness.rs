@@ -78,14 +78,17 @@ impl Server {
             init_timeout: self.settings.init_timeout,
         };
         let reasons = reasons(facts);
-        let status =
-            if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": reasons.is_empty(),
             "reasons": reasons,
             "environments": { "known": facts.known, "serving": facts.serving },
         });
-        responses::json(status, body.to_string())
+        if reasons.is_empty() {
+            responses::json(StatusCode::OK, body.to_string())
+        } else {
+            let response = responses::json(StatusCode::SERVICE_UNAVAILABLE, body.to_string());
+            responses::retry_later(response)
+        }
     }
 }
 

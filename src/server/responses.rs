@@ -28,7 +28,11 @@ pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
 
 /// 503 with the advice to come again.
 pub(super) fn unavailable(reason: &'static str) -> Response<Body> {
-    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, reason);
+    retry_later(text(StatusCode::SERVICE_UNAVAILABLE, reason))
+}
+
+/// Adds the advice to come again.
+pub(super) fn retry_later(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     response
 }

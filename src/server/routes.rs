@@ -44,13 +44,17 @@ pub(super) enum Routed {
     /// The path is known, the method is not one of its own.
     MethodNotAllowed,
     NotFound,
+    /// The path has a percent sign that escapes nothing, which Go refuses before it routes.
+    Malformed,
     /// The path must be asked for in its clean form, which is this, percent-encoded.
     Moved(String),
 }
 
 /// Understands a path (percent-encoded, without query) and a method.
 pub(super) fn route(method: &Method, path: &str) -> Routed {
-    let Some(decoded) = percent_decoded(path) else { return Routed::NotFound };
+    let Some(decoded) = percent_decoded(path) else { return Routed::Malformed };
+    // No name of ours, or of LaunchDarkly's, is anything else than text.
+    let Ok(decoded) = String::from_utf8(decoded) else { return Routed::NotFound };
     if let Some(clean) = cleaned(&decoded) {
         return Routed::Moved(percent_encoded(&clean));
     }
@@ -110,11 +114,8 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
     })
 }
 
-/// The decoded path; `None` if it is not valid.
-fn percent_decoded(path: &str) -> Option<String> {
-    if !path.contains('%') {
-        return Some(path.to_owned());
-    }
+/// The decoded path; `None` if an escape is not valid.
+fn percent_decoded(path: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(byte) = rest.next() {
@@ -126,7 +127,7 @@ fn percent_decoded(path: &str) -> Option<String> {
             bytes.push(byte);
         }
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 /// The path as Go's URLs write it: a client must not read a query, a host or a line break into
@@ -197,11 +198,14 @@ mod tests {
             "GET /nothing",
             "GET /all/",
             "GET /sdk/flags/a%2Fb",
-            "GET /sdk/flags/%zz",
+            "GET /sdk/flags/%ff",
             "GET /a/x.png",
             "GET /sdk/flags/",
         ] {
             check(request, Routed::NotFound);
+        }
+        for request in ["GET /sdk/flags/%zz", "GET /nothing/%", "POST /all%2"] {
+            check(request, Routed::Malformed);
         }
     }
 
@@ -214,6 +218,7 @@ mod tests {
         check("GET //", Routed::Moved("/".to_owned()));
         check("GET /all/.", Routed::Moved("/all".to_owned()));
         check("GET /all//", Routed::Moved("/all/".to_owned()));
+        check("GET /sdk/flags/%2F", Routed::Moved("/sdk/flags/".to_owned()));
         check(
             "GET //%5Chost.example/%0d%0a?",
             Routed::Moved("/%5Chost.example/%0D%0A%3F".to_owned()),

@@ -27,7 +27,7 @@ const LEAVING: &str = "The relay is shutting down";
 
 /// How much earlier than `maxClientConnectionTime` a stream may end, so that streams that began
 /// together do not end together.
-const CONNECTION_TIME_JITTER: f64 = 0.1;
+pub(super) const CONNECTION_TIME_JITTER: f64 = 0.1;
 
 impl Server {
     /// A stream of an environment's data.

@@ -112,3 +112,31 @@ impl Hasher for Sha256Hasher {
         0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Item, ItemKey};
+
+    #[test]
+    fn every_client_gets_the_same_bytes_in_memory() {
+        let mut data = DataSet::default();
+        let item = Item::live(1, r#"{"version":1}"#);
+        data.upsert(&ItemKey::new(ItemKind::Flag, "f"), Arc::new(item));
+        let snapshot = Snapshot::new(Arc::new(data), Origin::LocalStore, SystemTime::UNIX_EPOCH);
+        let encodings = |snapshot: &Snapshot| {
+            [
+                snapshot.put_all().as_ptr_range(),
+                snapshot.put_flags().as_ptr_range(),
+                snapshot.latest_all().as_ptr_range(),
+                snapshot.latest_flags().as_ptr_range(),
+            ]
+        };
+        let first = encodings(&snapshot);
+        assert_eq!(encodings(&snapshot), first);
+        let live = snapshot.confirmed(Origin::Live, SystemTime::UNIX_EPOCH);
+        assert_eq!(encodings(&live), first, "that it is live now changes no byte");
+        let [put, _, poll, _] = &first;
+        assert!(put.start < poll.start && poll.end < put.end, "the poll is a part of the put");
+    }
+}

@@ -8,6 +8,7 @@
 //! after a restart, events of the old number may still be in flight and must be dropped by the
 //! owner. What had not ended when a connection broke is never given out.
 
+use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -192,8 +193,8 @@ struct Reader {
     connection: u64,
     /// Whether the connection at hand was opened.
     opened: bool,
-    /// The failure that the log told last, until a connection is opened.
-    reported: Option<StreamFailure>,
+    /// The kind of failure that the log told last, until a connection is opened.
+    reported: Option<(Discriminant<ConnectError>, StreamFailure)>,
     /// The pace of retries that the log told last.
     profile: FailureClass,
 }
@@ -343,8 +344,9 @@ impl Reader {
         let connection = self.connection;
         match end {
             End::Failed(error) => {
-                let failure = error.failure();
-                let known = self.reported.replace(failure) == Some(failure);
+                // That a connection broke says nothing of why there is no new one.
+                let kind = (discriminant(error), error.failure());
+                let known = self.reported.replace(kind) == Some(kind);
                 let rejected = matches!(error, ConnectError::Status(401 | 403));
                 let error = Chain(error);
                 if known {

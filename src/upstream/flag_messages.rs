@@ -13,6 +13,10 @@ use serde_json::value::RawValue;
 use crate::model::raw_json::{ItemHead, Version, last, members};
 use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
 
+/// Levels of objects and arrays in a message. LaunchDarkly's flags have a dozen; readers of JSON in
+/// SDKs give up somewhere between 64 and a few thousand, and their streams with them.
+const NESTING_MAX: usize = 1_000;
+
 /// A message of the stream, decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FlagMessage {
@@ -41,16 +45,16 @@ pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError
         "delete" => ("delete", decode_delete),
         _ => return Ok(FlagMessage::Ignored),
     };
-    let text = std::str::from_utf8(data)
-        .map_err(|_| FlagMessageError { event, problem: "not valid UTF-8".to_owned() })?;
-    decode(data, text).map_err(|Problem(problem)| FlagMessageError { event, problem })
+    bounded_text(data)
+        .and_then(|text| decode(data, text))
+        .map_err(|Problem(problem)| FlagMessageError { event, problem })
 }
 
 /// Decodes the body of a poll: the data set without the stream's envelope.
 pub fn decode_poll(body: &Bytes) -> Result<DataSet, FlagMessageError> {
-    let text = std::str::from_utf8(body)
-        .map_err(|_| FlagMessageError { event: "poll", problem: "not valid UTF-8".to_owned() })?;
-    data_set(body, text).map_err(|Problem(problem)| FlagMessageError { event: "poll", problem })
+    bounded_text(body)
+        .and_then(|text| data_set(body, text))
+        .map_err(|Problem(problem)| FlagMessageError { event: "poll", problem })
 }
 
 struct Problem(String);
@@ -71,6 +75,38 @@ impl From<&str> for Problem {
     fn from(problem: &str) -> Self {
         Self(problem.to_owned())
     }
+}
+
+/// The text of a message that is not nested too deeply. What is only skipped, or handed on as it
+/// came, would pass the reader of JSON however deep it is.
+fn bounded_text(data: &Bytes) -> Result<&str, Problem> {
+    let text = std::str::from_utf8(data).map_err(|_| "not valid UTF-8")?;
+    if is_nested_too_deeply(text) {
+        return Err(Problem(format!("nested more than {NESTING_MAX} levels deep")));
+    }
+    Ok(text)
+}
+
+fn is_nested_too_deeply(text: &str) -> bool {
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => {
+                bytes.next();
+            }
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > NESTING_MAX {
+                    return true;
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn decode_put(data: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
@@ -230,7 +266,24 @@ mod tests {
         }
         let bad_text = Bytes::from_static(b"{\"path\":\"/\xff\"}");
         assert!(decode("put", &bad_text).is_err());
-        let deep = Bytes::from(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)));
-        assert!(decode("put", &deep).is_err(), "nesting is bounded");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let check = |value: String, accepted: bool| {
+            let patch = format!(r#"{{"path":"/flags/a","data":{{"version":1,"x":{value}}}}}"#);
+            assert_eq!(decode("patch", &patch.into()).is_ok(), accepted);
+            let body = format!(r#"{{"flags":{{"a":{{"x":{value}}}}}}}"#);
+            assert_eq!(decode_poll(&body.into()).is_ok(), accepted);
+        };
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        check(nested(NESTING_MAX - 3), true);
+        check(nested(NESTING_MAX - 1), false);
+        check(nested(1_000_000), false);
+        check(format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000)), false);
+        // What stands in a string, or side by side, is no nesting.
+        check(format!(r#""\\\"{}""#, "[".repeat(5_000)), true);
+        check(format!("[{}1]", "[],{},".repeat(5_000)), true);
+        assert!(decode("put", &nested(100_000).into()).is_err());
     }
 }

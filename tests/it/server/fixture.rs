@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::demo::representations::EnvironmentRep;
+use pilotlight::demo::representations::{EnvironmentRep, FilterRep};
 use pilotlight::model::{DataSet, Item, ItemKey, ItemKind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -74,6 +74,11 @@ pub(super) fn launchdarkly() -> FakeLaunchDarkly {
     launchdarkly
 }
 
+/// A payload filter of the environment's project.
+pub(super) fn filter(key: &str) -> FilterRep {
+    FilterRep { proj_key: "project".to_owned(), key: key.to_owned(), version: 0 }
+}
+
 /// A relay and what it stands on.
 pub(super) struct Site {
     pub(super) relay: RelayProcess,
@@ -90,7 +95,14 @@ impl Site {
 
     /// The same with more settings.
     pub(super) async fn manual_with(more: impl FnOnce(RelaySettings) -> RelaySettings) -> Self {
-        let launchdarkly = launchdarkly();
+        Self::manual_before(launchdarkly(), more).await
+    }
+
+    /// The same before a service that knows more.
+    pub(super) async fn manual_before(
+        launchdarkly: FakeLaunchDarkly,
+        more: impl FnOnce(RelaySettings) -> RelaySettings,
+    ) -> Self {
         let store = TempDir::new().unwrap();
         let settings = RelaySettings::manual(&launchdarkly, store.path())
             .with("LD_ENV_Prod", SDK_KEY)

@@ -26,7 +26,11 @@ pub(super) async fn exchange(address: SocketAddr, request: &[u8]) -> String {
             received.extend_from_slice(&buffer[..count]);
         }
     };
-    timeout(LONG, async { tokio::join!(write, read) }).await.expect("the connection ends");
+    let both = timeout(LONG, async { tokio::join!(write, read) });
+    if both.await.is_err() {
+        let beginning = String::from_utf8_lossy(&request[..request.len().min(200)]);
+        panic!("the connection does not end after {beginning:?}");
+    }
     String::from_utf8(received).expect("answers are text")
 }
 
@@ -112,9 +116,10 @@ impl RawStream {
         self.body.len()
     }
 
-    /// Reads to the end; what came is left to be seen in [`Self::text`].
+    /// Reads to the end of the response, after which its connection may be kept; what came is left
+    /// to be seen in [`Self::text`].
     pub(super) async fn end(&mut self) -> Ending {
-        let read = async { while self.read().await {} };
+        let read = async { while !self.is_whole && self.read().await {} };
         timeout(LONG, read).await.expect("the response ends in time");
         if self.is_whole { Ending::Whole } else { Ending::Cut }
     }

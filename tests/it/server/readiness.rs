@@ -35,6 +35,8 @@ async fn wait(relay: &RelayProcess, status: u16, reasons: &[&str], known: usize,
         let response = relay.get("/readyz", &[]).await;
         assert_eq!(response.header("content-type"), Some("application/json"));
         assert_eq!(response.status == 200, response.json()["ready"] == true);
+        let retry_after = (response.status == 503).then_some("1");
+        assert_eq!(response.header("retry-after"), retry_after);
         if response.status == status && response.json() == expected {
             Ok(())
         } else {

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, Fault, FaultRule, FaultScope};
-use pilotlight::demo::representations::{EnvironmentRep, FilterRep, KeyRep};
+use pilotlight::demo::representations::{EnvironmentRep, KeyRep};
 use tempfile::TempDir;
 
 use super::fixture::{
     ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, autoconfig_settings, check_empty, check_text,
-    launchdarkly,
+    filter, launchdarkly,
 };
 use super::raw::{RawStream, get};
 use crate::support::eventually;
@@ -130,7 +130,10 @@ async fn each_family_of_routes_knows_its_own_kind_of_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_is_a_part_of_the_look_up() {
-    let site = Site::manual_with(|settings| {
+    let launchdarkly = launchdarkly();
+    launchdarkly.upsert_filter("f1", filter("small"));
+    launchdarkly.upsert_filter("f2", filter("a b"));
+    let site = Site::manual_before(launchdarkly, |settings| {
         settings.with("LD_PROJ_KEY_Prod", "shop").with("LD_FILTER_KEYS_shop", "small,a b")
     })
     .await;
@@ -254,8 +257,6 @@ async fn with_a_list_from_the_cache_strangers_are_told_to_come_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_of_automatic_configuration_come_and_go() {
     let launchdarkly = launchdarkly();
-    let filter =
-        |key: &str| FilterRep { proj_key: "project".to_owned(), key: key.to_owned(), version: 0 };
     launchdarkly.upsert_filter("f1", filter("small"));
     let site = Site::autoconfig(launchdarkly).await;
     let small = "/sdk/latest-all?filter=small";

@@ -3,13 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
-use pilotlight::demo::representations::{
-    EnvironmentRep, ExpiringKeyRep, FilterRep, KeyRep, SdkKeyRep,
-};
+use pilotlight::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep, SdkKeyRep};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::fixture::{ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, launchdarkly};
+use super::fixture::{ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, filter, launchdarkly};
 use crate::support::relay::{RelayProcess, RelaySettings};
 
 const OBSCURED_SDK_KEY: &str = "sdk-********-****-****-****-*******44444";
@@ -65,11 +63,16 @@ async fn a_manual_environment_has_ld_relays_members() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filtered_and_nameless_environments_have_keys_of_their_own() {
-    let site = Site::manual_with(|settings| {
+    let launchdarkly = launchdarkly();
+    launchdarkly.upsert_filter("f1", filter("small"));
+    launchdarkly.upsert_environment(EnvironmentRep::simple("bare-id", "short", "mob-bare"));
+    let site = Site::manual_before(launchdarkly, |settings| {
         settings
             .with("LD_PROJ_KEY_Prod", "shop")
             .with("LD_FILTER_KEYS_shop", "small")
             .with("LD_ENV_Bare", "short")
+            // Once there are filters, every environment has a project.
+            .with("LD_PROJ_KEY_Bare", "other")
     })
     .await;
     let status = timeless(&site.relay).await;
@@ -116,10 +119,7 @@ async fn automatic_configuration_adds_names_and_all_keys() {
         ],
         ..rep
     });
-    launchdarkly.upsert_filter(
-        "f1",
-        FilterRep { proj_key: "project".to_owned(), key: "small".to_owned(), version: 0 },
-    );
+    launchdarkly.upsert_filter("f1", filter("small"));
     let site = Site::autoconfig(launchdarkly).await;
     let status = timeless(&site.relay).await;
     let environments = status["environments"].as_object().unwrap();

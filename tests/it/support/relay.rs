@@ -165,6 +165,15 @@ impl RelayProcess {
         self.started.elapsed()
     }
 
+    /// The most memory that it ever held, in megabytes.
+    pub(crate) fn peak_megabytes(&self) -> usize {
+        let path = format!("/proc/{}/status", self.process_id());
+        let status = std::fs::read_to_string(path).expect("the relay runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)).expect("a size");
+        kilobytes.parse::<usize>().expect("a number") / 1024
+    }
+
     /// Everything it has logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

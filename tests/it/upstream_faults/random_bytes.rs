@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use pilotlight::demo::fake_launchdarkly::StreamSelector;
+use pilotlight::demo::stream_client::StreamEvent;
 use tokio::time::{Instant, interval};
 
-use crate::support::scene::{Scene, environment, flags, sdk};
+use crate::support::scene::{Scene, environment, events_until, flag, flags, sdk};
 
 /// How long the nonsense lasts.
 const SPELL: Duration = Duration::from_secs(8);
@@ -62,9 +63,11 @@ async fn noise_on_both_streams_harms_nobody() {
     }
     // The next good connection of each stream settles everything.
     scene.launchdarkly.cut_streams(&StreamSelector::All);
-    scene.relay.wait_until_healthy(1).await;
+    scene.launchdarkly.upsert_flag("e1", flag("ticker")).unwrap();
+    let has_ticker = |event: &StreamEvent| String::from_utf8_lossy(&event.data).contains("ticker");
+    let events = events_until(&mut client, has_ticker).await;
+    assert_eq!(events.len(), 1, "what is new is the first that is heard: {events:?}");
     scene.wait_for_autoconfig("VALID").await;
-    scene.expect_patch("e1", &mut client).await;
     assert_eq!(scene.code("sdk-of-nobody").await, 401);
     let lines = scene.relay.log().lines().count();
     assert!(lines < 2_000, "{lines} lines of log");
