@@ -115,13 +115,12 @@ impl Draft<'_> {
 /// The credentials that open an environment at a moment.
 fn accepted(spec: &EnvironmentSpec, now: SystemTime) -> Vec<(Credential, Option<SystemTime>)> {
     let keys = &spec.credentials;
-    let sdk = keys.sdk_keys.iter().map(|key| (Credential::Sdk(key.value.clone()), key.expiry));
-    let mobile =
-        keys.mobile_keys.iter().map(|key| (Credential::Mobile(key.value.clone()), key.expiry));
+    let sdk = keys.sdk_keys.iter().filter(|key| key.is_valid_at(now));
+    let sdk = sdk.map(|key| (Credential::Sdk(key.value.clone()), key.expiry));
+    let mobile = keys.mobile_keys.iter().filter(|key| key.is_valid_at(now));
+    let mobile = mobile.map(|key| (Credential::Mobile(key.value.clone()), key.expiry));
     let id = keys.environment_id.iter().map(|id| (Credential::EnvironmentId(id.clone()), None));
-    // Refused strictly after the moment of expiry (ld-relay v8).
-    let valid = |(_, expiry): &(Credential, Option<SystemTime>)| expiry.is_none_or(|at| now <= at);
-    sdk.chain(mobile).chain(id).filter(valid).collect()
+    sdk.chain(mobile).chain(id).collect()
 }
 
 #[cfg(test)]

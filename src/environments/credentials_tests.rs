@@ -105,6 +105,7 @@ fn a_former_anchor_opens_until_the_new_one_is_in_use() {
     let one = environment("one", "a");
     bench.rebuild(&[&one]);
     let a = bench.access("a").unwrap();
+    assert!(!one.set_anchor_in_use(&SdkKey::new("a")), "it opens the environment anyway");
     one.set_spec(spec("one", "b"));
     assert_eq!(bench.rebuild(&[&one]), 0);
     assert_eq!(bench.opened("a b"), "one one");
@@ -130,6 +131,23 @@ fn a_former_anchor_opens_until_the_new_one_is_in_use() {
     bench.rebuild(&[&one]);
     assert_eq!(bench.opened("a b"), "- one");
     assert!(a.lease.is_revoked());
+}
+
+#[test]
+fn a_former_anchor_under_which_nothing_ever_came_in_opens_nothing() {
+    let mut bench = Bench::default();
+    let one = environment("one", "a");
+    bench.rebuild(&[&one]);
+    one.set_spec(spec("one", "b"));
+    assert_eq!(bench.rebuild(&[&one]), 1);
+    assert_eq!(bench.opened("a b"), "- one");
+    // Its connection comes up all the same, before the other one.
+    assert!(one.set_anchor_in_use(&SdkKey::new("a")));
+    bench.rebuild(&[&one]);
+    assert_eq!(bench.opened("a b"), "one one");
+    assert!(one.set_anchor_in_use(&SdkKey::new("b")));
+    bench.rebuild(&[&one]);
+    assert_eq!(bench.opened("a b"), "- one");
 }
 
 #[test]

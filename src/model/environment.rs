@@ -34,6 +34,14 @@ pub struct AcceptedKey<K> {
     pub expiry: Option<SystemTime>,
 }
 
+impl<K> AcceptedKey<K> {
+    /// Whether it opens its environment at that moment. Refused strictly after the moment of
+    /// expiry (ld-relay v8).
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        self.expiry.is_none_or(|at| now <= at)
+    }
+}
+
 /// Everything that opens one environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialSet {

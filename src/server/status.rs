@@ -124,9 +124,9 @@ fn environment_status(
     let state = environment.status();
     let snapshot = environment.hub.snapshot();
     let valid = state.connection.state == ConnectionState::Valid;
-    let soonest = keys
-        .sdk_keys
-        .iter()
+    // ld-relay v8: an expired key is as good as absent.
+    let sdk_keys = || keys.sdk_keys.iter().filter(|key| key.is_valid_at(now));
+    let soonest = sdk_keys()
         .filter(|key| key.value != keys.anchor && key.expiry.is_some())
         .min_by_key(|key| key.expiry);
     let age = |snapshot: &Arc<crate::streams::Snapshot>| {
@@ -148,15 +148,14 @@ fn environment_status(
         proj_name: named(&spec.project_name),
         mobile_key: keys.primary_mobile.as_ref().map(|key| obscured(key.expose())),
         expiring_sdk_key: soonest.map(|key| obscured(key.value.expose())),
-        sdk_keys: keys
-            .sdk_keys
-            .iter()
+        sdk_keys: sdk_keys()
             .chain(environment.held_anchor(&spec).as_deref())
             .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
             .collect(),
         mobile_keys: keys
             .mobile_keys
             .iter()
+            .filter(|key| key.is_valid_at(now))
             .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
             .collect(),
         status: if is_connected(&state.connection, disconnected_after, now) {

@@ -12,10 +12,11 @@ use pilotlight::demo::fake_launchdarkly::{
 use pilotlight::demo::representations::{ExpiringKeyRep, KeyRep};
 use tempfile::TempDir;
 
-use crate::shared_cache::database::Kind;
+use crate::shared_cache::database::{CacheDatabase, Kind};
 use crate::shared_cache::scene::{
     CACHE_KEY, KEY, OFTEN, SEALED, Scene, shared, wait_for_shared, wait_until_stored,
 };
+use crate::support::databases::MASTER_TOKEN;
 use crate::support::eventually;
 use crate::support::relay::{RelayProcess, RelaySettings, program};
 
@@ -34,6 +35,8 @@ const MALFORMED: &str = "sdk-b2f5a1c3-1111-4222-8333-malformed001";
 const STRANGER: &str = "sdk-b2f5a1c3-1111-4222-8333-stranger0001";
 const NEW_AUTOCONFIG: &str = "rel-b2f5a1c3-1111-4222-8333-autoconfig02";
 const PROXY_PASSWORD: &str = "password-of-the-outbound-proxy";
+const PROXY_LOGIN: &str = "login-secret-of-the-outbound-proxy";
+const SESSION_TOKEN: &str = "session-token-of-a-temporary-role";
 
 /// Texts of a secret to look for: all of it, and a piece from its middle that no obscured form
 /// shows.
@@ -58,6 +61,9 @@ fn secrets() -> Vec<String> {
         STRANGER,
         NEW_AUTOCONFIG,
         PROXY_PASSWORD,
+        PROXY_LOGIN,
+        SESSION_TOKEN,
+        MASTER_TOKEN,
     ];
     let composed = (0..3).flat_map(|index| [sdk_key(index), mobile_key(index)]);
     let autoconfig = FakeSettings::default().autoconfig_key;
@@ -144,13 +150,17 @@ fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
-    let mut scene = Scene::on(kind, 3, 10).await;
+    let database = match kind {
+        Kind::Redis | Kind::DynamoDb => CacheDatabase::start(kind).await,
+        Kind::Consul => CacheDatabase::start_consul_with_acl().await,
+    };
+    let mut scene = Scene::new(database, 3, 10);
     scene.add_filter("pilot-project.small", "small");
     let (disk, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (key_file, autoconfig_file) = (folder.path().join("key"), folder.path().join("autoconfig"));
     std::fs::write(&key_file, KEY).unwrap();
     std::fs::write(&autoconfig_file, FakeSettings::default().autoconfig_key).unwrap();
-    let settings = with_password(&scene, kind, PASSWORD, scene.keyless(disk.path(), OFTEN))
+    let settings = with_password(&scene, kind, scene.keyless(disk.path(), OFTEN))
         .without("AUTO_CONFIG_KEY")
         .with("AUTO_CONFIG_KEY_FILE", autoconfig_file.display().to_string())
         .with("AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE", key_file.display().to_string())
@@ -158,9 +168,10 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
         .with("LOG_LEVEL", "debug");
     let mut heard = Heard::default();
 
-    let relay = settings.start().unwrap();
+    let mut relay = settings.start().unwrap();
     relay.wait_until_healthy(6).await;
     wait_until_stored(&relay).await;
+    let at_first = stored(&scene, disk.path()).await;
     let (_client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
     heard.ask_everything(&relay).await;
     keys_change(&scene, &relay).await;
@@ -170,8 +181,9 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
     heard.ask_everything(&relay).await;
     files_are_exchanged(&scene, &relay, &key_file, &autoconfig_file).await;
     heard.ask_everything(&relay).await;
+    relay.signal("TERM").unwrap();
+    relay.ended().await.unwrap();
     heard.logs("the first relay", &relay);
-    relay.stop().await.unwrap();
 
     // In an outage: with the right keys, then with a wrong one and a wrong password.
     scene.launchdarkly.stop().await;
@@ -186,7 +198,7 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
     heard.ask_everything(&relay).await;
     heard.logs("a relay with a wrong key", &relay);
     relay.kill().await.unwrap();
-    let wrong = with_password(&scene, kind, WRONG_PASSWORD, settings.clone())
+    let wrong = with_wrong_password(&scene, kind, settings)
         .with("PROXY_URL", format!("http://user:{PROXY_PASSWORD}@127.0.0.1:9"));
     let relay = wrong.start().unwrap();
     relay.wait_for_status("it has tried", |status| shared(status)["state"] != "reading").await;
@@ -194,34 +206,68 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
     heard.logs("a relay with a wrong password", &relay);
     relay.kill().await.unwrap();
     heard.add("check-config", checked(&wrong));
+    heard.add("check-config of nonsense", checked(&with_nonsense(kind, wrong)));
 
-    let stored = stored(&scene, disk.path()).await;
+    let at_last = stored(&scene, disk.path()).await;
+    judge(&heard, [&at_first, &at_last]);
+}
+
+/// Looks for what must not be there.
+#[track_caller]
+fn judge(heard: &Heard, stored: [&Heard; 2]) {
     let traces: Vec<String> = secrets().iter().flat_map(|secret| traces(secret)).collect();
     heard.holds_nothing_of(&traces);
-    stored.holds_nothing_of(&traces);
-    stored.holds_nothing_of(&names());
+    for stored in stored {
+        stored.holds_nothing_of(&traces);
+        stored.holds_nothing_of(&names());
+        assert!(stored.0.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 10_000);
+    }
     // Logs tell of environments by their IDs, and of nothing that is in them.
     heard.holds_nothing_of(&(0..10).map(flag_key).collect::<Vec<_>>());
-    assert!(stored.0.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 10_000);
     assert!(heard.0.iter().any(|(_, bytes)| bytes.windows(5).any(|part| part == b"DEBUG")));
 }
 
 /// The relay's credentials for the database, and the same on its side.
-fn with_password(
-    scene: &Scene,
-    kind: Kind,
-    password: &str,
-    settings: RelaySettings,
-) -> RelaySettings {
+fn with_password(scene: &Scene, kind: Kind, settings: RelaySettings) -> RelaySettings {
     match kind {
         Kind::Redis => {
             let rule = format!(">{PASSWORD}");
             let user = ["ACL", "SETUSER", "relay", "reset", "on", &rule, "~*", "+@all"];
             assert_eq!(scene.database.redis().command(&user), "OK");
-            settings.with("REDIS_USERNAME", "relay").with("REDIS_PASSWORD", password)
+            settings.with("REDIS_USERNAME", "relay").with("REDIS_PASSWORD", PASSWORD)
         }
-        Kind::DynamoDb => settings.with("AWS_SECRET_ACCESS_KEY", password),
-        Kind::Consul => settings.with("CONSUL_TOKEN", password),
+        Kind::DynamoDb => settings
+            .with("AWS_SECRET_ACCESS_KEY", PASSWORD)
+            .with("AWS_SESSION_TOKEN", SESSION_TOKEN),
+        Kind::Consul => settings.with("CONSUL_TOKEN", MASTER_TOKEN),
+    }
+}
+
+/// Credentials that the database refuses, if it looks at any.
+fn with_wrong_password(scene: &Scene, kind: Kind, settings: RelaySettings) -> RelaySettings {
+    match kind {
+        Kind::Redis => {
+            let address = scene.database.proxy().address();
+            let url = format!("redis://relay:{WRONG_PASSWORD}@{address}");
+            let settings = settings.without("REDIS_USERNAME").without("REDIS_PASSWORD");
+            settings.with("REDIS_URL", url)
+        }
+        Kind::DynamoDb => settings.with("AWS_SECRET_ACCESS_KEY", WRONG_PASSWORD),
+        Kind::Consul => settings.with("CONSUL_TOKEN", WRONG_PASSWORD),
+    }
+}
+
+/// Secrets where they cannot be understood, so that a complaint is due.
+fn with_nonsense(kind: Kind, settings: RelaySettings) -> RelaySettings {
+    let settings = settings
+        .without("AUTO_CONFIG_KEY_FILE")
+        .with("AUTO_CONFIG_KEY", format!("{MALFORMED}\u{7}"))
+        .with("PROXY_URL", format!("gopher://user:{PROXY_PASSWORD}@127.0.0.1:9"))
+        .with("PROXY_AUTH_PASSWORD", PROXY_LOGIN);
+    match kind {
+        Kind::Redis => settings.with("REDIS_URL", format!("redis://relay:{PASSWORD}@host:port")),
+        Kind::DynamoDb => settings.with("DYNAMODB_URL", format!("http://user:{PASSWORD}@:port")),
+        Kind::Consul => settings.with("CONSUL_HOST", format!("http://user:{PASSWORD}@:port")),
     }
 }
 
@@ -323,6 +369,12 @@ async fn files_are_exchanged(scene: &Scene, relay: &RelayProcess, key: &Path, au
         if found.is_whole && found.closed == 0 { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
+    // The key that is exchanged is nowhere listed: a restart before this would not open the store.
+    relay
+        .wait_for_status("the local store is sealed anew", |status| {
+            status["localStore"]["toReseal"] == 0 && status["localStore"]["pending"] == 0
+        })
+        .await;
     wait_until_stored(relay).await;
 }
 

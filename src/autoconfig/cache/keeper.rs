@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::codec::Skipped;
 use super::report::{ReadState, SharedReport};
-use super::schedule::{Due, RETRY, Schedule, jittered};
+use super::schedule::{Due, RETRY, STREAM_LAG, Schedule, jittered};
 use super::shared_tier::{Reading, Written};
 use crate::autoconfig::record_set::{CachedSet, RecordSet};
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
@@ -64,8 +64,8 @@ pub struct Wanted {
     /// Whether the stream is live. Repairs of what relays share wait for that; accepted changes
     /// do not.
     pub live: bool,
-    /// When the stream last delivered anything. Whoever stores something else than these records
-    /// before that moment, and still does, knows no better than this relay.
+    /// When the stream last delivered anything. Whoever stored something else than these records
+    /// well before that moment, and still does, knows no better than this relay.
     pub heard_at: Instant,
 }
 
@@ -287,14 +287,14 @@ impl<A: TierAccess> Keeper<A> {
 
     /// Whether a visit without anything new is in order. What relays share is repaired only by
     /// one that knows what is true at this moment (design D26), and only if its stream has shown
-    /// since the first look that it is not stuck. The tier of this machine is nobody else's.
+    /// for long enough since the first look that it is not stuck. The tier of this machine is nobody else's.
     fn is_time_to(&self, due: Due, wanted: &Wanted) -> bool {
         match (self.settings.tier, due) {
             (Tier::Local, Due::Write | Due::Check | Due::SecondLook) => true,
             (Tier::Shared, Due::Write | Due::Check) => wanted.live,
             (Tier::Shared, Due::SecondLook) => {
                 let since = self.access.doubts_since();
-                wanted.live && since.is_some_and(|since| wanted.heard_at > since)
+                wanted.live && since.is_some_and(|since| wanted.heard_at >= since + STREAM_LAG)
             }
         }
     }

@@ -316,6 +316,9 @@ async fn a_second_look_waits_until_the_stream_has_gone_on() {
     bench.with(|state| state.doubts_since = Some(Instant::now()));
     around.pass(1).await;
     around.hear();
+    around.pass(100).await;
+    assert_eq!(around.visits(), 0, "that was too soon after the first look");
+    around.hear();
     around.pass(5).await;
     assert_eq!(around.visits(), 1);
     bench.with(|state| state.doubts_since = None);

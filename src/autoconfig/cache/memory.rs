@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::backend::{Backend, Row, Swap, Swapped};
 use crate::storage::StoreError;
@@ -19,6 +20,8 @@ pub(crate) struct MemoryState {
     pub(crate) away: bool,
     /// Values above this size are refused.
     pub(crate) value_bytes_max: Option<usize>,
+    /// How long it takes until rows are read.
+    pub(crate) latency: Duration,
     /// Number of rows that were changed so far.
     pub(crate) writes: usize,
     revision: u64,
@@ -39,6 +42,10 @@ impl MemoryBackend {
 
 impl Backend for MemoryBackend {
     async fn read_all(&self) -> Result<Vec<Row>, StoreError> {
+        let latency = self.with(|state| state.latency);
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         self.reach()?;
         Ok(self.with(|state| state.rows.values().cloned().collect()))
     }

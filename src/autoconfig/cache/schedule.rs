@@ -18,6 +18,11 @@ pub(super) const RETRY: Backoff =
 /// D28).
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(5);
 
+/// How much later than a peer this relay may hear of the same change. A sign of life of the stream
+/// that comes sooner after the first look may have been sent before the change was, so it does
+/// not show that LaunchDarkly has nothing to tell.
+pub(super) const STREAM_LAG: Duration = Duration::from_secs(2);
+
 /// Why the keeper wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {

@@ -67,7 +67,6 @@ impl<B: Backend> TierAccess for SharedAccess<B> {
             confirmed_at: wanted.confirmed_at,
             live: wanted.live,
             heard_at: wanted.heard_at,
-            now: Instant::now(),
         };
         let outcome = self.tier.write(&keys, &update, &mut self.memory).await;
         self.settle(outcome)

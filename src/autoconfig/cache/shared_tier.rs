@@ -12,7 +12,7 @@ use super::backend::{Backend, Row, Swap, Swapped};
 use super::codec::{CacheKeys, Codec, OpenedRows, Skipped};
 use super::manifest::{MANIFEST_NAME, Manifest};
 use super::plan::{Desired, Plan, plan};
-use super::schedule::SECOND_LOOK;
+use super::schedule::{SECOND_LOOK, STREAM_LAG};
 use crate::autoconfig::record_set::{CachedSet, RecordSet, Stamp};
 use crate::autoconfig::records::decode;
 use crate::autoconfig::startup_race::CacheOutcome;
@@ -71,8 +71,6 @@ pub struct Update<'a> {
     pub live: bool,
     /// When the stream last delivered anything.
     pub heard_at: Instant,
-    /// The time.
-    pub now: Instant,
 }
 
 /// What is remembered between two writes.
@@ -81,7 +79,8 @@ pub struct Memory {
     /// Versions of the records of the last write: what is missing from the next was removed.
     written: BTreeMap<String, i64>,
     /// Rows that are not what was desired and wait for a second look, by record name: the row and
-    /// when it was first seen.
+    /// when it was first seen. It may have been stored a moment before, so that counts from the
+    /// end of the read.
     doubted: BTreeMap<String, (Row, Instant)>,
 }
 
@@ -93,23 +92,23 @@ impl Memory {
 
     /// The rows whose time has come: they stand for a while already, and a stream that is alive
     /// has not told of them since.
-    fn due(&self, update: &Update<'_>) -> BTreeMap<String, Row> {
+    fn due(&self, update: &Update<'_>, now: Instant) -> BTreeMap<String, Row> {
         let is_due = |since: Instant| {
             update.live
-                && update.heard_at > since
-                && update.now.saturating_duration_since(since) >= SECOND_LOOK
+                && update.heard_at >= since + STREAM_LAG
+                && now.saturating_duration_since(since) >= SECOND_LOOK
         };
         let due = self.doubted.iter().filter(|(_, (_, since))| is_due(*since));
         due.map(|(name, (row, _))| (name.clone(), row.clone())).collect()
     }
 
-    fn remember(&mut self, update: &Update<'_>, doubtful: BTreeMap<String, Row>) {
+    fn remember(&mut self, update: &Update<'_>, doubtful: BTreeMap<String, Row>, seen_at: Instant) {
         let versions = update.desired.iter().map(|(name, (version, _))| (name.clone(), *version));
         self.written = versions.collect();
         let mut before = std::mem::take(&mut self.doubted);
         let since = |(name, row): (String, Row)| {
             let known = before.remove(&name).filter(|(known, _)| *known == row);
-            let since = known.map_or(update.now, |(_, since)| since);
+            let since = known.map_or(seen_at, |(_, since)| since);
             (name, (row, since))
         };
         self.doubted = doubtful.into_iter().map(since).collect();
@@ -137,6 +136,8 @@ pub struct Written {
 struct Pass {
     written: Written,
     doubtful: BTreeMap<String, Row>,
+    /// When the rows had been read.
+    seen_at: Instant,
     /// A peer wrote at the same time.
     conflict: bool,
 }
@@ -208,7 +209,7 @@ impl<B: Backend> SharedTier<B> {
         let is_gone = |(name, _): &(&String, &i64)| !update.desired.contains_key(*name);
         let gone: BTreeMap<String, i64> =
             memory.written.iter().filter(is_gone).map(|(name, v)| (name.clone(), *v)).collect();
-        let due = memory.due(update);
+        let due = memory.due(update, Instant::now());
         let mut rows = 0;
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
@@ -217,7 +218,7 @@ impl<B: Backend> SharedTier<B> {
             let mut pass = self.pass(&codec, update, &gone, &due).await?;
             rows += pass.written.rows;
             if !pass.conflict {
-                memory.remember(update, pass.doubtful);
+                memory.remember(update, pass.doubtful, pass.seen_at);
                 pass.written.rows = rows;
                 return Ok(pass.written);
             }
@@ -235,6 +236,7 @@ impl<B: Backend> SharedTier<B> {
     ) -> Result<Pass, StoreError> {
         let backend = self.backend(self.format);
         let rows = backend.read_all().await?;
+        let seen_at = Instant::now();
         let opened = codec.open_all(&rows);
         let standing = manifest(&opened);
         if let Some(standing) = &standing
@@ -242,10 +244,11 @@ impl<B: Backend> SharedTier<B> {
             && standing.stamp.written_at > update.confirmed_at
         {
             let written = unchanged(&opened, standing);
-            return Ok(Pass { written, doubtful: BTreeMap::new(), conflict: false });
+            return Ok(Pass { written, doubtful: BTreeMap::new(), seen_at, conflict: false });
         }
-        let plan = plan(codec, &rows, &opened, update.desired, gone, due);
-        let mut pass = self.carry_out(codec, plan, update, &rows, &opened).await?;
+        let mut plan = plan(codec, &rows, &opened, update.desired, gone, due);
+        let doubtful = std::mem::take(&mut plan.doubtful);
+        let (mut written, conflict) = self.carry_out(codec, plan, update, &rows, &opened).await?;
         if opened.skipped.total() > 0 {
             // Those that stood in a place of ours were overwritten.
             let ours = |row: &&Row| {
@@ -253,11 +256,12 @@ impl<B: Backend> SharedTier<B> {
                 names.any(|name| codec.row_name(name) == row.name)
             };
             let others: Vec<Row> = rows.iter().filter(|row| !ours(row)).cloned().collect();
-            pass.written.skipped = codec.open_all(&others).skipped;
+            written.skipped = codec.open_all(&others).skipped;
         }
-        Ok(pass)
+        Ok(Pass { written, doubtful, seen_at, conflict })
     }
 
+    /// Carries out what was planned. Returns also whether a peer wrote at the same time.
     async fn carry_out(
         &self,
         codec: &Codec,
@@ -265,8 +269,8 @@ impl<B: Backend> SharedTier<B> {
         update: &Update<'_>,
         rows: &[Row],
         opened: &OpenedRows,
-    ) -> Result<Pass, StoreError> {
-        let Plan { swaps, doubtful, mut texts } = plan;
+    ) -> Result<(Written, bool), StoreError> {
+        let Plan { swaps, doubtful: _, mut texts } = plan;
         let wanted = texts.len();
         let mut written = Written::default();
         let mut conflict = false;
@@ -300,7 +304,7 @@ impl<B: Backend> SharedTier<B> {
                 Kept::Swapped(Swapped::TooLarge) => written.complete = false,
             }
         }
-        Ok(Pass { written, doubtful, conflict })
+        Ok((written, conflict))
     }
 
     fn stamp(&self, update: &Update<'_>, opened: &OpenedRows) -> Stamp {

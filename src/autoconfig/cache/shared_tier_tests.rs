@@ -52,7 +52,7 @@ impl Relay {
         }
     }
 
-    /// Writes at that second, with a stream on which something arrives all the time.
+    /// Writes at that second, or now if it has passed, with a stream on which something arrives all the time.
     async fn write(&mut self, environments: &[(&str, i64)], seconds: u64) -> Written {
         self.write_having_heard(environments, seconds, seconds).await
     }
@@ -84,8 +84,8 @@ impl Relay {
             confirmed_at: at(seconds),
             live: heard_at.is_some(),
             heard_at: heard_at.unwrap_or(self.start),
-            now: self.start + Duration::from_secs(seconds),
         };
+        tokio::time::sleep_until(self.start + Duration::from_secs(seconds)).await;
         self.tier.write(&self.keys, &update, &mut self.memory).await.unwrap()
     }
 
@@ -107,7 +107,7 @@ impl Relay {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_written_is_read_whole() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
@@ -123,7 +123,7 @@ async fn what_was_written_is_read_whole() {
     assert_eq!(relay.write(&[("b", 2)], 4 + 600).await.rows, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lost_record_or_manifest_shows_as_incomplete_and_is_repaired() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
@@ -141,7 +141,7 @@ async fn a_lost_record_or_manifest_shows_as_incomplete_and_is_repaired() {
     assert_eq!(relay.read().await, "a1 b1");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut ahead = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
@@ -153,9 +153,12 @@ async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     // Something else to write soon after is no second look.
     behind.write(&[("a", 4), ("b", 1)], 3).await;
     assert_eq!(ahead.read().await, "a5 b1 new1");
-    // Its stream is stuck: however long that lasts, it knows no better.
-    behind.write_having_heard(&[("a", 4), ("b", 1)], 200, 1).await;
-    assert_eq!(ahead.read().await, "a5 b1 new1");
+    // Its stream is stuck: however long that lasts, it knows no better. What it heard a moment after
+    // the first look may have been on its way already.
+    for heard in [1, 2, 3] {
+        behind.write_having_heard(&[("a", 4), ("b", 1)], 200, heard).await;
+        assert_eq!(ahead.read().await, "a5 b1 new1");
+    }
     // Its own stream tells of the changes before the second look.
     behind.write(&[("a", 5), ("b", 1), ("new", 1)], 201).await;
     assert!(behind.memory.doubts_since().is_none());
@@ -163,7 +166,31 @@ async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     assert_eq!(ahead.read().await, "a5", "they had been its own: removed at once");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn what_was_stored_during_a_slow_read_is_as_new_as_the_end_of_that_read() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut ahead = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    let mut behind = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    behind.write(&[("a", 1)], 1).await;
+    let slow = async {
+        sealed.with(|state| state.latency = Duration::from_secs(10));
+        behind.write(&[("a", 1)], 2).await;
+    };
+    let stored = async {
+        tokio::time::sleep_until(ahead.start + Duration::from_secs(9)).await;
+        sealed.with(|state| state.latency = Duration::ZERO);
+        ahead.write(&[("a", 1), ("new", 1)], 10).await;
+    };
+    tokio::join!(slow, stored);
+    assert!(behind.memory.doubts_since().is_some(), "it was seen");
+    // The stream was alive while the read went on, and has been stuck since.
+    behind.write_having_heard(&[("a", 1)], 30, 9).await;
+    assert_eq!(ahead.read().await, "a1 new1");
+    behind.write(&[("a", 1)], 31).await;
+    assert_eq!(ahead.read().await, "a1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_launchdarkly_does_not_tell_goes_with_the_second_look() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut before = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
@@ -178,7 +205,7 @@ async fn what_launchdarkly_does_not_tell_goes_with_the_second_look() {
     assert!(fresh.memory.doubts_since().is_none());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_relay_that_is_not_live_writes_only_what_nobody_knows_better() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut dead = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
@@ -195,7 +222,7 @@ async fn a_relay_that_is_not_live_writes_only_what_nobody_knows_better() {
     assert_eq!(dead.read().await, "a2", "what was deleted does not come back");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_tells_what_is_stored_after_it() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
@@ -227,7 +254,7 @@ async fn a_write_tells_what_is_stored_after_it() {
     assert_eq!((written.stamp, written.complete), (None, true));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_new_key_reseals_and_an_unknown_one_is_a_state_of_its_own() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut old = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["old"]);
@@ -241,7 +268,7 @@ async fn a_new_key_reseals_and_an_unknown_one_is_a_state_of_its_own() {
     assert_eq!(sealed.with(|state| state.rows.len()), 3, "nothing of the old key is left");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);
@@ -262,7 +289,7 @@ async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
     assert_eq!(reading.skipped, Skipped { unknown_key: 3, forged: 0, undecodable: 0 });
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_record_that_is_too_large_is_named_and_blocks_no_other() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     sealed.with(|state| state.value_bytes_max = Some(400));
@@ -278,7 +305,7 @@ async fn a_record_that_is_too_large_is_named_and_blocks_no_other() {
     assert_eq!(relay.read().await, "a1");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_outage_is_an_error_not_an_empty_cache() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);

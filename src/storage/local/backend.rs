@@ -1,6 +1,6 @@
 //! The database's file as the database sees it.
 //!
-//! Two things are different from a plain file.
+//! Three things are different from a plain file.
 //!
 //! * A file that is only read is not written to. The database marks a file as in use when it opens
 //!   it, and waits for the disk twice; both are put off until there is something to store. So a
@@ -10,6 +10,11 @@
 //! * A database is never closed but abandoned: it is cut off from its file, so that dropping it
 //!   changes nothing there. Closing writes, and writing to a file that may be damaged can end the
 //!   process. What was committed is safe, as it is after a kill, and the next open takes no longer.
+//! * A file that somebody else changes while it is in use is damaged. The database holds pages in
+//!   memory, so it may never come to read what became of them, and would write on into a file
+//!   that does not open any more. Each commit writes the header, and each time the file must
+//!   still have the header and the length that it was left with. (Damage in between that leaves
+//!   both alone shows when it is read, and at the next start.)
 
 use std::fs::File;
 use std::io;
@@ -75,7 +80,39 @@ pub(super) struct SwitchedFile {
     switch: Switch,
     /// What was to be written into the header and was put off, in order.
     put_off: Mutex<Vec<(u64, Vec<u8>)>>,
+    left: Mutex<Left>,
 }
+
+/// What a file was left with.
+#[derive(Debug)]
+struct Left {
+    /// As much of it as the file has.
+    header: Vec<u8>,
+    length: u64,
+}
+
+impl Left {
+    fn of(file: &FileBackend) -> io::Result<Self> {
+        let length = file.len()?;
+        let mut header = vec![0; usize::try_from(length.min(HEADER_BYTES)).unwrap_or(0)];
+        file.read(0, &mut header)?;
+        Ok(Self { header, length })
+    }
+
+    /// Makes sure that nobody has changed the file since.
+    fn check(&self, file: &FileBackend) -> io::Result<()> {
+        let found = Self::of(file)?;
+        if found.length >= self.length && found.header.starts_with(&self.header) {
+            return Ok(());
+        }
+        Err(io::Error::other(ChangedByOthers))
+    }
+}
+
+/// A file is not as it was left.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("somebody else has changed the file while it was in use")]
+pub(super) struct ChangedByOthers;
 
 impl SwitchedFile {
     /// Opens a file or makes it.
@@ -88,8 +125,9 @@ impl SwitchedFile {
             Err(error) if is_read_only(&error) => (File::open(path).map_err(|_| error)?, true),
             Err(error) => return Err(error.into()),
         };
-        let put_off = Mutex::default();
-        Ok(Self { file: FileBackend::new(file)?, read_only, switch, put_off })
+        let file = FileBackend::new(file)?;
+        let left = Mutex::new(Left::of(&file)?);
+        Ok(Self { file, read_only, switch, put_off: Mutex::default(), left })
     }
 
     fn puts_off(&self) -> bool {
@@ -100,7 +138,16 @@ impl SwitchedFile {
         self.switch.check()?;
         #[cfg(test)]
         self.switch.faults.on_write()?;
-        self.file.write(offset, data)
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset >= HEADER_BYTES {
+            self.file.write(offset, data)?;
+            left.length = left.length.max(offset + data.len() as u64);
+            return Ok(());
+        }
+        left.check(&self.file)?;
+        self.file.write(offset, data)?;
+        *left = Left::of(&self.file)?;
+        Ok(())
     }
 
     /// Writes what was put off.
@@ -153,7 +200,11 @@ impl StorageBackend for SwitchedFile {
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
         self.switch.check()?;
         self.settle()?;
-        self.file.set_len(len)
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.check(&self.file)?;
+        self.file.set_len(len)?;
+        *left = Left::of(&self.file)?;
+        Ok(())
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {

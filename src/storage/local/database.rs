@@ -17,7 +17,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::backend::{Switch, SwitchedFile};
+use super::backend::{ChangedByOthers, Switch, SwitchedFile};
 use super::directory::Directory;
 use super::names::{NAMED_KEY_BYTES, PART_KEY_BYTES, SET_KEY_BYTES, Salt};
 use super::{LocalStoreError, SetAside, SetAsideReason};
@@ -47,6 +47,8 @@ const CACHE_BYTES: usize = 1024 * 1024;
 pub(super) enum FaultKind {
     /// The file is damaged, or the code that reads it came to believe the impossible.
     Damaged,
+    /// Somebody else wrote to the file: it may even be sound, and yet not hold what was stored.
+    Changed,
     /// The file is sound, but of a format this program does not know.
     OtherFormat,
     /// The operating system refused: no space, no permission, a failing disk.
@@ -85,7 +87,13 @@ impl From<redb::Error> for Fault {
         } else if let Io(io) = &error {
             // A page number that points behind the end of the file shows as a read past it.
             let past = matches!(io.kind(), UnexpectedEof | InvalidData | InvalidInput);
-            if past { FaultKind::Damaged } else { FaultKind::Io }
+            if io.get_ref().is_some_and(|inner| inner.is::<ChangedByOthers>()) {
+                FaultKind::Changed
+            } else if past {
+                FaultKind::Damaged
+            } else {
+                FaultKind::Io
+            }
         } else if matches!(
             error,
             PreviousIo | DatabaseClosed | TransactionPoisoned | LockPoisoned(_)
@@ -307,7 +315,7 @@ impl Holder {
             Err(fault) => fault,
         };
         let reason = match fault.kind {
-            FaultKind::Damaged | FaultKind::Handle => SetAsideReason::Damaged,
+            FaultKind::Damaged | FaultKind::Changed | FaultKind::Handle => SetAsideReason::Damaged,
             FaultKind::OtherFormat => SetAsideReason::OtherFormat,
             FaultKind::InUse => return Err(LocalStoreError::InUse { path: directory.database() }),
             FaultKind::Io => return Err(opening(directory, fault)),

@@ -140,7 +140,9 @@ pub enum LocalStoreError {
 impl From<Fault> for LocalStoreError {
     fn from(fault: Fault) -> Self {
         match fault.kind {
-            FaultKind::Damaged | FaultKind::OtherFormat => Self::Damaged(fault.into()),
+            FaultKind::Damaged | FaultKind::Changed | FaultKind::OtherFormat => {
+                Self::Damaged(fault.into())
+            }
             FaultKind::Io | FaultKind::InUse => Self::Disk(fault.into()),
             FaultKind::Handle => Self::Unavailable,
         }

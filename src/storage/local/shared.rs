@@ -106,7 +106,9 @@ impl Shared {
                 FaultKind::Handle | FaultKind::Io => {
                     self.request(|requests| requests.reopen = true);
                 }
-                FaultKind::Damaged | FaultKind::OtherFormat => self.damaged(fault.clone()),
+                FaultKind::Damaged | FaultKind::Changed | FaultKind::OtherFormat => {
+                    self.damaged(fault.clone());
+                }
                 FaultKind::InUse => {}
             }
             fault.into()

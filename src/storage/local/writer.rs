@@ -301,6 +301,11 @@ impl Writer {
                 }
                 self.damages <= DAMAGE_ATTEMPTS
             }
+            FaultKind::Changed => {
+                self.damages += 1;
+                self.recreate(fault);
+                self.damages <= DAMAGE_ATTEMPTS
+            }
             FaultKind::Handle => {
                 self.reopen();
                 self.failures == 1

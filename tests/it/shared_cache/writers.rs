@@ -101,6 +101,7 @@ async fn a_relay_whose_stream_is_stuck_spoils_nothing(kind: Kind) {
     let stuck = scene.relay(&disk, OFTEN).with("STREAM_URI", uri).start().unwrap();
     stuck.wait_until_healthy(4).await;
     let healthy = scene.filled_by(&scene.relay(&other_disk, OFTEN)).await;
+    wait_until_stored(&stuck).await;
     // Nothing reaches it any more, and it cannot know: its connection stands.
     line.freeze();
     scene.rename(0, "changed");

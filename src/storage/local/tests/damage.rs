@@ -244,6 +244,40 @@ async fn a_file_that_is_damaged_while_it_is_used_is_replaced_from_memory() {
     drop((adopted, served, changed));
 }
 
+/// A store so small that all of it is in the database's memory, so that no read meets the change.
+#[tokio::test]
+async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory() {
+    let check = async |change: &dyn Fn(&Path, Vec<u8>)| {
+        let place = Place::new();
+        let store = place.open(&["key"]);
+        let items = Items::numbered(3, 1);
+        put(&store, "a", &items).await;
+        let earlier = fs::read(place.file()).unwrap();
+        let kept: Arc<dyn Content> = items.shared();
+        store.replace_set(&set("b"), kept.clone());
+        assert!(store.flush(LONG).await);
+        change(&place.file(), earlier);
+        put(&store, "c", &items).await;
+        let status = store.status();
+        assert_eq!((status.replaced, status.pending), (1, 0), "{status:?}");
+        let aside = status.set_aside.unwrap();
+        assert_eq!(aside.reason, SetAsideReason::Damaged);
+        assert!(aside.path.exists() && aside.cause.contains("changed"), "{aside:?}");
+        let store = place.reopened(&store).await;
+        assert_eq!((complete(&store, "b"), complete(&store, "c")), (items.clone(), items));
+        assert_eq!(read(&store, "a").0, SetRead::Absent, "nobody has it in memory");
+        drop(kept);
+    };
+    let cut_to = |path: &Path, length: u64| {
+        fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+    };
+    check(&|path, _| fs::write(path, vec![0x5a; 100_000]).unwrap()).await;
+    check(&|path, _| cut_to(path, 0)).await;
+    check(&|path, _| cut_to(path, fs::metadata(path).unwrap().len() / 2)).await;
+    // A backup that is sound in itself.
+    check(&|path, earlier| fs::write(path, earlier).unwrap()).await;
+}
+
 #[tokio::test]
 async fn files_that_cannot_be_used_are_set_aside() {
     let check = async |reason: SetAsideReason, spoil: &dyn Fn(&Path)| {

@@ -63,7 +63,8 @@ impl DynamoDb {
         let mut command = Command::new("java");
         command
             .arg(format!("-Djava.library.path={}", library.display()))
-            .arg("-Xmx512m")
+            // Made for a short life on a machine with few cores.
+            .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-cp")
             .arg(format!("{}/*", library.display()))
             .arg("com.amazonaws.services.dynamodbv2.local.main.ServerRunner")
