@@ -4,6 +4,12 @@
 //! accepted data goes to. This module does not decide which data is served.
 
 pub mod backend;
+#[cfg(any(feature = "dynamodb", feature = "consul"))]
+mod batches;
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 mod encoding;
 pub mod layout;
 mod local;

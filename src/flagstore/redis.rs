@@ -13,18 +13,19 @@
 //! The marker's value is random, so that one look shows whether somebody else has initialized the
 //! store since the last one.
 
-use bytes::Bytes;
-use redis::Value;
-use redis::aio::ConnectionLike;
+mod fill;
+mod watch;
 
+use bytes::Bytes;
+
+use self::watch::Change;
 use super::backend::{
     Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
-    Upserted, chunks,
+    Upserted,
 };
 use super::layout;
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
-use crate::storage::fail_fast::Dialer;
 use crate::storage::redis::{RedisStore, ScriptDenial, classify, run_id, scripts_are_denied};
 
 /// Prefix where none is configured (ld-relay v8).
@@ -33,9 +34,6 @@ pub const DEFAULT_PREFIX: &str = "launchdarkly";
 /// Transactions tried under `WATCH`, where any other write to the hash gets in the way
 /// (go-server-sdk-redis: 10 attempts).
 const WATCH_ATTEMPTS: usize = 10;
-
-/// How long what is prepared for a fill stays if its relay dies. Each chunk renews it.
-const STAGING_MS: u64 = 60_000;
 
 /// The server takes no longer string (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -51,7 +49,8 @@ for i = 1, #ARGV, 3 do
   local version = -1
   if stored then
     local ok, item = pcall(cjson.decode, stored)
-    version = ok and type(item) == 'table' and tonumber(item.version) or 0
+    version = ok and type(item) == 'table' and item.version
+    if type(version) ~= 'number' then version = 0 end
   end
   if version < tonumber(ARGV[i + 1]) then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2])
@@ -72,12 +71,8 @@ pub struct RedisFlags {
     denial: ScriptDenial,
 }
 
-/// What to do with a field under `WATCH`.
-enum Change<'a> {
-    Keep,
-    Set(&'a Bytes),
-    Remove,
-}
+/// All fields of a hash.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl RedisFlags {
     /// The environment with this prefix; empty stands for [`DEFAULT_PREFIX`].
@@ -99,91 +94,8 @@ impl RedisFlags {
         format!("{}:$inited", self.prefix)
     }
 
-    /// Where the hash of a kind is prepared: a name in the same slot.
-    fn staging(&self, kind: ItemKind, nonce: &str) -> String {
-        let hash = self.hash(kind);
-        if self.together { format!("{hash}:{nonce}") } else { format!("{{{hash}}}:{nonce}") }
-    }
-
-    async fn stage(&self, kind: ItemKind, rows: &[&Row], nonce: &str) -> Result<(), StoreError> {
-        let key = self.staging(kind, nonce);
-        for chunk in chunks(rows) {
-            let mut pipeline = redis::pipe();
-            pipeline.atomic().cmd("HSET").arg(&key);
-            for row in chunk {
-                pipeline.arg(&*row.key.key).arg(&row.json[..]);
-            }
-            pipeline.ignore().cmd("PEXPIRE").arg(&key).arg(STAGING_MS).ignore();
-            let pipeline = &pipeline;
-            self.store
-                .bulk(async |mut conn| pipeline.exec_async(&mut conn).await.map_err(classify))
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Moves what was prepared into place, all at once.
-    async fn move_together(&self, staged: &[ItemKind], nonce: &str) -> Result<Filled, StoreError> {
-        let names = [self.marker(), self.hash(ItemKind::Segment), self.hash(ItemKind::Flag)];
-        let dialer = self.store.dialer();
-        self.store
-            .bulk(async |_shared| {
-                let mut conn = dialer.dial().await?;
-                let mut look = redis::pipe();
-                look.cmd("WATCH").arg(&names).ignore().cmd("EXISTS").arg(&names);
-                let (found,): (u64,) = look.query_async(&mut conn).await.map_err(classify)?;
-                if found > 0 {
-                    return Ok(Filled::NotEmpty);
-                }
-                let mut change = redis::pipe();
-                change.atomic();
-                for &kind in staged {
-                    let (from, to) = (self.staging(kind, nonce), self.hash(kind));
-                    change.cmd("PERSIST").arg(&from).ignore();
-                    change.cmd("RENAMENX").arg(from).arg(to).ignore();
-                }
-                change.cmd("SET").arg(self.marker()).arg(nonce).ignore();
-                let done: Value = change.query_async(&mut conn).await.map_err(classify)?;
-                Ok(if done == Value::Nil { Filled::NotEmpty } else { Filled::Done })
-            })
-            .await
-    }
-
-    /// Moves each hash by itself.
-    async fn move_apart(&self, staged: &[ItemKind], nonce: &str) -> Result<Filled, StoreError> {
-        for &kind in staged {
-            let (from, to) = (self.staging(kind, nonce), self.hash(kind));
-            let moved: (u64,) = self
-                .store
-                .bulk(async |mut conn| {
-                    let mut change = redis::pipe();
-                    change.atomic().cmd("PERSIST").arg(&from).ignore();
-                    change.cmd("RENAMENX").arg(&from).arg(&to);
-                    change.query_async(&mut conn).await.map_err(classify)
-                })
-                .await?;
-            if moved == (0,) {
-                return Ok(Filled::NotEmpty);
-            }
-        }
-        self.mark().await?;
-        Ok(Filled::Done)
-    }
-
-    /// Removes what was prepared and not used. It would expire, if this fails.
-    async fn discard(&self, staged: &[ItemKind], nonce: &str) {
-        for &kind in staged {
-            let key = self.staging(kind, nonce);
-            let removed = self
-                .store
-                .call(async |mut conn| {
-                    redis::cmd("UNLINK").arg(&key).exec_async(&mut conn).await.map_err(classify)
-                })
-                .await;
-            if let Err(error) = removed {
-                tracing::debug!(%error, "what was prepared for a fill expires by itself");
-            }
-        }
+    fn names(&self) -> [String; 3] {
+        [self.marker(), self.hash(ItemKind::Segment), self.hash(ItemKind::Flag)]
     }
 
     /// `None` where scripts are denied; nothing was changed then.
@@ -246,97 +158,15 @@ impl RedisFlags {
                 .collect(),
         })
     }
-
-    /// Looks at fields and changes some, in one transaction; tells which. `None`: there is no
-    /// marker although it is demanded.
-    async fn under_watch<'a>(
-        &self,
-        kind: ItemKind,
-        fields: &[&str],
-        demands_marker: bool,
-        judge: impl Fn(usize, Option<&[u8]>) -> Change<'a> + Send + Sync,
-    ) -> Result<Option<Vec<bool>>, StoreError> {
-        let dialer = self.store.dialer();
-        let hash = self.hash(kind);
-        let marker = demands_marker.then(|| self.marker());
-        self.store
-            .bulk(async |_shared| {
-                // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial().await?;
-                for _ in 0..WATCH_ATTEMPTS {
-                    match transaction(&mut conn, &hash, marker.as_deref(), fields, &judge).await? {
-                        Attempt::Done(changed) => return Ok(Some(changed)),
-                        Attempt::NoMarker => return Ok(None),
-                        Attempt::Disturbed => {}
-                    }
-                }
-                Err(StoreError::Refused("others wrote to the hash at each attempt".into()))
-            })
-            .await
-    }
-}
-
-enum Attempt {
-    Done(Vec<bool>),
-    NoMarker,
-    Disturbed,
-}
-
-async fn transaction<'a>(
-    conn: &mut (impl ConnectionLike + Send),
-    hash: &str,
-    marker: Option<&str>,
-    fields: &[&str],
-    judge: &(impl Fn(usize, Option<&[u8]>) -> Change<'a> + Sync),
-) -> Result<Attempt, StoreError> {
-    let mut look = redis::pipe();
-    look.cmd("WATCH").arg(hash).arg(marker).ignore();
-    look.cmd("HMGET").arg(hash).arg(fields);
-    look.cmd("EXISTS").arg(marker.unwrap_or(hash));
-    let (stored, exists): (Vec<Option<Vec<u8>>>, u64) =
-        look.query_async(conn).await.map_err(classify)?;
-    if marker.is_some() && exists == 0 {
-        return Ok(Attempt::NoMarker);
-    }
-    let mut change = redis::pipe();
-    change.atomic();
-    let mut changed = Vec::with_capacity(fields.len());
-    for (place, (field, stored)) in fields.iter().zip(&stored).enumerate() {
-        let is_change = match judge(place, stored.as_deref()) {
-            Change::Keep => false,
-            Change::Set(json) => {
-                change.cmd("HSET").arg(hash).arg(field).arg(&json[..]).ignore();
-                true
-            }
-            Change::Remove => {
-                change.cmd("HDEL").arg(hash).arg(field).ignore();
-                true
-            }
-        };
-        changed.push(is_change);
-    }
-    if change.is_empty() {
-        redis::cmd("UNWATCH").exec_async(conn).await.map_err(classify)?;
-        return Ok(Attempt::Done(changed));
-    }
-    let done: Value = change.query_async(conn).await.map_err(classify)?;
-    Ok(if done == Value::Nil { Attempt::Disturbed } else { Attempt::Done(changed) })
 }
 
 impl FlagBackend for RedisFlags {
     async fn read(&self) -> Result<StoredRows, StoreError> {
-        // The marker before the items: where they are not read at once, it was the last written.
-        let mut found = StoredRows { marker: self.look_for_marker().await?, rows: Vec::new() };
-        for kind in ItemKind::ALL {
-            let hash = self.hash(kind);
-            let fields: Vec<(Vec<u8>, Vec<u8>)> = self
-                .store
-                .bulk(async |mut conn| {
-                    let mut command = redis::cmd("HGETALL");
-                    command.arg(&hash).query_async(&mut conn).await.map_err(classify)
-                })
-                .await?;
-            found.rows.reserve(fields.len());
+        let (marker, [segments, flags]) =
+            if self.together { self.read_together().await? } else { self.read_apart().await? };
+        let mut found = StoredRows { marker: marker.map(marked), rows: Vec::new() };
+        found.rows.reserve(segments.len() + flags.len());
+        for (kind, fields) in ItemKind::ALL.into_iter().zip([segments, flags]) {
             for (field, json) in fields {
                 // A name that is not text was written by nobody we know, and nobody asks for it.
                 let Ok(key) = String::from_utf8(field) else { continue };
@@ -349,7 +179,7 @@ impl FlagBackend for RedisFlags {
     }
 
     async fn look(&self) -> Result<Look, StoreError> {
-        let marker = self.look_for_marker().await?;
+        let marker = self.look_for_marker().await?.map(marked);
         let mut counts = [0; 2];
         for (count, kind) in counts.iter_mut().zip(ItemKind::ALL) {
             let hash = self.hash(kind);
@@ -368,30 +198,7 @@ impl FlagBackend for RedisFlags {
     }
 
     async fn fill(&self, rows: &[Row]) -> Result<Filled, StoreError> {
-        let nonce = format!("pilotlight-{:016x}", fastrand::u64(..));
-        let mut staged = Vec::new();
-        let filled = async {
-            for kind in ItemKind::ALL {
-                let rows: Vec<&Row> = rows
-                    .iter()
-                    .filter(|row| row.key.kind == kind && row.json.len() < VALUE_BYTES_MAX)
-                    .collect();
-                if !rows.is_empty() {
-                    staged.push(kind);
-                    self.stage(kind, &rows, &nonce).await?;
-                }
-            }
-            if self.together {
-                self.move_together(&staged, &nonce).await
-            } else {
-                self.move_apart(&staged, &nonce).await
-            }
-        }
-        .await;
-        if !matches!(filled, Ok(Filled::Done)) {
-            self.discard(&staged, &nonce).await;
-        }
-        filled
+        self.fill_empty(rows).await
     }
 
     async fn upsert(
@@ -463,24 +270,61 @@ impl FlagBackend for RedisFlags {
             .store
             .call(async |mut conn| {
                 let mut pipeline = redis::pipe();
-                pipeline.cmd("SET").arg(&key).arg(&nonce).arg("NX").ignore();
+                pipeline.atomic().cmd("SET").arg(&key).arg(&nonce).arg("NX").ignore();
                 pipeline.cmd("GET").arg(&key);
                 pipeline.query_async(&mut conn).await.map_err(classify)
             })
             .await?;
-        Ok(Marker(marker.into()))
+        Ok(marked(marker))
     }
 }
 
 impl RedisFlags {
-    async fn look_for_marker(&self) -> Result<Option<Marker>, StoreError> {
+    async fn look_for_marker(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let key = self.marker();
-        let marker: Option<Vec<u8>> = self
-            .store
+        self.store
             .call(async |mut conn| {
                 redis::cmd("GET").arg(&key).query_async(&mut conn).await.map_err(classify)
             })
-            .await?;
-        Ok(marker.map(|marker| Marker(marker.into())))
+            .await
     }
+
+    /// Marker and both hashes at one moment: whoever wipes them out or fills them meanwhile
+    /// comes before or after.
+    async fn read_together(&self) -> Result<(Option<Vec<u8>>, [Fields; 2]), StoreError> {
+        let mut look = redis::pipe();
+        look.atomic().cmd("GET").arg(self.marker());
+        for kind in ItemKind::ALL {
+            look.cmd("HGETALL").arg(self.hash(kind));
+        }
+        let look = &look;
+        let (marker, segments, flags) = self
+            .store
+            .bulk(async |mut conn| look.query_async(&mut conn).await.map_err(classify))
+            .await?;
+        Ok((marker, [segments, flags]))
+    }
+
+    /// The marker before the items, because it was the last that was written, and after them,
+    /// because what was wiped out while it was read is not complete.
+    async fn read_apart(&self) -> Result<(Option<Vec<u8>>, [Fields; 2]), StoreError> {
+        let before = self.look_for_marker().await?;
+        let mut found = [Fields::new(), Fields::new()];
+        for (fields, kind) in found.iter_mut().zip(ItemKind::ALL) {
+            let hash = self.hash(kind);
+            *fields = self
+                .store
+                .bulk(async |mut conn| {
+                    let mut command = redis::cmd("HGETALL");
+                    command.arg(&hash).query_async(&mut conn).await.map_err(classify)
+                })
+                .await?;
+        }
+        let is_same = before.is_some() && self.look_for_marker().await? == before;
+        Ok((before.filter(|_| is_same), found))
+    }
+}
+
+fn marked(value: Vec<u8>) -> Marker {
+    Marker(value.into())
 }

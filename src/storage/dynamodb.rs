@@ -49,6 +49,10 @@ const REGION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Delays between attempts of a throttled request.
 const THROTTLED: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
 
+/// Attempts of throttled requests end so long before the budget of the call does, so that their
+/// error is reported and not a timeout, which would cost the connection.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
+
 /// How much of an error's text is kept.
 const ERROR_CHARACTERS_MAX: usize = 300;
 
@@ -286,6 +290,12 @@ fn failure(error: &StoreError) -> Option<&DynamoDbFailure> {
 
 fn is_throttled(error: &StoreError) -> bool {
     failure(error).and_then(DynamoDbFailure::code).is_some_and(is_throttling)
+}
+
+/// When the last attempt of a call with this budget must have begun: the deadline of
+/// [`patiently`] in a call that begins now.
+pub fn last_attempt_at(budget: Duration) -> Instant {
+    Instant::now() + budget.saturating_sub(DEADLINE_MARGIN)
 }
 
 /// Repeats a request that was throttled or met a server error, with growing, jittered delays,

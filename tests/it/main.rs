@@ -13,6 +13,8 @@ mod cache_backends;
 mod cold_start;
 mod command_line;
 mod demo;
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod flag_backends;
 mod local_store_damage;
 mod local_store_kill;
 mod local_store_support;

@@ -101,6 +101,18 @@ struct WireEntry {
     modify_index: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireResults {
+    results: Vec<WireResult>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+struct WireResult {
+    kv: WireEntry,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 struct WireStep<'a> {
@@ -150,8 +162,37 @@ impl Operation {
 impl ConsulConnection {
     /// One value; `None` if the key does not exist.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let entries = self.read(&kv_path(key, "")).await?;
+        let entries = match fits_path(key) {
+            true => self.read(&kv_path(key, "")).await?,
+            false => self.get_by_transaction(key).await?,
+        };
         Ok(entries.into_iter().next())
+    }
+
+    async fn get_by_transaction(&self, key: &str) -> Result<Vec<Entry>, StoreError> {
+        let get = WireStep { kv: WireOperation { verb: "get", key, value: None, index: None } };
+        let answer = self.send_transaction(&[get]).await?;
+        match answer.status {
+            // A key that does not exist rolls the transaction back.
+            StatusCode::CONFLICT => Ok(Vec::new()),
+            StatusCode::OK => {
+                let results: WireResults = parse(&answer)?;
+                results.results.into_iter().map(|result| result.kv.entry()).collect()
+            }
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
+    }
+
+    /// All keys that begin with `prefix`, without their values. Close the prefix with its
+    /// separator, as for [`ConsulConnection::list`].
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let answer =
+            self.pool.send(Method::GET, &kv_path(prefix, "?keys=true"), Bytes::new()).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(Vec::new()),
+            StatusCode::OK => parse(&answer),
+            _ => Err(ConsulFailure::classify(&answer)),
+        }
     }
 
     /// All values whose keys begin with `prefix`. Close the prefix with its separator, or keys of
@@ -170,6 +211,9 @@ impl ConsulConnection {
         if value.len() > VALUE_BYTES_MAX {
             return Ok(Put::TooLarge);
         }
+        if !fits_path(key) {
+            return self.put_by_transaction(key, value, index).await;
+        }
         let query = index.map(|index| format!("?cas={index}")).unwrap_or_default();
         let answer = self.pool.send(Method::PUT, &kv_path(key, &query), value).await?;
         match answer.status {
@@ -178,6 +222,28 @@ impl ConsulConnection {
             StatusCode::PAYLOAD_TOO_LARGE => Ok(Put::TooLarge),
             _ => Err(ConsulFailure::classify(&answer)),
         }
+    }
+
+    /// The server reads this key from a body only, and a body carries less than the longest value.
+    async fn put_by_transaction(
+        &self,
+        key: &str,
+        value: Bytes,
+        index: Option<u64>,
+    ) -> Result<Put, StoreError> {
+        let key = key.to_owned();
+        let operation = match index {
+            Some(index) => Operation::CompareAndSet { key, value, index },
+            None => Operation::Set { key, value },
+        };
+        if operation.encoded_bytes() > TRANSACTION_BYTES_MAX {
+            return Ok(Put::TooLarge);
+        }
+        Ok(match self.transaction(&[operation]).await? {
+            Transaction::Applied => Put::Applied,
+            Transaction::RolledBack => Put::Conflict,
+            Transaction::TooLarge => Put::TooLarge,
+        })
     }
 
     /// Removes one key, with `index` only if the key has this index. Says whether it is gone; a
@@ -195,15 +261,19 @@ impl ConsulConnection {
     /// by the server.
     pub async fn transaction(&self, operations: &[Operation]) -> Result<Transaction, StoreError> {
         let steps: Vec<WireStep<'_>> = operations.iter().map(Operation::wire).collect();
-        let body =
-            serde_json::to_vec(&steps).map_err(|error| StoreError::Refused(Box::new(error)))?;
-        let answer = self.pool.send(Method::PUT, "/v1/txn", body.into()).await?;
+        let answer = self.send_transaction(&steps).await?;
         match answer.status {
             StatusCode::OK => Ok(Transaction::Applied),
             StatusCode::CONFLICT => Ok(Transaction::RolledBack),
             StatusCode::PAYLOAD_TOO_LARGE => Ok(Transaction::TooLarge),
             _ => Err(ConsulFailure::classify(&answer)),
         }
+    }
+
+    async fn send_transaction(&self, steps: &[WireStep<'_>]) -> Result<Answer, StoreError> {
+        let body =
+            serde_json::to_vec(steps).map_err(|error| StoreError::Refused(Box::new(error)))?;
+        self.pool.send(Method::PUT, "/v1/txn", body.into()).await
     }
 
     /// Whether the agent knows a leader, without which nothing can be read or written.
@@ -232,16 +302,31 @@ fn leader(answer: &Answer) -> Result<(), StoreError> {
 }
 
 fn entries(answer: &Answer) -> Result<Vec<Entry>, StoreError> {
-    let wire: Vec<WireEntry> = serde_json::from_slice(&answer.body)
-        .map_err(|error| StoreError::Unreadable { what: "answer", cause: Box::new(error) })?;
-    wire.into_iter()
-        .map(|entry| {
-            let value = BASE64.decode(entry.value.unwrap_or_default()).map_err(|error| {
-                StoreError::Unreadable { what: "value", cause: Box::new(error) }
-            })?;
-            Ok(Entry { key: entry.key, value: value.into(), modify_index: entry.modify_index })
-        })
-        .collect()
+    let wire: Vec<WireEntry> = parse(answer)?;
+    wire.into_iter().map(WireEntry::entry).collect()
+}
+
+fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, StoreError> {
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| StoreError::Unreadable { what: "answer", cause: Box::new(error) })
+}
+
+impl WireEntry {
+    fn entry(self) -> Result<Entry, StoreError> {
+        let value = BASE64
+            .decode(self.value.unwrap_or_default())
+            .map_err(|error| StoreError::Unreadable { what: "value", cause: Box::new(error) })?;
+        Ok(Entry { key: self.key, value: value.into(), modify_index: self.modify_index })
+    }
+}
+
+/// Whether the server takes the key from a path: it redirects from one that is not in its
+/// shortest form, also when it is percent-encoded, and refuses characters that cannot be printed.
+fn fits_path(key: &str) -> bool {
+    let is_printable = |char: char| matches!(char, ' '..='~') || char.is_alphanumeric();
+    let is_short =
+        |(place, part): (usize, &str)| !matches!(part, "." | "..") && (place, part) != (0, "");
+    key.chars().all(is_printable) && !key.contains("//") && key.split('/').enumerate().all(is_short)
 }
 
 /// The path of a key. Everything but letters, digits, `-`, `_` and `/` is percent-encoded; the
@@ -270,6 +355,16 @@ mod tests {
         check("ld/features/a", "", "/v1/kv/ld/features/a");
         check("ld/env:a b?#%.", "?cas=3", "/v1/kv/ld/env%3Aa%20b%3F%23%25%2E?cas=3");
         check("ключ", "", "/v1/kv/%D0%BA%D0%BB%D1%8E%D1%87");
+    }
+
+    #[test]
+    fn keys_that_no_path_carries_are_known() {
+        for key in ["ld/features/a", "a b?#%", ".a/b..", "ключ", "a/", "", "$inited"] {
+            assert!(fits_path(key), "{key:?}");
+        }
+        for key in ["a//b", "a/../b", "..", "a/.", "/a", "a\n", "a\u{200b}", "a\u{a0}b", "\u{7f}"] {
+            assert!(!fits_path(key), "{key:?}");
+        }
     }
 
     fn operations() -> Vec<Operation> {

@@ -1,0 +1,523 @@
+//! Flag data in DynamoDB (ld-relay v8: the layout of all SDKs).
+//!
+//! | | `namespace` (S) | `key` (S) | `version` (N) | `item` (S) |
+//! | --- | --- | --- | --- | --- |
+//! | flag | `features` | its key | its version | its JSON |
+//! | segment | `segments` | its key | its version | its JSON |
+//! | marker | `$inited` | `$inited` | | |
+//!
+//! A prefix stands before the namespace, and before the marker's key, with a colon.
+//!
+//! Each item is written by itself, under the condition that it is newer than what is stored. So
+//! there is no fill that a reader sees at once, and the order of rows is kept roughly: segments
+//! before flags, and no row more than [`IN_FLIGHT`] places before its turn. The marker is not
+//! looked at while items are written ([`Condition::Marked`] is taken as [`Condition::Always`]):
+//! a check in the same breath would make each write a transaction, at twice the price.
+//!
+//! The attribute `version` goes before the version inside the JSON; where it is 0 or missing, the
+//! JSON counts (go-server-sdk-dynamodb).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::backend::{
+    Condition, Correction, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows, Upserted,
+};
+use super::batches::{Limits, batches};
+use super::layout;
+use crate::model::{ItemKey, ItemKind};
+use crate::storage::StoreError;
+use crate::storage::dynamodb::{DynamoDbStore, classify, last_attempt_at, patiently};
+use crate::storage::join::join_bounded;
+
+/// Requests under way at a time for one environment.
+const IN_FLIGHT: usize = 16;
+
+/// Rows of one call: few enough to be repeated several times within its budget. Their bytes are
+/// limited by whoever calls.
+const BATCH: Limits = Limits { count: 128, bytes: usize::MAX };
+
+/// What an item may measure by ld-relay's rule: 100 bytes plus the lengths of all attribute
+/// names and values. The service's own limit is a little higher.
+const ITEM_BYTES_MAX: usize = 400_000;
+const ITEM_OVERHEAD_BYTES: usize = 100;
+
+/// The longest sort key that the service takes. It takes no empty one either.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Attempts to replace one item that cannot be compared by its attributes alone, where any other
+/// write to it gets in the way.
+const ATTEMPTS: usize = 10;
+
+const NAMESPACE: &str = "namespace";
+const KEY: &str = "key";
+const VERSION: &str = "version";
+const ITEM: &str = "item";
+const MARKER: &str = "$inited";
+
+type Attributes = HashMap<String, AttributeValue>;
+
+/// The flag data of one environment in DynamoDB.
+#[derive(Debug)]
+pub struct DynamoDbFlags {
+    store: DynamoDbStore,
+    table: String,
+    prefix: String,
+}
+
+/// What must be true of the stored item for a write to take place.
+enum Guard<'a> {
+    /// There is none.
+    Absent,
+    /// There is none, or its `version` is lower.
+    Newer(u64),
+    /// It is what was found.
+    Unchanged(&'a StoredRow),
+}
+
+/// How a conditional write ended.
+enum Put {
+    Applied,
+    /// What is stored, if the service tells.
+    Refused(Option<Attributes>),
+}
+
+impl DynamoDbFlags {
+    /// The environment with this prefix in `table`; empty stands for none.
+    pub fn new(store: DynamoDbStore, table: impl Into<String>, prefix: impl Into<String>) -> Self {
+        Self { store, table: table.into(), prefix: prefix.into() }
+    }
+
+    fn prefixed(&self, name: &str) -> String {
+        match self.prefix.as_str() {
+            "" => name.to_owned(),
+            prefix => format!("{prefix}:{name}"),
+        }
+    }
+
+    fn name(&self, key: &ItemKey) -> Attributes {
+        name(self.prefixed(key.kind.store_name()), key.key.to_string())
+    }
+
+    fn marker(&self) -> Attributes {
+        name(self.prefixed(MARKER), self.prefixed(MARKER))
+    }
+
+    fn attributes(&self, row: &Row) -> Attributes {
+        let mut attributes = self.name(&row.key);
+        // Accepted JSON is text, so nothing is lost here.
+        let json = String::from_utf8_lossy(&row.json).into_owned();
+        attributes.insert(VERSION.to_owned(), number(row.version));
+        attributes.insert(ITEM.to_owned(), AttributeValue::S(json));
+        attributes
+    }
+
+    /// Whether the database takes the row: its size by ld-relay's rule, and the length of its key.
+    fn takes(&self, row: &Row) -> bool {
+        let names = NAMESPACE.len() + KEY.len() + VERSION.len() + ITEM.len();
+        let namespace = self.prefixed(row.key.kind.store_name());
+        let version = row.version.to_string();
+        let values = namespace.len() + row.key.key.len() + version.len() + row.json.len();
+        let is_key = (1..=KEY_BYTES_MAX).contains(&row.key.key.len());
+        is_key && ITEM_OVERHEAD_BYTES + names + values <= ITEM_BYTES_MAX
+    }
+
+    async fn look_for_marker(&self) -> Result<Option<Marker>, StoreError> {
+        let output = self
+            .store
+            .call(async |client| {
+                let request = client
+                    .get_item()
+                    .table_name(&self.table)
+                    .set_key(Some(self.marker()))
+                    .consistent_read(true);
+                let ask = async || request.clone().send().await.map_err(classify);
+                patiently(last_attempt_at(self.store.budgets().call), ask).await
+            })
+            .await?;
+        Ok(output.item.map(|_| Marker(Bytes::new())))
+    }
+
+    /// All items of a kind, page by page.
+    async fn read_kind(&self, kind: ItemKind) -> Result<Vec<StoredRow>, StoreError> {
+        let mut rows = Vec::new();
+        let mut from = None;
+        loop {
+            let start = from.take();
+            let (mut page, next) = self
+                .store
+                .bulk(async |client| {
+                    let deadline = last_attempt_at(self.store.budgets().bulk);
+                    patiently(deadline, || self.page(&client, kind, start.clone())).await
+                })
+                .await?;
+            rows.append(&mut page);
+            match next {
+                Some(_) => from = next,
+                None => return Ok(rows),
+            }
+        }
+    }
+
+    /// One page, and where the next one begins.
+    async fn page(
+        &self,
+        client: &Client,
+        kind: ItemKind,
+        from: Option<Attributes>,
+    ) -> Result<(Vec<StoredRow>, Option<Attributes>), StoreError> {
+        let namespace = AttributeValue::S(self.prefixed(kind.store_name()));
+        let output = client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key_condition_expression("#namespace = :namespace")
+            .expression_attribute_names("#namespace", NAMESPACE)
+            .expression_attribute_values(":namespace", namespace)
+            .set_exclusive_start_key(from)
+            .send()
+            .await
+            .map_err(classify)?;
+        let items = output.items.unwrap_or_default().into_iter();
+        let rows = items.filter_map(|attributes| stored_row(kind, attributes)).collect();
+        Ok((rows, output.last_evaluated_key.filter(|key| !key.is_empty())))
+    }
+
+    async fn put(
+        &self,
+        client: &Client,
+        attributes: Attributes,
+        guard: &Guard<'_>,
+    ) -> Result<Put, StoreError> {
+        let (condition, names, values) = guard.expression();
+        let request = client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(attributes))
+            .condition_expression(condition)
+            .set_expression_attribute_names(Some(names))
+            .set_expression_attribute_values(values)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match request.send().await {
+            Ok(_) => Ok(Put::Applied),
+            Err(SdkError::ServiceError(error)) => match error.err() {
+                PutItemError::ConditionalCheckFailedException(failed) => {
+                    Ok(Put::Refused(failed.item().cloned()))
+                }
+                _ => Err(classify(SdkError::ServiceError(error))),
+            },
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    async fn delete(&self, client: &Client, found: &StoredRow) -> Result<bool, StoreError> {
+        let (condition, names, values) = Guard::Unchanged(found).expression();
+        let request = client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(self.name(&found.key)))
+            .condition_expression(condition)
+            .set_expression_attribute_names(Some(names))
+            .set_expression_attribute_values(values);
+        match request.send().await {
+            Ok(_) => Ok(true),
+            Err(SdkError::ServiceError(error))
+                if matches!(error.err(), DeleteItemError::ConditionalCheckFailedException(_)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    async fn upsert_one(
+        &self,
+        client: &Client,
+        row: &Row,
+        deadline: Instant,
+    ) -> Result<Upserted, StoreError> {
+        let attributes = self.attributes(row);
+        let put = async |guard: &Guard<'_>| {
+            patiently(deadline, || self.put(client, attributes.clone(), guard)).await
+        };
+        for _ in 0..ATTEMPTS {
+            let Put::Refused(stored) = put(&Guard::Newer(row.version)).await? else {
+                return Ok(Upserted::Written);
+            };
+            // Nearly always the stored version is the higher one. What remains are versions that
+            // stand in the JSON only, and items that cannot be decoded, which count as version 0.
+            let stored = stored.and_then(|stored| stored_row(row.key.kind, stored));
+            let Some(stored) = stored else { return Ok(Upserted::NotNewer) };
+            if stored.head.map_or(0, |head| head.version) >= row.version {
+                return Ok(Upserted::NotNewer);
+            }
+            if let Put::Applied = put(&Guard::Unchanged(&stored)).await? {
+                return Ok(Upserted::Written);
+            }
+        }
+        Err(StoreError::Refused("others wrote to the item at each attempt".into()))
+    }
+
+    async fn correct_one(
+        &self,
+        client: &Client,
+        correction: &Correction,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        let found = &correction.found;
+        match &correction.wanted {
+            Some(row) if !self.takes(row) => Ok(false),
+            Some(row) => {
+                let (attributes, guard) = (self.attributes(row), Guard::Unchanged(found));
+                let put = || self.put(client, attributes.clone(), &guard);
+                Ok(matches!(patiently(deadline, put).await?, Put::Applied))
+            }
+            None => patiently(deadline, || self.delete(client, found)).await,
+        }
+    }
+
+    /// Does something with each of a few entries, within the budget of one call.
+    async fn with_each<'a, E, T, F, Fut>(
+        &self,
+        entries: Vec<&'a E>,
+        work: F,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        E: Sync,
+        T: Send,
+        F: Fn(Client, &'a E, Instant) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let work = &work;
+        self.store
+            .bulk(async move |client: Client| {
+                let deadline = last_attempt_at(self.store.budgets().bulk);
+                // After one failed, those that have not begun do not: the service is away.
+                let failed = AtomicBool::new(false);
+                let (failed, client) = (&failed, &client);
+                let requests = entries.into_iter().map(|entry| async move {
+                    if failed.load(Ordering::Relaxed) {
+                        return Err(StoreError::CoolingDown);
+                    }
+                    let outcome = work(client.clone(), entry, deadline).await;
+                    failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                    outcome
+                });
+                first_error(join_bounded(IN_FLIGHT, requests.collect()).await)
+            })
+            .await
+    }
+}
+
+/// All outcomes, or the first error that tells something: what did not begin does not.
+fn first_error<T>(outcomes: Vec<Result<T, StoreError>>) -> Result<Vec<T>, StoreError> {
+    let mut done = Vec::with_capacity(outcomes.len());
+    let mut first = None;
+    for outcome in outcomes {
+        match outcome {
+            Ok(outcome) => done.push(outcome),
+            Err(StoreError::CoolingDown) => {}
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    first.map_or(Ok(done), Err)
+}
+
+impl Guard<'_> {
+    /// The condition, with exactly the names and values that stand in it.
+    fn expression(&self) -> (&'static str, HashMap<String, String>, Option<Attributes>) {
+        let names = |names: &[&str]| {
+            names.iter().map(|name| (format!("#{name}"), (*name).to_owned())).collect()
+        };
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let values = |values: Vec<(&str, AttributeValue)>| {
+            Some(values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        };
+        match self {
+            Self::Absent => ("attribute_not_exists(#key)", names(&[KEY]), None),
+            Self::Newer(version) => (
+                "attribute_not_exists(#key) OR (#version > :zero AND #version < :version)",
+                names(&[KEY, VERSION]),
+                values(vec![(":zero", number(0)), (":version", number(*version))]),
+            ),
+            // No text at all was found.
+            Self::Unchanged(found) if found.json.is_empty() => (
+                "attribute_exists(#key) AND (NOT attribute_type(#item, :string) OR #item = :empty)",
+                names(&[KEY, ITEM]),
+                values(vec![(":string", text("S")), (":empty", text(""))]),
+            ),
+            Self::Unchanged(found) => {
+                let item = (":item", text(&String::from_utf8_lossy(&found.json)));
+                match found.head {
+                    None => ("#item = :item", names(&[ITEM]), values(vec![item])),
+                    Some(head) => (
+                        "#item = :item AND (NOT attribute_type(#version, :number) OR #version IN (:zero, :version))",
+                        names(&[ITEM, VERSION]),
+                        values(vec![
+                            item,
+                            (":number", text("N")),
+                            (":zero", number(0)),
+                            (":version", number(head.version)),
+                        ]),
+                    ),
+                }
+            }
+        }
+    }
+}
+
+fn name(namespace: String, key: String) -> Attributes {
+    HashMap::from([
+        (NAMESPACE.to_owned(), AttributeValue::S(namespace)),
+        (KEY.to_owned(), AttributeValue::S(key)),
+    ])
+}
+
+fn number(number: u64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+fn stored_row(kind: ItemKind, mut attributes: Attributes) -> Option<StoredRow> {
+    let Some(AttributeValue::S(key)) = attributes.remove(KEY) else { return None };
+    let json = match attributes.remove(ITEM) {
+        Some(AttributeValue::S(json)) => Bytes::from(json),
+        Some(_) | None => Bytes::new(),
+    };
+    let version = match attributes.remove(VERSION) {
+        Some(AttributeValue::N(number)) => number.parse().ok().filter(|version| *version != 0),
+        Some(_) | None => None,
+    };
+    let mut head = layout::head(&json);
+    if let (Some(head), Some(version)) = (&mut head, version) {
+        head.version = version;
+    }
+    Some(StoredRow { key: ItemKey::new(kind, key), json, head, revision: 0 })
+}
+
+impl FlagBackend for DynamoDbFlags {
+    async fn read(&self) -> Result<StoredRows, StoreError> {
+        // The marker before the items: it was the last that was written.
+        let mut marker = self.look_for_marker().await?;
+        let kinds = ItemKind::ALL.map(|kind| self.read_kind(kind));
+        let mut rows = Vec::new();
+        for of_kind in join_bounded(kinds.len(), kinds.into()).await {
+            rows.append(&mut of_kind?);
+        }
+        if marker.is_some() {
+            // And after them: what was wiped out while it was read is not complete.
+            marker = self.look_for_marker().await?;
+        }
+        Ok(StoredRows { marker, rows })
+    }
+
+    async fn look(&self) -> Result<Look, StoreError> {
+        Ok(Look { marker: self.look_for_marker().await?, counts: None, server: None })
+    }
+
+    async fn fill(&self, _rows: &[Row]) -> Result<Filled, StoreError> {
+        Ok(Filled::Impossible)
+    }
+
+    async fn upsert(
+        &self,
+        rows: &[Row],
+        _condition: Condition,
+    ) -> Result<Vec<Upserted>, StoreError> {
+        let mut outcomes = vec![Upserted::TooLarge; rows.len()];
+        for kind in ItemKind::ALL {
+            let sizes = rows
+                .iter()
+                .map(|row| (row.key.kind == kind && self.takes(row)).then_some(row.json.len()));
+            for places in batches(sizes, BATCH) {
+                let batch = places.iter().map(|place| &rows[*place]).collect();
+                let upsert = |client: Client, row, deadline| async move {
+                    self.upsert_one(&client, row, deadline).await
+                };
+                let done = self.with_each(batch, upsert).await?;
+                for (place, outcome) in places.into_iter().zip(done) {
+                    outcomes[place] = outcome;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn correct(&self, corrections: &[Correction]) -> Result<Vec<bool>, StoreError> {
+        let mut outcomes = Vec::with_capacity(corrections.len());
+        for batch in corrections.chunks(BATCH.count) {
+            let correct = |client: Client, correction, deadline| async move {
+                self.correct_one(&client, correction, deadline).await
+            };
+            outcomes.append(&mut self.with_each(batch.iter().collect(), correct).await?);
+        }
+        Ok(outcomes)
+    }
+
+    async fn mark(&self) -> Result<Marker, StoreError> {
+        self.store
+            .call(async |client| {
+                let deadline = last_attempt_at(self.store.budgets().call);
+                patiently(deadline, || self.put(&client, self.marker(), &Guard::Absent)).await
+            })
+            .await?;
+        Ok(Marker(Bytes::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings};
+    use crate::storage::fail_fast::{Budgets, FailFast};
+
+    fn flags(prefix: &str) -> DynamoDbFlags {
+        let dialer = DynamoDbDialer::new(DynamoDbSettings::default());
+        DynamoDbFlags::new(FailFast::new("dynamodb", dialer, Budgets::default()), "table", prefix)
+    }
+
+    #[test]
+    fn the_size_rule_is_ld_relays() {
+        let check = |key_bytes: usize, json_bytes: usize, expected: bool| {
+            let key = ItemKey::new(ItemKind::Flag, "k".repeat(key_bytes));
+            let row = Row { key, version: 10, json: vec![b' '; json_bytes].into() };
+            assert_eq!(flags("ld").takes(&row), expected, "{key_bytes} {json_bytes}");
+        };
+        // Names 23, `ld:features` 11, version 2, overhead 100: 399 864 for key and JSON.
+        check(1, 399_863, true);
+        check(1, 399_864, false);
+        check(1024, 0, true);
+        check(1025, 0, false);
+        check(0, 0, false);
+    }
+
+    #[test]
+    fn the_version_attribute_goes_before_the_json() {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let check = |version: Option<AttributeValue>, item: Option<AttributeValue>, expected| {
+            let mut attributes = name("features".to_owned(), "a".to_owned());
+            attributes.extend(version.map(|version| (VERSION.to_owned(), version)));
+            attributes.extend(item.map(|item| (ITEM.to_owned(), item)));
+            let row = stored_row(ItemKind::Flag, attributes).unwrap();
+            assert_eq!(row.head.map(|head| (head.version, head.deleted)), expected);
+        };
+        let json = || Some(text(r#"{"version":7,"deleted":true}"#));
+        check(Some(number(9)), json(), Some((9, true)));
+        check(Some(number(3)), json(), Some((3, true)));
+        check(Some(number(0)), json(), Some((7, true)));
+        check(None, json(), Some((7, true)));
+        check(Some(text("9")), json(), Some((7, true)));
+        check(Some(AttributeValue::N("1.5".to_owned())), json(), Some((7, true)));
+        check(Some(number(9)), Some(text("{")), None);
+        check(Some(number(9)), None, None);
+        check(Some(number(9)), Some(AttributeValue::Bool(true)), None);
+        assert_eq!(stored_row(ItemKind::Flag, HashMap::new()), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! Looking at fields and changing some of them in one transaction, where no script does it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use redis::Value;
+use redis::aio::ConnectionLike;
+
+use super::{RedisFlags, WATCH_ATTEMPTS};
+use crate::model::ItemKind;
+use crate::storage::StoreError;
+use crate::storage::fail_fast::Dialer;
+use crate::storage::redis::classify;
+
+/// What to do with a field under `WATCH`.
+pub(super) enum Change<'a> {
+    Keep,
+    Set(&'a Bytes),
+    Remove,
+}
+
+impl RedisFlags {
+    /// Looks at fields and changes some, in one transaction; tells which. `None`: there is no
+    /// marker although it is demanded.
+    pub(super) async fn under_watch<'a>(
+        &self,
+        kind: ItemKind,
+        fields: &[&str],
+        demands_marker: bool,
+        judge: impl Fn(usize, Option<&[u8]>) -> Change<'a> + Send + Sync,
+    ) -> Result<Option<Vec<bool>>, StoreError> {
+        let dialer = self.store.dialer();
+        let hash = self.hash(kind);
+        let marker = demands_marker.then(|| self.marker());
+        self.store
+            .bulk(async |_shared| {
+                // WATCH belongs to a connection, so nobody else may use this one.
+                let mut conn = dialer.dial().await?;
+                for _ in 0..WATCH_ATTEMPTS {
+                    match transaction(&mut conn, &hash, marker.as_deref(), fields, &judge).await? {
+                        Attempt::Done(changed) => return Ok(Some(changed)),
+                        Attempt::NoMarker => return Ok(None),
+                        Attempt::Disturbed => {}
+                    }
+                }
+                Err(StoreError::Refused("others wrote to the hash at each attempt".into()))
+            })
+            .await
+    }
+}
+
+enum Attempt {
+    Done(Vec<bool>),
+    NoMarker,
+    Disturbed,
+}
+
+async fn transaction<'a>(
+    conn: &mut (impl ConnectionLike + Send),
+    hash: &str,
+    marker: Option<&str>,
+    fields: &[&str],
+    judge: &(impl Fn(usize, Option<&[u8]>) -> Change<'a> + Sync),
+) -> Result<Attempt, StoreError> {
+    let mut look = redis::pipe();
+    look.cmd("WATCH").arg(hash).arg(marker).ignore();
+    look.cmd("HMGET").arg(hash).arg(fields);
+    look.cmd("EXISTS").arg(marker.unwrap_or(hash));
+    let (stored, exists): (Vec<Option<Vec<u8>>>, u64) =
+        look.query_async(conn).await.map_err(classify)?;
+    if marker.is_some() && exists == 0 {
+        return Ok(Attempt::NoMarker);
+    }
+    let mut change = redis::pipe();
+    change.atomic();
+    let mut changed = Vec::with_capacity(fields.len());
+    // A field may come twice: the second one is judged by what the first one leaves.
+    let mut current: HashMap<&str, Option<&[u8]>> =
+        fields.iter().copied().zip(stored.iter().map(Option::as_deref)).collect();
+    for (place, field) in fields.iter().enumerate() {
+        let stored = current.entry(field).or_default();
+        let is_change = match judge(place, *stored) {
+            Change::Keep => false,
+            Change::Set(json) => {
+                change.cmd("HSET").arg(hash).arg(field).arg(&json[..]).ignore();
+                *stored = Some(json);
+                true
+            }
+            Change::Remove => {
+                change.cmd("HDEL").arg(hash).arg(field).ignore();
+                *stored = None;
+                true
+            }
+        };
+        changed.push(is_change);
+    }
+    if change.is_empty() {
+        redis::cmd("UNWATCH").exec_async(conn).await.map_err(classify)?;
+        return Ok(Attempt::Done(changed));
+    }
+    let done: Value = change.query_async(conn).await.map_err(classify)?;
+    Ok(if done == Value::Nil { Attempt::Disturbed } else { Attempt::Done(changed) })
+}

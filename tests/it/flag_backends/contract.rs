@@ -1,0 +1,348 @@
+//! What every flag store promises.
+
+use pilotlight::flagstore::backend::{
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
+};
+
+use Condition::{Always, Marked};
+
+use super::peers::{
+    Fills, Peer, flag, holds, jsons, letters, live_row, rows, segment, shown, upserts, wanted,
+    write_whole,
+};
+use super::{races, sizes};
+
+/// Everything, with two backends on the same store wherever it matters.
+pub(crate) async fn contract(peer: &impl Peer) {
+    an_empty_store_shows_nothing(peer).await;
+    a_fill_is_whole_or_impossible(peer).await;
+    a_fill_touches_no_store_that_holds_something(peer).await;
+    an_empty_set_is_a_set(peer).await;
+    only_newer_rows_are_written(peer).await;
+    outcomes_stand_in_the_order_of_the_rows(peer).await;
+    what_cannot_be_decoded_counts_as_version_0(peer).await;
+    a_lost_marker_is_noticed_while_writing(peer).await;
+    only_what_was_found_is_corrected(peer).await;
+    the_first_mark_stays(peer).await;
+    keys_are_kept_whatever_is_in_them(peer).await;
+    prefixes_do_not_see_each_other(peer).await;
+    sizes::rows_have_a_limit(peer).await;
+    sizes::thousands_of_rows_are_no_trouble(peer).await;
+    races::the_highest_version_wins_everywhere(peer).await;
+    races::one_of_many_fills_wins(peer).await;
+    races::one_of_many_corrections_wins(peer).await;
+}
+
+async fn an_empty_store_shows_nothing(peer: &impl Peer) {
+    let backend = peer.flags("absent");
+    assert_eq!(backend.read().await.unwrap(), StoredRows::default());
+    let Look { marker, counts, server: _ } = backend.look().await.unwrap();
+    assert_eq!(marker, None);
+    assert_eq!(counts.unwrap_or_default(), Counts::default());
+    assert_eq!(backend.upsert(&[], Always).await.unwrap(), []);
+    assert_eq!(backend.upsert(&[], Marked).await.unwrap(), []);
+    assert_eq!(backend.correct(&[]).await.unwrap(), Vec::<bool>::new());
+    assert_eq!(backend.read().await.unwrap(), StoredRows::default());
+}
+
+async fn a_fill_is_whole_or_impossible<P: Peer>(peer: &P) {
+    let (one, other) = (peer.flags("fill"), peer.flags("fill"));
+    let set = rows("/s3 /t-4 a1 b2 c-9");
+    let filled = one.fill(&set).await.unwrap();
+    if P::FILLS == Fills::None {
+        assert_eq!(filled, Filled::Impossible);
+        assert_eq!(one.read().await.unwrap(), StoredRows::default());
+        return;
+    }
+    assert_eq!(filled, Filled::Done);
+    let found = other.read().await.unwrap();
+    assert_eq!(jsons(&found), wanted(&set), "byte for byte");
+    assert_eq!(shown(&found), "! /s3 /t-4 a1 b2 c-9");
+    let look = other.look().await.unwrap();
+    assert_eq!(look.marker, found.marker);
+    assert_eq!(look.counts, Some(Counts { segments: 2, flags: 3 }));
+    assert_eq!(look, other.look().await.unwrap(), "nothing has happened in between");
+
+    assert_eq!(other.fill(&rows("a7 z7")).await.unwrap(), Filled::NotEmpty);
+    assert_eq!(one.read().await.unwrap(), found);
+}
+
+async fn a_fill_touches_no_store_that_holds_something<P: Peer>(peer: &P) {
+    if P::FILLS == Fills::None {
+        return;
+    }
+    for (prefix, present) in [("fill-flag", "a1"), ("fill-segment", "/a1")] {
+        let backend = peer.flags(prefix);
+        upserts(&backend, present, Always, "w").await;
+        assert_eq!(backend.fill(&rows("/s1 b1")).await.unwrap(), Filled::NotEmpty);
+        holds(&backend, present).await;
+    }
+    let backend = peer.flags("fill-marker");
+    let marker = backend.mark().await.unwrap();
+    assert_eq!(backend.fill(&rows("/s1 b1")).await.unwrap(), Filled::NotEmpty);
+    holds(&backend, "!").await;
+    assert_eq!(backend.look().await.unwrap().marker, Some(marker));
+}
+
+async fn an_empty_set_is_a_set(peer: &impl Peer) {
+    let backend = peer.flags("empty-set");
+    write_whole(&backend, &[]).await;
+    holds(&backend, "!").await;
+}
+
+async fn only_newer_rows_are_written(peer: &impl Peer) {
+    let (one, other) = (peer.flags("life"), peer.flags("life"));
+    upserts(&one, "a0", Always, "w").await;
+    upserts(&other, "a0", Always, "n").await;
+    one.mark().await.unwrap();
+    for (text, outcome, after) in [
+        ("a5", "w", "! a5"),
+        ("a5", "n", "! a5"),
+        ("a4", "n", "! a5"),
+        ("a-5", "n", "! a5"),
+        ("a-6", "w", "! a-6"),
+        ("a-6", "n", "! a-6"),
+        ("a6", "n", "! a-6"),
+        ("a7", "w", "! a7"),
+        ("/a1", "w", "! /a1 a7"),
+        ("/a-2", "w", "! /a-2 a7"),
+        ("/b-0", "w", "! /a-2 /b-0 a7"),
+        ("/b0", "n", "! /a-2 /b-0 a7"),
+        ("/b1", "w", "! /a-2 /b1 a7"),
+        // Versions of segments and numbers that compare otherwise as text.
+        ("a10", "w", "! /a-2 /b1 a10"),
+        ("a9", "n", "! /a-2 /b1 a10"),
+        ("a1700000000000", "w", "! /a-2 /b1 a1700000000000"),
+    ] {
+        upserts(&one, text, Marked, outcome).await;
+        holds(&other, after).await;
+    }
+    let differing = live_row(&flag("a"), 1_700_000_000_000, "other content");
+    let outcomes = one.upsert(&[differing], Always).await.unwrap();
+    assert_eq!(letters(&outcomes), "n", "equal versions never replace each other");
+}
+
+async fn outcomes_stand_in_the_order_of_the_rows(peer: &impl Peer) {
+    let backend = peer.flags("order");
+    upserts(&backend, "a5 /s5 b5", Always, "www").await;
+    upserts(&backend, "b6 /s5 a4 /t1 c1 /s6", Always, "wnnwww").await;
+    holds(&backend, "/s6 /t1 a5 b6 c1").await;
+    // The same row more than once: the highest version stays, whatever the order.
+    let outcomes = backend.upsert(&rows("d1 d3 d2"), Always).await.unwrap();
+    assert_eq!(outcomes.len(), 3);
+    let outcomes = backend.upsert(&rows("e3 e2 e1"), Always).await.unwrap();
+    assert_eq!(outcomes.len(), 3);
+    holds(&backend, "/s6 /t1 a5 b6 c1 d3 e3").await;
+}
+
+async fn what_cannot_be_decoded_counts_as_version_0(peer: &impl Peer) {
+    let backend = peer.flags("undecodable");
+    for garbage in ["{", "[1]", "null", "\"text\"", r#"{"version":"9"}"#, "\u{1}"] {
+        peer.plant("undecodable", &flag("a"), garbage).await;
+        holds(&backend, "a?").await;
+        assert_eq!(backend.read().await.unwrap().rows[0].json, garbage);
+        upserts(&backend, "a0", Always, "n").await;
+        holds(&backend, "a?").await;
+        upserts(&backend, "a1", Always, "w").await;
+        holds(&backend, "a1").await;
+    }
+    // Not text of ours, but an item all the same.
+    peer.plant("undecodable", &flag("a"), r#"{"key":"a","version":3.0,"x":[1e400]}"#).await;
+    holds(&backend, "a3").await;
+    upserts(&backend, "a3", Always, "n").await;
+    upserts(&backend, "a4", Always, "w").await;
+    peer.plant("undecodable", &flag("a"), r#"{"on":true}"#).await;
+    holds(&backend, "a0").await;
+    upserts(&backend, "a0", Always, "n").await;
+    upserts(&backend, "a1", Always, "w").await;
+    peer.plant("undecodable", &flag("a"), r#"{"version":null}"#).await;
+    holds(&backend, "a0").await;
+    upserts(&backend, "a1", Always, "w").await;
+}
+
+async fn a_lost_marker_is_noticed_while_writing<P: Peer>(peer: &P) {
+    let backend = peer.flags("marked");
+    let (outcome, after) = if P::CHECKS_MARKER { ("mm", "") } else { ("ww", "/s1 a1") };
+    upserts(&backend, "a1 /s1", Marked, outcome).await;
+    holds(&backend, after).await;
+    upserts(&backend, "a2 /s2", Always, "ww").await;
+    backend.mark().await.unwrap();
+    upserts(&backend, "a3 /s1", Marked, "wn").await;
+    holds(&backend, "! /s2 a3").await;
+    peer.unmark("marked").await;
+    holds(&backend, "/s2 a3").await;
+    let (outcome, after) = if P::CHECKS_MARKER { ("mm", "/s2 a3") } else { ("wn", "/s2 a4") };
+    upserts(&backend, "a4 /s1", Marked, outcome).await;
+    holds(&backend, after).await;
+}
+
+async fn found(backend: &impl FlagBackend, key: &str) -> StoredRow {
+    let rows = backend.read().await.unwrap().rows;
+    rows.into_iter().find(|row| *row.key.key == *key).unwrap()
+}
+
+fn correction(found: &StoredRow, wanted: Option<&str>) -> Correction {
+    Correction { found: found.clone(), wanted: wanted.map(|text| rows(text).remove(0)) }
+}
+
+async fn only_what_was_found_is_corrected(peer: &impl Peer) {
+    let (one, other) = (peer.flags("correct"), peer.flags("correct"));
+    let correct = async |corrections: &[Correction], expected: &[bool]| {
+        assert_eq!(one.correct(corrections).await.unwrap(), expected);
+    };
+    upserts(&one, "a5 b5 /s5", Always, "www").await;
+    let (a, b, s) = (found(&one, "a").await, found(&one, "b").await, found(&one, "s").await);
+    upserts(&other, "b6", Always, "w").await;
+    let all = [correction(&b, Some("b4")), correction(&s, None), correction(&a, Some("a4"))];
+    correct(&all, &[false, true, true]).await;
+    holds(&other, "a4 b6").await;
+    // What was found is not there any more.
+    correct(&all, &[false, false, false]).await;
+    correct(&[correction(&b, None)], &[false]).await;
+    holds(&other, "a4 b6").await;
+
+    let b = found(&one, "b").await;
+    correct(&[correction(&b, None)], &[true]).await;
+    correct(&[correction(&b, None)], &[false]).await;
+    holds(&other, "a4").await;
+
+    // A tombstone in the place of a live item, and the other way round.
+    correct(&[correction(&found(&one, "a").await, Some("a-3"))], &[true]).await;
+    holds(&other, "a-3").await;
+    correct(&[correction(&found(&one, "a").await, Some("a3"))], &[true]).await;
+    holds(&other, "a3").await;
+
+    peer.plant("correct", &flag("a"), "{").await;
+    correct(&[correction(&found(&one, "a").await, Some("a0"))], &[true]).await;
+    holds(&other, "a0").await;
+    peer.plant("correct", &segment("t"), "{").await;
+    let t = found(&one, "t").await;
+    peer.plant("correct", &segment("t"), "[").await;
+    correct(&[correction(&t, None)], &[false]).await;
+    correct(&[correction(&found(&one, "t").await, None)], &[true]).await;
+    holds(&other, "a0").await;
+}
+
+async fn the_first_mark_stays(peer: &impl Peer) {
+    let (one, other) = (peer.flags("mark"), peer.flags("mark"));
+    let marker = one.mark().await.unwrap();
+    assert_eq!(other.mark().await.unwrap(), marker);
+    assert_eq!(other.look().await.unwrap().marker, Some(marker.clone()));
+    assert_eq!(one.read().await.unwrap().marker, Some(marker.clone()));
+    let tells = marker != Marker(bytes::Bytes::new());
+    peer.unmark("mark").await;
+    assert_eq!(one.look().await.unwrap().marker, None);
+    let second = other.mark().await.unwrap();
+    assert_eq!(second != marker, tells, "another initialization shows where it can");
+}
+
+async fn keys_are_kept_whatever_is_in_them(peer: &impl Peer) {
+    let backend = peer.flags("keys");
+    let names = [
+        "a",
+        "A",
+        "a b",
+        " a ",
+        "a/b",
+        "a//b",
+        "/a",
+        "a/",
+        "..",
+        ".",
+        "../a",
+        "a/../b",
+        "a/./b",
+        "\"a\"",
+        "'",
+        "\\",
+        "? # % & + = ; : @ $ , ~ * ! ( ) [ ] { } | ^ `",
+        "%2F",
+        "%00",
+        "ключ",
+        "鍵",
+        "é",
+        "e\u{301}",
+        "🚩",
+        "\u{a0}",
+        "\u{200b}",
+        "\t",
+        "\r\n",
+        "\u{7f}",
+        "$inited",
+        "features",
+        "$deleted",
+        "{a}",
+        "a:b",
+        "-",
+        "0",
+        "null",
+    ];
+    let set: Vec<Row> = names
+        .iter()
+        .flat_map(|name| [live_row(&segment(name), 1, name), live_row(&flag(name), 1, name)])
+        .collect();
+    for (round, rows) in set.chunks(7).enumerate() {
+        // Some alone, some together: the ways may differ.
+        for rows in rows.chunks(1 + round % 3) {
+            let outcomes = backend.upsert(rows, Always).await.unwrap();
+            let keys: Vec<&str> = rows.iter().map(|row| &*row.key.key).collect();
+            assert_eq!(letters(&outcomes), "w".repeat(rows.len()), "{keys:?}");
+        }
+    }
+    assert_eq!(jsons(&backend.read().await.unwrap()), wanted(&set));
+    let newer: Vec<Row> = set.iter().map(|row| live_row(&row.key, 2, "newer")).collect();
+    let outcomes = backend.upsert(&newer, Always).await.unwrap();
+    assert_eq!(letters(&outcomes), "w".repeat(newer.len()));
+    let outcomes = backend.upsert(&set, Always).await.unwrap();
+    assert_eq!(letters(&outcomes), "n".repeat(set.len()));
+    let stored = backend.read().await.unwrap();
+    assert_eq!(jsons(&stored), wanted(&newer));
+    let all: Vec<Correction> = stored
+        .rows
+        .into_iter()
+        .enumerate()
+        .map(|(place, found)| {
+            let wanted = (place % 2 == 0).then(|| live_row(&found.key, 1, "corrected"));
+            Correction { found, wanted }
+        })
+        .collect();
+    assert_eq!(backend.correct(&all).await.unwrap(), vec![true; all.len()]);
+    let left: Vec<Row> = all.into_iter().filter_map(|correction| correction.wanted).collect();
+    assert_eq!(jsons(&backend.read().await.unwrap()), wanted(&left));
+}
+
+async fn prefixes_do_not_see_each_other(peer: &impl Peer) {
+    let prefixes = [
+        "",
+        "ld",
+        "ld-staging",
+        "ld.x",
+        "l",
+        "LD",
+        "ld:x",
+        "ld$inited",
+        "launchdarkly2",
+        "{ld}",
+        "ключ ?#%",
+    ];
+    for (place, prefix) in prefixes.iter().enumerate() {
+        write_whole(&peer.flags(prefix), &rows(&format!("/s{place} a{place}"))).await;
+    }
+    for (place, prefix) in prefixes.iter().enumerate() {
+        holds(&peer.flags(prefix), &format!("! /s{place} a{place}")).await;
+    }
+    // Nothing that is done to one is seen by the others.
+    let backend = peer.flags("ld");
+    let stored = backend.read().await.unwrap().rows;
+    let removals: Vec<Correction> =
+        stored.iter().map(|row| Correction { found: row.clone(), wanted: None }).collect();
+    assert_eq!(backend.correct(&removals).await.unwrap(), [true, true]);
+    peer.unmark("ld").await;
+    holds(&backend, "").await;
+    assert_eq!(backend.look().await.unwrap().counts.unwrap_or_default(), Counts::default());
+    for (place, prefix) in prefixes.iter().enumerate().filter(|(_, prefix)| **prefix != "ld") {
+        holds(&peer.flags(prefix), &format!("! /s{place} a{place}")).await;
+    }
+    write_whole(&backend, &rows("c1")).await;
+    holds(&backend, "! c1").await;
+}
