@@ -99,6 +99,14 @@ impl RedisSettings {
         }
     }
 
+    /// Signs in this way.
+    #[must_use]
+    pub fn with_login(mut self, login: Login) -> Self {
+        let Login { username, password, database } = login;
+        (self.username, self.password, self.database) = (username, password, database);
+        self
+    }
+
     /// Turns TLS on (ld-relay v8: `tls` turns `redis` into `rediss`) with these settings. A Unix
     /// socket stays as it is.
     #[must_use]
