@@ -12,20 +12,6 @@ use crate::support::certificates::Certificates;
 use crate::support::databases::{MASTER_NAME, Redis, SentinelGroup};
 use crate::support::eventually;
 
-/// Waits until the copies have all rows of the master, and says how many these are.
-async fn copied(group: &SentinelGroup<'_>) -> usize {
-    let count = |server: &Redis| server.command(&["HLEN", "ns"]).parse::<usize>().unwrap();
-    let goal = count(&group.servers[0]);
-    for replica in &group.servers[1..] {
-        eventually("copies", async || {
-            let there = count(replica);
-            if there >= goal { Ok(()) } else { Err(format!("{there} of {goal}")) }
-        })
-        .await;
-    }
-    goal
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_behind_sentinels_keeps_the_contract() {
     let group = SentinelGroup::start(1, 1).await;
@@ -72,7 +58,7 @@ async fn a_failover_that_somebody_orders_is_followed() {
     let _probe = probing(&store);
     let mut writer = Writer::start(&store, "ns");
     writer.has_written(100).await;
-    let copied = copied(&group).await;
+    let copied = group.copied("ns").await;
     let epoch = store.health().connected_epoch;
     assert_eq!(group.sentinels[0].command(&["SENTINEL", "FAILOVER", MASTER_NAME]), "OK");
     let new = group.new_master(0).await;
@@ -91,7 +77,7 @@ async fn a_killed_master_is_replaced_within_seconds() {
     writer.has_written(100).await;
     let run = async || store.call(async |mut conn| run_id(&mut conn).await).await.unwrap().unwrap();
     let (epoch, first_run) = (store.health().connected_epoch, run().await);
-    let copied = copied(&group).await;
+    let copied = group.copied("ns").await;
     group.servers[0].kill();
     group.new_master(0).await;
     writer.has_come_back(epoch).await;

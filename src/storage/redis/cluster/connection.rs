@@ -234,9 +234,8 @@ fn redirect(answer: &RedisResult<Value>, asked: &str) -> Option<Redirect> {
 fn redirect_of_transaction(answers: &RedisResult<Vec<Value>>, asked: &str) -> Option<Redirect> {
     let parse = |error: &ServerError| Redirect::parse(&RedisError::from(error.clone()), asked);
     match answers {
-        Ok(answers) => answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) => parse(error),
-            _ => None,
+        Ok(answers) => answers.iter().find_map(|answer| {
+            if let Value::ServerError(error) = answer { parse(error) } else { None }
         }),
         Err(error) => {
             let errors = error.clone().into_server_errors()?;

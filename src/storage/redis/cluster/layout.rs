@@ -121,20 +121,17 @@ fn range(entry: &Value) -> Result<Range<'_>, LayoutError> {
     Ok(Range { first: slot(first)?, last: slot(last)?, servers })
 }
 
-/// A server that does not say where it is is where the answer came from, and `?` is nowhere
-/// (Redis: CLUSTER SLOTS).
+/// A server that does not say where it is (nil or empty) is where the answer came from, and `?`
+/// is nowhere (Redis: CLUSTER SLOTS).
 fn address(server: &Value, asked: &str) -> Option<Address> {
     let Value::Array(fields) = server else { return None };
     let [name, Value::Int(port), ..] = &fields[..] else { return None };
-    let host = match name {
-        Value::Nil => asked,
-        Value::BulkString(name) => match std::str::from_utf8(name).ok()? {
-            "" => asked,
-            "?" => return None,
-            name => name,
-        },
-        Value::SimpleString(name) => name,
-        _ => return None,
+    let host =
+        if let Value::BulkString(name) = name { std::str::from_utf8(name).ok()? } else { "" };
+    let host = match host {
+        "?" => return None,
+        "" => asked,
+        host => host,
     };
     Some(Address { host: host.to_owned(), port: u16::try_from(*port).ok()? })
 }
@@ -151,14 +148,15 @@ pub(super) enum Redirect {
 impl Redirect {
     /// What the error of the server at `asked` says.
     pub(super) fn parse(error: &RedisError, asked: &str) -> Option<Self> {
+        // `None` unless the error is one of the two.
         let (text, _slot) = error.redirect_node()?;
         let (host, port) = text.rsplit_once(':')?;
         let host = if host.is_empty() { asked } else { host };
         let address = Address { host: host.to_owned(), port: port.parse().ok()? };
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::Moved) => Some(Self::Moved(address)),
-            ErrorKind::Server(ServerErrorKind::Ask) => Some(Self::Ask(address)),
-            _ => None,
+        if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) {
+            Some(Self::Ask(address))
+        } else {
+            Some(Self::Moved(address))
         }
     }
 }

@@ -8,6 +8,7 @@ use super::redis::{tls_arguments, tls_settings};
 use super::{Redis, free_port};
 use crate::support::certificates::Certificates;
 use crate::support::eventually;
+use crate::support::relay::RelaySettings;
 
 /// Masters first, then a replica for each of them, if there are replicas.
 pub(crate) struct RedisCluster<'a> {
@@ -97,6 +98,16 @@ impl<'a> RedisCluster<'a> {
             Some(certificates) => settings.with_tls(&tls_settings(certificates)),
             None => settings,
         }
+    }
+
+    /// Tells a relay of it.
+    pub(crate) fn configure(&self, settings: RelaySettings) -> RelaySettings {
+        let urls: Vec<String> =
+            self.servers.iter().map(|it| format!("redis://127.0.0.1:{}", it.port)).collect();
+        settings
+            .with("USE_REDIS", "true")
+            .with("REDIS_MODE", "cluster")
+            .with("REDIS_URLS", urls.join(","))
     }
 
     /// The place of the server that owns the slot of a key by its own account.
@@ -197,6 +208,9 @@ async fn start_server(bus_port: u16, certificates: Option<&Certificates>) -> Red
         // Long enough that a busy machine is not taken for a dead server.
         "--cluster-node-timeout",
         "5000",
+        // A master that gives its last slot away stays one.
+        "--cluster-allow-replica-migration",
+        "no",
         "--repl-diskless-sync-delay",
         "0",
     ];

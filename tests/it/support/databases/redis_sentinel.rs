@@ -11,6 +11,7 @@ use super::redis::{redis_cli, tls_arguments, tls_settings};
 use super::{Process, Redis, free_port, tool};
 use crate::support::certificates::Certificates;
 use crate::support::eventually;
+use crate::support::relay::RelaySettings;
 
 /// What the sentinels call the master.
 pub(crate) const MASTER_NAME: &str = "flags";
@@ -103,6 +104,45 @@ impl<'a> SentinelGroup<'a> {
             };
         }
         settings
+    }
+
+    /// Tells a relay of it.
+    pub(crate) fn configure(&self, settings: RelaySettings) -> RelaySettings {
+        let urls: Vec<String> =
+            self.sentinels.iter().map(|sentinel| sentinel.url().expose().to_owned()).collect();
+        let settings = settings
+            .with("USE_REDIS", "true")
+            .with("REDIS_MODE", "sentinel")
+            .with("REDIS_SENTINEL_MASTER", MASTER_NAME)
+            .with("REDIS_URLS", urls.join(","));
+        let Some(certificates) = self.certificates else { return settings };
+        let (certificate, key) = certificates.client();
+        let path = |path: PathBuf| path.display().to_string();
+        settings
+            .with("REDIS_USERNAME", SERVER_USER.0)
+            .with("REDIS_PASSWORD", SERVER_USER.1)
+            .with("REDIS_CA_FILE", path(certificates.ca()))
+            .with("REDIS_CLIENT_CERT_FILE", path(certificate))
+            .with("REDIS_CLIENT_KEY_FILE", path(key))
+    }
+
+    /// Waits until the replicas have all rows of the master's hash, and says how many these are.
+    pub(crate) async fn copied(&self, key: &str) -> usize {
+        let (user, password) = SERVER_USER;
+        let login = ["--user", user, "--pass", password, "--no-auth-warning"];
+        let login = if self.certificates.is_some() { &login[..] } else { &[] };
+        let count = |server: &Redis| {
+            server.command(&[login, &["HLEN", key]].concat()).parse::<usize>().unwrap()
+        };
+        let goal = count(&self.servers[0]);
+        for replica in &self.servers[1..] {
+            eventually("copies", async || {
+                let there = count(replica);
+                if there >= goal { Ok(()) } else { Err(format!("{there} of {goal}")) }
+            })
+            .await;
+        }
+        goal
     }
 
     /// Waits until the sentinels name another master than `old`, and gives its place.
