@@ -9,7 +9,7 @@ use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};
 use super::redis::{RedisPeer, store};
 use super::redis_journal::Writer;
 use crate::support::certificates::Certificates;
-use crate::support::databases::RedisCluster;
+use crate::support::databases::{Redis, RedisCluster};
 use crate::support::eventually;
 
 /// All namespaces in one slot.
@@ -60,6 +60,35 @@ async fn refusals_of_a_cluster_are_no_outages() {
     let second = store(cluster.settings_of("", "/2"));
     let trouble = "SELECT is not allowed in cluster mode";
     is_a_refusal(&second, &RedisCache::new(second.clone(), "ns"), trouble).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeds_of_no_use_are_passed_over() {
+    let cluster = RedisCluster::start(3).await;
+    let alone = Redis::start_with(&["--cluster-enabled", "yes"]).await;
+    let (no_cluster, frozen) = (Redis::start().await, Redis::start().await);
+    frozen.freeze();
+    let with = |seeds: &[&Redis]| {
+        let mut settings = cluster.settings();
+        settings.seeds.extend(seeds.iter().map(|it| it.settings().endpoint));
+        settings
+    };
+    // Wherever they begin to ask.
+    for _ in 0..6 {
+        let store = store(with(&[&alone, &no_cluster, &frozen]));
+        assert_eq!(RedisCache::new(store.clone(), "ns").read_all().await.unwrap(), []);
+        assert_eq!(store.health().state, BreakerState::Closed);
+    }
+    let mut settings = with(&[&no_cluster]);
+    settings.seeds.remove(0);
+    let refused = store(settings.clone());
+    let trouble = "cluster support disabled";
+    is_a_refusal(&refused, &RedisCache::new(refused.clone(), "ns"), trouble).await;
+    settings.seeds = vec![alone.settings().endpoint];
+    let down = store(settings);
+    is_noticed(&down, &RedisCache::new(down.clone(), "ns")).await;
+    let text = down.health().last_error.unwrap().text;
+    assert!(text.contains("cluster is down"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

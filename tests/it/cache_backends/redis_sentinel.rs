@@ -9,7 +9,7 @@ use super::outage::{ends_by_itself, is_noticed, probing, wait_for};
 use super::redis::{RedisPeer, store};
 use super::redis_journal::Writer;
 use crate::support::certificates::Certificates;
-use crate::support::databases::{MASTER_NAME, Redis, SentinelGroup};
+use crate::support::databases::{MASTER_NAME, SentinelGroup};
 use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,15 +112,15 @@ async fn sentinels_that_are_dead_or_frozen_are_passed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_a_sentinel_takes_for_the_master_is_not_used() {
-    let group = SentinelGroup::start(0, 1).await;
-    let real = Redis::start().await;
+    let (group, real) = (SentinelGroup::start(0, 1).await, SentinelGroup::start(0, 1).await);
     let store = store(group.settings());
     let cache = RedisCache::new(store.clone(), "ns");
     let _probe = probing(&store);
     assert_eq!(cache.read_all().await.unwrap(), []);
     // Behind the sentinel's back.
     let named = &group.servers[0];
-    assert_eq!(named.command(&["REPLICAOF", "127.0.0.1", &real.port.to_string()]), "OK");
+    let port = real.servers[0].port.to_string();
+    assert_eq!(named.command(&["REPLICAOF", "127.0.0.1", &port]), "OK");
     named.is_in_sync().await;
     store.reconnect();
     let error = cache.read_all().await.unwrap_err();
@@ -128,6 +128,15 @@ async fn a_replica_that_a_sentinel_takes_for_the_master_is_not_used() {
     wait_for(&store, BreakerState::Open).await;
     let text = store.health().last_error.unwrap().text;
     assert!(text.contains("is a replica"), "{text}");
+    // Another sentinel knows better.
+    let mut both = group.settings();
+    both.sentinels.extend(real.settings().sentinels);
+    for number in 0..6 {
+        let cache = RedisCache::new(super::redis::store(both.clone()), "ns");
+        let row = insert(&format!("env:{number}"), "1");
+        assert_eq!(cache.swap(&[row]).await.unwrap(), [Swapped::Applied]);
+    }
+    assert_eq!(real.servers[0].command(&["HLEN", "ns"]), "6");
     assert_eq!(named.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     ends_by_itself(&store, &cache).await;
 }

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerError, Value};
 
-use super::super::errors::classify;
-use super::super::node::{Node, info_field};
+use super::super::node::Node;
 use super::layout::{Address, Redirect};
 use super::route::{Destination, destination, slot_of_all};
-use super::{Cluster, DIALS_MAX, Members, REDIRECTS_MAX};
+use super::{Cluster, DIALS_MAX, Members, REDIRECTS_MAX, must_be_up};
 use crate::storage::StoreError;
 use crate::storage::join::join_bounded;
 use crate::telemetry::Chain;
@@ -41,17 +40,7 @@ impl ClusterConnection {
     /// that lost sight of the others answers `PING` and nothing else.
     pub(in super::super) async fn check(&self) -> Result<(), StoreError> {
         let looks = self.members().nodes.clone().into_iter().map(async |mut node| {
-            let answer = redis::cmd("CLUSTER").arg("INFO").query_async(&mut node).await;
-            let info: String = match answer.map_err(classify) {
-                Ok(info) => info,
-                Err(error) if error.is_transient() => return Err(error),
-                // Whoever may not look must take it as it is.
-                Err(_) => return Ok(()),
-            };
-            match info_field(&info, "cluster_state") {
-                Some("ok") | None => Ok(()),
-                Some(_) => Err(StoreError::Unreachable("the cluster is down".into())),
-            }
+            must_be_up(redis::cmd("CLUSTER").arg("INFO").query_async(&mut node).await)
         });
         join_bounded(DIALS_MAX, looks.collect()).await.into_iter().collect()
     }
@@ -249,7 +238,7 @@ fn too_many_redirections() -> RedisError {
     RedisError::from((ErrorKind::ClusterConnectionNotFound, what))
 }
 
-/// An error of a dial in the form that commands fail in; [`classify`] turns it back into the same
+/// An error of a dial in the form that commands fail in; `classify` turns it back into the same
 /// kind.
 fn as_redis_error(error: StoreError) -> RedisError {
     if error.is_transient() {

@@ -19,7 +19,7 @@ mod route;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisResult, Value};
 use tokio::time::timeout;
 
 pub(super) use self::connection::ClusterConnection;
@@ -27,7 +27,7 @@ pub(super) use self::layout::Address;
 use self::layout::{Layout, LayoutError, Redirect};
 use super::candidates::{Failures, Start};
 use super::errors::classify;
-use super::node::{Entrance, Node};
+use super::node::{Entrance, Node, info_field};
 use super::slots::slot_of;
 use super::topology::ClusterSettings;
 use crate::storage::StoreError;
@@ -68,15 +68,17 @@ impl Cluster {
 
     /// Connects to all masters.
     pub(super) async fn dial(self: &Arc<Self>) -> Result<ClusterConnection, StoreError> {
-        let (endpoint, node, layout) = self.find_layout().await?;
-        let known = |address: &Address| address.is_at(&endpoint).then(|| node.clone());
-        let members = self.connect_all(layout, known).await?;
+        let found = self.find_layout().await?;
+        let known = |address: &Address| address.is_at(&found.endpoint).then(|| found.node.clone());
+        let members = self.connect_all(found.layout, known).await?;
+        // Not before all are reached: who describes a cluster of the past is not asked again.
+        self.start.found(found.place);
         Ok(ClusterConnection::new(self.clone(), members))
     }
 
     /// A connection of its own to the server that owns the slot of `key`.
     pub(super) async fn dial_owner(&self, key: &[u8]) -> Result<Node, StoreError> {
-        let (_, _, layout) = self.find_layout().await?;
+        let layout = self.find_layout().await?.layout;
         let mut address = layout.masters()[layout.owner(slot_of(key))].clone();
         for _ in 0..=REDIRECTS_MAX {
             let mut node = self.connect(&address).await?;
@@ -101,7 +103,7 @@ impl Cluster {
     }
 
     /// Asks one server after the other what the cluster looks like.
-    async fn find_layout(&self) -> Result<(Endpoint, Node, Layout), StoreError> {
+    async fn find_layout(&self) -> Result<Found, StoreError> {
         let candidates = self.candidates();
         let mut failures = Failures::default();
         for place in self.start.round(candidates.len()) {
@@ -114,8 +116,7 @@ impl Cluster {
             let budget = SEED_BUDGET;
             match timeout(budget, ask).await.unwrap_or(Err(StoreError::TimedOut { budget })) {
                 Ok((node, layout)) => {
-                    self.start.found(place);
-                    return Ok((endpoint.clone(), node, layout));
+                    return Ok(Found { place, endpoint: endpoint.clone(), node, layout });
                 }
                 Err(error) => failures.add(endpoint, &error),
             }
@@ -131,10 +132,15 @@ impl Cluster {
         self.seeds.iter().cloned().chain(new).collect()
     }
 
+    /// Asks one server what the cluster looks like. One that lost sight of the others describes
+    /// the past, and says of itself that the cluster is down.
     async fn read_layout(&self, node: &mut Node, asked: &str) -> Result<Layout, StoreError> {
-        let mut slots = Cmd::new();
-        slots.arg("CLUSTER").arg("SLOTS");
-        let answer: Value = slots.query_async(node).await.map_err(classify)?;
+        let mut look = redis::pipe();
+        look.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO").ignore_errors();
+        let (slots, info): (RedisResult<Value>, RedisResult<String>) =
+            look.query_async(node).await.map_err(classify)?;
+        let answer = slots.map_err(classify)?;
+        must_be_up(info)?;
         let layout = Layout::parse(&answer, asked).map_err(|error| match error {
             LayoutError::Malformed => {
                 StoreError::Unreadable { what: "answer", cause: Box::new(error) }
@@ -173,11 +179,34 @@ impl Cluster {
     }
 }
 
+/// Fails if this answer to `CLUSTER INFO` says that the cluster is down. Who may not look takes
+/// it as it is.
+fn must_be_up(info: RedisResult<String>) -> Result<(), StoreError> {
+    let info = match info.map_err(classify) {
+        Ok(info) => info,
+        Err(error) if error.is_transient() => return Err(error),
+        Err(_) => return Ok(()),
+    };
+    match info_field(&info, "cluster_state") {
+        Some("ok") | None => Ok(()),
+        Some(_) => Err(StoreError::Unreachable("the cluster is down".into())),
+    }
+}
+
 fn host(endpoint: &Endpoint) -> &str {
     match endpoint {
         Endpoint::Tcp { host, .. } => host,
         Endpoint::Unix(_) => "localhost",
     }
+}
+
+/// A server that described the cluster.
+struct Found {
+    /// Among the candidates.
+    place: usize,
+    endpoint: Endpoint,
+    node: Node,
+    layout: Layout,
 }
 
 /// The masters, connected.
