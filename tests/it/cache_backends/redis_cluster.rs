@@ -134,8 +134,17 @@ async fn follows_a_moving_slot(cluster: &mut RedisCluster<'_>, store: &RedisStor
     cluster.finish_to_move("ns", from, to);
     assert_eq!(content(&cache).await.len(), 3);
 
-    // There already: it is used at the old place until it is moved.
+    // The same with a server that joined after the relay had looked.
     let next = cluster.add_master().await;
+    let other = RedisCache::new(store.clone(), "other");
+    let home = cluster.owner("other");
+    cluster.begin_to_move("other", home, next);
+    assert_eq!(other.swap(&three).await.unwrap(), [Swapped::Applied; 3]);
+    assert_eq!(content(&other).await.len(), 3);
+    cluster.finish_to_move("other", home, next);
+    assert_eq!(content(&other).await.len(), 3);
+
+    // There already: it is used at the old place until it is moved.
     cluster.begin_to_move("ns", to, next);
     let row = cache.read("a").await.unwrap().unwrap();
     let swaps = [update(&row, "2"), insert("d", "1")];
