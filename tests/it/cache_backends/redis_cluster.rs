@@ -9,7 +9,7 @@ use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};
 use super::redis::{RedisPeer, store};
 use super::redis_journal::Writer;
 use crate::support::certificates::Certificates;
-use crate::support::databases::{Redis, RedisCluster};
+use crate::support::databases::{Redis, RedisCluster, free_port};
 use crate::support::eventually;
 
 /// All namespaces in one slot.
@@ -65,7 +65,8 @@ async fn refusals_of_a_cluster_are_no_outages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn seeds_of_no_use_are_passed_over() {
     let cluster = RedisCluster::start(3).await;
-    let alone = Redis::start_with(&["--cluster-enabled", "yes"]).await;
+    let bus_port = free_port().to_string();
+    let alone = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus_port]).await;
     let (no_cluster, frozen) = (Redis::start().await, Redis::start().await);
     frozen.freeze();
     let with = |seeds: &[&Redis]| {
