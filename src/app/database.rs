@@ -186,7 +186,10 @@ mod redis {
     use crate::config::{RedisConfig, RedisServers};
     use crate::flagstore::redis::RedisFlags;
     use crate::model::RedactedUrl;
-    use crate::storage::redis::{RedisDialer, RedisSettings, RedisStore};
+    use crate::storage::redis::{
+        ClusterSettings, Login, RedisDialer, RedisSettings, RedisStore, RedisTopology,
+        RedisUrlError, SentinelSettings,
+    };
 
     pub(super) fn open(config: &RedisConfig, timing: Timing) -> Result<SharedDatabase, StartError> {
         let store = store(config)?;
@@ -207,25 +210,41 @@ mod redis {
     }
 
     fn store(config: &RedisConfig) -> Result<RedisStore, StartError> {
-        let url = match &config.servers {
-            RedisServers::Standalone(url) => url,
-            // Configuration refuses these until they are built.
-            RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => {
-                return Err(StartError::NotCompiled("Redis Sentinel and Cluster"));
+        let topology = topology(config).map_err(|error| StartError::Database(error.into()))?;
+        Ok(FailFast::new("redis", RedisDialer::new(topology), Budgets::default()))
+    }
+
+    fn topology(config: &RedisConfig) -> Result<RedisTopology, RedisUrlError> {
+        let tls = super::tls(&config.tls);
+        let sign = |login: &mut Login| {
+            if config.username.is_some() {
+                login.username.clone_from(&config.username);
+            }
+            if let Some(password) = &config.password {
+                login.password = Some(password.value.clone());
             }
         };
-        let mut settings =
-            RedisSettings::from_url(url).map_err(|error| StartError::Database(error.into()))?;
-        if config.servers.use_tls() {
-            settings = settings.with_tls(super::tls(&config.tls));
-        }
-        if config.username.is_some() {
-            settings.username.clone_from(&config.username);
-        }
-        if let Some(password) = &config.password {
-            settings.password = Some(password.value.clone());
-        }
-        Ok(FailFast::new("redis", RedisDialer::new(settings), Budgets::default()))
+        Ok(match &config.servers {
+            RedisServers::Standalone(url) => {
+                let mut server = RedisSettings::from_url(url)?;
+                if config.servers.use_tls() {
+                    server = server.with_tls(tls);
+                }
+                let mut login = server.login();
+                sign(&mut login);
+                RedisTopology::Standalone(server.with_login(login))
+            }
+            RedisServers::Sentinel { master, sentinels } => {
+                let mut settings = SentinelSettings::from_urls(master, sentinels)?.with_tls(&tls);
+                sign(&mut settings.login);
+                RedisTopology::Sentinel(settings)
+            }
+            RedisServers::Cluster(seeds) => {
+                let mut settings = ClusterSettings::from_urls(seeds)?.with_tls(&tls);
+                sign(&mut settings.login);
+                RedisTopology::Cluster(settings)
+            }
+        })
     }
 }
 

@@ -8,8 +8,6 @@ use super::Config;
 use super::env_vars as var;
 use super::problems::Place;
 use super::reader::Reader;
-use super::sections::database::Database;
-use super::sections::redis::RedisServers;
 use super::sections::{main, offline};
 
 /// A row of the list.
@@ -51,12 +49,6 @@ pub(super) const NOT_BUILT: &[NotBuilt] = &[
     Single("Redis", "localTtl"),
     Single("Consul", "localTtl"),
     Single("DynamoDB", "localTtl"),
-    Feature("Redis in sentinel mode ([Redis] mode)", |config| {
-        redis_servers(config).is_some_and(|it| matches!(it, RedisServers::Sentinel { .. }))
-    }),
-    Feature("Redis in cluster mode ([Redis] mode)", |config| {
-        redis_servers(config).is_some_and(|it| matches!(it, RedisServers::Cluster(_)))
-    }),
     Feature("the shared database as store of flags (it holds the autoconfig cache)", |config| {
         config.database.is_some()
     }),
@@ -69,13 +61,6 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("Environment", "offline", "it is internal to ld-relay"),
     ("Environment", "filterKey", "it is internal to ld-relay; use [Filters]"),
 ];
-
-fn redis_servers(config: &Config) -> Option<&RedisServers> {
-    match &config.database {
-        Some(Database::Redis(redis)) => Some(&redis.servers),
-        Some(Database::Consul(_) | Database::DynamoDb(_)) | None => None,
-    }
-}
 
 /// Reports everything that was asked for and does nothing. It is a problem where security would
 /// be weaker without it, or where nothing would be left to serve.

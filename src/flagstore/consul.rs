@@ -83,6 +83,11 @@ impl ConsulFlags {
         Self { store, prefix }
     }
 
+    /// The prefix of its keys.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Where the items of a kind are, with the separator.
     fn folder(&self, kind: ItemKind) -> String {
         format!("{}/{}/", self.prefix, kind.store_name())

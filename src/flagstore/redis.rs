@@ -78,7 +78,9 @@ impl RedisFlags {
     /// The environment with this prefix; empty stands for [`DEFAULT_PREFIX`].
     pub fn new(store: RedisStore, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { DEFAULT_PREFIX } else { prefix }.to_owned();
-        Self { store, prefix, together: true, denial: ScriptDenial::default() }
+        let mut flags = Self { store, prefix, together: true, denial: ScriptDenial::default() };
+        flags.together = flags.store.dialer().keeps_together(flags.names());
+        flags
     }
 
     /// The prefix of its keys.

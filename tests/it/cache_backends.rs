@@ -8,3 +8,9 @@ mod dynamodb;
 mod outage;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_cluster;
+#[cfg(feature = "redis")]
+mod redis_journal;
+#[cfg(feature = "redis")]
+mod redis_sentinel;

@@ -30,6 +30,7 @@ mod ld_relay;
 mod local;
 mod loss;
 mod outage;
+mod redis_topologies;
 mod refusal;
 mod rotation;
 pub(crate) mod scene;

@@ -13,7 +13,6 @@ use redis::{Pipeline, RedisResult, Value};
 use super::backend::{Backend, Row, Swap, Swapped};
 use super::batches::{Limits, batches, content_bytes};
 use crate::storage::StoreError;
-use crate::storage::fail_fast::Dialer;
 use crate::storage::redis::{RedisStore, ScriptDenial, classify, scripts_are_denied};
 
 /// Swaps sent in one call. Small enough that a slow link moves them within the budget.
@@ -103,7 +102,7 @@ impl RedisCache {
         self.store
             .bulk(async |_shared| {
                 // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial().await?;
+                let mut conn = dialer.dial_for_key(self.namespace.as_bytes()).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     if let Some(outcomes) = self.transaction(&mut conn, swaps).await? {
                         return Ok(outcomes);

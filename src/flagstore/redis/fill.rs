@@ -9,7 +9,6 @@ use super::super::backend::{Filled, FlagBackend, ROWS_BYTES_MAX, ROWS_MAX, Row};
 use super::{RedisFlags, VALUE_BYTES_MAX, WATCH_ATTEMPTS};
 use crate::model::ItemKind;
 use crate::storage::StoreError;
-use crate::storage::fail_fast::Dialer;
 use crate::storage::redis::classify;
 
 /// How long what is prepared for a fill stays if its relay dies. Each chunk renews it.
@@ -25,6 +24,13 @@ impl RedisFlags {
             return Ok(Filled::NotEmpty);
         }
         let nonce = format!("pilotlight-{:016x}", fastrand::u64(..));
+        let is_movable = |kind| {
+            self.store.dialer().keeps_together([self.hash(kind), self.staging(kind, &nonce)])
+        };
+        if !ItemKind::ALL.into_iter().all(is_movable) {
+            // Braces in the prefix that are no hash tag.
+            return Ok(Filled::Impossible);
+        }
         let mut staged = Vec::new();
         let filled = async {
             for kind in ItemKind::ALL {
@@ -97,7 +103,7 @@ impl RedisFlags {
         self.store
             .bulk(async |_shared| {
                 // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial().await?;
+                let mut conn = dialer.dial_for_key(names[0].as_bytes()).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     let mut look = redis::pipe();
                     look.cmd("WATCH").arg(&names);

@@ -9,7 +9,6 @@ use redis::aio::ConnectionLike;
 use super::{RedisFlags, WATCH_ATTEMPTS};
 use crate::model::ItemKind;
 use crate::storage::StoreError;
-use crate::storage::fail_fast::Dialer;
 use crate::storage::redis::classify;
 
 /// What to do with a field under `WATCH`.
@@ -35,7 +34,7 @@ impl RedisFlags {
         self.store
             .bulk(async |_shared| {
                 // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial().await?;
+                let mut conn = dialer.dial_for_key(hash.as_bytes()).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     match transaction(&mut conn, &hash, marker.as_deref(), fields, &judge).await? {
                         Attempt::Done(changed) => return Ok(Some(changed)),

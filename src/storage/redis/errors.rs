@@ -109,8 +109,9 @@ fn failure(error: &StoreError) -> Option<&RedisFailure> {
 /// States of a server that pass by themselves or by a failover.
 fn is_transient_code(code: &str) -> bool {
     // READONLY: the master became a replica, a new connection may find the new master.
-    const TRANSIENT: [&str; 6] =
-        ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+    // ASK: a slot of a cluster is on its way to another server.
+    const TRANSIENT: [&str; 7] =
+        ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "ASK"];
     TRANSIENT.contains(&code)
 }
 
@@ -168,6 +169,7 @@ mod tests {
         check("CLUSTERDOWN Hash slot not served", "unreachable: CLUSTERDOWN Hash slot not served");
         check("BUSY Redis is busy", "unreachable: BUSY Redis is busy");
         check("TRYAGAIN Multiple keys", "unreachable: TRYAGAIN Multiple keys");
+        check("ASK 1 10.0.0.1:6379", "unreachable: ASK 1 10.0.0.1:6379");
         check(
             "ERR max number of clients reached",
             "unreachable: ERR max number of clients reached",

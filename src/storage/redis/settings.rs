@@ -33,6 +33,29 @@ pub enum RedisUrlError {
     /// The port is one that nothing listens on.
     #[error("port 0 is not a port")]
     NoPort,
+    /// Several servers are asked for and none is named.
+    #[error("there is no URL")]
+    NoServer,
+    /// Other servers are found through the network only.
+    #[error("a Unix socket cannot be one of several servers")]
+    Socket,
+    /// It would be anybody's guess whether the servers found later use TLS.
+    #[error("some of the URLs ask for TLS and others do not")]
+    MixedTls,
+    /// There is one database.
+    #[error("the URLs name different databases")]
+    MixedDatabases,
+}
+
+/// How to sign in to a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// The ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// The password at the start; [`super::RedisDialer::replace_password`] changes it live.
+    pub password: Option<Password>,
+    /// The number of the logical database.
+    pub database: i64,
 }
 
 impl RedisSettings {
@@ -65,6 +88,23 @@ impl RedisSettings {
             username: login.username().map(str::to_owned),
             password: login.password().map(Password::new),
         })
+    }
+
+    /// How to sign in to it.
+    pub fn login(&self) -> Login {
+        Login {
+            username: self.username.clone(),
+            password: self.password.clone(),
+            database: self.database,
+        }
+    }
+
+    /// Signs in this way.
+    #[must_use]
+    pub fn with_login(mut self, login: Login) -> Self {
+        let Login { username, password, database } = login;
+        (self.username, self.password, self.database) = (username, password, database);
+        self
     }
 
     /// Turns TLS on (ld-relay v8: `tls` turns `redis` into `rediss`) with these settings. A Unix

@@ -14,7 +14,7 @@ use crate::support::LIMIT;
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// Slack over a budget on a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
+pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
 /// Runs a store's probe as its owner does.
 pub(crate) fn probing<D: Dialer>(store: &FailFast<D>) -> TaskGroup {

@@ -2,7 +2,7 @@
 
 use pilotlight::autoconfig::cache::{Backend, RedisCache, Swapped};
 use pilotlight::model::Password;
-use pilotlight::storage::redis::{RedisDialer, RedisSettings, RedisStore, run_id};
+use pilotlight::storage::redis::{RedisDialer, RedisStore, RedisTopology, run_id};
 use pilotlight::storage::tls::TlsSettings;
 use pilotlight::storage::{BreakerState, Budgets, FailFast, StoreError};
 
@@ -10,13 +10,12 @@ use super::contract::{Peer, content, holds, insert, update};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for};
 use crate::support::certificates::Certificates;
 use crate::support::databases::Redis;
-use crate::support::eventually;
 
-fn store(settings: RedisSettings) -> RedisStore {
+pub(super) fn store(settings: impl Into<RedisTopology>) -> RedisStore {
     FailFast::new("redis", RedisDialer::new(settings), Budgets::default())
 }
 
-struct RedisPeer(RedisStore);
+pub(super) struct RedisPeer(pub(super) RedisStore);
 
 impl Peer for RedisPeer {
     type Cache = RedisCache;
@@ -225,11 +224,7 @@ async fn a_replica_is_left_until_there_is_a_master() {
     assert_eq!(cache.read_all().await.unwrap(), []);
     let port = master.port.to_string();
     assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", &port]), "OK");
-    eventually("replication", async || {
-        let info = server.command(&["INFO", "replication"]);
-        if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-    })
-    .await;
+    server.is_in_sync().await;
     assert_eq!(cache.read_all().await.unwrap(), [], "a replica may be read");
     let error = cache.swap(&[insert("env:a", "1")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");

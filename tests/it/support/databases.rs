@@ -7,6 +7,10 @@ mod consul;
 mod dynamodb;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_cluster;
+#[cfg(feature = "redis")]
+mod redis_sentinel;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,6 +23,10 @@ pub(crate) use self::consul::{Consul, MASTER_TOKEN};
 pub(crate) use self::dynamodb::{DynamoDb, settings_at};
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::Redis;
+#[cfg(feature = "redis")]
+pub(crate) use self::redis_cluster::RedisCluster;
+#[cfg(feature = "redis")]
+pub(crate) use self::redis_sentinel::{MASTER_NAME, SentinelGroup};
 use super::relay::free_address;
 
 /// Where `tests/install-tools.sh` puts the programs.

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
@@ -120,7 +121,8 @@ impl DynamoDb {
         let key = |name: &str, kind| {
             KeySchemaElement::builder().attribute_name(name).key_type(kind).build().unwrap()
         };
-        self.client()
+        let create = self
+            .client()
             .await
             .create_table()
             .table_name(name)
@@ -128,10 +130,16 @@ impl DynamoDb {
             .attribute_definitions(attribute("key"))
             .key_schema(key("namespace", KeyType::Hash))
             .key_schema(key("key", KeyType::Range))
-            .billing_mode(BillingMode::PayPerRequest)
-            .send()
-            .await
-            .unwrap();
+            .billing_mode(BillingMode::PayPerRequest);
+        // The first table of a server takes longer on a busy machine than the client waits.
+        eventually("a table", async || match create.clone().send().await {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(error)) if error.err().is_resource_in_use_exception() => {
+                Ok(())
+            }
+            Err(error) => Err(format!("{error:?}")),
+        })
+        .await;
     }
 }
 

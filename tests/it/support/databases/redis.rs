@@ -1,6 +1,7 @@
 //! Redis and Valkey servers.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pilotlight::model::RedactedUrl;
@@ -37,22 +38,9 @@ impl Redis {
 
     /// TLS only, and only for clients that show a certificate.
     pub(crate) async fn start_tls(certificates: &Certificates) -> Self {
-        let (certificate, key) = certificates.server();
-        let path = |path: PathBuf| path.display().to_string();
-        Self::launch(
-            "redis-server",
-            &[
-                "--tls-cert-file",
-                &path(certificate),
-                "--tls-key-file",
-                &path(key),
-                "--tls-ca-cert-file",
-                &path(certificates.ca()),
-                "--tls-auth-clients",
-                "yes",
-            ],
-        )
-        .await
+        let arguments = tls_arguments(certificates);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Self::launch("redis-server", &arguments).await
     }
 
     async fn launch(program: &'static str, arguments: &[&str]) -> Self {
@@ -124,21 +112,67 @@ impl Redis {
 
     /// Settings for TLS with the client's certificate.
     pub(crate) fn tls_settings(&self, certificates: &Certificates) -> RedisSettings {
-        let (certificate_file, key_file) = certificates.client();
-        self.settings().with_tls(TlsSettings {
-            ca_file: Some(certificates.ca()),
-            client_certificate: Some(ClientCertificate { certificate_file, key_file }),
-        })
+        self.settings().with_tls(tls_settings(certificates))
     }
 
     /// Runs one command with `redis-cli` over the Unix socket and gives what it prints.
     pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        redis_cli(&self.socket(), arguments)
+    }
+
+    /// Runs commands, one a line, on one connection.
+    pub(crate) fn script(&self, lines: &str) -> String {
+        let file = self.folder.path().join("script");
+        std::fs::write(&file, lines).unwrap();
         let output = Command::new(tool("bin/redis-cli"))
             .arg("-s")
             .arg(self.socket())
-            .args(arguments)
+            .stdin(File::open(file).unwrap())
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Waits until it has a copy of all that its master has.
+    pub(crate) async fn is_in_sync(&self) {
+        eventually("replication", async || {
+            let info = self.command(&["INFO", "replication"]);
+            if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+        })
+        .await;
+    }
+}
+
+/// Runs one command over a Unix socket.
+pub(super) fn redis_cli(socket: &Path, arguments: &[&str]) -> String {
+    let output =
+        Command::new(tool("bin/redis-cli")).arg("-s").arg(socket).args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Options of a server with TLS that wants to see certificates.
+pub(super) fn tls_arguments(certificates: &Certificates) -> Vec<String> {
+    let (certificate, key) = certificates.server();
+    let path = |path: PathBuf| path.display().to_string();
+    [
+        "--tls-cert-file",
+        &path(certificate),
+        "--tls-key-file",
+        &path(key),
+        "--tls-ca-cert-file",
+        &path(certificates.ca()),
+        "--tls-auth-clients",
+        "yes",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Settings of a client that such a server lets in.
+pub(super) fn tls_settings(certificates: &Certificates) -> TlsSettings {
+    let (certificate_file, key_file) = certificates.client();
+    TlsSettings {
+        ca_file: Some(certificates.ca()),
+        client_certificate: Some(ClientCertificate { certificate_file, key_file }),
     }
 }

@@ -1,0 +1,229 @@
+//! Redis Cluster: a connection to every master, and the slots that each of them owns.
+//!
+//! redis-rs has a client for clusters. It is not used, because it opens its own sockets with its
+//! own TLS, waits and repeats by its own rules, and keeps to itself what it knows of a lost
+//! server. Here every server is entered like a single one, so deadlines, breaker, certificates
+//! and changed passwords work alike, and what is left to do is small: read `CLUSTER SLOTS`, send
+//! a command to the owner of its slot, follow `MOVED` and `ASK` a few times.
+//!
+//! A cluster is used when all its masters answer. One that is lost costs the whole connection
+//! until a replica takes over: there is one breaker a database, and whoever sits above serves
+//! from memory meanwhile. Replicas are not read, since what they have may be old.
+//!
+//! Invariant: nothing is repeated that a server may have carried out.
+
+mod connection;
+mod layout;
+mod route;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, RedisResult, Value};
+use tokio::time::timeout;
+
+pub(super) use self::connection::ClusterConnection;
+pub(super) use self::layout::Address;
+use self::layout::{Layout, LayoutError, Redirect};
+use super::candidates::{Failures, Start};
+use super::errors::classify;
+use super::node::{Entrance, Node, info_field};
+use super::slots::slot_of;
+use super::topology::ClusterSettings;
+use crate::storage::StoreError;
+use crate::storage::join::join_bounded;
+use crate::storage::net::Endpoint;
+use crate::storage::tls::TlsSettings;
+
+/// How long one server is given to describe the cluster before the next one is asked. A quarter
+/// of a call's budget: silent servers must leave time for the others.
+const SEED_BUDGET: Duration = Duration::from_millis(500);
+
+/// How many servers are dialled at the same time.
+const DIALS_MAX: usize = 16;
+
+/// Redirections that one command follows. Two happen while a slot moves; more mean that servers
+/// disagree, which passes or needs somebody to look at it.
+const REDIRECTS_MAX: usize = 4;
+
+/// Further servers that are remembered beside the seeds: enough to find the cluster again when
+/// all seeds were replaced, without asking a thousand dead ones.
+const KNOWN_MAX: usize = 32;
+
+/// Makes connections to one cluster.
+pub(super) struct Cluster {
+    seeds: Vec<Endpoint>,
+    tls: Option<TlsSettings>,
+    entrance: Arc<Entrance>,
+    start: Start,
+    /// Servers of the cluster as of the newest layout.
+    known: Mutex<Vec<Address>>,
+}
+
+impl Cluster {
+    pub(super) fn new(settings: ClusterSettings, entrance: Arc<Entrance>) -> Self {
+        let ClusterSettings { seeds, tls, login: _ } = settings;
+        Self { seeds, tls, entrance, start: Start::random(), known: Mutex::new(Vec::new()) }
+    }
+
+    /// Connects to all masters.
+    pub(super) async fn dial(self: &Arc<Self>) -> Result<ClusterConnection, StoreError> {
+        let found = self.find_layout().await?;
+        let known = |address: &Address| address.is_at(&found.endpoint).then(|| found.node.clone());
+        let members = self.connect_all(found.layout, known).await?;
+        // Not before all are reached: who describes a cluster of the past is not asked again.
+        self.start.found(found.place);
+        Ok(ClusterConnection::new(self.clone(), members))
+    }
+
+    /// A connection of its own to the server that owns the slot of `key`.
+    pub(super) async fn dial_owner(&self, key: &[u8]) -> Result<Node, StoreError> {
+        let layout = self.find_layout().await?.layout;
+        let mut address = layout.masters()[layout.owner(slot_of(key))].clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut node = self.connect(&address).await?;
+            // The layout may be older than a failover.
+            let mut look = Cmd::new();
+            look.arg("EXISTS").arg(key);
+            match look.exec_async(&mut node).await {
+                Ok(()) => return Ok(node),
+                Err(error) => match Redirect::parse(&error, &address.host) {
+                    Some(Redirect::Moved(owner)) => address = owner,
+                    // A key on its way: the owner says so again to whoever uses it.
+                    Some(Redirect::Ask(_)) => return Ok(node),
+                    // Whoever may not look may still have other rights.
+                    None => match classify(error) {
+                        error if error.is_transient() => return Err(error),
+                        _ => return Ok(node),
+                    },
+                },
+            }
+        }
+        Err(StoreError::Unreachable("the servers disagree about the owner of a slot".into()))
+    }
+
+    /// Asks one server after the other what the cluster looks like.
+    async fn find_layout(&self) -> Result<Found, StoreError> {
+        let candidates = self.candidates();
+        let mut failures = Failures::default();
+        for place in self.start.round(candidates.len()) {
+            let endpoint = &candidates[place];
+            let ask = async {
+                let mut node = self.entrance.connect(endpoint).await?;
+                let layout = self.read_layout(&mut node, host(endpoint)).await?;
+                Ok((node, layout))
+            };
+            let budget = SEED_BUDGET;
+            match timeout(budget, ask).await.unwrap_or(Err(StoreError::TimedOut { budget })) {
+                Ok((node, layout)) => {
+                    return Ok(Found { place, endpoint: endpoint.clone(), node, layout });
+                }
+                Err(error) => failures.add(endpoint, &error),
+            }
+        }
+        Err(failures.into_error("no server describes the cluster"))
+    }
+
+    /// The seeds, and the other servers met so far.
+    fn candidates(&self) -> Vec<Endpoint> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = known.iter().filter(|it| !self.seeds.iter().any(|seed| it.is_at(seed)));
+        let new = new.map(|address| address.endpoint(self.tls.as_ref()));
+        self.seeds.iter().cloned().chain(new).collect()
+    }
+
+    /// Asks one server what the cluster looks like. One that lost sight of the others describes
+    /// the past, and says of itself that the cluster is down.
+    async fn read_layout(&self, node: &mut Node, asked: &str) -> Result<Layout, StoreError> {
+        let mut look = redis::pipe();
+        look.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO").ignore_errors();
+        let (slots, info): (RedisResult<Value>, RedisResult<String>) =
+            look.query_async(node).await.map_err(classify)?;
+        let answer = slots.map_err(classify)?;
+        must_be_up(info)?;
+        let layout = Layout::parse(&answer, asked).map_err(|error| match error {
+            LayoutError::Malformed => {
+                StoreError::Unreadable { what: "answer", cause: Box::new(error) }
+            }
+            LayoutError::Uncovered(_) | LayoutError::Unknown(_) => {
+                StoreError::Unreachable(Box::new(error))
+            }
+        })?;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
+            layout.servers().take(KNOWN_MAX).cloned().collect();
+        Ok(layout)
+    }
+
+    async fn connect(&self, address: &Address) -> Result<Node, StoreError> {
+        self.entrance.connect(&address.endpoint(self.tls.as_ref())).await
+    }
+
+    /// Connects to the masters to whom there is no connection.
+    async fn connect_all(
+        &self,
+        layout: Layout,
+        known: impl Fn(&Address) -> Option<Node>,
+    ) -> Result<Members, StoreError> {
+        let connections = layout.masters().iter().map(|address| {
+            let known = known(address);
+            async move {
+                match known {
+                    Some(node) => Ok(node),
+                    None => self.connect(address).await,
+                }
+            }
+        });
+        let nodes = join_bounded(DIALS_MAX, connections.collect()).await;
+        let nodes = nodes.into_iter().collect::<Result<Vec<Node>, StoreError>>()?;
+        Ok(Members { layout, nodes })
+    }
+}
+
+/// Fails if this answer to `CLUSTER INFO` says that the cluster is down. Who may not look takes
+/// it as it is.
+fn must_be_up(info: RedisResult<String>) -> Result<(), StoreError> {
+    let info = match info.map_err(classify) {
+        Ok(info) => info,
+        Err(error) if error.is_transient() => return Err(error),
+        Err(_) => return Ok(()),
+    };
+    match info_field(&info, "cluster_state") {
+        Some("ok") | None => Ok(()),
+        Some(_) => Err(StoreError::Unreachable("the cluster is down".into())),
+    }
+}
+
+fn host(endpoint: &Endpoint) -> &str {
+    match endpoint {
+        Endpoint::Tcp { host, .. } => host,
+        Endpoint::Unix(_) => "localhost",
+    }
+}
+
+/// A server that described the cluster.
+struct Found {
+    /// Among the candidates.
+    place: usize,
+    endpoint: Endpoint,
+    node: Node,
+    layout: Layout,
+}
+
+/// The masters, connected.
+struct Members {
+    layout: Layout,
+    /// In the order of the layout's masters.
+    nodes: Vec<Node>,
+}
+
+impl Members {
+    fn owner(&self, slot: u16) -> (&Address, &Node) {
+        let place = self.layout.owner(slot);
+        (&self.layout.masters()[place], &self.nodes[place])
+    }
+
+    fn find(&self, address: &Address) -> Option<Node> {
+        let place = self.layout.masters().iter().position(|known| known == address)?;
+        Some(self.nodes[place].clone())
+    }
+}

@@ -1,0 +1,75 @@
+//! What commands are sent through: one server, or the servers of a cluster.
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, RedisFuture, Value};
+
+use super::cluster::ClusterConnection;
+use super::errors::classify;
+use super::node::Node;
+use crate::storage::StoreError;
+
+/// A shared connection. Commands of all clones to one server go out in the order they were sent.
+#[derive(Clone)]
+pub struct RedisConnection(Kind);
+
+#[derive(Clone)]
+pub(super) enum Kind {
+    Node(Node),
+    Cluster(ClusterConnection),
+}
+
+impl From<Kind> for RedisConnection {
+    fn from(kind: Kind) -> Self {
+        Self(kind)
+    }
+}
+
+impl RedisConnection {
+    /// Asks something cheap.
+    pub(super) async fn check(self) -> Result<(), StoreError> {
+        match self.0 {
+            Kind::Node(mut node) => {
+                redis::cmd("PING").exec_async(&mut node).await.map_err(classify)
+            }
+            Kind::Cluster(cluster) => cluster.check().await,
+        }
+    }
+}
+
+/// The identity of the running server process, which changes with each restart; of a cluster,
+/// those of all masters, so that one that was lost is noticed. `None` where a server does not
+/// tell.
+pub async fn run_id(conn: &mut RedisConnection) -> Result<Option<String>, StoreError> {
+    match &mut conn.0 {
+        Kind::Node(node) => node.run_id().await,
+        Kind::Cluster(cluster) => cluster.run_id().await,
+    }
+}
+
+impl ConnectionLike for RedisConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match &mut self.0 {
+            Kind::Node(node) => node.req_packed_command(cmd),
+            Kind::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match &mut self.0 {
+            Kind::Node(node) => node.req_packed_commands(pipeline, offset, count),
+            Kind::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.0 {
+            Kind::Node(node) => node.get_db(),
+            Kind::Cluster(cluster) => cluster.get_db(),
+        }
+    }
+}

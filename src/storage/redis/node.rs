@@ -1,0 +1,141 @@
+//! One connection to one server: entered with its login, driven by a task of its own.
+//!
+//! It knows nothing of topologies. No deadline here: the caller keeps the time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisFuture, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::errors::classify;
+use super::settings::Login;
+use crate::model::Password;
+use crate::storage::StoreError;
+use crate::storage::net::{self, Endpoint};
+use crate::tasks::TaskGroup;
+
+/// How to get in, the same for all servers that hold the data.
+pub(super) struct Entrance(Mutex<Login>);
+
+impl Entrance {
+    pub(super) fn new(login: Login) -> Self {
+        Self(Mutex::new(login))
+    }
+
+    pub(super) fn replace_password(&self, password: Option<Password>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).password = password;
+    }
+
+    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Node, StoreError> {
+        let login = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Node::connect(endpoint, &login).await
+    }
+}
+
+/// A shared connection to one server.
+#[derive(Clone)]
+pub(super) struct Node {
+    conn: MultiplexedConnection,
+    /// Runs the connection; it ends with the last clone.
+    _driver: Arc<TaskGroup>,
+}
+
+impl Node {
+    /// Connects and signs in.
+    pub(super) async fn connect(endpoint: &Endpoint, login: &Login) -> Result<Self, StoreError> {
+        let stream = net::connect(endpoint).await?;
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (conn, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
+            .await
+            .map_err(classify)?;
+        let mut tasks = TaskGroup::new(&CancellationToken::new());
+        tasks.spawn("redis connection", |_cancel| driver);
+        let mut node = Self { conn, _driver: Arc::new(tasks) };
+        node.enter(login).await?;
+        Ok(node)
+    }
+
+    async fn enter(&mut self, login: &Login) -> Result<(), StoreError> {
+        let mut pipeline = redis::pipe();
+        if login.password.is_some() || login.username.is_some() {
+            let auth = pipeline.cmd("AUTH");
+            if let Some(username) = &login.username {
+                auth.arg(username);
+            }
+            auth.arg(login.password.as_ref().map_or("", Password::expose)).ignore();
+        }
+        if login.database != 0 {
+            pipeline.cmd("SELECT").arg(login.database).ignore();
+        }
+        if pipeline.is_empty() {
+            return Ok(());
+        }
+        pipeline.exec_async(self).await.map_err(classify)
+    }
+
+    /// Makes sure that it takes writes. Servers that do not tell their role are taken as they
+    /// are.
+    pub(super) async fn must_be_master(&mut self) -> Result<(), StoreError> {
+        let role: Result<Vec<Value>, _> = redis::cmd("ROLE").query_async(self).await;
+        match role.map_err(classify) {
+            Ok(role) => match role.first() {
+                Some(Value::BulkString(name)) if name == b"slave" => Err(StoreError::Unreachable(
+                    "the server is a replica and takes no writes".into(),
+                )),
+                Some(_) | None => Ok(()),
+            },
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The identity of the running process, which changes with each restart. `None` where the
+    /// server does not tell.
+    pub(super) async fn run_id(&mut self) -> Result<Option<String>, StoreError> {
+        let answer: Result<String, _> = redis::cmd("INFO").arg("server").query_async(self).await;
+        match answer.map_err(classify) {
+            Ok(info) => Ok(info_field(&info, "run_id").map(str::to_owned)),
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl ConnectionLike for Node {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.conn.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.conn.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.conn.get_db()
+    }
+}
+
+/// A field of an `INFO` text.
+pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_info_are_found_by_their_whole_name() {
+        let info = "# Server\r\nredis_version:7.0.15\r\nrun_id_old:x\r\nrun_id:abc\r\n";
+        assert_eq!(info_field(info, "run_id"), Some("abc"));
+        assert_eq!(info_field(info, "version"), None);
+        assert_eq!(info_field("", "run_id"), None);
+    }
+}

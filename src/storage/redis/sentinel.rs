@@ -1,0 +1,97 @@
+//! Redis Sentinel: asks which server is the master, at each dial anew.
+//!
+//! Nobody listens for announcements of the sentinels: whoever loses the connection or meets a
+//! replica with a write dials again, and so asks again. A sentinel that was cut off names the
+//! old master, so what it names must say of itself that it is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::candidates::{Failures, Start};
+use super::cluster::Address;
+use super::errors::classify;
+use super::node::{Entrance, Node};
+use super::settings::RedisSettings;
+use super::topology::SentinelSettings;
+use crate::storage::StoreError;
+
+/// How long one sentinel is given before the next one is asked. A quarter of a call's budget:
+/// silent sentinels must leave time for the others and for the master.
+const SENTINEL_BUDGET: Duration = Duration::from_millis(500);
+
+/// How long a server that a sentinel names is given: another sentinel may name another one.
+const MASTER_BUDGET: Duration = Duration::from_secs(1);
+
+/// Finds the master of one group of servers.
+pub(super) struct Sentinels {
+    settings: SentinelSettings,
+    entrance: Arc<Entrance>,
+    start: Start,
+}
+
+impl Sentinels {
+    pub(super) fn new(settings: SentinelSettings, entrance: Arc<Entrance>) -> Self {
+        Self { settings, entrance, start: Start::random() }
+    }
+
+    /// Connects to the master.
+    pub(super) async fn dial(&self) -> Result<Node, StoreError> {
+        let sentinels = &self.settings.sentinels;
+        let mut failures = Failures::default();
+        let mut tried: Vec<Address> = Vec::new();
+        for place in self.start.round(sentinels.len()) {
+            let sentinel = &sentinels[place];
+            let asked = within(SENTINEL_BUDGET, self.ask(sentinel)).await;
+            let address = match asked {
+                Ok(address) => address,
+                Err(error) => {
+                    failures.add(&sentinel.endpoint, &error);
+                    continue;
+                }
+            };
+            if tried.contains(&address) {
+                continue;
+            }
+            let endpoint = address.endpoint(self.settings.tls.as_ref());
+            let enter = async {
+                let mut node = self.entrance.connect(&endpoint).await?;
+                node.must_be_master().await?;
+                Ok(node)
+            };
+            match within(MASTER_BUDGET, enter).await {
+                Ok(node) => {
+                    self.start.found(place);
+                    return Ok(node);
+                }
+                Err(error) => failures.add(&endpoint, &error),
+            }
+            tried.push(address);
+        }
+        Err(failures.into_error("the sentinels lead to no master"))
+    }
+
+    async fn ask(&self, sentinel: &RedisSettings) -> Result<Address, StoreError> {
+        let mut node = Node::connect(&sentinel.endpoint, &sentinel.login()).await?;
+        let answer: Option<(String, u16)> = redis::cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(&self.settings.master)
+            .query_async(&mut node)
+            .await
+            .map_err(classify)?;
+        // A sentinel that was only started may still learn the name.
+        let unknown = || {
+            let text = format!("the sentinel knows no master named {:?}", self.settings.master);
+            StoreError::Unreachable(text.into())
+        };
+        answer.map(|(host, port)| Address { host, port }).ok_or_else(unknown)
+    }
+}
+
+async fn within<T>(
+    budget: Duration,
+    attempt: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }))
+}
