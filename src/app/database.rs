@@ -211,7 +211,15 @@ mod redis {
 
     fn store(config: &RedisConfig) -> Result<RedisStore, StartError> {
         let topology = topology(config).map_err(|error| StartError::Database(error.into()))?;
-        Ok(FailFast::new("redis", RedisDialer::new(topology), Budgets::default()))
+        Ok(FailFast::new("redis", RedisDialer::new(topology), budgets(config)))
+    }
+
+    /// A call's budget covers connecting too, so both options count.
+    fn budgets(config: &RedisConfig) -> Budgets {
+        let usual = Budgets::default();
+        let connect = config.connect_timeout.unwrap_or_default();
+        let read = config.read_timeout.unwrap_or(usual.call);
+        Budgets { call: connect + read, bulk: connect + read.max(usual.bulk) }
     }
 
     fn topology(config: &RedisConfig) -> Result<RedisTopology, RedisUrlError> {

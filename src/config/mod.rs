@@ -122,7 +122,7 @@ pub fn load(
     let (file, problems) = read_file(source, files);
     let mut reader = Reader::new(file, variables, source.from_env, files, problems);
     let read = sections::read(&mut reader);
-    unbuilt::report(&mut reader, &read.config);
+    unbuilt::report(&mut reader);
     rules::check(&mut reader, &read.config, &read.databases);
     reader.report_unknown_names(sections::NAMED);
     let warnings = reader.finish()?;

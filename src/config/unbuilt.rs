@@ -4,7 +4,6 @@
 //! row here, and the row's mark in `docs/configuration.md`. An operator reads of all of them in
 //! one warning (design D39).
 
-use super::Config;
 use super::env_vars as var;
 use super::problems::Place;
 use super::reader::Reader;
@@ -18,11 +17,9 @@ pub(super) enum NotBuilt {
     Section(&'static str),
     /// A variable that no option belongs to.
     Variable(&'static str),
-    /// Something that is no single option: what it is, and whether a configuration asks for it.
-    Feature(&'static str, fn(&Config) -> bool),
 }
 
-use NotBuilt::{Feature, Section, Single, Variable};
+use NotBuilt::{Section, Single, Variable};
 
 /// Options that are not built yet. Delete a row when its option works.
 pub(super) const NOT_BUILT: &[NotBuilt] = &[
@@ -43,28 +40,22 @@ pub(super) const NOT_BUILT: &[NotBuilt] = &[
     Section("OpenTelemetry"),
     Single("Proxy", "ntlmAuth"),
     Single("Proxy", "domain"),
-    Single("Redis", "atomicUpsert"),
     Single("Redis", "awsAuth"),
     Single("Redis", "awsCacheName"),
-    Single("Redis", "localTtl"),
-    Single("Consul", "localTtl"),
-    Single("DynamoDB", "localTtl"),
-    Feature("the shared database as store of flags (it holds the autoconfig cache)", |config| {
-        config.database.is_some()
-    }),
 ];
 
 /// Options that never have an effect here, and why.
 pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("Main", "exitOnError", "Pilotlight does not end because of an upstream error"),
     ("Main", "ignoreConnectionErrors", "connection errors never end Pilotlight"),
+    ("Redis", "atomicUpsert", "each write is atomic in any case"),
     ("Environment", "offline", "it is internal to ld-relay"),
     ("Environment", "filterKey", "it is internal to ld-relay; use [Filters]"),
 ];
 
 /// Reports everything that was asked for and does nothing. It is a problem where security would
 /// be weaker without it, or where nothing would be left to serve.
-pub(super) fn report(reader: &mut Reader<'_>, config: &Config) {
+pub(super) fn report(reader: &mut Reader<'_>) {
     let tls = reader.section(main::SECTION);
     if tls.is_set(main::TLS_ENABLED) {
         let place = tls.place(main::TLS_ENABLED);
@@ -91,8 +82,6 @@ pub(super) fn report(reader: &mut Reader<'_>, config: &Config) {
                 reader.in_force(section).into_iter().filter(|it| it.1 == *option).map(name),
             ),
             Section(section) => names.extend(reader.in_force(section).into_iter().map(name)),
-            Feature(what, is_asked_for) if is_asked_for(config) => names.push((*what).to_owned()),
-            Feature(..) => {}
             Variable(variable) => {
                 names.extend(reader.process_variable(variable).map(|_| (*variable).to_owned()));
             }

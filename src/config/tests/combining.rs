@@ -78,8 +78,7 @@ fn a_container_link_does_not_lead_away_from_an_address() {
     let environment = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
     let check = |file: &str, pairs: &[(&str, &str)], url: &str| {
         assert_eq!(redis_url(&with_environment(file, pairs)), Some(url));
-        let unbuilt = "configuration: accepted, but not built yet";
-        check_warnings(&format!("{environment}{file}"), pairs, &[unused, unbuilt]);
+        check_warnings(&format!("{environment}{file}"), pairs, &[unused]);
     };
     check("[Redis]\nurl = redis://file", &[link], "redis://file");
     check("[Redis]\nhost = file\nport = 1", &[link], "redis://file:1");
@@ -153,17 +152,16 @@ fn variables_switch_a_database_on_by_its_switch_only() {
 fn a_switch_that_is_off_does_not_undo_the_file() {
     let config = with_environment("[Redis]\nhost = h", &[("USE_REDIS", "false")]);
     assert_eq!(redis_url(&config), Some("redis://h:6379"));
-    let unbuilt = "configuration: accepted, but not built yet";
     let file = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
     check_warnings(
         &format!("{file}[Redis]\nhost = h"),
         &[("USE_REDIS", "false")],
-        &["USE_REDIS: has no effect, since the file describes a Redis", unbuilt],
+        &["USE_REDIS: has no effect, since the file describes a Redis"],
     );
     check_warnings(
         &format!("{file}[Consul]\nhost = h:1"),
         &[("USE_CONSUL", "false")],
-        &["USE_CONSUL: has no effect, since the file sets [Consul] host", unbuilt],
+        &["USE_CONSUL: has no effect, since the file sets [Consul] host"],
     );
     // DynamoDB's switch is one option with two names.
     let config = with_environment("[DynamoDB]\nenabled", &[("USE_DYNAMODB", "false")]);

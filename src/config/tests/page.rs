@@ -82,7 +82,6 @@ fn the_page_says_what_has_no_effect() {
             NotBuilt::Single(section, name) => row.section == *section && option == *name,
             NotBuilt::Section(section) => row.section == *section && !option.is_empty(),
             NotBuilt::Variable(name) => row.variables == [*name],
-            NotBuilt::Feature(..) => false,
         });
         let is_void = WITHOUT_EFFECT.iter().any(|it| row.section == it.0 && option == it.1);
         let expected = match (is_not_built, is_void) {
@@ -102,7 +101,7 @@ fn the_list_of_what_is_not_built_names_options_that_exist() {
         let (section, option) = match row {
             NotBuilt::Single(section, option) => (*section, *option),
             NotBuilt::Section(section) => (*section, ""),
-            NotBuilt::Variable(_) | NotBuilt::Feature(..) => continue,
+            NotBuilt::Variable(_) => continue,
         };
         let fits = |it: &Row| {
             it.section == section && (option.is_empty() || it.option.as_deref() == Some(option))

@@ -25,8 +25,7 @@ fn everything_that_is_not_built_is_in_one_warning() {
         warnings,
         ["configuration: accepted, but not built yet and without effect: \
           PING_STREAM_JITTER_TIME, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, [Events] capacity, \
-          [Events] sendEvents, [Http] enableCompression, USE_PROMETHEUS, CACHE_TTL, the \
-          shared database as store of flags (it holds the autoconfig cache)"]
+          [Events] sendEvents, [Http] enableCompression, USE_PROMETHEUS"]
     );
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Keeper<B> {
 struct Known {
     marker: Option<Marker>,
     server: Option<Arc<str>>,
+    /// Whether it once held what it should.
+    complete: bool,
 }
 
 impl<B: FlagBackend> Keeper<B> {
@@ -196,10 +198,11 @@ impl<B: FlagBackend> Keeper<B> {
         } else {
             self.carry_out(&stored, data, &decision).await?
         };
-        // What a put changes is no loss.
-        if written > 0 && (decision.fill || !put) && reason != Reason::Start {
+        // The first time it lost nothing, and what a put changes is no loss.
+        if written > 0 && self.known.complete && (decision.fill || !put) {
             self.repopulated(reason, written);
         }
+        self.known.complete |= self.known.marker.is_some();
         Ok(())
     }
 

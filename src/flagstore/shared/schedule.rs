@@ -267,7 +267,7 @@ mod tests {
         check("0:live 7:dirty 7:fail", &format!("Flush at {}", 7.0 + delay(1)));
         check("0:live 7:dirty 7:fail 7:dirty", &format!("Flush at {}", 7.0 + delay(1)));
         check("0:live 30:fail", &format!("Compare(Failed) at {}", 30.0 + delay(1)));
-        check("0:fail 1:fail 2:back", "Compare(Reconnected) at 2.3");
+        check("0:fail 1:fail 1.5:back", "Compare(Reconnected) at 1.8");
         check("0:live 9:back", "Compare(Reconnected) at 9.3");
         check("0:live 7:dirty 7:fail 7.1:back", "Flush at 7.1");
     }
