@@ -111,7 +111,8 @@ pub enum Upserted {
     NotNewer,
     /// The marker is missing; nothing was changed.
     NoMarker,
-    /// The database takes no item of this size; what is stored under its key stays.
+    /// The database takes no item of this size, or none under such a key (too long, empty); what
+    /// is stored under its key stays.
     TooLarge,
 }
 
@@ -145,7 +146,8 @@ pub trait FlagBackend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Upserted>, StoreError>> + Send;
 
     /// Carries out each correction of which the row is still what was found; tells for each
-    /// whether it was. At most [`ROWS_MAX`].
+    /// whether it was. One that wants a row that the database does not take is not carried out.
+    /// At most [`ROWS_MAX`].
     fn correct(
         &self,
         corrections: &[Correction],
