@@ -42,7 +42,7 @@ async fn manual_environments_are_sealed_under_a_key_of_their_own_and_can_move_to
         .with("LD_CLIENT_SIDE_ID_Shop", environment_id(0));
     let relay = manual.start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    wait_until_first_stored(&relay).await;
     let key = disk.path().join("local.key");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     let text = fs::read_to_string(&key).unwrap();
@@ -77,11 +77,19 @@ async fn previous_keys_alone_seal_nothing() {
     let previous = manual.clone().with("AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS", "old");
     let relay = previous.start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    wait_until_first_stored(&relay).await;
     relay.kill().await.unwrap();
     launchdarkly.stop().await;
     let relay = manual.start().unwrap();
     relay.stream_with_put("/all", &sdk_key(0)).await;
+}
+
+/// Waits until the flags of a relay with one manual environment stand in its new store. They may
+/// be there before the store is open, when nothing waits to be stored yet.
+async fn wait_until_first_stored(relay: &RelayProcess) {
+    let is_stored = |status: &Value| status["localStore"]["lastCommit"].is_u64();
+    relay.wait_for_status("something is stored", is_stored).await;
+    wait_until_stored(relay).await;
 }
 
 /// Waits until the store was made anew and holds everything.

@@ -112,7 +112,8 @@ async fn a_database_that_restarts_empty_is_filled_at_once(kind: Kind) {
     assert_eq!(complaints, 1, "{}", relay.log());
 
     // The same in the silent case: nothing was to be written while it was away.
-    drop(relay);
+    // Gone for certain, so that the next one gets the store.
+    relay.kill().await.unwrap();
     let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
     scene.database.kill();
     scene.database.restart().await;

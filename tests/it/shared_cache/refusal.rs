@@ -29,7 +29,8 @@ async fn check(
     cure().await;
     wait_for_shared(&relay, "loaded").await;
     assert_eq!(complaints(&relay), (1, 0), "{}", relay.log());
-    drop(relay);
+    // Gone for certain, so that the next one gets the store.
+    relay.kill().await.unwrap();
 
     scene.launchdarkly.start().unwrap();
     trouble().await;
