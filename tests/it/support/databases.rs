@@ -84,6 +84,22 @@ impl Process {
     /// Stops it without its noticing: connections stay, answers do not come.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
+        // The signal stops each thread when that next runs, on a busy machine after an answer.
+        while self.has_running_threads() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether a thread is not stopped yet; where nobody tells, none is.
+    fn has_running_threads(&self) -> bool {
+        let threads = format!("/proc/{}/task", self.child.lock().unwrap().id());
+        let is_running = |thread: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which stands in parentheses. Dead threads do not stop.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            state.is_some_and(|state| !['T', 't', 'Z', 'X'].contains(&state))
+        };
+        std::fs::read_dir(threads).is_ok_and(|threads| threads.flatten().any(is_running))
     }
 
     pub(crate) fn thaw(&self) {
