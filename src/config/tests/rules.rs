@@ -203,9 +203,7 @@ fn a_consul_address_without_port_is_warned_of() {
     check_warnings(
         &format!("{ENVIRONMENT}[Consul]\nhost = h"),
         &[],
-        &[
-            "/c.conf:5: [Consul] host: names no port, so 80 is used",
-        ],
+        &["/c.conf:5: [Consul] host: names no port, so 80 is used"],
     );
     for host in ["unix:///x", "http://h/path", "a b", "h:x"] {
         let file = format!("{ENVIRONMENT}[Consul]\nhost = {host}");
