@@ -322,24 +322,29 @@ impl Runner {
         let now = SystemTime::now();
         let data = Arc::new(data);
         let same = before.as_ref().is_some_and(|before| same_content(&before.data, &data));
-        match before {
+        // The store is given what is served from here on: if its file is lost it takes the data
+        // from there again.
+        let served = match before {
             Some(before) if same && before.data == data => {
                 hub.confirm(Arc::new(before.confirmed(Origin::Live, now)));
+                before.data.clone()
             }
             Some(_) if same => {
                 hub.confirm(Arc::new(Snapshot::new(data.clone(), Origin::Live, now)));
+                data
             }
             Some(_) | None => {
                 hub.replace(Arc::new(Snapshot::new(data.clone(), Origin::Live, now)));
+                data
             }
-        }
+        };
         self.environment.set_loaded();
         self.leftovers = DataSet::default();
         if let Some(shared) = &self.shared {
             shared.put(data.clone(), Instant::now());
         }
         if let Some(local) = &self.local {
-            local.replaced(&self.set_id, data);
+            local.replaced(&self.set_id, served);
         }
         if self.environment.set_anchor_in_use(&self.current.anchor) {
             self.anchor_moved.notify_one();

@@ -9,12 +9,14 @@ use pilotlight::demo::composed_data::{changed_flag, environment, environment_id,
 use pilotlight::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
 };
+use pilotlight::sealing::{KeyRing, SealingKey};
+use pilotlight::storage::local::LocalStore;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::scene::wait_until_stored;
 use crate::support::eventually;
-use crate::support::relay::{RelayProcess, RelaySettings, next_event};
+use crate::support::relay::{LONG, RelayProcess, RelaySettings, next_event};
 
 fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();
@@ -92,20 +94,43 @@ async fn wait_until_first_stored(relay: &RelayProcess) {
     wait_until_stored(relay).await;
 }
 
-/// Waits until the store was made anew and holds everything.
-async fn wait_until_replaced(relay: &RelayProcess, told: &str) -> Value {
+/// Waits until the store was made anew and holds so many environments, with the flags of each.
+async fn wait_until_replaced(relay: &RelayProcess, told: &str, disk: &Path, environments: usize) {
     relay.wait_for_log(told).await;
-    let status = relay
-        .wait_for_status("everything is stored again", |status| {
-            status["localStore"]["state"] == "available"
-                && status["localStore"]["pending"] == 0
-                && status["localStore"]["error"].is_null()
-                && status["autoConfigCache"]["local"]["writePending"] == false
-                && status["autoConfigCache"]["local"]["state"] == "loaded"
+    wait_until_held(disk, environments).await;
+    relay
+        .wait_for_status("all is well", |status| {
+            let (store, tier) = (&status["localStore"], &status["autoConfigCache"]["local"]);
+            store["state"] == "available"
+                && store["error"].is_null()
+                && tier["state"] == "loaded"
+                && tier["complete"] == true
         })
         .await;
-    assert_eq!(status["autoConfigCache"]["local"]["complete"], true);
-    status
+}
+
+/// Waits until the file holds so many environments, with the flags of each. What `/status` tells
+/// of the time before the file was lost looks the same.
+async fn wait_until_held(disk: &Path, environments: usize) {
+    eventually("the file holds everything", async || {
+        let held = held(disk).await?;
+        // The list has a manifest.
+        if held == (environments, environments + 1) { Ok(()) } else { Err(format!("{held:?}")) }
+    })
+    .await;
+}
+
+/// Sets of flags and records of the list that a copy of the file holds.
+async fn held(disk: &Path) -> Result<(usize, usize), String> {
+    let copy = TempDir::new().unwrap();
+    fs::copy(file(disk), file(copy.path())).map_err(|error| error.to_string())?;
+    let key = SealingKey::derive(&FakeSettings::default().autoconfig_key);
+    let opened = LocalStore::open(copy.path(), KeyRing::new(key, []));
+    let store = opened.map_err(|error| error.to_string())?.store;
+    let sets = store.stored_sets().map_err(|error| error.to_string())?;
+    let named = store.read_named("autoconfig").map_err(|error| error.to_string())?;
+    assert!(store.close(LONG).await);
+    Ok((sets.len(), named.records.len()))
 }
 
 /// Starts without LaunchDarkly from what is on the disk, until it serves all environments.
@@ -131,17 +156,14 @@ async fn survives(harm: impl Fn(&Path), told: &str) {
     // A change reaches clients whatever the store does, and the store finds out.
     launchdarkly.upsert_flag(&environment_id(0), changed_flag(0, 3, 1)).unwrap();
     assert_eq!(next_event(&mut client).await.0, "patch");
-    wait_until_replaced(&relay, told).await;
+    wait_until_replaced(&relay, told, &disk, 3).await;
     // The list of environments goes on being kept.
     launchdarkly.load(&environment(3, 20));
     relay.wait_until_healthy(4).await;
     wait_until_stored(&relay).await;
-    eventually("four environments are cached", async || {
-        let status = relay.status().await;
-        let records = &status["autoConfigCache"]["local"]["records"];
-        if *records == 4 { Ok(()) } else { Err(records.clone()) }
-    })
-    .await;
+    wait_until_held(&disk, 4).await;
+    let shows = |status: &Value| status["autoConfigCache"]["local"]["records"] == 4;
+    relay.wait_for_status("/status shows it", shows).await;
     relay.kill().await.unwrap();
     starts_cold(&launchdarkly, &disk, 4).await;
 }
@@ -204,7 +226,7 @@ async fn a_directory_in_whose_place_something_else_stands_is_told_of_until_it_is
     assert!(is_clear, "{status:#}");
     assert_eq!(relay.get_with_key("/sdk/flags", &sdk_key(0)).await.status, 200);
     fs::remove_file(&disk).unwrap();
-    wait_until_replaced(&relay, REMOVED).await;
+    wait_until_replaced(&relay, REMOVED, &disk, 1).await;
     relay.kill().await.unwrap();
     starts_cold(&launchdarkly, &disk, 1).await;
 }
@@ -228,19 +250,13 @@ async fn what_was_read_in_an_outage_goes_back_into_a_store_that_was_replaced() {
             let environments = status["environments"].as_object().unwrap();
             environments.len() == 2
                 && environments.values().all(|it| it["data"]["origin"] == "live")
+                && status["localStore"]["pending"] == 0
         })
         .await;
     fs::remove_dir_all(&disk).unwrap();
     launchdarkly.upsert_flag(&environment_id(0), changed_flag(0, 3, 1)).unwrap();
     relay.wait_for_log(REMOVED).await;
-    eventually("a relay on that directory knows both environments", async || {
-        let status = relay.status().await;
-        let local = &status["localStore"];
-        let tier = &status["autoConfigCache"]["local"];
-        let is_back = local["pending"] == 0 && tier["state"] == "loaded" && tier["records"] == 2;
-        if is_back { Ok(()) } else { Err(format!("{status:#}")) }
-    })
-    .await;
+    wait_until_held(&disk, 2).await;
     relay.stop().await.unwrap();
     starts_cold(&launchdarkly, &disk, 2).await;
 }

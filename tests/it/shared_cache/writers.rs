@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pilotlight::demo::composed_data::{environment, environment_id};
 use pilotlight::demo::flaky_proxy::FlakyProxy;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::database::Kind;
@@ -88,9 +89,12 @@ async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
     }
 }
 
-/// When the relay last looked at the cache, in Unix milliseconds.
+/// When the relay last looked at the cache, in Unix milliseconds. Among others who write at the
+/// same time it may take a while until it does for the first time.
 async fn looked_at(relay: &RelayProcess) -> u64 {
-    shared(&relay.status().await)["lastWrite"].as_u64().unwrap()
+    let has_looked = |status: &Value| shared(status)["lastWrite"].is_u64();
+    let status = relay.wait_for_status("it has looked", has_looked).await;
+    shared(&status)["lastWrite"].as_u64().unwrap()
 }
 
 async fn a_relay_whose_stream_is_stuck_spoils_nothing(kind: Kind) {
