@@ -31,6 +31,8 @@ pub struct StoreStatus {
     pub last_repopulation: Option<LastRepopulation>,
     /// Items that the database does not take, with their size in bytes.
     pub dropped: Vec<(String, u64)>,
+    /// Why what is stored could not be served, if it could not.
+    pub problem: Option<String>,
     /// Stored items that cannot be decoded.
     pub undecodable: u64,
     /// Items that are older or absent there, left so while upstream is not live.
@@ -72,6 +74,7 @@ impl StoreStatus {
                 items: last.items,
             }),
             dropped: status.dropped.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
+            problem: status.problem.clone(),
             undecodable: status.undecodable,
             left_behind: status.left.behind,
             left_ahead: status.left.ahead,

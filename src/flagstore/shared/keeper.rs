@@ -370,10 +370,27 @@ impl<B: FlagBackend> Keeper<B> {
             );
         }
         self.orders.report().update(|report| report.undecodable = undecodable);
-        if task.authority == Authority::Provisional {
-            // An error means that the environment is going.
-            let _ = self.reads.send(reading(stored, undecodable)).await;
+        if task.authority != Authority::Provisional {
+            self.orders.report().update(|report| report.problem = None);
+            return;
         }
+        let read = reading(stored, undecodable);
+        self.report_problem(&read);
+        // An error means that the environment is going.
+        let _ = self.reads.send(read).await;
+    }
+
+    /// Says once why what is stored cannot be served.
+    fn report_problem(&self, read: &SharedRead) {
+        let problem = match read {
+            SharedRead::Incomplete { problem, .. } => Some(problem.clone()),
+            SharedRead::Complete(_) | SharedRead::Absent | SharedRead::Failed(_) => None,
+        };
+        let before = self.orders.report().get().problem;
+        if let Some(problem) = problem.as_ref().filter(|problem| before.as_ref() != Some(problem)) {
+            tracing::warn!(problem, "the shared flag store cannot be served from");
+        }
+        self.orders.report().update(|report| report.problem = problem);
     }
 
     fn report_left(&self, decision: &Decision) {

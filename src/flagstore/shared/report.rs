@@ -70,6 +70,8 @@ pub struct SharedStatus {
     pub last_repopulation: Option<Repopulation>,
     /// Items that the database does not take, with the bytes of their JSON.
     pub dropped: BTreeMap<ItemKey, u64>,
+    /// Why what was read could not be served, if it could not.
+    pub problem: Option<String>,
     /// Stored items that cannot be decoded, at the last reading.
     pub undecodable: u64,
     /// What this relay would write or correct if its upstream were live.
@@ -97,6 +99,7 @@ impl SharedReport {
             last_write: None,
             last_repopulation: None,
             dropped: BTreeMap::new(),
+            problem: None,
             undecodable: 0,
             left: Left::default(),
         };
