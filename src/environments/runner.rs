@@ -322,8 +322,8 @@ impl Runner {
         let now = SystemTime::now();
         let data = Arc::new(data);
         let same = before.as_ref().is_some_and(|before| same_content(&before.data, &data));
-        // The store is given what is served from here on: if its file is lost it takes the data
-        // from there again.
+        // The stores are given what is served from here on: if one is lost it takes the data from
+        // there again.
         let served = match before {
             Some(before) if same && before.data == data => {
                 hub.confirm(Arc::new(before.confirmed(Origin::Live, now)));
@@ -341,7 +341,7 @@ impl Runner {
         self.environment.set_loaded();
         self.leftovers = DataSet::default();
         if let Some(shared) = &self.shared {
-            shared.put(data.clone(), Instant::now());
+            shared.put(served.clone(), Instant::now());
         }
         if let Some(local) = &self.local {
             local.replaced(&self.set_id, served);

@@ -5,8 +5,10 @@
 //! known to be missing. Whether the database may be dialled is not decided here; while its breaker
 //! is open a visit fails at once, and the database's return ends the pause.
 
+mod telling;
+
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -15,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use super::SharedRead;
 use super::orders::{Orders, Task, Waiting};
 use super::reconcile::{Authority, Decision, Doubts, decide};
-use super::report::{Repopulation, SharedState};
 use super::schedule::{Due, HERD_WAIT, Reason, Schedule, Timing};
 use crate::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, Look, Marker, ROWS_MAX, Row, StoredRows, Upserted,
@@ -24,7 +25,6 @@ use crate::flagstore::backend::{
 use crate::flagstore::layout;
 use crate::model::DataSet;
 use crate::storage::{Health, StoreError};
-use crate::telemetry::Chain;
 
 /// Bound on the last write before the end of the process.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -349,134 +349,6 @@ impl<B: FlagBackend> Keeper<B> {
             || counts.segments + dropped < live(&data.segments);
         is_short.then_some(Reason::ItemsMissing)
     }
-
-    /// Tells the environment what is stored, while it has nothing better.
-    async fn tell(&self, stored: &StoredRows, task: &Task) {
-        let undecodable = stored.rows.iter().filter(|row| row.head.is_none()).count() as u64;
-        let before = self.orders.report().get().undecodable;
-        if undecodable > before {
-            let names: Vec<String> = stored
-                .rows
-                .iter()
-                .filter(|row| row.head.is_none())
-                .take(10)
-                .map(|row| row.key.to_string())
-                .collect();
-            tracing::warn!(
-                undecodable,
-                ?names,
-                "items of the shared flag store cannot be decoded; they are written anew when \
-                 LaunchDarkly is there"
-            );
-        }
-        self.orders.report().update(|report| report.undecodable = undecodable);
-        if task.authority != Authority::Provisional {
-            self.orders.report().update(|report| report.problem = None);
-            return;
-        }
-        let read = reading(stored, undecodable);
-        self.report_problem(&read);
-        // An error means that the environment is going.
-        let _ = self.reads.send(read).await;
-    }
-
-    /// Says once why what is stored cannot be served.
-    fn report_problem(&self, read: &SharedRead) {
-        let problem = match read {
-            SharedRead::Incomplete { problem, .. } => Some(problem.clone()),
-            SharedRead::Complete(_) | SharedRead::Absent | SharedRead::Failed(_) => None,
-        };
-        let before = self.orders.report().get().problem;
-        if let Some(problem) = problem.as_ref().filter(|problem| before.as_ref() != Some(problem)) {
-            tracing::warn!(problem, "the shared flag store cannot be served from");
-        }
-        self.orders.report().update(|report| report.problem = problem);
-    }
-
-    fn report_left(&self, decision: &Decision) {
-        let before = self.orders.report().get().left;
-        if decision.left != before && decision.left != Default::default() {
-            tracing::warn!(
-                behind = decision.left.behind,
-                ahead = decision.left.ahead,
-                unmarked = decision.left.unmarked,
-                "the shared flag store differs from what is served; it is left as it is until \
-                 LaunchDarkly is there"
-            );
-        }
-        self.orders.report().update(|report| report.left = decision.left);
-    }
-
-    fn repopulated(&self, reason: Reason, items: u64) {
-        tracing::warn!(
-            items,
-            reason = reason.as_str(),
-            "the shared flag store had lost data; it was written again"
-        );
-        let at = SystemTime::now();
-        self.orders.report().update(|report| {
-            report.last_repopulation = Some(Repopulation { at, reason, items });
-        });
-    }
-
-    fn dropped(&self, row: &Row) {
-        let bytes = row.json.len() as u64;
-        let mut is_news = false;
-        self.orders.report().update(|report| {
-            is_news = report.dropped.insert(row.key.clone(), bytes) != Some(bytes);
-        });
-        if is_news {
-            tracing::error!(
-                item = %row.key,
-                bytes,
-                "this item is larger than the database takes; it is served from memory and not \
-                 stored there"
-            );
-        }
-    }
-
-    /// Something was written, or found as it should be.
-    fn succeeded(&mut self) {
-        let is_done = !self.orders.waiting().dirty && !self.schedule.is_waiting_after_failure();
-        if is_done && self.complained.take().is_some() {
-            tracing::info!("the shared flag store is in use again");
-        }
-        self.orders.report().update(|report| {
-            if is_done {
-                if report.state != SharedState::Valid {
-                    report.state = SharedState::Valid;
-                    report.since = SystemTime::now();
-                }
-                report.error = None;
-            }
-            report.last_write = Some(SystemTime::now());
-        });
-    }
-
-    async fn failed(&mut self, error: &StoreError) {
-        let text = match (error, &self.health.borrow().last_error) {
-            (StoreError::CoolingDown, Some(last)) => format!("store is away: {last}"),
-            _ => Chain(error).to_string(),
-        };
-        if self.complained.is_none() {
-            tracing::warn!(
-                error = text,
-                "the shared flag store cannot be used; memory serves, and it is tried again in \
-                 the background"
-            );
-        }
-        self.complained = Some(text.clone());
-        self.orders.report().update(|report| {
-            if report.state != SharedState::Interrupted {
-                report.state = SharedState::Interrupted;
-                report.since = SystemTime::now();
-            }
-            report.error = Some(text.clone());
-        });
-        if !self.orders.waiting().live {
-            let _ = self.reads.send(SharedRead::Failed(text)).await;
-        }
-    }
 }
 
 /// How a list of rows was written.
@@ -502,31 +374,6 @@ async fn ordered(data: Arc<DataSet>) -> Vec<Row> {
         Ok(rows) => rows,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-/// What was read, as an environment can use it.
-fn reading(stored: &StoredRows, undecodable: u64) -> SharedRead {
-    if stored.marker.is_none() && stored.rows.is_empty() {
-        return SharedRead::Absent;
-    }
-    let mut data = DataSet::default();
-    for kind in crate::model::ItemKind::ALL {
-        let rows = stored.rows.iter().filter(|row| row.key.kind == kind);
-        *data.collection_mut(kind) = rows
-            .filter_map(|row| {
-                Some((row.key.key.clone(), layout::item(row.head?, row.json.clone())))
-            })
-            .collect();
-    }
-    let problem = match (&stored.marker, undecodable) {
-        (Some(_), 0) => return SharedRead::Complete(data),
-        (Some(_), count) => format!("{count} items cannot be decoded"),
-        (None, 0) => "there are items, but nobody has marked them as complete".to_owned(),
-        (None, count) => {
-            format!("nobody has marked the items as complete, and {count} cannot be decoded")
-        }
-    };
-    SharedRead::Incomplete { data, problem }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use tokio::time::advance;
 
 use super::super::memory::{BYTES_MAX, MemoryFlags};
 use super::super::orders::{SharedFlags, channel};
-use super::super::report::SharedReport;
+use super::super::report::{SharedReport, SharedState};
 use super::super::{SharedStatus, StoreFacts};
 use super::*;
 use crate::model::{Item, ItemKey, ItemKind};
