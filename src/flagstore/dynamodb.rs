@@ -19,6 +19,8 @@
 //! The attribute `version` goes before the version inside the JSON; where it is 0 or missing, the
 //! JSON counts (go-server-sdk-dynamodb).
 
+mod guard;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,6 +31,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use self::guard::Guard;
 use super::backend::{
     Condition, Correction, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows, Upserted,
 };
@@ -75,16 +78,6 @@ pub struct DynamoDbFlags {
     store: DynamoDbStore,
     table: String,
     prefix: String,
-}
-
-/// What must be true of the stored item for a write to take place.
-enum Guard<'a> {
-    /// There is none.
-    Absent,
-    /// There is none, or its `version` is lower.
-    Newer(u64),
-    /// It is what was found.
-    Unchanged(&'a StoredRow),
 }
 
 /// How a conditional write ended.
@@ -322,49 +315,6 @@ fn first_error<T>(outcomes: Vec<Result<T, StoreError>>) -> Result<Vec<T>, StoreE
         }
     }
     first.map_or(Ok(done), Err)
-}
-
-impl Guard<'_> {
-    /// The condition, with exactly the names and values that stand in it.
-    fn expression(&self) -> (&'static str, HashMap<String, String>, Option<Attributes>) {
-        let names = |names: &[&str]| {
-            names.iter().map(|name| (format!("#{name}"), (*name).to_owned())).collect()
-        };
-        let text = |text: &str| AttributeValue::S(text.to_owned());
-        let values = |values: Vec<(&str, AttributeValue)>| {
-            Some(values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
-        };
-        match self {
-            Self::Absent => ("attribute_not_exists(#key)", names(&[KEY]), None),
-            Self::Newer(version) => (
-                "attribute_not_exists(#key) OR (#version > :zero AND #version < :version)",
-                names(&[KEY, VERSION]),
-                values(vec![(":zero", number(0)), (":version", number(*version))]),
-            ),
-            // No text at all was found.
-            Self::Unchanged(found) if found.json.is_empty() => (
-                "attribute_exists(#key) AND (NOT attribute_type(#item, :string) OR #item = :empty)",
-                names(&[KEY, ITEM]),
-                values(vec![(":string", text("S")), (":empty", text(""))]),
-            ),
-            Self::Unchanged(found) => {
-                let item = (":item", text(&String::from_utf8_lossy(&found.json)));
-                match found.head {
-                    None => ("#item = :item", names(&[ITEM]), values(vec![item])),
-                    Some(head) => (
-                        "#item = :item AND (NOT attribute_type(#version, :number) OR #version IN (:zero, :version))",
-                        names(&[ITEM, VERSION]),
-                        values(vec![
-                            item,
-                            (":number", text("N")),
-                            (":zero", number(0)),
-                            (":version", number(head.version)),
-                        ]),
-                    ),
-                }
-            }
-        }
-    }
 }
 
 fn name(namespace: String, key: String) -> Attributes {

@@ -324,9 +324,11 @@ impl WireEntry {
 /// shortest form, also when it is percent-encoded, and refuses characters that cannot be printed.
 fn fits_path(key: &str) -> bool {
     let is_printable = |char: char| matches!(char, ' '..='~') || char.is_alphanumeric();
-    let is_short =
-        |(place, part): (usize, &str)| !matches!(part, "." | "..") && (place, part) != (0, "");
-    key.chars().all(is_printable) && !key.contains("//") && key.split('/').enumerate().all(is_short)
+    let is_step = |part: &str| matches!(part, "." | "..");
+    key.chars().all(is_printable)
+        && !key.starts_with('/')
+        && !key.contains("//")
+        && !key.split('/').any(is_step)
 }
 
 /// The path of a key. Everything but letters, digits, `-`, `_` and `/` is percent-encoded; the
