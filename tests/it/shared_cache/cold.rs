@@ -38,26 +38,27 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
     assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
     for index in 0..3 {
         let id = environment_id(index);
-        assert_eq!(status["environments"][&id]["data"]["origin"], "none");
         assert!(status["environments"][format!("{id}/small")].is_object());
+        let (_client, put) = relay.stream_with_put("/all", &sdk_key(index)).await;
+        assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 10);
+        let status = relay.status().await;
+        assert_eq!(status["environments"][&id]["data"]["origin"], "sharedStore");
     }
-    for (path, key) in [("/all", sdk_key(0)), ("/sdk/flags", sdk_key(2)), ("/mping", mobile_key(1))]
-    {
-        assert_later(&relay.get_with_key(path, &key).await);
-    }
+    assert_later(&relay.get_with_key("/mping", &mobile_key(1)).await);
     assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
     assert_later(&relay.get("/ping/nobody", &[]).await);
     let ready = relay.get("/readyz", &[]).await;
-    assert_eq!((ready.status, relay.get("/livez", &[]).await.status), (503, 200));
+    assert_eq!((ready.status, relay.get("/livez", &[]).await.status), (200, 200));
 
     // Flags come back, the list of environments does not.
     scene.launchdarkly.inject(FaultRule::new(FaultScope::Autoconfig, Fault::Hang));
     scene.launchdarkly.start().unwrap();
-    let (_client, put) = relay.stream_with_put("/all", &sdk_key(1)).await;
-    assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 10);
-    let status = relay.status().await;
+    let status = relay
+        .wait_for_status("flags are live", |status| {
+            status["environments"][environment_id(1)]["data"]["origin"] == "live"
+        })
+        .await;
     assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
-    assert_eq!(status["environments"][environment_id(1)]["data"]["origin"], "live");
     assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
     assert_eq!(scene.rows().await, filled, "nothing cached is written back");
     assert_eq!(scene.database.rows(CACHE_KEY).await.len(), 0, "nor under ld-relay's name");

@@ -254,7 +254,7 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     let status = wait_for_shared(&relay, "loaded").await;
     assert_eq!(shared(&status)["complete"], false, "that format cannot tell");
     assert_eq!(shared(&status)["writtenAt"], Value::Null);
-    assert_later(&relay.get_with_key("/all", "sdk-a").await);
+    assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
 }
 
 async fn the_two_formats_stand_side_by_side(kind: Kind) {

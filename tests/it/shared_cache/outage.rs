@@ -40,7 +40,7 @@ async fn a_database_that_is_away_at_the_start_is_read_when_it_returns(kind: Kind
             status["environments"].as_object().unwrap().len() == 2
         })
         .await;
-    assert_later(&relay.get_with_key("/all", &sdk_key(0)).await);
+    relay.stream_with_put("/all", &sdk_key(0)).await;
     let complaints = relay.log().matches("the autoconfig cache cannot be read").count();
     assert_eq!(complaints, 1, "{}", relay.log());
     assert_eq!(scene.rows().await, filled);

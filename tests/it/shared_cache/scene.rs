@@ -170,7 +170,12 @@ pub(crate) async fn wait_until_stored(relay: &RelayProcess) {
             is_stored(&status["autoConfigCache"]["shared"])
                 && is_stored(&status["autoConfigCache"]["local"])
                 && (status["localStore"]["state"] == "off" || status["localStore"]["pending"] == 0)
-                && environments.values().all(|it| it["data"]["origin"] == "live")
+                && environments.values().all(|it| {
+                    let store = &it["dataStoreStatus"];
+                    it["data"]["origin"] == "live"
+                        && store["state"] == "VALID"
+                        && (store["dirty"].is_null() || store["dirty"] == 0)
+                })
         })
         .await;
 }
