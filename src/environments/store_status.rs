@@ -25,6 +25,8 @@ pub struct StoreStatus {
     pub error: Option<String>,
     /// Accepted changes that are not stored yet.
     pub dirty: usize,
+    /// Whether anything that LaunchDarkly said may not be stored yet.
+    pub write_pending: bool,
     /// When it was last known to hold what it should.
     pub last_write: Option<SystemTime>,
     /// The last repair of a loss.
@@ -67,6 +69,7 @@ impl StoreStatus {
             breaker: status.breaker.as_str(),
             error: status.error.clone(),
             dirty: status.dirty,
+            write_pending: status.write_pending,
             last_write: status.last_write,
             last_repopulation: last_repopulation.map(|last| LastRepopulation {
                 at: last.at,

@@ -191,6 +191,7 @@ fn store_status(environment: &Environment) -> Value {
         "database": store.database,
         "breaker": store.breaker,
         "dirty": store.dirty,
+        "writePending": store.write_pending,
         "undecodable": store.undecodable,
         "left": {
             "behind": store.left_behind,

@@ -134,7 +134,7 @@ impl<B: FlagBackend> Keeper<B> {
         if put {
             self.schedule.compare(now, Reason::Put);
         }
-        if dirty {
+        if dirty && !put {
             self.schedule.flush(now);
         }
         if self.was_live && !live {
@@ -159,7 +159,7 @@ impl<B: FlagBackend> Keeper<B> {
                 self.schedule.failed(Instant::now(), fastrand::f64(), due);
             }
         }
-        self.orders.report_dirty();
+        self.orders.report_waiting();
     }
 
     /// Reads everything, tells of it, and writes what is lacking.
@@ -178,6 +178,9 @@ impl<B: FlagBackend> Keeper<B> {
         let doubts = !self.doubts.is_empty();
         self.schedule.compared(Instant::now(), fastrand::f64(), live, doubts);
         self.succeeded();
+        if live {
+            self.in_order();
+        }
         Ok(())
     }
 
@@ -286,6 +289,7 @@ impl<B: FlagBackend> Keeper<B> {
         } else {
             self.orders.stored(rows.iter().map(|row| (&row.key, row.version)));
             self.succeeded();
+            self.in_order();
         }
         Ok(())
     }

@@ -299,6 +299,36 @@ async fn what_was_accepted_is_written_also_when_launchdarkly_is_gone_since() {
     bench.settle().await;
     bench.away(false);
     bench.expect("a2 b1 !").await;
+    // A put as well: what it had newer than what was served before.
+    bench.away(true);
+    bench.put("a2 b4 c1");
+    bench.settle().await;
+    let status = bench.status();
+    assert_eq!((status.dirty, status.write_pending), (2, true));
+    bench.flags.not_live();
+    bench.settle().await;
+    bench.away(false);
+    bench.expect("a2 b4 c1 !").await;
+    let status = bench.status();
+    assert_eq!((status.dirty, status.write_pending), (0, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_is_pending_until_it_was_compared() {
+    let mut bench = Bench::start("! a1").await;
+    assert_eq!(bench.status().last_write, None, "nothing was said yet");
+    bench.flags.served(data("a1"));
+    bench.settle().await;
+    assert!(!bench.status().write_pending);
+    bench.away(true);
+    bench.put("a1");
+    bench.settle().await;
+    let status = bench.status();
+    assert_eq!((status.dirty, status.write_pending, status.last_write), (0, true, None));
+    bench.away(false);
+    bench.pass(Duration::from_secs(1)).await;
+    let status = bench.status();
+    assert!(!status.write_pending && status.last_write.is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,11 +71,14 @@ impl SharedFlags {
     /// A put was accepted: the store is to hold exactly this.
     pub fn put(&self, data: Arc<DataSet>, now: Instant) {
         self.tell(|state| {
+            // The comparison will find these too, unless the connection ends before it: then they
+            // are what a relay that is not live may still write.
+            let news = newer(&data, state.data.as_deref());
+            state.dirty.retain(|key| data.item(key).is_some());
+            state.dirty.extend(news);
             state.data = Some(data);
             (state.put_at, state.heard_at) = (Some(now), Some(now));
             state.put_waits = true;
-            // The comparison finds them too.
-            state.dirty.clear();
         });
     }
 
@@ -118,14 +121,21 @@ impl SharedFlags {
     }
 
     fn tell(&self, change: impl FnOnce(&mut State)) {
-        let dirty = {
-            let mut state = self.shared.lock();
-            change(&mut state);
-            state.dirty.len()
-        };
-        self.shared.report.update(|report| report.dirty = dirty);
+        change(&mut self.shared.lock());
+        self.shared.report_waiting();
         self.shared.changed.notify_one();
     }
+}
+
+/// What a data set has newer than another one.
+fn newer(data: &DataSet, before: Option<&DataSet>) -> Vec<ItemKey> {
+    data.iter()
+        .map(|(kind, key, item)| (ItemKey { kind, key: key.clone() }, item.version))
+        .filter(|(key, version)| {
+            before.and_then(|before| before.item(key)).is_none_or(|held| held.version < *version)
+        })
+        .map(|(key, _)| key)
+        .collect()
 }
 
 impl Orders {
@@ -186,13 +196,22 @@ impl Orders {
     }
 
     /// Tells how much is left to write.
-    pub(super) fn report_dirty(&self) {
-        let dirty = self.shared.lock().dirty.len();
-        self.shared.report.update(|report| report.dirty = dirty);
+    pub(super) fn report_waiting(&self) {
+        self.shared.report_waiting();
     }
 }
 
 impl Shared {
+    fn report_waiting(&self) {
+        let (dirty, put_waits) = {
+            let state = self.lock();
+            (state.dirty.len(), state.put_waits)
+        };
+        self.report.update(|report| {
+            (report.dirty, report.write_pending) = (dirty, put_waits || dirty > 0);
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is complete before anything could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -64,7 +64,10 @@ pub struct SharedStatus {
     pub error: Option<String>,
     /// Accepted changes that are not stored yet.
     pub dirty: usize,
-    /// When something was last written, or found to be written.
+    /// Whether anything that LaunchDarkly said may not be stored yet: a put that was not compared
+    /// with the store, or changes.
+    pub write_pending: bool,
+    /// When what LaunchDarkly said was last written, or found to be stored.
     pub last_write: Option<SystemTime>,
     /// The last repair of a loss.
     pub last_repopulation: Option<Repopulation>,
@@ -96,6 +99,7 @@ impl SharedReport {
             since: SystemTime::now(),
             error: None,
             dirty: 0,
+            write_pending: false,
             last_write: None,
             last_repopulation: None,
             dropped: BTreeMap::new(),

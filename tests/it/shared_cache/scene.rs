@@ -174,7 +174,7 @@ pub(crate) async fn wait_until_stored(relay: &RelayProcess) {
                     let store = &it["dataStoreStatus"];
                     it["data"]["origin"] == "live"
                         && store["state"] == "VALID"
-                        && (store["dirty"].is_null() || store["dirty"] == 0)
+                        && (store["writePending"].is_null() || store["writePending"] == false)
                 })
         })
         .await;

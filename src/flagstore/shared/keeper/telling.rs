@@ -100,7 +100,7 @@ impl<B: FlagBackend> Keeper<B> {
         }
     }
 
-    /// Something was written, or found as it should be.
+    /// The database answered.
     pub(super) fn succeeded(&mut self) {
         let is_done = !self.orders.waiting().dirty && !self.schedule.is_waiting_after_failure();
         if is_done && self.complained.take().is_some() {
@@ -114,8 +114,12 @@ impl<B: FlagBackend> Keeper<B> {
                 }
                 report.error = None;
             }
-            report.last_write = Some(SystemTime::now());
         });
+    }
+
+    /// What LaunchDarkly said is stored.
+    pub(super) fn in_order(&self) {
+        self.orders.report().update(|report| report.last_write = Some(SystemTime::now()));
     }
 
     pub(super) async fn failed(&mut self, error: &StoreError) {
