@@ -1,18 +1,26 @@
 //! Cold start through an outage, as a whole process: from exec to the first complete put in a
-//! client's hands, upstream black-holed, everything from the local store after a `kill -9`.
+//! client's hands, upstream black-holed, after a `kill -9`. Everything comes from the local store,
+//! or everything from one shared database and nothing from the local disk.
 //!
 //! ```text
-//! cargo bench --bench cold_start                     # 10 x 200 and 100 x 1,000
+//! cargo bench --bench cold_start                     # 10 x 200 and 100 x 1,000, every source
 //! cargo bench --bench cold_start -- 10 200           # environments, flags
+//! cargo bench --bench cold_start -- local redis      # sources: local, redis, dynamodb, consul
 //! cargo bench --bench cold_start -- --rounds 30 --program ./pilotlight 10 200
 //! ```
 //!
 //! The clock starts just before the process is spawned. Clients connect at once and try again
 //! every millisecond; a put counts when its last byte is there and its size is that of the live
-//! put. Clients and the fake LaunchDarkly share the cores with the relay.
+//! put. Clients, the fake LaunchDarkly and the database share the cores with the relay.
 #![expect(clippy::print_stdout, reason = "prints figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 
+#[path = "../tests/it/shared_cache/database.rs"]
+#[allow(dead_code, reason = "made for the tests")]
+mod database;
+mod figures;
+#[path = "../tests/it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "made for the tests")]
 mod support;
 
 use std::path::Path;
@@ -25,13 +33,29 @@ use pilotlight::demo::stream_client::{StreamClient, StreamTarget};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use support::{Arguments, Relay, Stage, Times, is_serving, is_stored, mib};
+use database::{CacheDatabase, Kind};
+use figures::{Arguments, Relay, Stage, Times, is_serving, is_shared, is_stored, mib};
+use support::relay::RelaySettings;
 
 /// Pause between two attempts of a client.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Starts that are measured in each series.
 const ROUNDS: usize = 10;
+
+/// Where everything comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    Local,
+    Shared(Kind),
+}
+
+const SOURCES: [(&str, Source); 4] = [
+    ("local", Source::Local),
+    ("redis", Source::Shared(Kind::Redis)),
+    ("dynamodb", Source::Shared(Kind::DynamoDb)),
+    ("consul", Source::Shared(Kind::Consul)),
+];
 
 fn main() {
     let arguments = Arguments::parse(ROUNDS);
@@ -40,18 +64,37 @@ fn main() {
         [environments, flags] => vec![(environments, flags)],
         _ => panic!("give the numbers of environments and of flags"),
     };
-    support::print_conditions(&arguments.program);
+    figures::print_conditions(&arguments.program);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     for (environments, flags) in sizes {
-        runtime.block_on(measure(&arguments, environments, flags));
+        for (name, source) in SOURCES {
+            if arguments.words.is_empty() || arguments.words.iter().any(|word| word == name) {
+                println!("\n{environments} environments x {flags} flags from {name}");
+                runtime.block_on(measure(&arguments, source, environments, flags));
+            }
+        }
     }
 }
 
-async fn measure(arguments: &Arguments, environments: usize, flags: usize) {
+async fn measure(arguments: &Arguments, source: Source, environments: usize, flags: usize) {
     let rounds = arguments.rounds;
-    println!("\n{environments} environments x {flags} flags, {rounds} starts in each series");
-    let launchdarkly = support::launchdarkly(environments, flags);
+    let launchdarkly = figures::launchdarkly(environments, flags);
     let stage = Stage::set(&arguments.program, &launchdarkly);
+    // Lives as long as the measurement.
+    let database = match source {
+        Source::Local => None,
+        Source::Shared(kind) => Some(CacheDatabase::start_mortal(kind).await),
+    };
+    let stage = match &database {
+        None => stage,
+        Some(database) => {
+            let settings = database
+                .configure(RelaySettings::empty(), "30s")
+                .with("AUTO_CONFIG_CACHE_KEY", "relays")
+                .with("LOCAL_STORE_DIR", "off");
+            stage.with(settings.variables())
+        }
+    };
     let targets: Vec<StreamTarget> = (0..environments)
         .map(|index| StreamTarget {
             data_kept_bytes: 0,
@@ -61,7 +104,10 @@ async fn measure(arguments: &Arguments, environments: usize, flags: usize) {
 
     let begun = Instant::now();
     let relay = stage.start();
-    relay.wait_until(|status| is_stored(status, environments)).await;
+    match source {
+        Source::Local => relay.wait_until(|status| is_stored(status, environments)).await,
+        Source::Shared(_) => relay.wait_until(|status| is_shared(status, environments)).await,
+    }
     let filled = begun.elapsed();
     let mut sizes = Vec::new();
     for target in &targets {
@@ -70,20 +116,23 @@ async fn measure(arguments: &Arguments, environments: usize, flags: usize) {
     // kill -9.
     drop(relay);
     let puts: u64 = sizes.iter().sum();
-    let file = std::fs::metadata(stage.store_file()).unwrap().len();
-    println!("  puts {} in all, local store {}, filled in {filled:.1?}", mib(puts), mib(file));
+    println!("  puts {} in all, filled in {filled:.1?}, {rounds} starts in each series", mib(puts));
     launchdarkly.inject(FaultRule::new(FaultScope::Everything, Fault::BlackHole));
 
     let starts = Starts { stage: &stage, targets: &targets, sizes: &sizes, rounds };
     println!("  exec to the first complete put of one environment (each start another one)");
-    println!("    page cache warm:    {}", starts.one_client(|_| {}).await);
-    println!("    store not cached:   {}", starts.one_client(drop_from_page_cache).await);
+    println!("    everything cached:  {}", starts.one_client(|_| {}).await);
+    if matches!(source, Source::Local) {
+        let file = std::fs::metadata(stage.store_file()).unwrap().len();
+        let cold = starts.one_client(drop_from_page_cache).await;
+        println!("    file not in memory: {cold} ({})", mib(file));
+    }
     let (first, last) = starts.all_clients().await;
-    println!("  exec to puts of all {environments} environments, one client each, page cache warm");
+    println!("  exec to puts of all {environments} environments, one client each");
     println!("    first:              {first}");
     println!("    last:               {last}");
     starts.memory().await;
-    support::print_load();
+    figures::print_load();
 }
 
 struct Starts<'a> {

@@ -12,7 +12,7 @@
 #![expect(clippy::print_stdout, reason = "prints figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 
-mod support;
+mod figures;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use support::{Arguments, Stage, Times, is_stored, mib};
+use figures::{Arguments, Stage, Times, is_stored, mib};
 
 /// Clients that connect at the same time.
 const CONNECTING_MAX: usize = 100;
@@ -43,7 +43,7 @@ fn main() {
         _ => panic!("give the numbers of streams and of flags"),
     };
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    support::print_conditions(&arguments.program);
+    figures::print_conditions(&arguments.program);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(measure(&arguments, streams, flags));
 }
@@ -74,7 +74,7 @@ impl Shared {
 }
 
 async fn measure(arguments: &Arguments, streams: usize, flags: usize) {
-    let launchdarkly = support::launchdarkly(1, flags);
+    let launchdarkly = figures::launchdarkly(1, flags);
     let stage = Stage::set(&arguments.program, &launchdarkly);
     let relay = stage.start();
     relay.wait_until(|status| is_stored(status, 1)).await;
@@ -142,7 +142,7 @@ async fn measure(arguments: &Arguments, streams: usize, flags: usize) {
     let each = processor.as_secs_f64() * 1e6 / (streams * arguments.rounds) as f64;
     println!("    relay's CPU time {processor:.2?} of {took:.2?}, {each:.1} us a delivery");
     println!("  RSS after the patches        {}", mib(relay.rss_kib() << 10));
-    support::print_load();
+    figures::print_load();
 }
 
 /// One client: connects, takes the put and then so many patches; the delays of those.

@@ -39,8 +39,7 @@ async fn a_new_machine_serves_from_the_database_alone(kind: Kind) {
     let status = relay.status().await;
     let data = &status["environments"][environment_id(0)]["data"];
     assert_eq!(data["origin"], "sharedStore", "{data}");
-    let ready = relay.get("/readyz", &[]).await;
-    assert_eq!(ready.status, 200, "{ready:?}");
+    relay.wait_until_ready().await;
 }
 
 async fn a_set_that_nobody_marked_is_not_served(kind: Kind) {

@@ -35,14 +35,7 @@ async fn a_new_key_takes_over_in_both_tiers(kind: Kind) {
     let rotated = with_key(NEW_KEY).with(PREVIOUS_VARIABLE, format!("another key, {KEY}"));
     let relay = rotated.start().unwrap();
     relay.stream_with_put("/all", &sdk_key(0)).await;
-    let status = wait_for_shared(&relay, "loaded").await;
-    for tier in ["local", "shared"] {
-        let tier = &status["autoConfigCache"][tier];
-        assert_eq!(
-            (tier["state"].as_str(), tier["complete"].as_bool()),
-            (Some("loaded"), Some(true))
-        );
-    }
+    wait_for_both_tiers(&relay).await;
     assert!(open(&scene.rows().await, &[KEY]).is_whole, "nothing is written without LaunchDarkly");
 
     scene.launchdarkly.start().unwrap();
@@ -76,9 +69,18 @@ async fn a_new_key_takes_over_in_both_tiers(kind: Kind) {
     // The new key alone opens everything, though an attempt with the old one came between.
     let relay = with_key(NEW_KEY).start().unwrap();
     relay.stream_with_put("/all", &sdk_key(2)).await;
-    let status = wait_for_shared(&relay, "loaded").await;
-    assert_eq!(shared(&status)["complete"], true);
-    assert_eq!(status["autoConfigCache"]["local"]["complete"], true);
+    wait_for_both_tiers(&relay).await;
+}
+
+async fn wait_for_both_tiers(relay: &RelayProcess) {
+    relay
+        .wait_for_status("both tiers are loaded", |status| {
+            ["local", "shared"].iter().all(|tier| {
+                let tier = &status["autoConfigCache"][tier];
+                tier["state"] == "loaded" && tier["complete"] == true
+            })
+        })
+        .await;
 }
 
 async fn a_key_in_a_file_is_exchanged_live(kind: Kind) {

@@ -240,6 +240,18 @@ impl RelayProcess {
         .await
     }
 
+    /// Waits until `/readyz` answers 200.
+    pub(crate) async fn wait_until_ready(&self) {
+        eventually("the relay is ready", async || {
+            let response = self.get("/readyz", &[]).await;
+            if response.status == 200 {
+                return Ok(());
+            }
+            Err(String::from_utf8_lossy(&response.body).into_owned())
+        })
+        .await;
+    }
+
     /// A GET with headers; waits for the listener at start.
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         self.request("GET", path, headers, b"").await

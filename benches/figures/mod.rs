@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -22,9 +23,10 @@ use tokio::time::Instant;
 /// Longest wait for anything that must happen.
 const LONG: Duration = Duration::from_secs(180);
 
-/// The arguments of a benchmark: numbers, and options with a value.
+/// The arguments of a benchmark: numbers, words, and options with a value.
 pub(crate) struct Arguments {
     pub(crate) numbers: Vec<usize>,
+    pub(crate) words: Vec<String>,
     pub(crate) rounds: usize,
     /// The relay's program.
     pub(crate) program: PathBuf,
@@ -34,12 +36,15 @@ impl Arguments {
     pub(crate) fn parse(rounds: usize) -> Self {
         let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_pilotlight"));
-        let mut parsed = Self { numbers: Vec::new(), rounds, program };
+        let mut parsed = Self { numbers: Vec::new(), words: Vec::new(), rounds, program };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--rounds" => parsed.rounds = words.next().unwrap().parse().unwrap(),
                 "--program" => parsed.program = words.next().unwrap().into(),
-                number => parsed.numbers.push(number.parse().unwrap()),
+                other => match other.parse() {
+                    Ok(number) => parsed.numbers.push(number),
+                    Err(_) => parsed.words.push(word),
+                },
             }
         }
         parsed
@@ -58,7 +63,8 @@ pub(crate) fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkl
 /// Starts relays on one port and one folder.
 pub(crate) struct Stage {
     program: PathBuf,
-    upstream: String,
+    /// Variables of the relay.
+    variables: BTreeMap<String, String>,
     pub(crate) address: SocketAddr,
     pub(crate) directory: TempDir,
 }
@@ -66,12 +72,23 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn set(program: &Path, launchdarkly: &FakeLaunchDarkly) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        Self {
-            program: program.to_owned(),
-            upstream: launchdarkly.uri(),
-            address: free.local_addr().unwrap(),
-            directory: TempDir::new().unwrap(),
-        }
+        let (address, directory) = (free.local_addr().unwrap(), TempDir::new().unwrap());
+        let variables = [
+            ("AUTO_CONFIG_KEY", FakeSettings::default().autoconfig_key),
+            ("STREAM_URI", launchdarkly.uri()),
+            ("BASE_URI", launchdarkly.uri()),
+            ("BIND_ADDRESS", address.ip().to_string()),
+            ("PORT", address.port().to_string()),
+            ("LOCAL_STORE_DIR", directory.path().join("store").display().to_string()),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
+        Self { program: program.to_owned(), variables, address, directory }
+    }
+
+    /// Further variables, which replace those of the same names.
+    pub(crate) fn with(mut self, variables: &BTreeMap<String, String>) -> Self {
+        self.variables.extend(variables.clone());
+        self
     }
 
     /// The file of the local store.
@@ -85,12 +102,7 @@ impl Stage {
         let child = Command::new(&self.program)
             .arg("--from-env")
             .env_clear()
-            .env("AUTO_CONFIG_KEY", FakeSettings::default().autoconfig_key)
-            .env("STREAM_URI", &self.upstream)
-            .env("BASE_URI", &self.upstream)
-            .env("BIND_ADDRESS", self.address.ip().to_string())
-            .env("PORT", self.address.port().to_string())
-            .env("LOCAL_STORE_DIR", self.directory.path().join("store"))
+            .envs(&self.variables)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -168,10 +180,25 @@ pub(crate) fn is_stored(status: &Value, environments: usize) -> bool {
         && cache["lastWrite"].is_u64()
 }
 
-/// Whether it says that so many environments serve what the local store holds.
+/// Whether it says that so many environments are live and stored in the shared database alone.
+pub(crate) fn is_shared(status: &Value, environments: usize) -> bool {
+    let cache = &status["autoConfigCache"]["shared"];
+    let all = status["environments"].as_object();
+    status["status"] == "healthy"
+        && cache["writePending"] == false
+        && cache["lastWrite"].is_u64()
+        && all.is_some_and(|all| {
+            let stored =
+                |store: &Value| store["writePending"] == false && store["lastWrite"].is_u64();
+            all.len() == environments && all.values().all(|one| stored(&one["dataStoreStatus"]))
+        })
+}
+
+/// Whether it says that so many environments serve what a store holds.
 pub(crate) fn is_serving(status: &Value, environments: usize) -> bool {
     let serving = status["environments"].as_object().into_iter().flatten();
-    serving.filter(|(_, one)| one["data"]["origin"] == "localStore").count() == environments
+    let stored = |origin: &Value| origin == "localStore" || origin == "sharedStore";
+    serving.filter(|(_, one)| stored(&one["data"]["origin"])).count() == environments
 }
 
 /// Durations of several rounds.
