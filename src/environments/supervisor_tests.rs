@@ -1,4 +1,6 @@
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::*;
@@ -12,7 +14,7 @@ use crate::upstream::{BaseUrl, FlagStreams, HttpClient, HttpClientSettings, Stre
 /// Only spent on failure.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A supervisor of environments whose upstream refuses, with an embedded store.
+/// A supervisor of environments with an embedded store.
 struct Bench {
     registry: Arc<Registry>,
     changes: mpsc::Sender<Vec<EnvironmentChange>>,
@@ -22,16 +24,25 @@ struct Bench {
 }
 
 impl Bench {
+    /// With an upstream that refuses, and a store that is open.
     fn start() -> Self {
+        // Nobody listens on port 1.
+        let (bench, state) = Self::start_with("http://127.0.0.1:1");
+        state.send_replace(LocalFlagsState::Open(bench.local.clone()));
+        bench
+    }
+
+    /// With a store that is being opened.
+    fn start_with(upstream: &str) -> (Self, watch::Sender<LocalFlagsState>) {
         let directory = TempDir::new().unwrap();
         let local = LocalFlags::in_directory(directory.path());
         let client = HttpClient::new(&HttpClientSettings::default()).unwrap();
-        // Nobody listens on port 1.
-        let base = BaseUrl::parse("http://127.0.0.1:1").unwrap();
+        let base = BaseUrl::parse(upstream).unwrap();
+        let state = watch::Sender::new(LocalFlagsState::Opening);
         let settings = SupervisorSettings {
             runner: RunnerSettings {
                 upstream: FlagStreams::new(client, base, StreamTimings::default()),
-                local: watch::Sender::new(LocalFlagsState::Open(local.clone())).subscribe(),
+                local: state.subscribe(),
                 shared: None,
                 heartbeat: None,
                 load_queue: LoadQueue::new(1),
@@ -43,21 +54,27 @@ impl Bench {
         let supervisor = Supervisor::new(settings, registry.clone(), receiver);
         let mut tasks = TaskGroup::new(&CancellationToken::new());
         tasks.spawn("environments", |cancel| supervisor.run(cancel));
-        Self { registry, changes, local, tasks, _directory: directory }
+        (Self { registry, changes, local, tasks, _directory: directory }, state)
     }
 
     async fn send(&self, changes: Vec<EnvironmentChange>) {
         self.changes.send(changes).await.unwrap();
     }
 
-    /// Adds the environment and waits until it serves what is stored.
-    async fn serve(&self, name: &str) -> DataSetId {
+    /// Stores a set of one flag.
+    async fn store(&self, name: &str) -> DataSetId {
         let id = DataSetId::new(&reference(name));
         let mut data = DataSet::default();
         let flag = ItemKey::new(ItemKind::Flag, "a");
         data.upsert(&flag, Arc::new(Item::live(1, r#"{"key":"a","version":1}"#)));
         self.local.replaced(&id, Arc::new(data));
         assert!(self.local.store().flush(LIMIT).await);
+        id
+    }
+
+    /// Adds the environment and waits until it serves what is stored.
+    async fn serve(&self, name: &str) -> DataSetId {
+        let id = self.store(name).await;
         self.send(vec![EnvironmentChange::Upsert(spec(name, "a"))]).await;
         let serves = || {
             let environment = self.registry.environment(&reference(name));
@@ -126,6 +143,46 @@ async fn an_environment_that_comes_back_at_once_is_served_anew() {
     let second = bench.registry.environment(&reference("one")).unwrap();
     assert!(!Arc::ptr_eq(&first, &second));
     assert_eq!(first.status().connection.state.as_str(), "OFF");
+}
+
+/// The keys of the flags that an environment serves.
+fn served(environment: &Environment) -> Vec<String> {
+    let snapshot = environment.hub.snapshot();
+    let flags = snapshot.iter().flat_map(|snapshot| snapshot.data.flags.iter());
+    flags.map(|(key, _)| key.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_store_holds_does_not_follow_what_was_live() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (bench, state) = Bench::start_with(&format!("http://{}", listener.local_addr().unwrap()));
+    let id = bench.store("one").await;
+    bench.send(vec![EnvironmentChange::Upsert(spec("one", "a"))]).await;
+    // LaunchDarkly speaks, knows nothing of the stored flag any more, and is gone.
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    drop(listener);
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(upstream.read_u8().await.unwrap());
+    }
+    let put = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nevent: put\n\
+               data: {\"path\":\"/\",\"data\":{\"flags\":{\"b\":{\"version\":1}}}}\n\n";
+    upstream.write_all(put.as_bytes()).await.unwrap();
+    let environment = bench.registry.environment(&reference("one")).unwrap();
+    until("the put is served", || served(&environment) == ["b"]).await;
+    drop(upstream);
+    let state_of = || environment.status().connection.state.as_str();
+    until("it is gone", || state_of() == "INTERRUPTED").await;
+
+    // Only now the store is there, and is given what was said.
+    state.send_replace(LocalFlagsState::Open(bench.local.clone()));
+    let flags = || {
+        let stored = bench.local.read_set(&id).unwrap();
+        let ReadOutcome::Complete(set) = stored else { return Vec::new() };
+        set.data.flags.iter().map(|(key, _)| key.to_string()).collect()
+    };
+    until("it is stored", || flags() == ["b"]).await;
+    assert_eq!(served(&environment), ["b"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,18 +18,19 @@ use crate::telemetry::Chain;
 const PATCHES_MAX: usize = 32;
 
 impl Runner {
-    /// The embedded store answered: serve what it holds unless something better is being served.
+    /// The embedded store answered: serve what it holds, unless LaunchDarkly has spoken. It holds
+    /// what was said before, so nothing of it counts then, also if LaunchDarkly is gone again.
     pub(super) fn on_stored(&mut self, stored: Stored) {
         let Some(local) = stored.local else { return self.answered() };
         let served = self.environment.hub.snapshot();
         let live = served.filter(|served| served.origin == Origin::Live);
         let problem = match stored.outcome {
             Ok(ReadOutcome::Complete(set)) => {
-                let data = Arc::new(set.data);
                 if live.is_none() {
+                    let data = Arc::new(set.data);
                     local.adopted(&self.set_id, &data, set.written_at);
+                    self.offer(&data, Origin::LocalStore, Some(set.written_at));
                 }
-                self.offer(&data, Origin::LocalStore, Some(set.written_at));
                 None
             }
             Ok(ReadOutcome::Absent) => None,
@@ -38,7 +39,9 @@ impl Runner {
                     "{} of {} stored items are missing, {} cannot be read",
                     found.missing, found.items, found.undecodable
                 );
-                self.offer_incomplete(&found.data);
+                if live.is_none() {
+                    self.offer_incomplete(&found.data);
+                }
                 Some(problem)
             }
             Ok(ReadOutcome::Unreadable { .. }) => {
