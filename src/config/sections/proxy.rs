@@ -21,7 +21,7 @@ const PASSWORD_FILE: Names = Names::both("passwordFile", var::PROXY_AUTH_PASSWOR
 pub struct ProxyConfig {
     /// The proxy for everything that goes to LaunchDarkly; the usual variables do not count then.
     pub url: Option<RedactedUrl>,
-    /// How the relay authenticates itself to it. Counts before user-info in the URL.
+    /// How the relay authenticates itself to it, if the URL does not say so itself.
     pub login: ProxyLogin,
     /// Certificates that are trusted beside those of the system, PEM.
     pub ca_cert_files: Vec<PathBuf>,
@@ -127,9 +127,16 @@ impl VariableProxies {
             // A bare `host:port` is common in these variables.
             let text = if text.contains("://") { text } else { format!("http://{text}") };
             let url = values::proxy_url(&text);
-            if let Err(invalid) = &url {
-                let what = format!("{}, so it is not used", invalid.what);
-                reader.warning(Place::Variable(name), what);
+            match &url {
+                Ok(_) => {}
+                // Whoever asks for it does not want to see requests go around it.
+                Err(invalid) if values::is_socks(&text) => {
+                    reader.problem(Place::Variable(name), invalid.what.as_str(), invalid.allowed);
+                }
+                Err(invalid) => {
+                    let what = format!("{}, so it is not used", invalid.what);
+                    reader.warning(Place::Variable(name), what);
+                }
             }
             url.ok()
         };

@@ -273,6 +273,23 @@ fn the_usual_proxy_variables_are_taken_in_both_cases() {
 }
 
 #[test]
+fn socks_proxies_are_problems_wherever_they_are_asked_for() {
+    let said = "is a SOCKS proxy, which is not built yet; allowed: an address that begins with \
+                http:// or https:// and names a host";
+    let environment = "[Environment \"e\"]\nsdkKey = s\n";
+    check_problems(
+        &format!("{environment}[Proxy]\nurl = socks5://u:secret@h:1080"),
+        &[],
+        &[&format!("/c.conf:4: [Proxy] url: {said}")],
+    );
+    check_problems(
+        environment,
+        &[("HTTP_PROXY", "socks5h://h"), ("https_proxy", "SOCKS5://u:secret@h")],
+        &[&format!("HTTP_PROXY: {said}"), &format!("https_proxy: {said}")],
+    );
+}
+
+#[test]
 fn metrics_sections() {
     let datadog = |it: Config| it.metrics.datadog.expect("is on");
     let section = |option, variable| ("Datadog", option, variable);

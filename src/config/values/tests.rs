@@ -220,7 +220,10 @@ fn redis_urls_keep_their_password_to_themselves() {
 #[test]
 fn proxy_urls_name_their_kind() {
     assert_eq!(proxy_url("http://u:p@proxy:3128").unwrap().redacted(), "http://u:xxxxx@proxy:3128");
-    assert!(proxy_url("socks5://proxy").is_ok());
+    for socks in ["socks5://proxy", "SOCKS5h://user:secret@proxy:1080", "socks4://proxy"] {
+        let invalid = proxy_url(socks).unwrap_err();
+        assert_eq!(invalid.what, "is a SOCKS proxy, which is not built yet", "{socks}");
+    }
     assert!(proxy_url("proxy:3128").is_err());
     assert!(proxy_url("ftp://proxy").is_err());
     assert!(proxy_url("http://u:1#p@proxy").is_err());
