@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -170,9 +170,7 @@ fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
     }
     let port = uri.port_u16().unwrap_or(80);
     let name = host.trim_start_matches('[').trim_end_matches(']');
-    let address =
-        (name, port).to_socket_addrs()?.next().ok_or_else(|| invalid("the host has no address"))?;
-    let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT)?;
+    let mut stream = connect((name, port).to_socket_addrs()?)?;
     stream.set_read_timeout(Some(ASK_TIMEOUT))?;
     stream.set_write_timeout(Some(ASK_TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
@@ -183,6 +181,19 @@ fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| invalid("the answer is not HTTP"))?;
     Ok((status, body.to_owned()))
+}
+
+/// Connects to the first address that takes it: `localhost` often has two, and the relay may listen
+/// on one of them only.
+fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "the host has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, ASK_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Shows a cold start through an outage.
@@ -254,5 +265,24 @@ fn logging(config: &Config) -> LoggingSettings {
 fn raise_open_files_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn every_address_of_a_host_is_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        // Nobody listens on port 1.
+        let closed = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert_eq!(connect([closed, open].into_iter()).unwrap().peer_addr().unwrap(), open);
+        let refused = connect([closed].into_iter()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect([].into_iter()).is_err());
     }
 }
