@@ -1,6 +1,7 @@
 //! Opens the embedded store beside everything else that starts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,11 +17,15 @@ use crate::storage::local::{KeyFileWarning, LocalStore, LocalStoreStatus, Opened
 use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 
+/// How often a store that cannot be used is tried again. The process that holds it may be leaving,
+/// and a disk may be made writable.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The embedded store, as soon as it is open.
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) flags: watch::Receiver<LocalFlagsState>,
-    /// Why there is none, although there should be.
+    /// Why there is none for now, although there should be.
     pub(super) problem: watch::Receiver<Option<String>>,
     /// Whether it is off by configuration.
     pub(super) is_off: bool,
@@ -42,33 +47,61 @@ pub(super) fn open(
     let (flags_sender, flags) = watch::channel(first);
     let (problem_sender, problem) = watch::channel(None);
     if !is_off {
-        parts.spawn("local store", move |cancel| async move {
-            let now = secrets.borrow().clone();
+        let opening =
+            Opening { directories, explicit, flags: flags_sender, problem: problem_sender };
+        parts.spawn("local store", |cancel| async move {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                following = opening.run(secrets) => following.run(&cancel).await,
+            }
+            cancel.cancelled().await;
+        });
+    }
+    Local { flags, problem, is_off }
+}
+
+/// Opens the store, as often as it takes.
+struct Opening {
+    directories: Vec<PathBuf>,
+    explicit: bool,
+    flags: watch::Sender<LocalFlagsState>,
+    problem: watch::Sender<Option<String>>,
+}
+
+impl Opening {
+    async fn run(self, secrets: watch::Receiver<Secrets>) -> Following {
+        loop {
+            let (directories, now) = (self.directories.clone(), secrets.borrow().clone());
             let opening = tokio::task::spawn_blocking(move || first_usable(&directories, &now));
             let opened = opening.await.unwrap_or_else(|error| Err(Chain(&error).to_string()));
             match opened {
                 Ok(Usable { directory, ring, opened }) => {
                     note(&opened, &directory);
                     let store = opened.store;
-                    flags_sender
-                        .send_replace(LocalFlagsState::Open(LocalFlags::new(store.clone())));
-                    Following { store, directory, ring, secrets }.run(&cancel).await;
+                    self.problem.send_replace(None);
+                    self.flags.send_replace(LocalFlagsState::Open(LocalFlags::new(store.clone())));
+                    return Following { store, directory, ring, secrets };
                 }
-                Err(problem) => {
-                    tracing::error!(
-                        problem,
-                        explicit,
-                        "running without a local store: a restart during an outage will depend on \
-                         shared stores"
-                    );
-                    problem_sender.send_replace(Some(problem));
-                    flags_sender.send_replace(LocalFlagsState::Off);
-                }
+                Err(problem) => self.failed(problem),
             }
-            cancel.cancelled().await;
-        });
+            tokio::time::sleep(REOPEN_INTERVAL).await;
+        }
     }
-    Local { flags, problem, is_off }
+
+    /// Tells of a problem once, however long it lasts.
+    fn failed(&self, problem: String) {
+        if self.problem.borrow().as_ref() == Some(&problem) {
+            return;
+        }
+        tracing::error!(
+            problem,
+            explicit = self.explicit,
+            "running without a local store: a restart during an outage will depend on shared \
+             stores; it is tried again in the background"
+        );
+        self.problem.send_replace(Some(problem));
+        self.flags.send_replace(LocalFlagsState::Unavailable);
+    }
 }
 
 /// A store that could be opened.
@@ -217,7 +250,7 @@ impl Following {
     }
 }
 
-/// Tells the race that this tier holds nothing, because there is no store.
+/// Tells the race that this tier holds nothing for now, because there is no store.
 pub(super) async fn tell_absent(
     results: &mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
     report: &SharedReport,

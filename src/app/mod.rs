@@ -273,16 +273,15 @@ impl Wiring<'_> {
                 (cache_keys.clone(), wanted.clone(), results_sender.clone());
             let writer = writer.clone();
             parts.spawn("local cache", move |cancel| async move {
-                match LocalFlagsState::opened(&mut flags).await {
-                    Some(local) => {
-                        let access = LocalTier::new(local.store().clone(), &writer, keys);
-                        Keeper::new(settings, access, wanted, results, report).run(cancel).await;
-                    }
-                    None => {
-                        local::tell_absent(&results, &report).await;
-                        cancel.cancelled().await;
-                    }
+                if LocalFlagsState::opened(&mut flags).await.is_none() {
+                    local::tell_absent(&results, &report).await;
                 }
+                let local = tokio::select! {
+                    () = cancel.cancelled() => return,
+                    local = LocalFlagsState::opened_at_last(&mut flags) => local,
+                };
+                let access = LocalTier::new(local.store().clone(), &writer, keys);
+                Keeper::new(settings, access, wanted, results, report).run(cancel).await;
             });
         }
         if let (Some(database), Some(config)) = (self.database, &self.config.database) {

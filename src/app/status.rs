@@ -16,7 +16,7 @@ pub(super) struct StatusSources {
     pub(super) autoconfig: Option<AutoConfigStatus>,
     pub(super) tiers: Vec<(&'static str, SharedReport)>,
     pub(super) local: watch::Receiver<LocalFlagsState>,
-    /// Why there is no embedded store, if there is none.
+    /// Why the embedded store is unavailable, if it is.
     pub(super) local_problem: watch::Receiver<Option<String>>,
 }
 
@@ -37,10 +37,10 @@ impl StatusSources {
         }
         let local = match &*self.local.borrow() {
             LocalFlagsState::Opening => json!({"state": "opening"}),
-            LocalFlagsState::Off => match &*self.local_problem.borrow() {
-                Some(problem) => json!({"state": "unavailable", "error": problem}),
-                None => json!({"state": "off"}),
-            },
+            LocalFlagsState::Off => json!({"state": "off"}),
+            LocalFlagsState::Unavailable => {
+                json!({"state": "unavailable", "error": *self.local_problem.borrow()})
+            }
             LocalFlagsState::Open(local) => local_store(&local.store().status()),
         };
         members.insert("localStore".to_owned(), local);

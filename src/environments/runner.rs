@@ -17,7 +17,7 @@ use super::load_queue::LoadQueue;
 use super::same_content::same_content;
 
 pub(super) use self::stored::set_id;
-use self::stored::{Stored, read_stored};
+use self::stored::{Patience, Stored};
 use crate::flagstore::{
     DataSetId, LocalFlags, LocalFlagsState, OpenShared, SharedFlags, SharedRead, SharedStores,
 };
@@ -119,12 +119,7 @@ impl Runner {
     /// Runs until it is told to stop, or until a connection's task breaks: then everything is to
     /// be started anew.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
-        let mut stored = std::pin::pin!(read_stored(
-            self.settings.local.clone(),
-            self.set_id.clone(),
-            self.settings.load_queue.clone(),
-            self.environment.clone(),
-        ));
+        let mut stored = std::pin::pin!(self.read_stored(Patience::UntilKnown));
         let mut stored_awaited = true;
         let mut tasks = TaskGroup::new(&cancel);
         let mut reads = self.open_shared(&mut tasks);
@@ -151,8 +146,11 @@ impl Runner {
                     self.rotate(anchor);
                 }
                 Wake::Stored(found) => {
-                    stored_awaited = false;
+                    stored_awaited = found.local.is_none();
                     self.on_stored(found);
+                    if stored_awaited {
+                        stored.set(self.read_stored(Patience::ForEver));
+                    }
                 }
                 Wake::Shared(read) => self.on_shared(read),
                 Wake::Current(Some(event)) => self.on_current(event),

@@ -81,17 +81,33 @@ pub enum LocalFlagsState {
     Opening,
     /// It can be used.
     Open(LocalFlags),
-    /// There is none: switched off, in use by another process, or impossible on this machine.
+    /// It cannot be used for now, because another process holds it or the machine refuses; it is
+    /// tried again.
+    Unavailable,
+    /// It is switched off.
     Off,
 }
 
 impl LocalFlagsState {
-    /// Waits until it is known whether there is a store; `None` if there is none.
+    /// Waits until it is known whether there is a store; `None` if there is none for now.
     pub async fn opened(state: &mut watch::Receiver<Self>) -> Option<LocalFlags> {
         let known = state.wait_for(|state| !matches!(state, Self::Opening)).await;
-        match known.as_deref() {
-            Ok(Self::Open(local)) => Some(local.clone()),
-            Ok(Self::Opening | Self::Off) | Err(_) => None,
+        known.ok().and_then(|state| state.store())
+    }
+
+    /// Waits until there is a store, for ever if there never is one.
+    pub async fn opened_at_last(state: &mut watch::Receiver<Self>) -> LocalFlags {
+        let open = state.wait_for(|state| matches!(state, Self::Open(_))).await;
+        match open.ok().and_then(|state| state.store()) {
+            Some(local) => local,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn store(&self) -> Option<LocalFlags> {
+        match self {
+            Self::Open(local) => Some(local.clone()),
+            Self::Opening | Self::Unavailable | Self::Off => None,
         }
     }
 }

@@ -185,6 +185,75 @@ async fn two_relays_on_one_directory_both_work() {
     assert_eq!(first.status().await["localStore"]["state"], "available");
 }
 
+/// As when relays are replaced one by one on the same volume: the new one starts before the old one
+/// has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_another_relay_gives_up_is_taken_over() {
+    let launchdarkly = launchdarkly(1, 5);
+    let store = TempDir::new().unwrap();
+    let first = settings(&launchdarkly, &store).start().unwrap();
+    first.wait_until_healthy(1).await;
+    wait_until_stored(&first).await;
+
+    // It starts in an outage, and what it needs is in the store of the other one.
+    launchdarkly.stop().await;
+    let second = settings(&launchdarkly, &store).start().unwrap();
+    second.wait_for_log("running without a local store").await;
+    assert_eq!(second.get_with_key("/all", &sdk_key(0)).await.status, 503);
+    first.kill().await.unwrap();
+    let (mut client, put) = second.stream_with_put("/all", &sdk_key(0)).await;
+    assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 5);
+    let status = second.status().await;
+    assert_eq!(status["localStore"]["state"], "available", "{status:#}");
+    assert_eq!(status["autoConfigCache"]["local"]["state"], "loaded", "{status:#}");
+    assert_eq!(second.log().matches("running without a local store").count(), 1, "told once");
+
+    // From here on it keeps what it hears.
+    launchdarkly.start().unwrap();
+    second.wait_until_healthy(1).await;
+    launchdarkly.upsert_flag(&environment_id(0), changed_flag(0, 3, 1)).unwrap();
+    let (name, _) = next_event(&mut client).await;
+    assert_eq!(name, "patch");
+    wait_until_stored(&second).await;
+    second.kill().await.unwrap();
+    launchdarkly.stop().await;
+    let third = settings(&launchdarkly, &store).start().unwrap();
+    let (_, put) = third.stream_with_put("/all", &sdk_key(0)).await;
+    assert_eq!(put["data"]["flags"][flag_key(3)], changed_flag(0, 3, 1));
+}
+
+/// The same while LaunchDarkly is there: what is live goes into the store, nothing comes out of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_taken_over_holds_what_is_live() {
+    let launchdarkly = launchdarkly(1, 5);
+    let store = TempDir::new().unwrap();
+    let first = settings(&launchdarkly, &store).start().unwrap();
+    first.wait_until_healthy(1).await;
+    wait_until_stored(&first).await;
+    let second = settings(&launchdarkly, &store).start().unwrap();
+    second.wait_until_healthy(1).await;
+    second.wait_for_log("running without a local store").await;
+    first.kill().await.unwrap();
+    launchdarkly.delete_flag(&environment_id(0), &flag_key(4));
+    launchdarkly.load(&environment(1, 5));
+    second.wait_until_healthy(2).await;
+    second
+        .wait_for_status("the store is taken over", |status| {
+            status["localStore"]["state"] == "available"
+        })
+        .await;
+    wait_until_stored(&second).await;
+    let (_, put) = second.stream_with_put("/all", &sdk_key(0)).await;
+    assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 4);
+    second.kill().await.unwrap();
+    launchdarkly.stop().await;
+    let third = settings(&launchdarkly, &store).start().unwrap();
+    for (index, flags) in [(0, 4), (1, 5)] {
+        let (_, put) = third.stream_with_put("/all", &sdk_key(index)).await;
+        assert_eq!(put["data"]["flags"].as_object().unwrap().len(), flags);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_store_is_set_aside_and_the_start_goes_on() {
     let launchdarkly = launchdarkly(1, 5);

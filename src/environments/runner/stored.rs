@@ -61,6 +61,17 @@ impl Runner {
         self.answered();
     }
 
+    /// Waits for the embedded store and reads the data set on a blocking thread.
+    pub(super) fn read_stored(&self, patience: Patience) -> impl Future<Output = Stored> + use<> {
+        read_stored(
+            self.settings.local.clone(),
+            patience,
+            self.set_id.clone(),
+            self.settings.load_queue.clone(),
+            self.environment.clone(),
+        )
+    }
+
     /// The shared store was read while upstream was not live.
     pub(super) fn on_shared(&mut self, read: SharedRead) {
         match read {
@@ -163,19 +174,32 @@ fn newer(served: &DataSet, stored: &DataSet) -> Vec<(ItemKey, Arc<Item>)> {
 
 /// What the embedded store had to say.
 pub(super) struct Stored {
-    /// The store; `None` if there is none.
+    /// The store; `None` if there is none for now.
     pub(super) local: Option<LocalFlags>,
     pub(super) outcome: Result<ReadOutcome, String>,
 }
 
-/// Waits for the embedded store and reads the data set on a blocking thread.
-pub(super) async fn read_stored(
+/// How long the embedded store is waited for.
+#[derive(Clone, Copy)]
+pub(super) enum Patience {
+    /// Until it is known whether there is one.
+    UntilKnown,
+    /// Until there is one: another process may hold it still.
+    ForEver,
+}
+
+async fn read_stored(
     mut local: watch::Receiver<LocalFlagsState>,
+    patience: Patience,
     set_id: DataSetId,
     queue: Arc<LoadQueue>,
     environment: Arc<Environment>,
 ) -> Stored {
-    let Some(local) = LocalFlagsState::opened(&mut local).await else {
+    let local = match patience {
+        Patience::UntilKnown => LocalFlagsState::opened(&mut local).await,
+        Patience::ForEver => Some(LocalFlagsState::opened_at_last(&mut local).await),
+    };
+    let Some(local) = local else {
         return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
     };
     let _turn = queue.turn(move || environment.is_awaited()).await;
