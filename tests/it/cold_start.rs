@@ -172,6 +172,7 @@ async fn two_relays_on_one_directory_both_work() {
     let store = TempDir::new().unwrap();
     let first = settings(&launchdarkly, &store).start().unwrap();
     first.wait_until_healthy(1).await;
+    wait_until_stored(&first).await;
     let second = settings(&launchdarkly, &store).start().unwrap();
     second.wait_until_healthy(1).await;
     second
