@@ -31,7 +31,7 @@ use pilotlight::model::ItemKind;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use database::{CacheDatabase, Kind};
@@ -177,7 +177,7 @@ struct Polls {
 
 impl Polls {
     async fn run(&mut self, setting: &Setting) {
-        let changing = self.start_changing(setting);
+        let mut changing = self.start_changing(setting);
         let mut connection = None;
         for _ in 0..POLLS {
             let begun = Instant::now();
@@ -189,20 +189,21 @@ impl Polls {
                 }
             }
         }
-        changing.abort();
         // Nothing may change any more when the next half begins.
-        let _ = changing.await;
+        changing.shutdown().await;
     }
 
-    fn start_changing(&self, setting: &Setting) -> JoinHandle<()> {
+    fn start_changing(&self, setting: &Setting) -> JoinSet<()> {
         let launchdarkly = setting.launchdarkly.clone();
-        tokio::spawn(async move {
+        let mut changing = JoinSet::new();
+        changing.spawn(async move {
             for round in 1.. {
                 tokio::time::sleep(CHANGE_PAUSE).await;
                 let flag = changed_flag(0, round % 100, round);
                 launchdarkly.upsert_flag(&environment_id(0), flag).unwrap();
             }
-        })
+        });
+        changing
     }
 }
 

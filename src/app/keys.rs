@@ -191,11 +191,18 @@ impl ReadSecrets {
     }
 }
 
+/// The content of a file that was read before. What is no file, such as a pipe, gives its content
+/// once, and whoever asks again may wait for ever.
+fn read_again(file: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    if std::fs::metadata(file)?.is_file() { Disk.read(file).map(Some) } else { Ok(None) }
+}
+
 async fn read<T: SecretKind>(path: Option<&PathBuf>, problems: &mut Vec<String>) -> Option<T> {
     let path = path?;
     let file = path.clone();
-    let content = match tokio::task::spawn_blocking(move || Disk.read(&file)).await {
-        Ok(Ok(content)) => content,
+    let content = match tokio::task::spawn_blocking(move || read_again(&file)).await {
+        Ok(Ok(Some(content))) => content,
+        Ok(Ok(None)) => return None,
         Ok(Err(error)) => {
             problems.push(format!("{} cannot be read: {error}", path.display()));
             return None;

@@ -28,7 +28,9 @@ use crate::autoconfig::stream_manager::{
     AutoConfigStatus, AutoConfigStreams, Channels, PATH, QUERY, StreamManager,
 };
 use crate::config::{AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config, ProxyLogin};
-use crate::environments::{LoadQueue, Registry, RunnerSettings, Supervisor, SupervisorSettings};
+use crate::environments::{
+    LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings,
+};
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
 use crate::server::{BindError, Drain, InitialPayloads, Listener, Server, ServerSettings};
@@ -124,6 +126,10 @@ impl App {
                     load_queue: LoadQueue::new(cores()),
                 },
                 sweep_interval: config.main.expired_credential_cleanup_interval,
+                strangers: match config.autoconfig.key {
+                    Some(_) => Strangers::Forgotten,
+                    None => Strangers::Kept,
+                },
             },
             registry.clone(),
             changes,

@@ -19,4 +19,4 @@ pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
 pub use store_status::{LastRepopulation, StoreStatus};
-pub use supervisor::{Supervisor, SupervisorSettings};
+pub use supervisor::{Strangers, Supervisor, SupervisorSettings};

@@ -34,6 +34,18 @@ pub struct SupervisorSettings {
     pub runner: RunnerSettings,
     /// Pause between looks for expired keys (ld-relay v8: `expiredCredentialCleanupInterval`).
     pub sweep_interval: Duration,
+    /// What becomes of stored data of environments that the list does not have.
+    pub strangers: Strangers,
+}
+
+/// Stored data of environments that are not in the list: left there by a list of earlier, which
+/// nobody who knew them was told of the end of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// Removed when the list is known to be all there is. For a list from LaunchDarkly.
+    Forgotten,
+    /// Kept. For a list that somebody writes by hand: a slip in it must not cost the data.
+    Kept,
 }
 
 /// The owner of the list.
@@ -49,6 +61,8 @@ pub struct Supervisor {
     /// Told by an environment's task when its data comes in under another key than before.
     anchor_moved: Arc<Notify>,
     list: ListState,
+    /// Whether stored data of strangers is still to be looked for.
+    has_strangers: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +94,7 @@ impl Supervisor {
         changes: mpsc::Receiver<Vec<EnvironmentChange>>,
     ) -> Self {
         Self {
+            has_strangers: settings.strangers == Strangers::Forgotten,
             settings,
             registry,
             changes,
@@ -146,6 +161,20 @@ impl Supervisor {
             tracing::info!(environment = %environment.reference, "environment removed");
             environment.hub.close();
         }
+        self.forget_strangers();
+    }
+
+    /// Removes what is stored of environments that the list does not have, once.
+    fn forget_strangers(&mut self) {
+        if !self.has_strangers || self.list != ListState::Authoritative {
+            return;
+        }
+        if let LocalFlagsState::Open(local) = &*self.settings.runner.local.borrow() {
+            let environments = self.running.values().map(|running| &running.environment);
+            let known: Vec<_> = environments.map(|environment| set_id(environment)).collect();
+            local.retain(&known);
+            self.has_strangers = false;
+        }
     }
 
     fn upsert(&mut self, spec: Arc<EnvironmentSpec>, tasks: &mut KeyedTasks<EnvironmentRef>) {
@@ -211,8 +240,9 @@ impl Supervisor {
         self.start(running.environment.clone(), Begin::After(pause), breaks, tasks);
     }
 
-    /// Drops keys whose time has passed.
+    /// Drops keys whose time has passed, and what could not be dropped before.
     fn sweep(&mut self, now: SystemTime) {
+        self.forget_strangers();
         if self.credentials.has_expired(now) {
             self.rebuild(now);
         }

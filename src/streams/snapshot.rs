@@ -87,12 +87,13 @@ impl Snapshot {
         self.latest_flags.get_or_init(|| Bytes::from(payloads::latest_flags(&self.data)))
     }
 
-    /// A hash of all keys and versions, equal for equal data on every relay.
+    /// A hash of all items, equal for equal data on every relay. Not of versions alone: those may
+    /// begin anew, as when an environment is reset.
     pub fn etag(&self) -> &str {
         self.etag.get_or_init(|| {
             let mut hash = Sha256Hasher(Sha256::new());
             for (kind, key, item) in self.data.iter().filter(|(_, _, item)| !item.is_tombstone()) {
-                (kind == ItemKind::Flag, key.len(), key, item.version).hash(&mut hash);
+                (kind == ItemKind::Flag, key, item.version, item.json.as_deref()).hash(&mut hash);
             }
             hash.0.finalize()[..12].iter().map(|b| format!("{b:02x}")).collect()
         })
@@ -138,5 +139,24 @@ mod tests {
         assert_eq!(encodings(&live), first, "that it is live now changes no byte");
         let [put, _, poll, _] = &first;
         assert!(put.start < poll.start && poll.end < put.end, "the poll is a part of the put");
+    }
+
+    #[test]
+    fn the_tag_tells_other_content_also_of_the_same_version() {
+        let tag = |items: &[(&str, &Item)]| {
+            let mut data = DataSet::default();
+            for (key, item) in items {
+                data.upsert(&ItemKey::new(ItemKind::Flag, *key), Arc::new((*item).clone()));
+            }
+            let snapshot = Snapshot::new(Arc::new(data), Origin::Live, SystemTime::UNIX_EPOCH);
+            snapshot.etag().to_owned()
+        };
+        let (on, off) = (Item::live(1, r#"{"on":true}"#), Item::live(1, r#"{"on":false}"#));
+        let gone = Item::tombstone(7);
+        assert_eq!(tag(&[("a", &on)]), tag(&[("a", &on)]));
+        assert_eq!(tag(&[("a", &on)]), tag(&[("a", &on), ("b", &gone)]), "nobody sees tombstones");
+        assert_ne!(tag(&[("a", &on)]), tag(&[("a", &off)]));
+        assert_ne!(tag(&[("a", &on)]), tag(&[("b", &on)]));
+        assert_ne!(tag(&[("a", &on)]), tag(&[]));
     }
 }

@@ -18,6 +18,7 @@ mod flag_backends;
 mod local_store_damage;
 mod local_store_kill;
 mod local_store_support;
+mod relay_kill;
 mod rungs;
 mod sdk_drivers;
 mod sdk_outage;

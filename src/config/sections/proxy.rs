@@ -1,6 +1,6 @@
 //! `[Proxy]`: the way out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::env_vars as var;
 use crate::config::problems::Place;
@@ -15,6 +15,7 @@ const NTLM: Names = Names::both("ntlmAuth", var::PROXY_AUTH_NTLM);
 const USER: Names = Names::both("user", var::PROXY_AUTH_USER);
 const PASSWORD: Names = Names::both("password", var::PROXY_AUTH_PASSWORD);
 const PASSWORD_FILE: Names = Names::both("passwordFile", var::PROXY_AUTH_PASSWORD_FILE);
+const CA_CERT_FILES: Names = Names::both("caCertFiles", var::PROXY_CA_CERTS);
 
 /// `[Proxy]`, and what the usual variables say in its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +71,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ProxyConfig {
     let url = section.parsed(URL, values::proxy_url);
     let login = read_login(reader);
     let mut section = reader.section(SECTION);
-    let ca_cert_files = section.literal_list(Names::both("caCertFiles", var::PROXY_CA_CERTS));
+    let ca_cert_files = section.literal_list(CA_CERT_FILES);
+    for path in &ca_cert_files {
+        if let Err(error) = section.files().read(Path::new(path)) {
+            section.problem(CA_CERT_FILES, format!("{path} cannot be read: {error}"), None);
+        }
+    }
     let has_url = section.is_set(URL);
     let from_variables =
         if has_url { VariableProxies::default() } else { VariableProxies::read(reader) };

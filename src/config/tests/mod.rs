@@ -45,6 +45,8 @@ pub(super) fn load_with(
     pairs: &[(&str, &str)],
 ) -> Result<Loaded, Problems> {
     let path = PathBuf::from("/c.conf");
+    let certificates = ["1.pem", "2.pem", "3.pem"].into_iter();
+    let files = certificates.fold(files, |files, path| files.with(path, "a certificate"));
     let files = files.with("/c.conf", file);
     let source =
         ConfigSource { file: Some(ConfigFile { path, may_be_missing: false }), from_env: true };

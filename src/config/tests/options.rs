@@ -290,6 +290,15 @@ fn socks_proxies_are_problems_wherever_they_are_asked_for() {
 }
 
 #[test]
+fn certificates_that_cannot_be_read_are_problems() {
+    check_problems(
+        "[Environment \"e\"]\nsdkKey = s\n[Proxy]\ncaCertFiles = 1.pem,none.pem",
+        &[],
+        &["/c.conf:4: [Proxy] caCertFiles: none.pem cannot be read: "],
+    );
+}
+
+#[test]
 fn metrics_sections() {
     let datadog = |it: Config| it.metrics.datadog.expect("is on");
     let section = |option, variable| ("Datadog", option, variable);
