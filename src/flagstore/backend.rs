@@ -94,11 +94,12 @@ pub enum Filled {
 
 /// Under which condition rows may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Only into a store that has its marker, where the database can check that in the same
-    /// breath: a store that lost its data is refilled whole, not item by item.
-    Marked,
-    /// Also into a store without a marker.
+pub enum Condition<'a> {
+    /// Only into a store that has this marker still, where the database can check that in the same
+    /// breath: a store that lost its data is refilled whole, not item by item, and one that
+    /// somebody else has refilled since may hold an older set, which a few items do not complete.
+    Marked(&'a Marker),
+    /// Whatever its marker.
     Always,
 }
 
@@ -109,7 +110,7 @@ pub enum Upserted {
     Written,
     /// The same version or a higher one is stored; nothing was changed.
     NotNewer,
-    /// The marker is missing; nothing was changed.
+    /// The marker is missing, or another one; nothing was changed.
     NoMarker,
     /// The database takes no item of this size, or none under such a key (too long, empty); what
     /// is stored under its key stays.
@@ -142,7 +143,7 @@ pub trait FlagBackend: Send + Sync + 'static {
     fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> impl Future<Output = Result<Vec<Upserted>, StoreError>> + Send;
 
     /// Carries out each correction of which the row is still what was found; tells for each

@@ -115,6 +115,16 @@ impl ConsulFlags {
         Ok(conn.get(&self.marker()).await?.map(|entry| entry.modify_index))
     }
 
+    /// The index of the marker, if it is this one still.
+    async fn look_for(
+        &self,
+        conn: &ConsulConnection,
+        wanted: &Marker,
+    ) -> Result<Option<u64>, StoreError> {
+        let found = self.look_for_marker(conn).await?;
+        Ok(found.filter(|index| marker(*index) == *wanted))
+    }
+
     /// The keys of a kind that exist.
     async fn keys(
         &self,
@@ -145,11 +155,11 @@ impl ConsulFlags {
         conn: &ConsulConnection,
         rows: &[&Row],
         keys: Option<&HashSet<String>>,
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let mut operations = Vec::with_capacity(TRANSACTION_OPERATIONS_MAX);
-        if condition == Condition::Marked {
-            let Some(index) = self.look_for_marker(conn).await? else {
+        if let Condition::Marked(wanted) = condition {
+            let Some(index) = self.look_for(conn, wanted).await? else {
                 return Ok(vec![Upserted::NoMarker; rows.len()]);
             };
             operations.push(Operation::CheckIndex { key: self.marker(), index });
@@ -206,12 +216,12 @@ impl ConsulFlags {
         &self,
         conn: &ConsulConnection,
         row: &Row,
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Upserted, StoreError> {
         for _ in 0..ATTEMPTS {
             let mut operations = Vec::with_capacity(2);
-            if condition == Condition::Marked {
-                let Some(index) = self.look_for_marker(conn).await? else {
+            if let Condition::Marked(wanted) = condition {
+                let Some(index) = self.look_for(conn, wanted).await? else {
                     return Ok(Upserted::NoMarker);
                 };
                 operations.push(Operation::CheckIndex { key: self.marker(), index });
@@ -377,7 +387,7 @@ impl FlagBackend for ConsulFlags {
     async fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let mut outcomes = vec![Upserted::TooLarge; rows.len()];
         let keys = self.keys_for(rows).await?;

@@ -372,7 +372,7 @@ impl FlagBackend for DynamoDbFlags {
     async fn upsert(
         &self,
         rows: &[Row],
-        _condition: Condition,
+        _condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let mut outcomes = vec![Upserted::TooLarge; rows.len()];
         for kind in ItemKind::ALL {

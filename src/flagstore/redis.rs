@@ -38,13 +38,13 @@ const WATCH_ATTEMPTS: usize = 10;
 /// The server takes no longer string (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
-/// KEYS: the hash, and the marker if it is demanded. ARGV: field, version, JSON; and so on. Gives
-/// 1 for what was written and 0 for the rest, or one -1 without the marker. What cannot be
-/// decoded counts as version 0.
+/// KEYS: the hash, and the marker if it is demanded. ARGV: what the marker must be, if it is; then
+/// field, version, JSON; and so on. Gives 1 for what was written and 0 for the rest, or one -1
+/// without that marker. What cannot be decoded counts as version 0.
 const UPSERT: &str = "\
-if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return {-1} end
+if KEYS[2] and redis.call('GET', KEYS[2]) ~= ARGV[1] then return {-1} end
 local done = {}
-for i = 1, #ARGV, 3 do
+for i = #KEYS, #ARGV, 3 do
   local stored = redis.call('HGET', KEYS[1], ARGV[i])
   local version = -1
   if stored then
@@ -100,18 +100,26 @@ impl RedisFlags {
         [self.marker(), self.hash(ItemKind::Segment), self.hash(ItemKind::Flag)]
     }
 
+    /// The marker that must be there, where hash and marker may stand in one transaction.
+    fn demanded<'a>(&self, condition: Condition<'a>) -> Option<&'a Marker> {
+        match condition {
+            Condition::Marked(marker) if self.together => Some(marker),
+            Condition::Marked(_) | Condition::Always => None,
+        }
+    }
+
     /// `None` where scripts are denied; nothing was changed then.
     async fn upsert_by_script(
         &self,
         kind: ItemKind,
         rows: &[&Row],
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Option<Vec<Upserted>>, StoreError> {
-        let demands_marker = self.together && condition == Condition::Marked;
+        let marker = self.demanded(condition);
         let mut script = redis::cmd("EVAL");
-        script.arg(UPSERT).arg(1 + usize::from(demands_marker)).arg(self.hash(kind));
-        if demands_marker {
-            script.arg(self.marker());
+        script.arg(UPSERT).arg(1 + usize::from(marker.is_some())).arg(self.hash(kind));
+        if let Some(marker) = marker {
+            script.arg(self.marker()).arg(&marker.0[..]);
         }
         for row in rows {
             script.arg(&*row.key.key).arg(row.version).arg(&row.json[..]);
@@ -137,12 +145,12 @@ impl RedisFlags {
         &self,
         kind: ItemKind,
         rows: &[&Row],
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
-        let demands_marker = self.together && condition == Condition::Marked;
+        let marker = self.demanded(condition);
         let fields: Vec<&str> = rows.iter().map(|row| &*row.key.key).collect();
         let changed = self
-            .under_watch(kind, &fields, demands_marker, |place, stored| {
+            .under_watch(kind, &fields, marker, |place, stored| {
                 let row = rows[place];
                 let stored = stored.map(|json| layout::head(json).map_or(0, |head| head.version));
                 if stored.is_none_or(|stored| stored < row.version) {
@@ -206,7 +214,7 @@ impl FlagBackend for RedisFlags {
     async fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let mut outcomes = vec![Upserted::TooLarge; rows.len()];
         for kind in ItemKind::ALL {
@@ -249,7 +257,7 @@ impl FlagBackend for RedisFlags {
             }
             let fields: Vec<&str> = of_kind.iter().map(|it| &*it.found.key.key).collect();
             let changed = self
-                .under_watch(kind, &fields, false, |place, stored| {
+                .under_watch(kind, &fields, None, |place, stored| {
                     let correction = of_kind[place];
                     match &correction.wanted {
                         _ if stored != Some(&correction.found.json[..]) => Change::Keep,

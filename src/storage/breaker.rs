@@ -100,6 +100,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it is open in an outage that seemed to be over, by the answer to a probe.
+    pub fn has_relapsed(&self) -> bool {
+        self.outage.is_some_and(|outage| outage.began < self.since)
+    }
+
     /// Since when the database counts as available or as away; probes do not change it.
     pub fn since(&self) -> Instant {
         self.since
@@ -199,9 +204,11 @@ mod tests {
 
     fn describe(breaker: &Breaker, origin: Instant) -> String {
         let seconds = |at: Instant| at.duration_since(origin).as_secs_f64();
+        let relapsed = if breaker.has_relapsed() { "/relapsed" } else { "" };
         let next = breaker.next_probe().map_or("none".to_owned(), |at| seconds(at).to_string());
         let admits = if breaker.admits() { "admits" } else { "refuses" };
-        format!("{:?}@{}/{admits}/next={next}", breaker.state(), seconds(breaker.since()))
+        let since = seconds(breaker.since());
+        format!("{:?}@{since}/{admits}/next={next}{relapsed}", breaker.state())
     }
 
     #[test]
@@ -245,7 +252,7 @@ mod tests {
     fn a_relapse_continues_the_outage_and_a_later_failure_does_not() {
         check(
             "0:fail 400:probe 401:ok 402:fail 402:?",
-            "opened probes closed opened Open@402/refuses/next=407",
+            "opened probes closed opened Open@402/refuses/next=407/relapsed",
         );
         check(
             "0:fail 400:probe 401:ok 411:fail 411:?",

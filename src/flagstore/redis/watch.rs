@@ -7,6 +7,7 @@ use redis::Value;
 use redis::aio::ConnectionLike;
 
 use super::{RedisFlags, WATCH_ATTEMPTS};
+use crate::flagstore::backend::Marker;
 use crate::model::ItemKind;
 use crate::storage::StoreError;
 use crate::storage::redis::classify;
@@ -19,24 +20,25 @@ pub(super) enum Change<'a> {
 }
 
 impl RedisFlags {
-    /// Looks at fields and changes some, in one transaction; tells which. `None`: there is no
-    /// marker although it is demanded.
+    /// Looks at fields and changes some, in one transaction; tells which. `None`: the marker that
+    /// is demanded is missing, or another one.
     pub(super) async fn under_watch<'a>(
         &self,
         kind: ItemKind,
         fields: &[&str],
-        demands_marker: bool,
+        demanded: Option<&Marker>,
         judge: impl Fn(usize, Option<&[u8]>) -> Change<'a> + Send + Sync,
     ) -> Result<Option<Vec<bool>>, StoreError> {
         let dialer = self.store.dialer();
         let hash = self.hash(kind);
-        let marker = demands_marker.then(|| self.marker());
+        let name = self.marker();
+        let marker = demanded.map(|marker| (name.as_str(), marker));
         self.store
             .bulk(async |_shared| {
                 // WATCH belongs to a connection, so nobody else may use this one.
                 let mut conn = dialer.dial_for_key(hash.as_bytes()).await?;
                 for _ in 0..WATCH_ATTEMPTS {
-                    match transaction(&mut conn, &hash, marker.as_deref(), fields, &judge).await? {
+                    match transaction(&mut conn, &hash, marker, fields, &judge).await? {
                         Attempt::Done(changed) => return Ok(Some(changed)),
                         Attempt::NoMarker => return Ok(None),
                         Attempt::Disturbed => {}
@@ -57,18 +59,20 @@ enum Attempt {
 async fn transaction<'a>(
     conn: &mut (impl ConnectionLike + Send),
     hash: &str,
-    marker: Option<&str>,
+    marker: Option<(&str, &Marker)>,
     fields: &[&str],
     judge: &(impl Fn(usize, Option<&[u8]>) -> Change<'a> + Sync),
 ) -> Result<Attempt, StoreError> {
     let mut look = redis::pipe();
-    look.cmd("WATCH").arg(hash).arg(marker).ignore();
+    look.cmd("WATCH").arg(hash).arg(marker.map(|(name, _)| name)).ignore();
     look.cmd("HMGET").arg(hash).arg(fields);
-    look.cmd("EXISTS").arg(marker.unwrap_or(hash));
-    let (stored, exists): (Vec<Option<Vec<u8>>>, u64) =
-        look.query_async(conn).await.map_err(classify)?;
-    if marker.is_some() && exists == 0 {
-        return Ok(Attempt::NoMarker);
+    let (stored,): (Vec<Option<Vec<u8>>>,) = look.query_async(conn).await.map_err(classify)?;
+    if let Some((name, wanted)) = marker {
+        let found: Option<Vec<u8>> =
+            redis::cmd("GET").arg(name).query_async(conn).await.map_err(classify)?;
+        if found.is_none_or(|found| found != wanted.0) {
+            return Ok(Attempt::NoMarker);
+        }
     }
     let mut change = redis::pipe();
     change.atomic();

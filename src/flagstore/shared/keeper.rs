@@ -165,18 +165,24 @@ impl<B: FlagBackend> Keeper<B> {
     /// Reads everything, tells of it, and writes what is lacking.
     async fn compare(&mut self, reason: Reason) -> Result<(), StoreError> {
         let task = self.orders.task();
-        let put = self.orders.waiting().put;
-        self.compare_with(&task, reason, put).await?;
+        let outcome = self.compare_with(&task, reason).await?;
         let live = task.authority != Authority::Provisional;
-        if let (true, Some(data)) = (live, &task.data) {
-            // A relay that is not live has not written; what it accepted while it was, waits on.
+        let (now, doubts) = (Instant::now(), !self.doubts.is_empty());
+        self.schedule.compared(now, fastrand::f64(), live, doubts);
+        if let Compared::Overtaken(reason) = outcome {
+            self.schedule.compare(now + HERD_WAIT, reason);
+            return Ok(());
+        }
+        if let (Compared::InOrder, Some(data)) = (&outcome, &task.data) {
             let dirty = self.orders.dirty();
             let items = dirty.iter().filter_map(|key| Some((key, data.item(key)?.version)));
             self.orders.stored(items);
         }
         self.orders.compared(task.authority);
-        let doubts = !self.doubts.is_empty();
-        self.schedule.compared(Instant::now(), fastrand::f64(), live, doubts);
+        if self.orders.waiting().dirty && self.known.marker.is_some() {
+            // What a relay accepted while it was live, it may write into a store that is whole.
+            self.schedule.flush(now);
+        }
         self.succeeded();
         if live {
             self.in_order();
@@ -184,19 +190,19 @@ impl<B: FlagBackend> Keeper<B> {
         Ok(())
     }
 
-    async fn compare_with(
-        &mut self,
-        task: &Task,
-        reason: Reason,
-        put: bool,
-    ) -> Result<(), StoreError> {
+    async fn compare_with(&mut self, task: &Task, reason: Reason) -> Result<Compared, StoreError> {
+        let put = self.orders.waiting().put;
         let stored = self.backend.read().await?;
         self.tell(&stored, task).await;
         self.known.marker.clone_from(&stored.marker);
-        let Some(data) = &task.data else { return Ok(()) };
+        let Some(data) = &task.data else { return Ok(Compared::Left) };
         let decision = decide(&stored, data, task.authority, &mut self.doubts, Instant::now());
         self.report_left(&decision);
-        let written = if decision.fill {
+        let reason = match (reason, &stored.marker) {
+            (Reason::MarkerMissing, Some(_)) => Reason::MarkerChanged,
+            (reason, _) => reason,
+        };
+        let (written, outcome) = if decision.fill {
             self.fill(data, reason).await?
         } else {
             self.carry_out(&stored, data, &decision).await?
@@ -206,11 +212,18 @@ impl<B: FlagBackend> Keeper<B> {
             self.repopulated(reason, written);
         }
         self.known.complete |= self.known.marker.is_some();
-        Ok(())
+        // A relay that is not live writes nothing but what it fills.
+        let is_left = task.authority == Authority::Provisional && !decision.fill;
+        Ok(if is_left { Compared::Left } else { outcome })
     }
 
-    /// Writes everything into an empty store.
-    async fn fill(&mut self, data: &Arc<DataSet>, reason: Reason) -> Result<u64, StoreError> {
+    /// Writes everything into an empty store; tells how many items that were.
+    async fn fill(
+        &mut self,
+        data: &Arc<DataSet>,
+        reason: Reason,
+    ) -> Result<(u64, Compared), StoreError> {
+        let overtaken = (0, Compared::Overtaken(Reason::MarkerChanged));
         let rows = ordered(data.clone()).await;
         if reason.is_seen_by_all() {
             tokio::time::sleep(HERD_WAIT.mul_f64(fastrand::f64())).await;
@@ -218,40 +231,60 @@ impl<B: FlagBackend> Keeper<B> {
         match self.backend.fill(&rows).await? {
             Filled::Done => {
                 self.known.marker = self.backend.look().await?.marker;
-                return Ok(rows.len() as u64);
+                return Ok((rows.len() as u64, Compared::InOrder));
             }
             Filled::NotEmpty => {
                 tracing::debug!("somebody else has filled the store; comparing with it");
-                self.schedule.compare(Instant::now() + HERD_WAIT, Reason::MarkerChanged);
-                return Ok(0);
+                return Ok(overtaken);
             }
             Filled::Impossible => {}
         }
         // One more look, because somebody may have been faster by the random wait.
         if self.backend.look().await?.marker.is_some() {
-            self.schedule.compare(Instant::now() + HERD_WAIT, Reason::MarkerChanged);
-            return Ok(0);
+            return Ok(overtaken);
         }
         let written = self.upsert(&rows, Condition::Always).await?.written;
         self.known.marker = Some(self.backend.mark().await?);
-        Ok(written)
+        Ok((written, Compared::InOrder))
     }
 
-    /// Writes and corrects what was decided.
+    /// Writes and corrects what was decided; tells how many items that were.
     async fn carry_out(
         &mut self,
         stored: &StoredRows,
         data: &Arc<DataSet>,
         decision: &Decision,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(u64, Compared), StoreError> {
         let mut written = 0;
         if !decision.upserts.is_empty() {
             let mut rows = ordered(data.clone()).await;
             rows.retain(|row| decision.upserts.contains(&row.key));
-            written = self.upsert(&rows, Condition::Always).await?.written;
+            // A store that was wiped out since it was read is filled, not given a few items.
+            let condition = stored.marker.as_ref().map_or(Condition::Always, Condition::Marked);
+            let upserts = self.upsert(&rows, condition).await?;
+            written = upserts.written;
+            if upserts.unmarked {
+                return Ok((written, Compared::Overtaken(Reason::MarkerMissing)));
+            }
         }
-        let corrections: Vec<Correction> = decision
-            .corrections
+        written += self.correct(stored, data, &decision.corrections).await?;
+        if !decision.mark {
+            return Ok((written, Compared::InOrder));
+        }
+        self.known.marker = Some(self.backend.mark().await?);
+        // Whoever removed the marker may have been about to remove the rest.
+        Ok((written, Compared::Overtaken(Reason::MarkerChanged)))
+    }
+
+    /// Replaces or removes the stored rows at these places; tells how many that were.
+    async fn correct(
+        &self,
+        stored: &StoredRows,
+        data: &DataSet,
+        places: &[usize],
+    ) -> Result<u64, StoreError> {
+        let mut written = 0;
+        let corrections: Vec<Correction> = places
             .iter()
             .map(|&place| {
                 let found = stored.rows[place].clone();
@@ -269,9 +302,6 @@ impl<B: FlagBackend> Keeper<B> {
             );
             written += corrected as u64;
         }
-        if decision.mark {
-            self.known.marker = Some(self.backend.mark().await?);
-        }
         Ok(written)
     }
 
@@ -281,10 +311,14 @@ impl<B: FlagBackend> Keeper<B> {
         let keys = self.orders.dirty();
         let row = |key| Some(layout::row(key, data.item(key)?));
         let rows: Vec<Row> = keys.iter().filter_map(row).collect();
-        let upserts = self.upsert(&rows, Condition::Marked).await?;
+        let is_marked = match &self.known.marker {
+            Some(marker) => !self.upsert(&rows, Condition::Marked(marker)).await?.unmarked,
+            None => false,
+        };
         self.schedule.flushed();
-        if upserts.unmarked {
-            // The store has lost its data: it is refilled whole.
+        if !is_marked {
+            // The store has lost its data, or somebody else has refilled it: it is not known what
+            // else it lacks.
             self.schedule.compare(Instant::now(), Reason::MarkerMissing);
         } else {
             self.orders.stored(rows.iter().map(|row| (&row.key, row.version)));
@@ -294,7 +328,7 @@ impl<B: FlagBackend> Keeper<B> {
         Ok(())
     }
 
-    async fn upsert(&self, rows: &[Row], condition: Condition) -> Result<Upserts, StoreError> {
+    async fn upsert(&self, rows: &[Row], condition: Condition<'_>) -> Result<Upserts, StoreError> {
         let mut upserts = Upserts::default();
         for chunk in chunks(rows) {
             let outcomes = self.backend.upsert(chunk, condition).await?;
@@ -353,6 +387,17 @@ impl<B: FlagBackend> Keeper<B> {
             || counts.segments + dropped < live(&data.segments);
         is_short.then_some(Reason::ItemsMissing)
     }
+}
+
+/// How a comparison ended.
+#[derive(Debug)]
+enum Compared {
+    /// The store holds what is served.
+    InOrder,
+    /// It may not, and this relay leaves it as it is.
+    Left,
+    /// Somebody else changed it meanwhile: it is to be compared again, for that reason.
+    Overtaken(Reason),
 }
 
 /// How a list of rows was written.

@@ -16,6 +16,9 @@ use crate::storage::StoreError;
 /// JSON longer than this is too large.
 pub(super) const BYTES_MAX: usize = 1_000;
 
+/// What somebody else does to the store.
+type Happens = fn(&mut Content);
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryFlags(Arc<Mutex<Content>>);
 
@@ -29,6 +32,8 @@ pub(super) struct Content {
     pub(super) fills: bool,
     /// Calls so far, by their initial letters: r, l, f, u, c, m.
     pub(super) calls: String,
+    /// What somebody else does right before the next call of that letter.
+    pub(super) meanwhile: Option<(char, Happens)>,
     marks: u64,
 }
 
@@ -55,6 +60,9 @@ impl MemoryFlags {
     fn call(&self, name: char) -> Result<MutexGuard<'_, Content>, StoreError> {
         let mut content = self.content();
         content.calls.push(name);
+        if let Some((_, happens)) = content.meanwhile.take_if(|(before, _)| *before == name) {
+            happens(&mut content);
+        }
         if content.away { Err(StoreError::Unreachable("away".into())) } else { Ok(content) }
     }
 }
@@ -129,10 +137,11 @@ impl FlagBackend for MemoryFlags {
     async fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let mut content = self.call('u')?;
-        if condition == Condition::Marked && content.marker.is_none() {
+        if matches!(condition, Condition::Marked(marker) if content.marker().as_ref() != Some(marker))
+        {
             return Ok(vec![Upserted::NoMarker; rows.len()]);
         }
         Ok(rows.iter().map(|row| content.put(row)).collect())

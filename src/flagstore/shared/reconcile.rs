@@ -25,9 +25,6 @@ use crate::model::{DataSet, ItemKey};
 /// Pause before an item that should not be there is looked at again (design D28).
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(5);
 
-/// A put so young shows by itself that the stream is not stuck.
-const FRESH: Duration = Duration::from_secs(30);
-
 /// How sure this relay is that what it serves is what LaunchDarkly says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Authority {
@@ -124,10 +121,10 @@ pub(super) fn decide(
                 unmarked: stored.marker.is_none(),
             };
         }
-        Authority::Live { put_at, heard_at } => {
+        Authority::Live { heard_at, .. } => {
             decision.mark = stored.marker.is_none();
             let rows = ahead.into_iter().map(|place| (place, &stored.rows[place]));
-            decision.corrections = doubts.confirmed(rows, put_at, heard_at, now);
+            decision.corrections = doubts.confirmed(rows, heard_at, now);
         }
     }
     decision
@@ -139,7 +136,6 @@ impl Doubts {
     fn confirmed<'a>(
         &mut self,
         rows: impl Iterator<Item = (usize, &'a StoredRow)>,
-        put_at: Instant,
         heard_at: Instant,
         now: Instant,
     ) -> Vec<usize> {
@@ -151,8 +147,8 @@ impl Doubts {
                 Some((same, since)) if same == found => since,
                 Some(_) | None => now,
             };
-            let is_heard = heard_at > since || since.saturating_duration_since(put_at) < FRESH;
-            if is_heard && now.saturating_duration_since(since) >= SECOND_LOOK {
+            // However young the put is: the line may be stuck since.
+            if heard_at > since && now.saturating_duration_since(since) >= SECOND_LOOK {
                 confirmed.push(place);
             }
             self.0.insert(row.key.clone(), (found, since));
@@ -280,14 +276,14 @@ mod tests {
 
     /// `at stored memory heard`: looks of one relay whose put came at 0.
     #[track_caller]
-    fn looks(put_at: u64, steps: &[(u64, &str, &str, u64)], expected: &[&str]) {
+    fn looks(steps: &[(u64, &str, &str, u64)], expected: &[&str]) {
         let origin = Instant::now();
         let at = |seconds| origin + Duration::from_secs(seconds);
         let mut doubts = Doubts::default();
         let mut seen = Vec::new();
         for (now, in_store, in_memory, heard) in steps {
             let found = stored(in_store);
-            let authority = Authority::Live { put_at: at(put_at), heard_at: at(*heard) };
+            let authority = Authority::Live { put_at: origin, heard_at: at(*heard) };
             let data = served(in_memory);
             let decision = decide(&found, &data, authority, &mut doubts, at(*now));
             seen.push(shown(&decision, &found));
@@ -298,25 +294,27 @@ mod tests {
     #[test]
     fn what_should_not_be_there_is_corrected_at_the_second_look() {
         let (a3, a2) = ("! a3", "a2");
-        looks(0, &[(1, a3, a2, 0), (5, a3, a2, 0), (6, a3, a2, 0)], &["", "", "=a"]);
-        looks(0, &[(1, "! z1", "", 0), (6, "! z1", "", 0)], &["", "=z"]);
-        looks(0, &[(1, "! a?", "a0", 0), (6, "! a?", "a0", 0)], &["", "=a"]);
+        looks(&[(1, a3, a2, 0), (5, a3, a2, 5), (6, a3, a2, 5)], &["", "", "=a"]);
+        looks(&[(1, "! z1", "", 0), (6, "! z1", "", 2)], &["", "=z"]);
+        looks(&[(1, "! a?", "a0", 0), (6, "! a?", "a0", 2)], &["", "=a"]);
         // A peer has changed it meanwhile: the time begins anew.
-        looks(0, &[(1, a3, a2, 0), (6, "! a4", a2, 0), (11, "! a4", a2, 0)], &["", "", "=a"]);
+        looks(&[(1, a3, a2, 0), (6, "! a4", a2, 6), (11, "! a4", a2, 7)], &["", "", "=a"]);
         // We have heard of it ourselves meanwhile.
-        looks(0, &[(1, a3, a2, 0), (6, a3, "a3", 4)], &["", ""]);
-        looks(0, &[(1, a3, a2, 0), (6, a3, "a4", 4)], &["", "+a"]);
+        looks(&[(1, a3, a2, 0), (6, a3, "a3", 4)], &["", ""]);
+        looks(&[(1, a3, a2, 0), (6, a3, "a4", 4)], &["", "+a"]);
         // It was gone in between.
-        looks(0, &[(1, a3, a2, 0), (4, "! a2", a2, 0), (7, a3, a2, 0)], &["", "", ""]);
+        looks(&[(1, a3, a2, 0), (4, "! a2", a2, 3), (7, a3, a2, 6)], &["", "", ""]);
     }
 
     #[test]
     fn a_stuck_relay_corrects_nothing() {
         let (a3, a2) = ("! a3", "a2");
-        // The put is long ago, and nothing came since the first look.
-        looks(0, &[(100, a3, a2, 99), (105, a3, a2, 99), (400, a3, a2, 99)], &["", "", ""]);
-        looks(0, &[(100, a3, a2, 99), (105, a3, a2, 101)], &["", "=a"]);
-        looks(99, &[(100, a3, a2, 99), (105, a3, a2, 99)], &["", "=a"]);
+        // Nothing came since the first look, neither long after the put nor right after it.
+        looks(&[(100, a3, a2, 99), (105, a3, a2, 99), (400, a3, a2, 99)], &["", "", ""]);
+        looks(&[(1, a3, a2, 0), (6, a3, a2, 0), (400, a3, a2, 1)], &["", "", ""]);
+        // A sign of life ends that.
+        looks(&[(100, a3, a2, 99), (105, a3, a2, 101)], &["", "=a"]);
+        looks(&[(1, a3, a2, 0), (6, a3, a2, 1), (180, a3, a2, 179)], &["", "", "=a"]);
     }
 
     #[test]

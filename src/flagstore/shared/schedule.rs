@@ -179,7 +179,11 @@ impl Schedule {
         self.failures = self.failures.saturating_add(1);
         let again = now + RETRY.delay(self.failures, random);
         match due {
-            Due::Flush => self.flush = Some(again),
+            // A store that refuses items may lack others by the time it takes them again.
+            Due::Flush => {
+                self.flush = Some(again);
+                self.compare(again, Reason::Failed);
+            }
             // After a failed look it is not known what the store holds.
             Due::Compare(_) | Due::Look => {
                 self.compare = Some((again, Reason::Failed));
@@ -264,8 +268,8 @@ mod tests {
         let delay = |failures: u32| RETRY.delay(failures, 0.0).as_secs_f64();
         check("0:fail", &format!("Compare(Failed) at {}", delay(1)));
         check("0:fail 1:fail 2:fail", &format!("Compare(Failed) at {}", 2.0 + delay(3)));
-        check("0:live 7:dirty 7:fail", &format!("Flush at {}", 7.0 + delay(1)));
-        check("0:live 7:dirty 7:fail 7:dirty", &format!("Flush at {}", 7.0 + delay(1)));
+        check("0:live 7:dirty 7:fail", &format!("Compare(Failed) at {}", 7.0 + delay(1)));
+        check("0:live 7:dirty 7:fail 7:dirty", &format!("Compare(Failed) at {}", 7.0 + delay(1)));
         check("0:live 30:fail", &format!("Compare(Failed) at {}", 30.0 + delay(1)));
         check("0:fail 1:fail 1.5:back", "Compare(Reconnected) at 1.8");
         check("0:live 9:back", "Compare(Reconnected) at 9.3");

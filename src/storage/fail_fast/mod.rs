@@ -217,9 +217,14 @@ impl<D: Dialer> FailFast<D> {
         let mut core = self.core();
         match outcome {
             Ok(conn) => {
-                let away = core.away(now);
+                let (away, relapsed) = (core.away(now), core.breaker.has_relapsed());
                 core.adopt(now, conn);
-                tracing::info!(store = name, ?away, "store is back");
+                // A database that answers probes and nothing else comes back again and again.
+                if relapsed {
+                    tracing::debug!(store = name, ?away, "store answers again");
+                } else {
+                    tracing::info!(store = name, ?away, "store is back");
+                }
             }
             Err(error) if error.is_transient() => {
                 dialer.lost(&error);
@@ -319,7 +324,7 @@ impl<D: Dialer> FailFast<D> {
                     self.shared.dialer.lost(error);
                     let text = error_text(error);
                     if core.breaker.on_failure(now, fastrand::f64(), text.clone()) {
-                        tracing::info!(store = self.shared.name, error = %text, "store is away");
+                        self.log_loss(&core, &text);
                     }
                     self.publish(&core);
                 }
@@ -329,6 +334,14 @@ impl<D: Dialer> FailFast<D> {
                 core.breaker.note(now, error_text(error));
                 self.publish(&core);
             }
+        }
+    }
+
+    fn log_loss(&self, core: &Core<D::Conn>, error: &str) {
+        if core.breaker.has_relapsed() {
+            tracing::debug!(store = self.shared.name, error, "store is away again");
+        } else {
+            tracing::info!(store = self.shared.name, error, "store is away");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pilotlight::flagstore::backend::{
-    Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
+    Condition, Correction, Filled, FlagBackend, Marker, Row, StoredRow, StoredRows,
 };
 use pilotlight::flagstore::consul::{ConsulFlags, DEFAULT_PREFIX};
 use pilotlight::model::{ItemKey, Password};
@@ -81,7 +81,8 @@ async fn the_layout_is_ld_relays() {
     let peer = ConsulPeer::start().await;
     let set = rows("/s3 a12 b-2");
     write_whole(&peer.flags(""), &set).await;
-    upserts(&peer.flags(""), "c7", Marked, "w").await;
+    let marker = peer.flags("").mark().await.unwrap();
+    upserts(&peer.flags(""), "c7", Marked(&marker), "w").await;
     let mut keys = peer.conn.keys("").await.unwrap();
     keys.sort();
     assert_eq!(
@@ -124,7 +125,8 @@ async fn what_other_writers_leave_is_read() {
     assert_eq!((counts.segments, counts.flags), (1, 2));
     assert_eq!(Some(flags.mark().await.unwrap()), look.marker, "it is theirs");
     assert_eq!(peer.value("ld/$inited").await.unwrap(), "something");
-    upserts(&flags, "a5 b7 /s2", Marked, "nwn").await;
+    let marker = flags.mark().await.unwrap();
+    upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
     holds(&flags, "! /s2 a-5 b7").await;
     // A folder is no item.
     let empty = live_row(&flag(""), 1, "s");
@@ -165,11 +167,11 @@ async fn sets_that_fit_a_transaction_are_filled_at_once() {
 async fn rows_longer_than_a_transaction_go_alone() {
     let peer = ConsulPeer::start().await;
     let flags = peer.flags("ld");
-    flags.mark().await.unwrap();
+    let marker = flags.mark().await.unwrap();
     let long = |name: &str, version| live_row(&flag(name), version, &"x".repeat(450_000));
     let set = [live_row(&flag("a"), 1, "s"), long("b", 1), live_row(&flag("c"), 1, "s")];
-    assert_eq!(letters(&flags.upsert(&set, Marked).await.unwrap()), "www");
-    assert_eq!(letters(&flags.upsert(&set, Marked).await.unwrap()), "nnn");
+    assert_eq!(letters(&flags.upsert(&set, Marked(&marker)).await.unwrap()), "www");
+    assert_eq!(letters(&flags.upsert(&set, Marked(&marker)).await.unwrap()), "nnn");
     let found = flags.read().await.unwrap();
     let b = found.rows.iter().find(|row| row.key == flag("b")).unwrap();
     let wanted = || Some(long("b", 0));
@@ -178,7 +180,7 @@ async fn rows_longer_than_a_transaction_go_alone() {
     assert_eq!(flags.correct(&corrections[..1]).await.unwrap(), [false]);
     holds(&flags, "! a1 b0 c1").await;
     peer.unmark("ld").await;
-    assert_eq!(letters(&flags.upsert(&[long("b", 7)], Marked).await.unwrap()), "m");
+    assert_eq!(letters(&flags.upsert(&[long("b", 7)], Marked(&marker)).await.unwrap()), "m");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +221,7 @@ async fn whoever_shows_no_token_is_told() {
         flags.look().await.unwrap_err(),
         flags.fill(&rows("a1")).await.unwrap_err(),
         flags.upsert(&rows("a1"), Always).await.unwrap_err(),
-        flags.upsert(&many(100, 10), Marked).await.unwrap_err(),
+        flags.upsert(&many(100, 10), Marked(&Marker("any".into()))).await.unwrap_err(),
         flags.correct(&[Correction { found, wanted: None }]).await.unwrap_err(),
         flags.mark().await.unwrap_err(),
     ] {

@@ -40,7 +40,8 @@ async fn an_empty_store_shows_nothing(peer: &impl Peer) {
     assert_eq!(marker, None);
     assert_eq!(counts.unwrap_or_default(), Counts::default());
     assert_eq!(backend.upsert(&[], Always).await.unwrap(), []);
-    assert_eq!(backend.upsert(&[], Marked).await.unwrap(), []);
+    let marker = Marker("any".into());
+    assert_eq!(backend.upsert(&[], Marked(&marker)).await.unwrap(), []);
     assert_eq!(backend.correct(&[]).await.unwrap(), Vec::<bool>::new());
     assert_eq!(backend.read().await.unwrap(), StoredRows::default());
 }
@@ -94,7 +95,7 @@ async fn only_newer_rows_are_written(peer: &impl Peer) {
     let (one, other) = (peer.flags("life"), peer.flags("life"));
     upserts(&one, "a0", Always, "w").await;
     upserts(&other, "a0", Always, "n").await;
-    one.mark().await.unwrap();
+    let marker = one.mark().await.unwrap();
     for (text, outcome, after) in [
         ("a5", "w", "! a5"),
         ("a5", "n", "! a5"),
@@ -114,7 +115,7 @@ async fn only_newer_rows_are_written(peer: &impl Peer) {
         ("a9", "n", "! /a-2 /b1 a10"),
         ("a1700000000000", "w", "! /a-2 /b1 a1700000000000"),
     ] {
-        upserts(&one, text, Marked, outcome).await;
+        upserts(&one, text, Marked(&marker), outcome).await;
         holds(&other, after).await;
     }
     let differing = live_row(&flag("a"), 1_700_000_000_000, "other content");
@@ -163,16 +164,19 @@ async fn what_cannot_be_decoded_counts_as_version_0(peer: &impl Peer) {
 async fn a_lost_marker_is_noticed_while_writing<P: Peer>(peer: &P) {
     let backend = peer.flags("marked");
     let (outcome, after) = if P::CHECKS_MARKER { ("mm", "") } else { ("ww", "/s1 a1") };
-    upserts(&backend, "a1 /s1", Marked, outcome).await;
+    let before = Marker("before".into());
+    upserts(&backend, "a1 /s1", Marked(&before), outcome).await;
     holds(&backend, after).await;
     upserts(&backend, "a2 /s2", Always, "ww").await;
-    backend.mark().await.unwrap();
-    upserts(&backend, "a3 /s1", Marked, "wn").await;
+    let marker = backend.mark().await.unwrap();
+    let outcome = if P::CHECKS_MARKER { "mm" } else { "nn" };
+    upserts(&backend, "a1 /s1", Marked(&before), outcome).await;
+    upserts(&backend, "a3 /s1", Marked(&marker), "wn").await;
     holds(&backend, "! /s2 a3").await;
     peer.unmark("marked").await;
     holds(&backend, "/s2 a3").await;
     let (outcome, after) = if P::CHECKS_MARKER { ("mm", "/s2 a3") } else { ("wn", "/s2 a4") };
-    upserts(&backend, "a4 /s1", Marked, outcome).await;
+    upserts(&backend, "a4 /s1", Marked(&marker), outcome).await;
     holds(&backend, after).await;
 }
 

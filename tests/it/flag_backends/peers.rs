@@ -108,7 +108,7 @@ pub(crate) fn holds(backend: &impl FlagBackend, expected: &str) -> impl Future<O
 pub(crate) fn upserts(
     backend: &impl FlagBackend,
     text: &str,
-    condition: Condition,
+    condition: Condition<'_>,
     expected: &str,
 ) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();

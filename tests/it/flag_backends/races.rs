@@ -30,18 +30,18 @@ fn rows_of(writer: u64, round: u64) -> Vec<Row> {
 
 pub(super) async fn the_highest_version_wins_everywhere(peer: &impl Peer) {
     let backend = peer.flags("race");
-    backend.mark().await.unwrap();
+    let marker = backend.mark().await.unwrap();
     for round in 1..=ROUNDS {
         let mut writers = JoinSet::new();
         for writer in 0..2 {
-            let backend = peer.flags("race");
+            let (backend, marker) = (peer.flags("race"), marker.clone());
             let rows = rows_of(writer, round);
             // In large calls and in small ones.
             let size = [200, 200, 64, 17, 3][round as usize - 1];
             writers.spawn(async move {
                 let mut written = 0;
                 for chunk in rows.chunks(size) {
-                    let outcomes = backend.upsert(chunk, Condition::Marked).await.unwrap();
+                    let outcomes = backend.upsert(chunk, Condition::Marked(&marker)).await.unwrap();
                     assert_eq!(outcomes.len(), chunk.len());
                     written += outcomes.iter().filter(|it| **it == Upserted::Written).count();
                 }

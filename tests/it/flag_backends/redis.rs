@@ -102,7 +102,8 @@ async fn the_layout_is_ld_relays() {
     let flags = RedisFlags::new(store(server.settings()), "");
     let set = rows("/s3 a1 b-2");
     assert_eq!(flags.fill(&set).await.unwrap(), Filled::Done);
-    upserts(&flags, "c7", Marked, "w").await;
+    let marker = flags.mark().await.unwrap();
+    upserts(&flags, "c7", Marked(&marker), "w").await;
     let keys = server.command(&["KEYS", "*"]);
     let names = ["launchdarkly:$inited", "launchdarkly:features", "launchdarkly:segments"];
     assert_eq!(lines(&keys), names);
@@ -137,7 +138,7 @@ async fn what_other_writers_leave_is_read() {
         holds(&flags, "! /s2 a-5 b-6").await;
         let marker = flags.mark().await.unwrap();
         assert_eq!(marker.0, value, "it is theirs");
-        upserts(&flags, "a5 b7 /s2", Marked, "nwn").await;
+        upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
         holds(&flags, "! /s2 a-5 b7").await;
     }
     // An initialization by somebody else shows.

@@ -90,8 +90,9 @@ pub(super) async fn thousands_of_rows_are_no_trouble<P: Peer>(peer: &P) {
     // The others newer, the first half not.
     let newer = many(2_000, 2);
     let mixed: Vec<Row> = set[..1_000].iter().chain(&newer[1_000..]).cloned().collect();
+    let marker = one.mark().await.unwrap();
     for (place, chunk) in mixed.chunks(ROWS_MAX).enumerate() {
-        let outcomes = one.upsert(chunk, Condition::Marked).await.unwrap();
+        let outcomes = one.upsert(chunk, Condition::Marked(&marker)).await.unwrap();
         let first = place * ROWS_MAX;
         let letter = |at| if first + at < 1_000 { 'n' } else { 'w' };
         assert_eq!(letters(&outcomes), (0..chunk.len()).map(letter).collect::<String>());

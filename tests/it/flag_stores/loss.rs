@@ -5,13 +5,18 @@ use pilotlight::model::ItemKind;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::scene::{is_complete, prefix, stored, wait_for_store, wait_until_complete};
+use super::scene::{is_complete, namespace, prefix, stored, wait_for_store, wait_until_complete};
+use super::witness::Witness;
 use crate::shared_cache::database::Kind;
 use crate::shared_cache::scene::{NEVER, OFTEN, Scene};
 use crate::support::eventually;
 
+/// Looks so often that comparisons, one for twenty looks, come within the life of a test.
+const ALWAYS: &str = "200ms";
+
 on_every_database!(
     what_is_wiped_is_written_again,
+    what_is_removed_in_part_is_written_again,
     a_missing_marker_is_set_again,
     a_database_that_restarts_empty_is_filled_at_once,
     a_change_into_an_emptied_store_brings_back_everything,
@@ -21,6 +26,7 @@ async fn what_is_wiped_is_written_again(kind: Kind) {
     let scene = Scene::on(kind, 3, 60).await;
     let disk = TempDir::new().unwrap();
     let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    let witness = Witness::of(&relay, 0).await;
     for _ in 0..3 {
         for index in 0..3 {
             wait_until_complete(&scene, kind, index).await;
@@ -42,15 +48,54 @@ async fn what_is_wiped_is_written_again(kind: Kind) {
         // Tables are emptied item by item, while the relay already writes them again.
         Kind::DynamoDb => assert!(last["items"].as_u64() >= Some(1), "{last}"),
     }
+    witness.assert_untroubled();
+}
+
+async fn what_is_removed_in_part_is_written_again(kind: Kind) {
+    let scene = Scene::on(kind, 1, 60).await;
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&scene.relay(&disk, ALWAYS)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    let witness = Witness::of(&relay, 0).await;
+    let data = scene.launchdarkly.data(environment_id(0).as_str());
+    for items in ItemKind::ALL {
+        for (key, _) in data.collection(items).iter().step_by(9) {
+            scene.database.remove(&namespace(kind, 0, items), key).await;
+        }
+    }
+    let status = wait_for_store(&relay, "the repair shows", |store| {
+        store["lastRepopulation"].is_object() && store["state"] == "VALID"
+    })
+    .await;
+    wait_until_complete(&scene, kind, 0).await;
+    let reason = &super::scene::store_status(&status, 0)["lastRepopulation"]["reason"];
+    let expected = match kind {
+        // Counting is cheap there.
+        Kind::Redis | Kind::Consul => ["itemsMissing", "periodic"],
+        Kind::DynamoDb => ["periodic", "periodic"],
+    };
+    assert!(expected.iter().any(|expected| reason == expected), "{reason}");
+    // As many as before, but one is old and one is nobody's.
+    let flags = namespace(kind, 0, ItemKind::Flag);
+    let (key, _) = data.flags.iter().next().unwrap();
+    let old = json!({"key": &**key, "version": 0, "on": true});
+    scene.database.put_item(&flags, key, 0, &old.to_string()).await;
+    wait_until_complete(&scene, kind, 0).await;
+    let stray = json!({"key": "stray", "version": 3, "on": true});
+    scene.database.put_item(&flags, "stray", 3, &stray.to_string()).await;
+    wait_until_complete(&scene, kind, 0).await;
+    witness.assert_untroubled();
 }
 
 async fn a_missing_marker_is_set_again(kind: Kind) {
     let scene = Scene::on(kind, 1, 5).await;
     let disk = TempDir::new().unwrap();
-    let _relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
     wait_until_complete(&scene, kind, 0).await;
+    let witness = Witness::of(&relay, 0).await;
     scene.database.remove_marker(&prefix(0)).await;
     wait_until_complete(&scene, kind, 0).await;
+    witness.assert_untroubled();
 }
 
 async fn a_database_that_restarts_empty_is_filled_at_once(kind: Kind) {

@@ -1,57 +1,95 @@
 //! The database is away: SDKs notice nothing, and nothing is lost.
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
-use serde_json::json;
 use tempfile::TempDir;
 
-use super::scene::{wait_for_store, wait_until_complete};
+use super::scene::{complaints, wait_for_store, wait_until_complete, wait_until_in_order};
+use super::witness::{TICKS, Witness};
 use crate::shared_cache::database::Kind;
 use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::relay::next_event;
 
-on_every_database!(clients_notice_no_frozen_database, clients_notice_no_silent_network);
+on_every_database!(
+    clients_notice_no_frozen_database,
+    clients_notice_no_silent_network,
+    clients_notice_no_black_hole,
+    clients_notice_no_killed_database,
+);
+
+/// What happens to a database.
+#[derive(Clone, Copy)]
+enum Trouble {
+    /// Its process is stopped: connections stand, answers do not come.
+    Frozen,
+    /// The network delivers nothing, and later everything.
+    Silent,
+    /// The network swallows what is sent, for good.
+    BlackHole,
+    /// Its process is killed, and comes back with nothing.
+    Killed,
+}
+
+impl Trouble {
+    fn begin(self, scene: &mut Scene) {
+        match self {
+            Self::Frozen => scene.database.freeze(),
+            Self::Silent => scene.database.proxy().freeze(),
+            Self::BlackHole => scene.database.proxy().black_hole(),
+            Self::Killed => scene.database.kill(),
+        }
+    }
+
+    async fn end(self, scene: &mut Scene) {
+        match self {
+            Self::Frozen => scene.database.thaw(),
+            Self::Silent | Self::BlackHole => scene.database.proxy().pass().unwrap(),
+            Self::Killed => {
+                scene.database.restart().await;
+                scene.database.create_table().await;
+            }
+        }
+    }
+}
 
 async fn clients_notice_no_frozen_database(kind: Kind) {
-    let scene = Scene::on_mortal(kind, 1, 20).await;
-    let trouble = |scene: &Scene| scene.database.freeze();
-    let relief = |scene: &Scene| scene.database.thaw();
-    clients_notice_nothing(scene, kind, trouble, relief).await;
+    clients_notice_nothing(kind, Trouble::Frozen).await;
 }
 
 async fn clients_notice_no_silent_network(kind: Kind) {
-    let scene = Scene::on_mortal(kind, 1, 20).await;
-    let trouble = |scene: &Scene| scene.database.proxy().freeze();
-    let relief = |scene: &Scene| scene.database.proxy().pass().unwrap();
-    clients_notice_nothing(scene, kind, trouble, relief).await;
+    clients_notice_nothing(kind, Trouble::Silent).await;
 }
 
-async fn clients_notice_nothing(
-    scene: Scene,
-    kind: Kind,
-    trouble: impl Fn(&Scene),
-    relief: impl Fn(&Scene),
-) {
+async fn clients_notice_no_black_hole(kind: Kind) {
+    clients_notice_nothing(kind, Trouble::BlackHole).await;
+}
+
+async fn clients_notice_no_killed_database(kind: Kind) {
+    clients_notice_nothing(kind, Trouble::Killed).await;
+}
+
+async fn clients_notice_nothing(kind: Kind, trouble: Trouble) {
+    let mut scene = Scene::on_mortal(kind, 1, 20).await;
     let disk = TempDir::new().unwrap();
+    // No look would come within the life of this test.
     let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
     wait_until_complete(&scene, kind, 0).await;
-    let (mut client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
-    trouble(&scene);
+    let witness = Witness::of(&relay, 0).await;
+    trouble.begin(&mut scene);
     for round in 0..20 {
-        let flag = json!({"key": format!("flag-{}", round % 7), "on": true, "round": round});
-        scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
-        let (name, data) = next_event(&mut client).await;
-        assert_eq!((name.as_str(), &data["data"]["round"]), ("patch", &json!(round)));
-        let (_other, put) = relay.stream_with_put("/all", &sdk_key(0)).await;
-        assert_eq!(put["data"]["flags"][format!("flag-{}", round % 7)]["round"], round);
+        witness.change(&scene, round).await;
     }
     wait_for_store(&relay, "what waits shows, once for each item", |store| {
-        store["state"] == "INTERRUPTED" && store["dirty"] == 7 && store["error"].is_string()
+        store["state"] == "INTERRUPTED"
+            && store["breaker"] != "closed"
+            && store["dirty"] == TICKS
+            && store["error"].is_string()
     })
     .await;
-    relief(&scene);
+    for round in 20..25 {
+        witness.change(&scene, round).await;
+    }
+    witness.asks(10).await;
+    trouble.end(&mut scene).await;
     wait_until_complete(&scene, kind, 0).await;
-    wait_for_store(&relay, "nothing waits any more", |store| {
-        store["state"] == "VALID" && store["dirty"] == 0 && store["error"].is_null()
-    })
-    .await;
+    wait_until_in_order(&relay).await;
+    assert_eq!(complaints(&relay), 1, "{}", relay.log());
+    witness.assert_untroubled();
 }

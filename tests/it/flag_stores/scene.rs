@@ -35,7 +35,12 @@ pub(crate) fn namespace(kind: Kind, index: usize, items: ItemKind) -> String {
 
 /// The items as they are stored.
 pub(crate) async fn stored(scene: &Scene, kind: Kind, index: usize, items: ItemKind) -> Stored {
-    let rows = scene.database.rows(&namespace(kind, index, items)).await;
+    stored_under(scene, kind, &prefix(index), items).await
+}
+
+async fn stored_under(scene: &Scene, kind: Kind, prefix: &str, items: ItemKind) -> Stored {
+    let namespace = format!("{prefix}{}{}", separator(kind), items.store_name());
+    let rows = scene.database.rows(&namespace).await;
     rows.into_iter()
         .map(|(key, json)| (key, serde_json::from_slice(&json).unwrap_or(Value::Null)))
         .collect()
@@ -55,16 +60,26 @@ fn wanted(data: &DataSet, kind: ItemKind) -> BTreeMap<String, u64> {
 /// Whether the store holds exactly what LaunchDarkly has, and the marker.
 pub(crate) async fn is_complete(scene: &Scene, kind: Kind, index: usize) -> Result<(), String> {
     let data = scene.launchdarkly.data(environment_id(index).as_str());
+    holds(scene, kind, &prefix(index), &data).await
+}
+
+/// Whether exactly this is stored under a prefix, and the marker.
+pub(crate) async fn holds(
+    scene: &Scene,
+    kind: Kind,
+    prefix: &str,
+    data: &DataSet,
+) -> Result<(), String> {
     for items in ItemKind::ALL {
-        let found = versions(&stored(scene, kind, index, items).await);
-        let wanted = wanted(&data, items);
+        let found = versions(&stored_under(scene, kind, prefix, items).await);
+        let wanted = wanted(data, items);
         if found != wanted {
             let missing = wanted.iter().filter(|(key, version)| found.get(*key) != Some(version));
             let missing: Vec<_> = missing.take(5).collect();
             return Err(format!("{} of {} {items:?}: {missing:?}", found.len(), wanted.len()));
         }
     }
-    if scene.database.has_marker(&prefix(index)).await {
+    if scene.database.has_marker(prefix).await {
         Ok(())
     } else {
         Err("there is no marker".to_owned())
@@ -91,4 +106,30 @@ pub(crate) async fn wait_for_store(
     condition: impl Fn(&Value) -> bool,
 ) -> Value {
     relay.wait_for_status(what, |status| condition(store_status(status, 0))).await
+}
+
+/// Waits until nothing waits to be stored and nothing is wrong.
+pub(crate) async fn wait_until_in_order(relay: &RelayProcess) -> Value {
+    wait_for_store(relay, "the store is in order", |store| {
+        store["state"] == "VALID"
+            && store["dirty"] == 0
+            && store["writePending"] == false
+            && store["error"].is_null()
+            && store["problem"].is_null()
+    })
+    .await
+}
+
+/// Waits until `/status` names what is wrong.
+pub(crate) async fn wait_for_error(relay: &RelayProcess, error: &str) -> Value {
+    wait_for_store(relay, &format!("the trouble shows: {error}"), |store| {
+        store["state"] == "INTERRUPTED"
+            && store["error"].as_str().is_some_and(|text| text.contains(error))
+    })
+    .await
+}
+
+/// How often the log says that the database cannot be used.
+pub(crate) fn complaints(relay: &RelayProcess) -> usize {
+    relay.log().matches("the shared flag store cannot be used").count()
 }

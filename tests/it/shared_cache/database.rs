@@ -57,6 +57,17 @@ impl Dynamo {
     }
 }
 
+impl Server {
+    fn address(&self) -> SocketAddr {
+        let port = match self {
+            Self::Redis(server) => server.port,
+            Self::DynamoDb(dynamo) => dynamo.server().port,
+            Self::Consul(server) => server.port,
+        };
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+}
+
 pub(crate) struct CacheDatabase {
     server: Server,
     proxy: FlakyProxy,
@@ -96,13 +107,12 @@ impl CacheDatabase {
     }
 
     fn behind_proxy(server: Server) -> Self {
-        let port = match &server {
-            Server::Redis(server) => server.port,
-            Server::DynamoDb(dynamo) => dynamo.server().port,
-            Server::Consul(server) => server.port,
-        };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { server, proxy: FlakyProxy::start(address).unwrap() }
+        Self { proxy: FlakyProxy::start(server.address()).unwrap(), server }
+    }
+
+    /// Where the server itself listens.
+    pub(crate) fn server_address(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// Stands between the relays and the server.
@@ -332,6 +342,28 @@ impl CacheDatabase {
             .send()
             .await
             .unwrap();
+    }
+
+    /// Removes the flags, segments and marker of a prefix.
+    pub(crate) async fn wipe_prefix(&self, prefix: &str) {
+        match &self.server {
+            Server::Redis(server) => {
+                let keys = ["features", "segments", "$inited"].map(|it| format!("{prefix}:{it}"));
+                server.command(&["DEL", &keys[0], &keys[1], &keys[2]]);
+            }
+            Server::DynamoDb(dynamo) => {
+                let own = format!("{prefix}:");
+                for (namespace, name) in items(dynamo).await.into_keys() {
+                    if namespace.starts_with(&own) {
+                        self.remove(&namespace, &name).await;
+                    }
+                }
+            }
+            Server::Consul(server) => {
+                let path = format!("/v1/kv/{prefix}/?recurse");
+                assert_eq!(consul(server, "DELETE", &path, b"").unwrap().0, 200);
+            }
+        }
     }
 
     /// Removes everything at once (item by item where there is no other way).

@@ -1,0 +1,140 @@
+//! What others do to a store between two calls of a keeper.
+
+use super::super::super::memory::Content;
+use super::*;
+
+/// Somebody wipes everything out.
+fn wipe(content: &mut Content) {
+    content.rows.clear();
+    content.marker = None;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_loses_the_race_to_fill_writes_what_the_winner_did_not_know() {
+    // Without looks nothing else would show that the winner's data is older.
+    for (fills, reads) in [(true, "rf"), (false, "rfl")] {
+        let mut bench = Bench::start_with("", None, fills).await;
+        bench.put("a3 b1");
+        bench.expect("a3 b1 !").await;
+        {
+            let mut content = bench.store.content();
+            wipe(&mut content);
+            content.calls.clear();
+            content.meanwhile = Some(('f', |content| {
+                let row = layout::row(&flag("a"), &Item::live(2, r#"{"version":2}"#));
+                content.rows.insert(flag("a"), row.json);
+                content.marker = Some(99);
+            }));
+        }
+        bench.change("a4 b1", "a");
+        bench.expect("a4 b1 !").await;
+        bench.pass(Duration::from_secs(3)).await;
+        let calls = bench.store.content().calls.clone();
+        assert_eq!(calls, format!("u{reads}ru"), "no more than that");
+        assert_eq!(bench.status().dirty, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_into_a_store_that_somebody_else_refilled_brings_back_everything() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a3 b1 c1");
+    bench.expect("a3 b1 c1 !").await;
+    {
+        // An older set, whole.
+        let mut content = bench.store.content();
+        content.rows.remove(&flag("c"));
+        content.marker = Some(99);
+    }
+    bench.change("a4 b1 c1", "a");
+    bench.expect("a4 b1 c1 !").await;
+    bench.settle().await;
+    let last = bench.status().last_repopulation.unwrap();
+    assert_eq!((last.reason, last.items), (Reason::MarkerChanged, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_while_a_change_was_refused_is_found_without_a_look() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a3 b1");
+    bench.expect("a3 b1 !").await;
+    bench.store.content().away = true;
+    bench.change("a4 b1", "a");
+    bench.settle().await;
+    {
+        // The connection is the same all the time.
+        let mut content = bench.store.content();
+        content.rows.remove(&flag("b"));
+        content.away = false;
+    }
+    bench.expect("a4 b1 !").await;
+    bench.pass(Duration::from_secs(1)).await;
+    let status = bench.status();
+    assert_eq!((status.dirty, status.state), (0, SharedState::Valid));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_wiped_during_a_comparison_is_filled_whole() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a3 b1");
+    bench.expect("a3 b1 !").await;
+    {
+        let mut content = bench.store.content();
+        content.calls.clear();
+        content.meanwhile = Some(('u', wipe));
+    }
+    bench.put("a4 b1");
+    bench.expect("a4 b1 !").await;
+    assert_eq!(bench.store.content().calls, "rurfl");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_is_not_left_on_a_store_that_is_wiped_when_it_is_set() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a3 b1");
+    bench.expect("a3 b1 !").await;
+    {
+        let mut content = bench.store.content();
+        content.marker = None;
+        content.meanwhile = Some(('m', wipe));
+    }
+    bench.put("a3 b1");
+    bench.expect("a3 b1 !").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_not_live_flushes_into_what_somebody_else_filled() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a1 b1");
+    bench.expect("a1 b1 !").await;
+    bench.away(true);
+    bench.change("a2 b1", "a");
+    bench.flags.not_live();
+    bench.settle().await;
+    {
+        let mut content = bench.store.content();
+        wipe(&mut content);
+        content.meanwhile = Some(('f', |content| {
+            for name in ["a", "b"] {
+                let row = layout::row(&flag(name), &Item::live(1, r#"{"version":1}"#));
+                content.rows.insert(flag(name), row.json);
+            }
+            content.marker = Some(99);
+        }));
+    }
+    bench.away(false);
+    bench.expect("a2 b1 !").await;
+    bench.settle().await;
+    assert_eq!(bench.status().dirty, 0);
+    // Alone it fills an emptied store itself, and nothing waits any more.
+    bench.away(true);
+    bench.change("a3 b1", "a");
+    bench.flags.not_live();
+    bench.settle().await;
+    wipe(&mut bench.store.content());
+    bench.away(false);
+    bench.expect("a3 b1 !").await;
+    bench.pass(Duration::from_secs(1)).await;
+    let status = bench.status();
+    assert_eq!((status.dirty, status.state), (0, SharedState::Valid));
+}

@@ -1,0 +1,177 @@
+//! What an operator gets wrong, and what somebody wrote who should not have: the start goes on,
+//! the log tells it once with what and where, `/status` shows it, and it ends with its cause.
+
+use pilotlight::demo::composed_data::{environment_id, flag_key, sdk_key};
+use pilotlight::model::ItemKind;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::scene::{
+    complaints, is_complete, namespace, prefix, store_status, wait_for_error, wait_for_store,
+    wait_until_complete, wait_until_in_order,
+};
+use super::witness::Witness;
+use crate::shared_cache::database::{CacheDatabase, Kind};
+use crate::shared_cache::scene::{NEVER, OFTEN, Scene};
+use crate::support::databases::MASTER_TOKEN;
+use crate::support::relay::{RelayProcess, RelaySettings};
+
+on_every_database!(
+    items_that_cannot_be_read_are_named_and_written_anew,
+    items_that_cannot_be_read_are_not_served,
+    a_database_that_cannot_be_reached_at_the_start,
+    a_database_that_does_not_answer_at_the_start,
+);
+
+/// Puts in what cannot be decoded, and an item without a version.
+async fn spoil(scene: &Scene, kind: Kind) {
+    let flags = namespace(kind, 0, ItemKind::Flag);
+    let segments = namespace(kind, 0, ItemKind::Segment);
+    let segment = pilotlight::demo::composed_data::segment_key(0);
+    // Version 0 of the attribute that DynamoDB has means: look into the JSON.
+    scene.database.put_item(&flags, &flag_key(2), 0, "{\"key\": ").await;
+    scene.database.put_item(&segments, &segment, 0, "no JSON").await;
+    let flag = json!({"key": flag_key(3), "on": true});
+    scene.database.put_item(&flags, &flag_key(3), 0, &flag.to_string()).await;
+}
+
+async fn items_that_cannot_be_read_are_named_and_written_anew(kind: Kind) {
+    let scene = Scene::on(kind, 1, 20).await;
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    relay.kill().await.unwrap();
+    spoil(&scene, kind).await;
+    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    wait_until_complete(&scene, kind, 0).await;
+    assert_named(&relay);
+    let witness = Witness::of(&relay, 0).await;
+    // While it runs, the next comparison finds them.
+    spoil(&scene, kind).await;
+    scene.launchdarkly.send_flags_put(environment_id(0).as_str());
+    wait_until_complete(&scene, kind, 0).await;
+    wait_until_in_order(&relay).await;
+    witness.asks(2).await;
+    witness.assert_untroubled();
+}
+
+/// The log names the two in one line.
+fn assert_named(relay: &RelayProcess) {
+    let log = relay.log();
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("cannot be decoded; they are written")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    let segment = pilotlight::demo::composed_data::segment_key(0);
+    assert!(lines[0].contains(&flag_key(2)) && lines[0].contains(&segment), "{}", lines[0]);
+}
+
+async fn items_that_cannot_be_read_are_not_served(kind: Kind) {
+    let scene = Scene::on(kind, 1, 20).await;
+    scene.fill().await;
+    spoil(&scene, kind).await;
+    scene.launchdarkly.stop().await;
+    // A new machine, so there is no local store either.
+    let disk = TempDir::new().unwrap();
+    let relay = scene.relay(&disk, OFTEN).with("CACHE_TTL", "0s").start().unwrap();
+    wait_for_store(&relay, "it shows what is wrong", |store| {
+        store["undecodable"] == 2
+            && store["problem"].as_str().is_some_and(|text| text.contains("2 items"))
+    })
+    .await;
+    assert_eq!(relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await.status, 503);
+    assert_named(&relay);
+    assert_eq!(relay.log().matches("cannot be served from").count(), 1, "{}", relay.log());
+    scene.launchdarkly.start().unwrap();
+    wait_until_complete(&scene, kind, 0).await;
+    let status = wait_until_in_order(&relay).await;
+    let store = store_status(&status, 0);
+    // How many there are is known again after the next reading.
+    assert!(store["undecodable"] == 2 || store["undecodable"] == 0, "{store}");
+    assert_eq!(relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await.status, 200);
+}
+
+async fn a_database_that_cannot_be_reached_at_the_start(kind: Kind) {
+    let scene = Scene::on(kind, 1, 20).await;
+    scene.database.proxy().refuse();
+    starts_without(&scene, kind, "").await;
+}
+
+async fn a_database_that_does_not_answer_at_the_start(kind: Kind) {
+    let scene = Scene::on(kind, 1, 20).await;
+    scene.database.proxy().black_hole();
+    starts_without(&scene, kind, "").await;
+}
+
+async fn starts_without(scene: &Scene, kind: Kind, error: &str) {
+    let disk = TempDir::new().unwrap();
+    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    starts(scene, kind, &relay, error, async || scene.database.proxy().pass().unwrap()).await;
+}
+
+/// A relay serves although its database does not, and fills that as soon as the trouble is over.
+async fn starts(
+    scene: &Scene,
+    kind: Kind,
+    relay: &RelayProcess,
+    error: &str,
+    cure: impl AsyncFn(),
+) {
+    let witness = Witness::of(relay, 0).await;
+    wait_for_error(relay, error).await;
+    for round in 0..10 {
+        witness.change(scene, round).await;
+    }
+    witness.asks(5).await;
+    is_complete(scene, kind, 0).await.unwrap_err();
+    cure().await;
+    wait_until_complete(scene, kind, 0).await;
+    wait_until_in_order(relay).await;
+    assert_eq!(complaints(relay), 1, "{}", relay.log());
+    witness.assert_untroubled();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_at_the_start() {
+    let scene = Scene::on(Kind::Redis, 1, 20).await;
+    let user = |password: &str| {
+        let rule = format!(">{password}");
+        let set = ["ACL", "SETUSER", "relay", "reset", "on", &rule, "~*", "+@all"];
+        assert_eq!(scene.database.redis().command(&set), "OK");
+    };
+    user("another");
+    let disk = TempDir::new().unwrap();
+    let settings = scene.relay(&disk, NEVER).with("REDIS_USERNAME", "relay");
+    let relay = settings.with("REDIS_PASSWORD", "right").start().unwrap();
+    starts(&scene, Kind::Redis, &relay, "WRONGPASS", async || user("right")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_does_not_exist_at_the_start() {
+    let scene = Scene::on(Kind::DynamoDb, 1, 20).await;
+    let disk = TempDir::new().unwrap();
+    scene.database.drop_table().await;
+    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    let witness = Witness::of(&relay, 0).await;
+    wait_for_error(&relay, "ResourceNotFound").await;
+    for round in 0..10 {
+        witness.change(&scene, round).await;
+    }
+    scene.database.create_table().await;
+    wait_until_complete(&scene, Kind::DynamoDb, 0).await;
+    wait_until_in_order(&relay).await;
+    assert_eq!(complaints(&relay), 1, "{}", relay.log());
+    witness.assert_untroubled();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_consul_does_not_know_at_the_start() {
+    let scene = Scene::new(CacheDatabase::start_consul_with_acl().await, 1, 20);
+    let (disk, secret) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = secret.path().join("token");
+    std::fs::write(&file, "3b9f0c1e-0000-4000-8000-00000000dead").unwrap();
+    let settings: RelaySettings = scene.relay(&disk, NEVER);
+    let relay = settings.with("CONSUL_TOKEN_FILE", file.display().to_string()).start().unwrap();
+    let cure = async || std::fs::write(&file, MASTER_TOKEN).unwrap();
+    starts(&scene, Kind::Consul, &relay, "403", cure).await;
+    assert!(!scene.database.rows(&prefix(0)).await.is_empty());
+}
