@@ -46,6 +46,17 @@ pub async fn run_id(conn: &mut RedisConnection) -> Result<Option<String>, StoreE
     }
 }
 
+/// What each server that holds data does when its memory is full (`maxmemory-policy`), as far as
+/// the servers tell.
+pub(super) async fn eviction_policies(
+    conn: &mut RedisConnection,
+) -> Result<Vec<String>, StoreError> {
+    match &mut conn.0 {
+        Kind::Node(node) => Ok(node.eviction_policy().await?.into_iter().collect()),
+        Kind::Cluster(cluster) => cluster.eviction_policies().await,
+    }
+}
+
 impl ConnectionLike for RedisConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match &mut self.0 {

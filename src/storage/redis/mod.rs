@@ -16,6 +16,7 @@ mod cluster;
 mod connection;
 mod denial;
 mod errors;
+mod eviction;
 mod node;
 mod sentinel;
 mod settings;
@@ -36,6 +37,7 @@ use crate::model::Password;
 pub use connection::{RedisConnection, run_id};
 pub use denial::ScriptDenial;
 pub use errors::{RedisFailure, classify, scripts_are_denied};
+pub use eviction::{EvictionWarning, EvictionWatch};
 pub use settings::{Login, RedisSettings, RedisUrlError};
 pub use topology::{ClusterSettings, RedisTopology, SentinelSettings};
 

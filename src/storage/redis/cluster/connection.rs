@@ -58,6 +58,14 @@ impl ClusterConnection {
         }))
     }
 
+    /// What each master that tells does when its memory is full.
+    pub(in super::super) async fn eviction_policies(&self) -> Result<Vec<String>, StoreError> {
+        let asked = self.members().nodes.clone().into_iter();
+        let asked = asked.map(async |mut node| node.eviction_policy().await);
+        let answers = join_bounded(DIALS_MAX, asked.collect()).await;
+        answers.into_iter().filter_map(Result::transpose).collect()
+    }
+
     fn members(&self) -> Arc<Members> {
         self.shared.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -214,7 +214,7 @@ impl Sentinel {
         sentinel
     }
 
-    fn url(&self) -> RedactedUrl {
+    pub(crate) fn url(&self) -> RedactedUrl {
         let port = self.port;
         RedactedUrl::new(if self.guarded {
             let (user, password) = SENTINEL_USER;
