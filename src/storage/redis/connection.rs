@@ -34,6 +34,14 @@ impl RedisConnection {
             Kind::Cluster(cluster) => cluster.check().await,
         }
     }
+
+    /// Waits until a server ends the connection. Cancel-safe.
+    pub(super) async fn ended(self) {
+        match self.0 {
+            Kind::Node(node) => node.ended().await,
+            Kind::Cluster(cluster) => cluster.ended().await,
+        }
+    }
 }
 
 /// The identity of the running server process, which changes with each restart; of a cluster,

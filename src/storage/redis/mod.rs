@@ -130,6 +130,10 @@ impl Dialer for RedisDialer {
         conn.check().await
     }
 
+    async fn ended(&self, conn: RedisConnection) {
+        conn.ended().await;
+    }
+
     fn lost(&self, error: &StoreError) {
         match &self.shared.servers {
             Servers::Standalone(server) if errors::is_read_only(error) => {

@@ -42,6 +42,8 @@ pub(super) struct Node {
     conn: MultiplexedConnection,
     /// Runs the connection; it ends with the last clone.
     _driver: Arc<TaskGroup>,
+    /// Cancelled when the connection has ended.
+    ended: CancellationToken,
 }
 
 impl Node {
@@ -54,10 +56,20 @@ impl Node {
             .await
             .map_err(classify)?;
         let mut tasks = TaskGroup::new(&CancellationToken::new());
-        tasks.spawn("redis connection", |_cancel| driver);
-        let mut node = Self { conn, _driver: Arc::new(tasks) };
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        tasks.spawn("redis connection", |_cancel| async move {
+            driver.await;
+            drop(end);
+        });
+        let mut node = Self { conn, _driver: Arc::new(tasks), ended };
         node.enter(login).await?;
         Ok(node)
+    }
+
+    /// Waits until the connection has ended.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     async fn enter(&mut self, login: &Login) -> Result<(), StoreError> {

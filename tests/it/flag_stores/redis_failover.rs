@@ -8,7 +8,8 @@ use super::redis_scene::{
     Changes, PLAIN, TAGGED, launchdarkly, on, on_owners, prefix, relay, wait_until_held,
 };
 use super::scene::wait_for_store;
-use crate::support::databases::{MASTER_NAME, Redis, RedisCluster, SentinelGroup};
+use crate::shared_cache::scene::{SEALED, wait_until_stored};
+use crate::support::databases::{Redis, RedisCluster, SentinelGroup};
 use crate::support::eventually;
 use crate::support::relay::RelayProcess;
 
@@ -63,9 +64,7 @@ async fn sentinels_fail_over(trouble: Trouble) {
     match trouble {
         Trouble::Killed => group.servers[0].kill(),
         Trouble::Frozen => group.servers[0].freeze(),
-        Trouble::Ordered => {
-            assert_eq!(group.sentinels[0].command(&["SENTINEL", "FAILOVER", MASTER_NAME]), "OK");
-        }
+        Trouble::Ordered => group.order_failover().await,
     }
     if trouble != Trouble::Ordered {
         shows_the_outage(&relay).await;
@@ -226,4 +225,39 @@ async fn a_name_that_moves_to_another_master_is_followed() {
     changes.finish().await;
     is_in_order(&relay).await;
     wait_until_held(&on(&new), &launchdarkly, PLAIN, 2).await;
+}
+
+/// Nobody writes and nobody looks: that the server ended the connections is what it is noticed by.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_restart_empty_while_nothing_changes_are_filled_at_once() {
+    let mut server = Redis::start().await;
+    let mut cluster = RedisCluster::start(3).await;
+    let launchdarkly = launchdarkly(2, 20);
+    let machines = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let alone = relay(&launchdarkly, &machines[0], PLAIN)
+        .with("USE_REDIS", "true")
+        .with("REDIS_URL", url)
+        .start()
+        .unwrap();
+    let clustered = cluster.configure(relay(&launchdarkly, &machines[1], PLAIN)).start().unwrap();
+    for relay in [&alone, &clustered] {
+        wait_until_stored(relay).await;
+    }
+    for _ in 0..3 {
+        server.restart().await;
+        wait_until_held(&on(&server), &launchdarkly, PLAIN, 2).await;
+        let owner = cluster.owner(&format!("{}:features", prefix(PLAIN, 1)));
+        cluster.servers[owner].restart().await;
+        wait_until_held(&on_owners(&cluster), &launchdarkly, PLAIN, 2).await;
+    }
+    // The cache of environments, too.
+    eventually("the cache is whole again", async || {
+        let rows = server.command(&["HLEN", SEALED]);
+        if rows == "3" { Ok(()) } else { Err(rows) }
+    })
+    .await;
+    for relay in [&alone, &clustered] {
+        is_in_order(relay).await;
+    }
 }

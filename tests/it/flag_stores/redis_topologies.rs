@@ -111,8 +111,14 @@ enum Seen {
     InOrder,
 }
 
-/// Looks at an environment again and again, from before anything is there until everything is.
-async fn watch(owner: impl Fn(&str) -> u16, prefix: &str, data: &DataSet, seen: Seen) {
+/// Looks at an environment again and again, from before `begin` until everything is there.
+async fn watch(
+    owner: impl Fn(&str) -> u16,
+    prefix: &str,
+    data: &DataSet,
+    seen: Seen,
+    begin: impl FnOnce(),
+) {
     let names = ["$inited", "features", "segments"].map(|name| format!("{prefix}:{name}"));
     let mut connections = Vec::new();
     for name in &names {
@@ -122,7 +128,7 @@ async fn watch(owner: impl Fn(&str) -> u16, prefix: &str, data: &DataSet, seen: 
     let count = |kind| wanted(data, kind).len();
     let all = [1, count(ItemKind::Flag), count(ItemKind::Segment)];
     let mut pace = interval(PACE);
-    let mut looks = 0;
+    let mut begin = Some(begin);
     eventually("everything is there", async || {
         pace.tick().await;
         if seen == Seen::AtOnce {
@@ -139,19 +145,23 @@ async fn watch(owner: impl Fn(&str) -> u16, prefix: &str, data: &DataSet, seen: 
         }
         let parts = [[0, 0, 0], [0, 0, all[2]], [0, all[1], all[2]], all];
         assert!(parts.contains(&found), "{found:?} of {all:?}");
-        looks += 1;
+        if let Some(begin) = begin.take() {
+            assert_eq!(found, [0, 0, 0]);
+            begin();
+        }
         if found == all { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
-    assert!(looks > 1, "it was watched from the beginning");
 }
 
 /// Two relays learn of one environment after the other, and each wants to be the one that fills.
+/// What the slower one had prepared is removed.
 async fn environments_appear(
     configure: impl Fn(RelaySettings) -> RelaySettings,
     owner: impl Fn(&str) -> u16,
     start: &str,
     seen: Seen,
+    servers: &[Redis],
 ) {
     let launchdarkly = launchdarkly(1, FLAGS);
     let machines = [TempDir::new().unwrap(), TempDir::new().unwrap()];
@@ -165,9 +175,14 @@ async fn environments_appear(
         let composed = environment(index, FLAGS);
         let data = composed.data.clone();
         let prefix = prefix(start, index);
-        let load = async { launchdarkly.load(&composed) };
-        tokio::join!(watch(&owner, &prefix, &data, seen), load);
+        watch(&owner, &prefix, &data, seen, || launchdarkly.load(&composed)).await;
     }
+    eventually("nothing that was prepared is left over", async || {
+        let keys = servers.iter().map(|server| server.command(&["KEYS", "*pilotlight-*"]));
+        let keys: Vec<String> = keys.collect();
+        if keys.iter().all(String::is_empty) { Ok(()) } else { Err(keys.join("\n")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,8 +190,7 @@ async fn behind_sentinels_environments_appear_at_once() {
     let group = SentinelGroup::start(1, 1).await;
     let owner = |_: &str| group.servers[0].port;
     let configure = |settings| group.configure(settings);
-    environments_appear(configure, owner, PLAIN, Seen::AtOnce).await;
-    wait_until_nothing_is_left_over(&[&group.servers[0]]).await;
+    environments_appear(configure, owner, PLAIN, Seen::AtOnce, &group.servers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,8 +198,7 @@ async fn on_a_cluster_with_a_tag_environments_appear_at_once() {
     let cluster = RedisCluster::start(3).await;
     let owner = |key: &str| cluster.servers[cluster.owner(key)].port;
     let configure = |settings| cluster.configure(settings);
-    environments_appear(configure, owner, TAGGED, Seen::AtOnce).await;
-    wait_until_nothing_is_left_over(&cluster.servers.iter().collect::<Vec<_>>()).await;
+    environments_appear(configure, owner, TAGGED, Seen::AtOnce, &cluster.servers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,18 +206,7 @@ async fn on_a_cluster_without_a_tag_environments_appear_in_order() {
     let cluster = RedisCluster::start(3).await;
     let owner = |key: &str| cluster.servers[cluster.owner(key)].port;
     let configure = |settings| cluster.configure(settings);
-    environments_appear(configure, owner, PLAIN, Seen::InOrder).await;
-    wait_until_nothing_is_left_over(&cluster.servers.iter().collect::<Vec<_>>()).await;
-}
-
-/// What the slower relay had prepared is removed.
-async fn wait_until_nothing_is_left_over(servers: &[&Redis]) {
-    eventually("what was prepared is removed", async || {
-        let keys: Vec<String> =
-            servers.iter().map(|server| server.command(&["KEYS", "*pilotlight-*"])).collect();
-        if keys.iter().all(String::is_empty) { Ok(()) } else { Err(keys.join("\n")) }
-    })
-    .await;
+    environments_appear(configure, owner, PLAIN, Seen::InOrder, &cluster.servers).await;
 }
 
 /// What is wiped comes back whole, on all kinds of servers.
