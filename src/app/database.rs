@@ -73,11 +73,12 @@ pub(super) struct SharedDatabase {
     /// Holds flags for SDKs and other relays.
     pub(super) flags: SharedStores,
     keep_cache: KeepCache,
-    probe: Probe,
+    tasks: Vec<Task>,
 }
 
 type KeepCache = Box<dyn FnOnce(SharedCache<'_>, KeeperEnds, &mut TaskGroup)>;
-type Probe = Box<dyn FnOnce(&mut TaskGroup)>;
+/// Starts a task of the database itself.
+type Task = Box<dyn FnOnce(&mut TaskGroup)>;
 
 impl SharedDatabase {
     /// The database of the configuration.
@@ -110,16 +111,20 @@ impl SharedDatabase {
         Self {
             flags: SharedStores::new(timing, health.clone(), flags),
             keep_cache: Box::new(move |cache, ends, parts| cache.keep(rows, health, ends, parts)),
-            probe: Box::new(|parts| parts.spawn("database probe", |stop| store.run_probe(stop))),
+            tasks: vec![Box::new(|parts| {
+                parts.spawn("database probe", |stop| store.run_probe(stop));
+            })],
         }
     }
 
-    /// Starts the probe of the database, and the keeper of the shared cache if there is one.
+    /// Starts the tasks of the database, and the keeper of the shared cache if there is one.
     pub(super) fn start(self, cache: Option<(SharedCache<'_>, KeeperEnds)>, parts: &mut TaskGroup) {
         if let Some((cache, ends)) = cache {
             (self.keep_cache)(cache, ends, parts);
         }
-        (self.probe)(parts);
+        for start in self.tasks {
+            start(parts);
+        }
     }
 }
 
@@ -187,17 +192,22 @@ mod redis {
     use crate::flagstore::redis::RedisFlags;
     use crate::model::RedactedUrl;
     use crate::storage::redis::{
-        ClusterSettings, Login, RedisDialer, RedisSettings, RedisStore, RedisTopology,
-        RedisUrlError, SentinelSettings,
+        ClusterSettings, EvictionWatch, Login, RedisDialer, RedisSettings, RedisStore,
+        RedisTopology, RedisUrlError, SentinelSettings,
     };
 
     pub(super) fn open(config: &RedisConfig, timing: Timing) -> Result<SharedDatabase, StartError> {
         let store = store(config)?;
         let servers: Vec<String> =
             config.servers.urls().iter().map(RedactedUrl::redacted).collect();
-        let database = Arc::new(DatabaseFacts { kind: "redis", server: Some(servers.join(",")) });
+        let eviction = EvictionWatch::new(store.clone(), timing.check);
+        let database = Arc::new(DatabaseFacts {
+            kind: "redis",
+            server: Some(servers.join(",")),
+            evicts: Some(eviction.warning()),
+        });
         let (cache, flags) = (store.clone(), store.clone());
-        Ok(SharedDatabase::of(
+        let mut shared = SharedDatabase::of(
             store,
             timing,
             move |namespace| RedisCache::new(cache.clone(), namespace),
@@ -206,7 +216,11 @@ mod redis {
                 let prefix = Some(flags.prefix().to_owned());
                 (StoreFacts { database: database.clone(), prefix, table: None }, flags)
             },
-        ))
+        );
+        shared.tasks.push(Box::new(|parts| {
+            parts.spawn("database eviction policy", |stop| eviction.run(stop));
+        }));
+        Ok(shared)
     }
 
     fn store(config: &RedisConfig) -> Result<RedisStore, StartError> {
@@ -274,7 +288,7 @@ mod dynamodb {
             ..DynamoDbSettings::default()
         };
         let store = FailFast::new("dynamodb", DynamoDbDialer::new(settings), Budgets::default());
-        let database = Arc::new(DatabaseFacts { kind: "dynamodb", server: endpoint });
+        let database = Arc::new(DatabaseFacts { kind: "dynamodb", server: endpoint, evicts: None });
         let table = table.unwrap_or_default();
         let (cache, cache_table, flags) = (store.clone(), table.clone(), store.clone());
         SharedDatabase::of(
@@ -322,7 +336,7 @@ mod consul {
         }
         let store = FailFast::new("consul", ConsulDialer::new(settings), Budgets::default());
         let server = config.address.authority().map(|authority| authority.host().to_owned());
-        let database = Arc::new(DatabaseFacts { kind: "consul", server });
+        let database = Arc::new(DatabaseFacts { kind: "consul", server, evicts: None });
         let (cache, flags) = (store.clone(), store.clone());
         Ok(SharedDatabase::of(
             store,

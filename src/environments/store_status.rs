@@ -31,6 +31,8 @@ pub struct StoreStatus {
     pub last_write: Option<SystemTime>,
     /// The last repair of a loss.
     pub last_repopulation: Option<LastRepopulation>,
+    /// By which policy the database removes items when its memory is full, if it does.
+    pub eviction_policy: Option<String>,
     /// Items that the database does not take, with their size in bytes.
     pub dropped: Vec<(String, u64)>,
     /// Why what is stored could not be served, if it could not.
@@ -76,6 +78,7 @@ impl StoreStatus {
                 reason: last.reason.as_str(),
                 items: last.items,
             }),
+            eviction_policy: status.database.eviction_policy().map(|policy| policy.to_string()),
             dropped: status.dropped.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
             problem: status.problem.clone(),
             undecodable: status.undecodable,

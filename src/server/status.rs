@@ -209,6 +209,7 @@ fn store_status(environment: &Environment) -> Value {
     add("dbTable", store.table.map(Into::into));
     add("error", store.error.map(Into::into));
     add("problem", store.problem.map(Into::into));
+    add("evictionPolicy", store.eviction_policy.map(Into::into));
     add("lastWrite", store.last_write.map(|at| unix_ms(at).into()));
     add(
         "lastRepopulation",

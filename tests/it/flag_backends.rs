@@ -9,4 +9,8 @@ mod peers;
 mod races;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_connections;
+#[cfg(feature = "redis")]
+mod redis_topologies;
 mod sizes;

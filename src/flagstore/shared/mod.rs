@@ -104,7 +104,7 @@ impl SharedStores {
 }
 
 /// What `/status` tells of where an environment's flags are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct StoreFacts {
     /// The database.
     pub database: Arc<DatabaseFacts>,
@@ -115,10 +115,19 @@ pub struct StoreFacts {
 }
 
 /// What `/status` tells of the database itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct DatabaseFacts {
     /// `redis`, `dynamodb` or `consul` (ld-relay v8: `database`).
     pub kind: &'static str,
     /// Where it is, without passwords (ld-relay v8: `dbServer`).
     pub server: Option<String>,
+    /// Told where the database may be set up to remove items when its memory is full.
+    pub evicts: Option<watch::Receiver<Option<Arc<str>>>>,
+}
+
+impl DatabaseFacts {
+    /// The policy by which the database removes items when its memory is full, if it does.
+    pub fn eviction_policy(&self) -> Option<Arc<str>> {
+        self.evicts.as_ref()?.borrow().clone()
+    }
 }

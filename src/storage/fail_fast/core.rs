@@ -36,6 +36,8 @@ pub(super) struct Core<C> {
     connected_epoch: u64,
     /// The generation that the epoch was counted for.
     connected_generation: Option<u64>,
+    /// The connection whose end is the end of all; the first lane's, if that has one.
+    standing: Option<C>,
     refusal: Option<Refusal>,
 }
 
@@ -55,7 +57,7 @@ struct Refusal {
 #[error("{0}")]
 struct RepeatedRefusal(Arc<str>);
 
-impl<C> Core<C> {
+impl<C: Clone> Core<C> {
     pub(super) fn new(now: Instant, bulk_connections: usize) -> Self {
         Self {
             breaker: Breaker::new(now),
@@ -64,6 +66,7 @@ impl<C> Core<C> {
             next_bulk: 0,
             connected_epoch: 0,
             connected_generation: None,
+            standing: None,
             refusal: None,
         }
     }
@@ -89,6 +92,11 @@ impl<C> Core<C> {
 
     pub(super) fn cell(&self, lane: usize) -> Arc<OnceCell<C>> {
         self.lanes[lane].cell.clone()
+    }
+
+    /// The connection whose end is to be noticed, with its generation.
+    pub(super) fn standing(&self) -> Option<(u64, C)> {
+        Some((self.generation, self.standing.clone()?))
     }
 
     /// The index of the connection for a call; bulk calls go round.
@@ -128,12 +136,15 @@ impl<C> Core<C> {
         }
     }
 
-    pub(super) fn connected(&mut self, lane: usize, generation: u64, now: Instant) {
+    pub(super) fn connected(&mut self, lane: usize, generation: u64, now: Instant, conn: &C) {
         self.forget_refusal();
         if generation != self.generation {
             return;
         }
         self.lanes[lane].answered = Some(now);
+        if lane == 0 || self.standing.is_none() {
+            self.standing = Some(conn.clone());
+        }
         if self.connected_generation != Some(generation) {
             self.connected_generation = Some(generation);
             self.connected_epoch += 1;
@@ -143,8 +154,8 @@ impl<C> Core<C> {
     /// Takes over the connection of a successful probe as the only one.
     pub(super) fn adopt(&mut self, now: Instant, conn: C) {
         self.drop_all();
+        self.connected(0, self.generation, now, &conn);
         self.lanes[0].cell = Arc::new(OnceCell::new_with(Some(conn)));
-        self.connected(0, self.generation, now);
         self.breaker.on_probe_success(now);
     }
 
@@ -168,6 +179,7 @@ impl<C> Core<C> {
 
     pub(super) fn drop_all(&mut self) {
         self.generation += 1;
+        self.standing = None;
         self.lanes = empty_lanes(self.lanes.len());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each call gets a time budget that covers dialling and asking together. A timeout or transport
 //! failure costs the connection and opens the breaker; while it is open, calls are refused at
-//! once and only the probe dials ([`FailFast::run_probe`], design D23). Nothing is repeated here:
+//! once and only the probe dials ([`FailFast::run_probe`], design D23). A connection that the
+//! database ends while nobody uses it is replaced. Nothing is repeated here:
 //! who wants a retry has a queue. It knows no database and no data.
 //!
 //! Connections are shared handles ([`Dialer::Conn`] is `Clone`): a multiplexed Redis connection,
@@ -48,6 +49,10 @@ pub const CHECK_BUDGET: Duration = Duration::from_millis(500);
 /// that a hundred environments do not each ask.
 pub const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
 
+/// Longest random wait before a connection that the database ended is replaced: relays do not all
+/// dial in one moment, and a database that ends each connection at once is not hammered.
+pub const REPLACE_WAIT: Duration = Duration::from_millis(300);
+
 /// Makes connections to one database.
 pub trait Dialer: Send + Sync + 'static {
     /// A handle that may be cloned and used by many callers at once.
@@ -61,6 +66,12 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// Asks something cheap. An error that is not transient counts as an answer.
     fn check(&self, conn: Self::Conn) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Waits until the database ends the connection, where that shows while nobody asks anything.
+    /// Cancel-safe.
+    fn ended(&self, _conn: Self::Conn) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 
     /// Told of each failure that cost the connections.
     fn lost(&self, _error: &StoreError) {}
@@ -169,17 +180,29 @@ impl<D: Dialer> FailFast<D> {
         self.publish(&core);
     }
 
-    /// Dials while the breaker is open, until cancelled. One task of the owner runs it.
+    /// Dials while the breaker is open, and when the database has ended a connection that nobody
+    /// used just then: it may have been restarted or replaced. Until cancelled. One task of the
+    /// owner runs it.
     pub async fn run_probe(self, cancel: CancellationToken) {
         let mut health = self.watch_health();
         loop {
-            let due = self.core().breaker.next_probe();
+            let (due, standing) = {
+                let core = self.core();
+                (core.breaker.next_probe(), core.standing())
+            };
             let far = Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 // An error would mean that the sender is gone, and `self` holds it.
                 _ = health.changed() => continue,
+                generation = self.ended(standing) => {
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => return,
+                        () = self.replace(generation) => continue,
+                    }
+                }
                 () = sleep_until(due.unwrap_or(far)) => {}
             }
             if !self.begin_probe() {
@@ -191,6 +214,34 @@ impl<D: Dialer> FailFast<D> {
                 () = cancel.cancelled() => return,
                 () = self.probe() => {}
             }
+        }
+    }
+
+    /// Waits for the end of a connection; gives its generation.
+    async fn ended(&self, standing: Option<(u64, D::Conn)>) -> u64 {
+        match standing {
+            Some((generation, conn)) => {
+                self.shared.dialer.ended(conn).await;
+                generation
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The database has ended a connection: another one shows what became of it. What that comes
+    /// to is settled as for any call.
+    async fn replace(&self, generation: u64) {
+        {
+            let mut core = self.core();
+            if !core.drop_generation(generation) {
+                return;
+            }
+            self.publish(&core);
+        }
+        tokio::time::sleep(REPLACE_WAIT.mul_f64(fastrand::f64())).await;
+        if let Err(error) = self.call(|conn| self.shared.dialer.check(conn)).await {
+            let error = error_text(&error);
+            tracing::debug!(store = self.shared.name, %error, "the connection was ended");
         }
     }
 
@@ -296,7 +347,7 @@ impl<D: Dialer> FailFast<D> {
         let now = Instant::now();
         let mut core = self.core();
         match &outcome {
-            Ok(_) => core.connected(lane, generation, now),
+            Ok(conn) => core.connected(lane, generation, now, conn),
             Err(StoreError::Refused(_)) => {
                 let error = outcome.as_ref().err().map(|error| error_text(error));
                 core.refused(now, error.unwrap_or_default());

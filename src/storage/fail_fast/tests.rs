@@ -2,6 +2,8 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::atomic::AtomicUsize;
 
+use tokio::sync::Notify;
+
 use super::*;
 use crate::storage::breaker::BreakerState;
 use crate::tasks::TaskGroup;
@@ -32,6 +34,7 @@ struct Fake {
     dialled: AtomicUsize,
     checked: AtomicUsize,
     lost: AtomicUsize,
+    ends: Notify,
 }
 
 /// Two bulk connections, so that taking turns shows.
@@ -47,6 +50,10 @@ impl Dialer for Arc<Fake> {
     async fn check(&self, _conn: usize) -> Result<(), StoreError> {
         self.checked.fetch_add(1, Ordering::Relaxed);
         act(&self.checks).await
+    }
+
+    async fn ended(&self, _conn: usize) {
+        self.ends.notified().await;
     }
 
     fn lost(&self, _error: &StoreError) {
@@ -310,4 +317,55 @@ async fn a_loss_on_one_connection_drops_all_and_is_seen_as_a_reconnect() {
     bench.wait_for(|health| health.connected).await;
     assert_eq!(bench.health().connected_epoch, 2);
     assert_eq!(bench.ask().await.unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_the_database_ends_is_replaced_while_nobody_asks() {
+    let bench = bench(&[]);
+    let mut tasks = TaskGroup::new(&CancellationToken::new());
+    tasks.spawn("probe", |cancel| bench.store.clone().run_probe(cancel));
+    bench.ask().await.unwrap();
+    let since = bench.health().since;
+    for epoch in 2..5 {
+        let begun = Instant::now();
+        bench.fake.ends.notify_one();
+        bench.wait_for(|health| health.connected_epoch == epoch).await;
+        assert!(begun.elapsed() <= REPLACE_WAIT, "{:?}", begun.elapsed());
+        let health = bench.health();
+        assert_eq!((health.state, health.since), (BreakerState::Closed, since), "no outage");
+    }
+    assert_eq!(bench.ask().await.unwrap(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_ends_its_connections_and_goes_is_away() {
+    let bench = bench(&[Act::Work, Act::Fail, Act::Fail]);
+    let mut tasks = TaskGroup::new(&CancellationToken::new());
+    tasks.spawn("probe", |cancel| bench.store.clone().run_probe(cancel));
+    bench.ask().await.unwrap();
+    bench.fake.ends.notify_one();
+    bench.wait_for(|health| health.state == BreakerState::Open).await;
+    assert!(matches!(bench.ask().await, Err(StoreError::CoolingDown)));
+    bench.wait_for(|health| health.state == BreakerState::Closed).await;
+    assert_eq!((bench.dialled(), bench.health().connected_epoch), (4, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_ends_each_connection_at_once_is_not_hammered() {
+    const FOR: Duration = Duration::from_secs(60);
+    let bench = bench(&[]);
+    let mut tasks = TaskGroup::new(&CancellationToken::new());
+    tasks.spawn("probe", |cancel| bench.store.clone().run_probe(cancel));
+    let fake = bench.fake.clone();
+    tasks.spawn("ends", |cancel| async move {
+        while !cancel.is_cancelled() {
+            fake.ends.notify_one();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    bench.ask().await.unwrap();
+    tokio::time::sleep(FOR).await;
+    let most = 3 * FOR.as_millis() / REPLACE_WAIT.as_millis();
+    assert!((10..most).contains(&(bench.dialled() as u128)), "{}", bench.dialled());
+    tasks.shutdown(Duration::from_secs(1)).await;
 }

@@ -4,6 +4,9 @@
 //! first the next time; who did not is asked last, also if the caller ran out of time over it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::storage::StoreError;
 use crate::storage::net::Endpoint;
@@ -19,7 +22,7 @@ impl Start {
     }
 
     /// One round over a list of `count` servers.
-    pub(super) fn round(&self, count: usize) -> impl Iterator<Item = usize> {
+    pub(super) fn round(&self, count: usize) -> impl ExactSizeIterator<Item = usize> {
         let first = self.0.load(Ordering::Relaxed);
         (0..count).map(move |step| {
             let place = first.wrapping_add(step) % count;
@@ -31,6 +34,20 @@ impl Start {
     /// The server at this place gave what was wanted.
     pub(super) fn found(&self, place: usize) {
         self.0.store(place, Ordering::Relaxed);
+    }
+}
+
+/// Gives one server of a round its share of the caller's time, so that some is left for the
+/// others; without a share it may use it all, as the last one should.
+pub(super) async fn within<T>(
+    share: Option<Duration>,
+    attempt: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match share {
+        Some(budget) => {
+            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }))
+        }
+        None => attempt.await,
     }
 }
 
@@ -87,6 +104,23 @@ mod tests {
             vec![refusal()],
             "store refuses the request: nobody helps (a:1: store refuses the request: WRONGPASS)",
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_shares_of_time_run_out() {
+        let (share, hour) = (Duration::from_millis(500), Duration::from_secs(3600));
+        let slow = || async {
+            tokio::time::sleep(hour).await;
+            Ok(())
+        };
+        let begun = tokio::time::Instant::now();
+        assert!(matches!(within(Some(share), slow()).await, Err(StoreError::TimedOut { .. })));
+        assert_eq!(begun.elapsed(), share);
+        within(None, slow()).await.unwrap();
+        let start = Start::random();
+        let mut round = start.round(2);
+        assert!(round.next().is_some() && round.len() == 1);
+        assert!(round.next().is_some() && round.len() == 0);
     }
 
     #[test]

@@ -34,6 +34,14 @@ impl RedisConnection {
             Kind::Cluster(cluster) => cluster.check().await,
         }
     }
+
+    /// Waits until a server ends the connection. Cancel-safe.
+    pub(super) async fn ended(self) {
+        match self.0 {
+            Kind::Node(node) => node.ended().await,
+            Kind::Cluster(cluster) => cluster.ended().await,
+        }
+    }
 }
 
 /// The identity of the running server process, which changes with each restart; of a cluster,
@@ -43,6 +51,17 @@ pub async fn run_id(conn: &mut RedisConnection) -> Result<Option<String>, StoreE
     match &mut conn.0 {
         Kind::Node(node) => node.run_id().await,
         Kind::Cluster(cluster) => cluster.run_id().await,
+    }
+}
+
+/// What each server that holds data does when its memory is full (`maxmemory-policy`), as far as
+/// the servers tell.
+pub(super) async fn eviction_policies(
+    conn: &mut RedisConnection,
+) -> Result<Vec<String>, StoreError> {
+    match &mut conn.0 {
+        Kind::Node(node) => Ok(node.eviction_policy().await?.into_iter().collect()),
+        Kind::Cluster(cluster) => cluster.eviction_policies().await,
     }
 }
 

@@ -16,6 +16,7 @@ mod cluster;
 mod connection;
 mod denial;
 mod errors;
+mod eviction;
 mod node;
 mod sentinel;
 mod settings;
@@ -36,6 +37,7 @@ use crate::model::Password;
 pub use connection::{RedisConnection, run_id};
 pub use denial::ScriptDenial;
 pub use errors::{RedisFailure, classify, scripts_are_denied};
+pub use eviction::{EvictionWarning, EvictionWatch};
 pub use settings::{Login, RedisSettings, RedisUrlError};
 pub use topology::{ClusterSettings, RedisTopology, SentinelSettings};
 
@@ -126,6 +128,10 @@ impl Dialer for RedisDialer {
 
     async fn check(&self, conn: RedisConnection) -> Result<(), StoreError> {
         conn.check().await
+    }
+
+    async fn ended(&self, conn: RedisConnection) {
+        conn.ended().await;
     }
 
     fn lost(&self, error: &StoreError) {

@@ -2,10 +2,13 @@
 //!
 //! It knows nothing of topologies. No deadline here: the caller keeps the time.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisFuture, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisFuture, RedisResult, Value,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::errors::classify;
@@ -39,6 +42,8 @@ pub(super) struct Node {
     conn: MultiplexedConnection,
     /// Runs the connection; it ends with the last clone.
     _driver: Arc<TaskGroup>,
+    /// Cancelled when the connection has ended.
+    ended: CancellationToken,
 }
 
 impl Node {
@@ -51,10 +56,20 @@ impl Node {
             .await
             .map_err(classify)?;
         let mut tasks = TaskGroup::new(&CancellationToken::new());
-        tasks.spawn("redis connection", |_cancel| driver);
-        let mut node = Self { conn, _driver: Arc::new(tasks) };
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        tasks.spawn("redis connection", |_cancel| async move {
+            driver.await;
+            drop(end);
+        });
+        let mut node = Self { conn, _driver: Arc::new(tasks), ended };
         node.enter(login).await?;
         Ok(node)
+    }
+
+    /// Waits until the connection has ended.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     async fn enter(&mut self, login: &Login) -> Result<(), StoreError> {
@@ -78,28 +93,39 @@ impl Node {
     /// Makes sure that it takes writes. Servers that do not tell their role are taken as they
     /// are.
     pub(super) async fn must_be_master(&mut self) -> Result<(), StoreError> {
-        let role: Result<Vec<Value>, _> = redis::cmd("ROLE").query_async(self).await;
-        match role.map_err(classify) {
-            Ok(role) => match role.first() {
-                Some(Value::BulkString(name)) if name == b"slave" => Err(StoreError::Unreachable(
-                    "the server is a replica and takes no writes".into(),
-                )),
-                Some(_) | None => Ok(()),
-            },
-            Err(error) if error.is_transient() => Err(error),
-            Err(_) => Ok(()),
+        let role: Option<Vec<Value>> = told(redis::cmd("ROLE").query_async(self).await)?;
+        match role.unwrap_or_default().first() {
+            Some(Value::BulkString(name)) if name == b"slave" => {
+                Err(StoreError::Unreachable("the server is a replica and takes no writes".into()))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
     /// The identity of the running process, which changes with each restart. `None` where the
     /// server does not tell.
     pub(super) async fn run_id(&mut self) -> Result<Option<String>, StoreError> {
-        let answer: Result<String, _> = redis::cmd("INFO").arg("server").query_async(self).await;
-        match answer.map_err(classify) {
-            Ok(info) => Ok(info_field(&info, "run_id").map(str::to_owned)),
-            Err(error) if error.is_transient() => Err(error),
-            Err(_) => Ok(None),
+        let info = self.info("server").await?;
+        Ok(info_field(&info, "run_id").map(str::to_owned))
+    }
+
+    /// What it does when its memory is full (`maxmemory-policy`). `None` where the server does
+    /// not tell: managed services know no `CONFIG`, and rules may deny `INFO` too.
+    pub(super) async fn eviction_policy(&mut self) -> Result<Option<String>, StoreError> {
+        let mut config = redis::cmd("CONFIG");
+        config.arg("GET").arg("maxmemory-policy");
+        let config: Option<HashMap<String, String>> = told(config.query_async(self).await)?;
+        if let Some(policy) = config.and_then(|config| config.into_values().next()) {
+            return Ok(Some(policy));
         }
+        let info = self.info("memory").await?;
+        Ok(info_field(&info, "maxmemory_policy").map(str::to_owned))
+    }
+
+    /// A section of what the server tells of itself; empty where it tells nothing.
+    async fn info(&mut self, section: &str) -> Result<String, StoreError> {
+        let info = redis::cmd("INFO").arg(section).query_async(self).await;
+        Ok(told(info)?.unwrap_or_default())
     }
 }
 
@@ -119,6 +145,15 @@ impl ConnectionLike for Node {
 
     fn get_db(&self) -> i64 {
         self.conn.get_db()
+    }
+}
+
+/// The answer to a question that a server need not answer; `None` if it refuses.
+fn told<T>(answer: RedisResult<T>) -> Result<Option<T>, StoreError> {
+    match answer.map_err(classify) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_transient() => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
-use super::candidates::{Failures, Start};
+use super::candidates::{Failures, Start, within};
 use super::cluster::Address;
 use super::errors::classify;
 use super::node::{Entrance, Node};
@@ -41,9 +39,11 @@ impl Sentinels {
         let sentinels = &self.settings.sentinels;
         let mut failures = Failures::default();
         let mut tried: Vec<Address> = Vec::new();
-        for place in self.start.round(sentinels.len()) {
+        let mut round = self.start.round(sentinels.len());
+        while let Some(place) = round.next() {
+            let others = round.len() > 0;
             let sentinel = &sentinels[place];
-            let asked = within(SENTINEL_BUDGET, self.ask(sentinel)).await;
+            let asked = within(others.then_some(SENTINEL_BUDGET), self.ask(sentinel)).await;
             let address = match asked {
                 Ok(address) => address,
                 Err(error) => {
@@ -60,7 +60,7 @@ impl Sentinels {
                 node.must_be_master().await?;
                 Ok(node)
             };
-            match within(MASTER_BUDGET, enter).await {
+            match within(others.then_some(MASTER_BUDGET), enter).await {
                 Ok(node) => {
                     self.start.found(place);
                     return Ok(node);
@@ -87,11 +87,4 @@ impl Sentinels {
         };
         answer.map(|(host, port)| Address { host, port }).ok_or_else(unknown)
     }
-}
-
-async fn within<T>(
-    budget: Duration,
-    attempt: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }))
 }

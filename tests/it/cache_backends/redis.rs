@@ -5,9 +5,11 @@ use pilotlight::model::Password;
 use pilotlight::storage::redis::{RedisDialer, RedisStore, RedisTopology, run_id};
 use pilotlight::storage::tls::TlsSettings;
 use pilotlight::storage::{BreakerState, Budgets, FailFast, StoreError};
+use tokio::time::timeout;
 
 use super::contract::{Peer, content, holds, insert, update};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for};
+use crate::support::LIMIT;
 use crate::support::certificates::Certificates;
 use crate::support::databases::Redis;
 
@@ -240,14 +242,18 @@ async fn a_replica_is_left_until_there_is_a_master() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_connection_costs_one_call() {
+async fn a_dropped_connection_is_replaced_while_nobody_asks() {
     let server = Redis::start().await;
     let store = store(server.settings());
     let cache = RedisCache::new(store.clone(), "ns");
     let _probe = probing(&store);
     cache.read("env:a").await.unwrap();
+    let before = store.health();
     server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    let error = cache.read("env:a").await.unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
-    ends_by_itself(&store, &cache).await;
+    let mut health = store.watch_health();
+    let replaced = health.wait_for(|health| health.connected_epoch > before.connected_epoch);
+    assert!(timeout(LIMIT, replaced).await.is_ok(), "{:?}", store.health());
+    cache.read("env:a").await.unwrap();
+    let after = store.health();
+    assert_eq!((after.state, after.since), (BreakerState::Closed, before.since));
 }

@@ -5,7 +5,7 @@ use pilotlight::storage::redis::{RedisStore, classify, run_id};
 use pilotlight::storage::{BreakerState, StoreError};
 
 use super::contract::{Peer, content, holds, insert, update};
-use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};
+use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for};
 use super::redis::{RedisPeer, store};
 use super::redis_journal::Writer;
 use crate::support::certificates::Certificates;
@@ -219,7 +219,7 @@ async fn a_lost_master_is_noticed_whose_keys_nobody_asks_for() {
 }
 
 async fn is_cooling_down(store: &RedisStore, cache: &RedisCache) {
-    assert_eq!(store.health().state, BreakerState::Open);
+    wait_for(store, BreakerState::Open).await;
     assert!(matches!(cache.read_all().await, Err(StoreError::CoolingDown)));
 }
 

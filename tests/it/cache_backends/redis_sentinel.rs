@@ -9,7 +9,7 @@ use super::outage::{ends_by_itself, is_noticed, probing, wait_for};
 use super::redis::{RedisPeer, store};
 use super::redis_journal::Writer;
 use crate::support::certificates::Certificates;
-use crate::support::databases::{MASTER_NAME, SentinelGroup};
+use crate::support::databases::SentinelGroup;
 use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +41,7 @@ async fn a_guarded_group_is_entered_and_followed() {
     let _probe = probing(&store);
     let cache = RedisCache::new(store.clone(), "ns");
     assert_eq!(cache.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
-    assert_eq!(group.sentinels[0].command(&["SENTINEL", "FAILOVER", MASTER_NAME]), "OK");
+    group.order_failover().await;
     group.new_master(0).await;
     // Until it dials again, it may read what the old master has.
     eventually("a write to the new master", async || {
@@ -60,7 +60,7 @@ async fn a_failover_that_somebody_orders_is_followed() {
     writer.has_written(100).await;
     let copied = group.copied("ns").await;
     let epoch = store.health().connected_epoch;
-    assert_eq!(group.sentinels[0].command(&["SENTINEL", "FAILOVER", MASTER_NAME]), "OK");
+    group.order_failover().await;
     let new = group.new_master(0).await;
     writer.has_come_back(epoch).await;
     writer.check(copied).await;

@@ -7,7 +7,7 @@ use pilotlight::flagstore::backend::{
 };
 use pilotlight::flagstore::redis::{DEFAULT_PREFIX, RedisFlags};
 use pilotlight::model::ItemKey;
-use pilotlight::storage::redis::{RedisDialer, RedisSettings, RedisStore};
+use pilotlight::storage::redis::{RedisDialer, RedisSettings, RedisStore, RedisTopology};
 use pilotlight::storage::{BreakerState, Budgets, Dialer, FailFast, StoreError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use crate::support::databases::Redis;
 
 use Condition::{Always, Marked};
 
-fn store(settings: RedisSettings) -> RedisStore {
+pub(super) fn store(settings: impl Into<RedisTopology>) -> RedisStore {
     FailFast::new("redis", RedisDialer::new(settings), Budgets::default())
 }
 
@@ -28,7 +28,7 @@ struct RedisPeer<'a> {
     settings: RedisSettings,
 }
 
-fn key_of(prefix: &str, name: &str) -> String {
+pub(super) fn key_of(prefix: &str, name: &str) -> String {
     format!("{}:{name}", if prefix.is_empty() { DEFAULT_PREFIX } else { prefix })
 }
 
@@ -169,7 +169,7 @@ async fn a_look_shows_counts_and_restarts() {
     assert_eq!((second.marker, second.counts.unwrap().flags), (None, 0));
 }
 
-fn many(count: u64) -> Vec<Row> {
+pub(super) fn many(count: u64) -> Vec<Row> {
     let row = |number| {
         let name = format!("item {number}");
         let key = if number % 5 == 0 { segment(&name) } else { flag(&name) };

@@ -47,12 +47,12 @@ async fn stored_under(scene: &Scene, kind: Kind, prefix: &str, items: ItemKind) 
 }
 
 /// Keys with versions of what is not deleted.
-fn versions(stored: &Stored) -> BTreeMap<String, u64> {
+pub(crate) fn versions(stored: &Stored) -> BTreeMap<String, u64> {
     let live = stored.iter().filter(|(_, item)| item["deleted"] != true);
     live.map(|(key, item)| (key.clone(), item["version"].as_u64().unwrap_or(u64::MAX))).collect()
 }
 
-fn wanted(data: &DataSet, kind: ItemKind) -> BTreeMap<String, u64> {
+pub(crate) fn wanted(data: &DataSet, kind: ItemKind) -> BTreeMap<String, u64> {
     let live = data.collection(kind).iter().filter(|(_, item)| !item.is_tombstone());
     live.map(|(key, item)| (key.to_string(), item.version)).collect()
 }

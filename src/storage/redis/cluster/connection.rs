@@ -1,7 +1,9 @@
 //! The shared connection to a cluster: sends each command to the owner of its slot.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerError, Value};
@@ -45,6 +47,24 @@ impl ClusterConnection {
         join_bounded(DIALS_MAX, looks.collect()).await.into_iter().collect()
     }
 
+    /// Waits until a master ends its connection. Cancel-safe.
+    pub(in super::super) async fn ended(&self) {
+        loop {
+            let members = self.members();
+            let ends = members.nodes.iter().map(|node| Box::pin(node.ended()));
+            let mut ends: Vec<_> = ends.collect();
+            poll_fn(|context| {
+                let is_ended = ends.iter_mut().any(|end| end.as_mut().poll(context).is_ready());
+                if is_ended { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            // A server that gave all its slots away was left; its end is nobody's loss.
+            if Arc::ptr_eq(&members, &self.members()) {
+                return;
+            }
+        }
+    }
+
     /// The identities of all masters together, so that it changes when one of them restarts or
     /// hands over to another.
     pub(in super::super) async fn run_id(&self) -> Result<Option<String>, StoreError> {
@@ -56,6 +76,14 @@ impl ClusterConnection {
             ids.sort_unstable();
             ids.join(",")
         }))
+    }
+
+    /// What each master that tells does when its memory is full.
+    pub(in super::super) async fn eviction_policies(&self) -> Result<Vec<String>, StoreError> {
+        let asked = self.members().nodes.clone().into_iter();
+        let asked = asked.map(async |mut node| node.eviction_policy().await);
+        let answers = join_bounded(DIALS_MAX, asked.collect()).await;
+        answers.into_iter().filter_map(Result::transpose).collect()
     }
 
     fn members(&self) -> Arc<Members> {

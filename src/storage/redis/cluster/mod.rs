@@ -20,12 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Value};
-use tokio::time::timeout;
 
 pub(super) use self::connection::ClusterConnection;
 pub(super) use self::layout::Address;
 use self::layout::{Layout, LayoutError, Redirect};
-use super::candidates::{Failures, Start};
+use super::candidates::{Failures, Start, within};
 use super::errors::classify;
 use super::node::{Entrance, Node, info_field};
 use super::slots::slot_of;
@@ -106,15 +105,16 @@ impl Cluster {
     async fn find_layout(&self) -> Result<Found, StoreError> {
         let candidates = self.candidates();
         let mut failures = Failures::default();
-        for place in self.start.round(candidates.len()) {
+        let mut round = self.start.round(candidates.len());
+        while let Some(place) = round.next() {
+            let others = round.len() > 0;
             let endpoint = &candidates[place];
             let ask = async {
                 let mut node = self.entrance.connect(endpoint).await?;
                 let layout = self.read_layout(&mut node, host(endpoint)).await?;
                 Ok((node, layout))
             };
-            let budget = SEED_BUDGET;
-            match timeout(budget, ask).await.unwrap_or(Err(StoreError::TimedOut { budget })) {
+            match within(others.then_some(SEED_BUDGET), ask).await {
                 Ok((node, layout)) => {
                     return Ok(Found { place, endpoint: endpoint.clone(), node, layout });
                 }

@@ -28,7 +28,11 @@ impl Redis {
     }
 
     pub(crate) async fn start_valkey() -> Self {
-        Self::launch("valkey-server", &[]).await
+        Self::start_valkey_with(&[]).await
+    }
+
+    pub(crate) async fn start_valkey_with(arguments: &[&str]) -> Self {
+        Self::launch("valkey-server", arguments).await
     }
 
     /// With further options, such as `["--maxmemory", "2mb"]`.
@@ -131,6 +135,15 @@ impl Redis {
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Waits until it is a master.
+    pub(crate) async fn is_master(&self) {
+        eventually("taking over", async || {
+            let info = self.command(&["INFO", "replication"]);
+            if info.contains("role:master") { Ok(()) } else { Err(info) }
+        })
+        .await;
     }
 
     /// Waits until it has a copy of all that its master has.

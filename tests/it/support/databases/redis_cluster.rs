@@ -15,35 +15,48 @@ pub(crate) struct RedisCluster<'a> {
     pub(crate) servers: Vec<Redis>,
     masters: usize,
     certificates: Option<&'a Certificates>,
+    program: Program,
+}
+
+#[derive(Clone, Copy)]
+enum Program {
+    Redis,
+    Valkey,
 }
 
 impl<'a> RedisCluster<'a> {
     /// Masters that share all slots evenly.
     pub(crate) async fn start(masters: usize) -> Self {
-        Self::launch(masters, false, None).await
+        Self::launch(Program::Redis, masters, false, None).await
+    }
+
+    /// The same of Valkey.
+    pub(crate) async fn start_valkey(masters: usize) -> Self {
+        Self::launch(Program::Valkey, masters, false, None).await
     }
 
     /// With a replica for each master.
     pub(crate) async fn start_with_replicas(masters: usize) -> Self {
-        Self::launch(masters, true, None).await
+        Self::launch(Program::Redis, masters, true, None).await
     }
 
     /// TLS only, and only for clients that show a certificate.
     pub(crate) async fn start_tls(masters: usize, certificates: &'a Certificates) -> Self {
-        Self::launch(masters, false, Some(certificates)).await
+        Self::launch(Program::Redis, masters, false, Some(certificates)).await
     }
 
     async fn launch(
+        program: Program,
         masters: usize,
         with_replicas: bool,
         certificates: Option<&'a Certificates>,
     ) -> Self {
         let count = if with_replicas { 2 * masters } else { masters };
-        let mut cluster = Self { servers: Vec::new(), masters, certificates };
+        let mut cluster = Self { servers: Vec::new(), masters, certificates, program };
         let mut bus_ports = Vec::new();
         for _ in 0..count {
             let bus_port = free_port();
-            cluster.servers.push(start_server(bus_port, certificates).await);
+            cluster.servers.push(start_server(program, bus_port, certificates).await);
             bus_ports.push(bus_port.to_string());
         }
         let share = usize::from(SLOT_COUNT).div_ceil(masters);
@@ -74,7 +87,7 @@ impl<'a> RedisCluster<'a> {
     pub(crate) async fn add_master(&mut self) -> usize {
         assert_eq!(self.servers.len(), self.masters, "replicas come last");
         let bus_port = free_port();
-        let server = start_server(bus_port, self.certificates).await;
+        let server = start_server(self.program, bus_port, self.certificates).await;
         let port = server.port.to_string();
         self.ask(&self.servers[0], &["MEET", "127.0.0.1", &port, &bus_port.to_string()]);
         self.servers.push(server);
@@ -112,18 +125,28 @@ impl<'a> RedisCluster<'a> {
 
     /// The place of the server that owns the slot of a key by its own account.
     pub(crate) fn owner(&self, key: &str) -> usize {
+        self.find_owner(key).unwrap()
+    }
+
+    /// The same; `None` while nobody owns it.
+    pub(crate) fn find_owner(&self, key: &str) -> Option<usize> {
         let has_it = |place: &usize| {
             let answer = self.servers[*place].command(&["EXISTS", key]);
             ["0", "1"].contains(&answer.as_str())
         };
-        (0..self.servers.len()).find(has_it).unwrap()
+        (0..self.servers.len()).find(has_it)
+    }
+
+    /// The replica of a master.
+    pub(crate) fn replica_of(&self, master: usize) -> &Redis {
+        &self.servers[master + self.masters]
     }
 
     /// Waits until the replica of a master has all rows of a hash, and says how many these are.
     pub(crate) async fn copied(&self, key: &str, master: usize) -> usize {
         let count = |info: String| info.parse::<usize>().unwrap();
         let goal = count(self.servers[master].command(&["HLEN", key]));
-        let replica = &self.servers[master + self.masters];
+        let replica = self.replica_of(master);
         eventually("copies", async || {
             // Replicas send readers away unless these say on each connection that they know.
             let there = replica.script(&format!("READONLY\nHLEN {key}\n"));
@@ -142,13 +165,25 @@ impl<'a> RedisCluster<'a> {
         self.ask(&servers[from], &["SETSLOT", &slot, "MIGRATING", &self.id(to)]);
     }
 
+    /// The keys in the slot of this one, itself included, that a server has.
+    pub(crate) fn keys_beside(&self, key: &str, server: usize) -> Vec<String> {
+        let slot = slot_of(key.as_bytes()).to_string();
+        let keys = self.servers[server].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"]);
+        keys.lines().map(str::to_owned).collect()
+    }
+
+    /// Moves the key, if it is there; the slot stays.
+    pub(crate) fn move_key(&self, key: &str, from: usize, to: usize) {
+        let port = self.servers[to].port.to_string();
+        let moved = self.servers[from].command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+        assert!(["OK", "NOKEY"].contains(&moved.as_str()), "{moved}");
+    }
+
     /// Moves the key, if it is there, and then the slot.
     pub(crate) fn finish_to_move(&self, key: &str, from: usize, to: usize) {
+        self.move_key(key, from, to);
         let slot = slot_of(key.as_bytes()).to_string();
         let servers = &self.servers;
-        let port = servers[to].port.to_string();
-        let moved = servers[from].command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
-        assert!(["OK", "NOKEY"].contains(&moved.as_str()), "{moved}");
         let new_owner = self.id(to);
         self.ask(&servers[to], &["SETSLOT", &slot, "NODE", &new_owner]);
         self.ask(&servers[from], &["SETSLOT", &slot, "NODE", &new_owner]);
@@ -196,7 +231,11 @@ impl<'a> RedisCluster<'a> {
     }
 }
 
-async fn start_server(bus_port: u16, certificates: Option<&Certificates>) -> Redis {
+async fn start_server(
+    program: Program,
+    bus_port: u16,
+    certificates: Option<&Certificates>,
+) -> Redis {
     let bus_port = bus_port.to_string();
     let mut arguments = vec![
         "--cluster-enabled",
@@ -219,5 +258,8 @@ async fn start_server(bus_port: u16, certificates: Option<&Certificates>) -> Red
         arguments.extend(tls.iter().map(String::as_str));
         arguments.extend(["--tls-cluster", "yes", "--tls-replication", "yes"]);
     }
-    Redis::start_with(&arguments).await
+    match program {
+        Program::Redis => Redis::start_with(&arguments).await,
+        Program::Valkey => Redis::start_valkey_with(&arguments).await,
+    }
 }

@@ -145,6 +145,15 @@ impl<'a> SentinelGroup<'a> {
         goal
     }
 
+    /// Orders a failover, as soon as the sentinel knows that the replica is well.
+    pub(crate) async fn order_failover(&self) {
+        eventually("a failover being begun", async || {
+            let answer = self.sentinels[0].command(&["SENTINEL", "FAILOVER", MASTER_NAME]);
+            if answer == "OK" { Ok(()) } else { Err(answer) }
+        })
+        .await;
+    }
+
     /// Waits until the sentinels name another master than `old`, and gives its place.
     pub(crate) async fn new_master(&self, old: usize) -> usize {
         let old = self.servers[old].port;
@@ -214,7 +223,7 @@ impl Sentinel {
         sentinel
     }
 
-    fn url(&self) -> RedactedUrl {
+    pub(crate) fn url(&self) -> RedactedUrl {
         let port = self.port;
         RedactedUrl::new(if self.guarded {
             let (user, password) = SENTINEL_USER;
