@@ -2,8 +2,11 @@
 //! databases, and everything that can happen to them.
 
 mod cold;
+mod cross_writing;
+mod daemon;
 mod layout;
 mod loss;
 mod outage;
 mod peers;
+mod reader;
 mod scene;
