@@ -4,6 +4,8 @@
 mod atomicity;
 mod bad_input;
 mod cold;
+mod cross_writing;
+mod daemon;
 mod dynamodb_faults;
 mod layout;
 mod limits;
@@ -12,6 +14,7 @@ mod onlooker;
 mod outage;
 mod peers;
 mod prefixes;
+mod reader;
 mod redis_acl;
 mod redis_connections;
 mod redis_eviction;

@@ -20,8 +20,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::support::futures_of;
 use crate::support::relay::{RelayProcess, RelaySettings};
-use crate::support::sdk_driver::{Events, Language, Mode, SdkDriver, State};
+use crate::support::sdk_driver::{Events, Language, Mode, SdkDriver, State, same_value};
 
 /// One for each SDK, so that several environments are live at once.
 const ENVIRONMENTS: usize = 4;
@@ -140,45 +141,8 @@ macro_rules! all {
     };
 }
 
-/// Waits for all; the first failure is the result.
-async fn futures_of<T, F>(futures: impl Iterator<Item = F>) -> anyhow::Result<Vec<T>>
-where
-    F: Future<Output = anyhow::Result<T>>,
-{
-    let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|cx| {
-        let mut pending = false;
-        for (future, done) in &mut waiting {
-            if done.is_none() {
-                match future.as_mut().poll(cx) {
-                    std::task::Poll::Ready(result) => *done = Some(result),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    waiting.into_iter().filter_map(|(_, done)| done).collect()
-}
-
 fn flags() -> Vec<String> {
     (0..FLAGS).map(flag_key).collect()
-}
-
-/// Equal, where 2 and 2.0 are the same number.
-fn same_value(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same_value(a, b)))
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_value(a, b))
-        }
-        _ => a == b,
-    }
 }
 
 struct Scene {

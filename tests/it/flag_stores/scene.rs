@@ -12,6 +12,9 @@ use crate::shared_cache::scene::Scene;
 use crate::support::eventually;
 use crate::support::relay::RelayProcess;
 
+/// An interval of looks that brings a comparison of everything every five seconds.
+pub(crate) const VERY_OFTEN: &str = "250ms";
+
 /// The stored items of one kind: key to JSON.
 pub(crate) type Stored = BTreeMap<String, Value>;
 

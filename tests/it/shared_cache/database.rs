@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::support::databases::{Consul, DynamoDb, MASTER_TOKEN, Redis};
 use crate::support::relay::RelaySettings;
+use crate::support::sdk_driver::SdkStore;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -143,6 +144,20 @@ impl CacheDatabase {
                 .with("CONSUL_HOST", address.to_string())
                 .with("CONSUL_HEALTH_CHECK_INTERVAL", interval),
         }
+    }
+
+    /// As an SDK in daemon mode is told of it: the server itself, so that faults of the relays'
+    /// network are not the SDK's.
+    pub(crate) fn sdk_store(&self, prefix: &str) -> SdkStore {
+        let (database, port, table) = match &self.server {
+            Server::Redis(server) => ("redis", server.port, None),
+            Server::DynamoDb(dynamo) => {
+                ("dynamodb", dynamo.server().port, Some(dynamo.table().to_owned()))
+            }
+            Server::Consul(server) => ("consul", server.port, None),
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        SdkStore { database, address, prefix: prefix.to_owned(), table }
     }
 
     pub(crate) fn kill(&mut self) {

@@ -12,6 +12,7 @@ pub(crate) mod scene;
 pub(crate) mod sdk_driver;
 
 use std::fmt::Display;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -38,4 +39,26 @@ pub(crate) fn eventually<T, E: Display>(
             }
         }
     }
+}
+
+/// Waits for all; the first failure is the result.
+pub(crate) async fn futures_of<T, F>(futures: impl Iterator<Item = F>) -> anyhow::Result<Vec<T>>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut pending = false;
+        for (future, done) in &mut waiting {
+            if done.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(result) => *done = Some(result),
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    waiting.into_iter().filter_map(|(_, done)| done).collect()
 }

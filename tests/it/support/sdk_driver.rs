@@ -4,6 +4,9 @@
 //! sources, [`SdkDriver::start`] fails. Invariant: every command ends, by an answer, by the end of
 //! the child or by its deadline; no child outlives its [`SdkDriver`].
 
+mod answers;
+mod store;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,11 @@ use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
+
+pub(crate) use self::answers::{
+    AllFlags, Awaited, Evaluation, Initialization, State, Status, WatchReport, same_value,
+};
+pub(crate) use self::store::SdkStore;
 
 /// What a command may take beyond the time that it asks for. Long, because two cores may be
 /// starting several virtual machines at once; nobody waits for it unless something is broken.
@@ -100,98 +108,13 @@ pub(crate) enum Events {
     Off,
 }
 
-/// How the wait for the first complete data set went.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(crate) struct Initialization {
-    pub(crate) initialized: bool,
-    /// Since the client was made.
-    #[serde(rename = "elapsed_ms", deserialize_with = "milliseconds")]
-    pub(crate) elapsed: Duration,
-}
-
-/// One evaluation.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Evaluation {
-    pub(crate) value: Value,
-    /// None: the default was given.
-    pub(crate) variation: Option<u32>,
-    pub(crate) reason: Reason,
-}
-
-/// Why an evaluation gave what it gave.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Reason {
-    pub(crate) kind: String,
-    #[serde(default)]
-    pub(crate) error_kind: Option<String>,
-}
-
-/// All flags at once.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct AllFlags {
-    /// False while the SDK has no data.
-    pub(crate) valid: bool,
-    pub(crate) values: Map<String, Value>,
-}
-
-/// How the wait for a value went.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Awaited {
-    pub(crate) matched: bool,
-    /// Since the command reached the driver.
-    #[serde(rename = "elapsed_ms", deserialize_with = "milliseconds")]
-    pub(crate) elapsed: Duration,
-    /// The value last seen.
-    pub(crate) value: Value,
-}
-
-/// What the SDK says of its connection.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) state: State,
-    pub(crate) initialized: bool,
-    pub(crate) last_error: Option<LastError>,
-}
-
-/// The states that all server-side SDKs share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub(crate) enum State {
-    Initializing,
-    Valid,
-    Interrupted,
-    Off,
-}
-
-/// The newest failure of the SDK's connection.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct LastError {
-    pub(crate) kind: String,
-    /// 0 where no answer came.
-    pub(crate) status_code: u16,
-}
-
-/// What the watcher counted since it was started.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct WatchReport {
-    /// Evaluations after the first initialization.
-    pub(crate) evaluations: u64,
-    /// Those of them that fell back to the default.
-    pub(crate) fallbacks: u64,
-    /// Evaluations before the first initialization, which must fall back.
-    pub(crate) before_init: u64,
-    /// Longest time between two rounds: how closely the watcher really looked.
-    #[serde(rename = "longest_pause_ms", deserialize_with = "milliseconds")]
-    pub(crate) longest_pause: Duration,
-    pub(crate) first_fallback: Option<Fallback>,
-}
-
-/// The first evaluation that fell back.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Fallback {
-    pub(crate) flag: String,
-    pub(crate) reason: Reason,
+impl Events {
+    fn word(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -203,10 +126,6 @@ struct Greeting {
 /// What commands without content answer.
 #[derive(Deserialize)]
 struct Done {}
-
-fn milliseconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    u64::deserialize(deserializer).map(Duration::from_millis)
-}
 
 /// One running SDK. Dropping it kills the process.
 pub(crate) struct SdkDriver {
@@ -237,19 +156,25 @@ impl SdkDriver {
         mode: Mode,
         events: Events,
     ) -> anyhow::Result<Self> {
-        let installed = installed(&tools_folder(), language)?;
-        let log = NamedTempFile::new().context("creating the driver's log file")?;
-        let mut command = language.command(&installed);
         let mode = match mode {
             Mode::Stream => "stream",
             Mode::Poll => "poll",
         };
-        let events = match events {
-            Events::On => "on",
-            Events::Off => "off",
-        };
-        command.args(["--sdk-key", sdk_key.expose(), "--url", relay_url]);
-        command.args(["--mode", mode, "--events", events]);
+        Self::launch(language, |command| {
+            command.args(["--sdk-key", sdk_key.expose(), "--mode", mode]);
+            command.args(["--events", events.word(), "--url", relay_url]);
+        })
+        .await
+    }
+
+    async fn launch(
+        language: Language,
+        arguments: impl FnOnce(&mut Command),
+    ) -> anyhow::Result<Self> {
+        let installed = installed(&tools_folder(), language)?;
+        let log = NamedTempFile::new().context("creating the driver's log file")?;
+        let mut command = language.command(&installed);
+        arguments(&mut command);
         for variable in PROXY_VARIABLES {
             command.env_remove(variable);
         }

@@ -41,6 +41,10 @@ type command struct {
 	Default    ldvalue.Value      `json:"default"`
 	Value      ldvalue.Value      `json:"value"`
 	Context    *ldcontext.Context `json:"context"`
+	Kind       string             `json:"kind"`
+	Items      []json.RawMessage  `json:"items"`
+	Features   []json.RawMessage  `json:"features"`
+	Segments   []json.RawMessage  `json:"segments"`
 }
 
 func (c *command) context() ldcontext.Context {
@@ -129,40 +133,60 @@ type driver struct {
 	client  *ld.LDClient
 	started time.Time
 	watcher *watcher
+	writer  *writer
 }
 
-func newDriver(sdkKey, url, mode, events string) (*driver, error) {
+type arguments struct {
+	sdkKey   string
+	mode     string
+	events   string
+	url      string
+	database database
+}
+
+func newDriver(args arguments) (*driver, error) {
 	logger := log.New(os.Stderr, "", log.LstdFlags|log.Lmicroseconds)
 	loggers := ldlog.NewDefaultLoggers()
 	loggers.SetBaseLogger(logger)
 	config := ld.Config{
 		Logging: ldcomponents.Logging().Loggers(loggers),
 		ServiceEndpoints: interfaces.ServiceEndpoints{
-			Streaming: url, Polling: url, Events: url,
+			Streaming: args.url, Polling: args.url, Events: args.url,
 		},
 	}
-	switch mode {
+	var writer *writer
+	switch args.mode {
 	case "stream":
 		config.DataSource = ldcomponents.StreamingDataSource()
 	case "poll":
 		config.DataSource = ldcomponents.PollingDataSource()
+	case "daemon":
+		store, err := args.database.configurer()
+		if err != nil {
+			return nil, err
+		}
+		config.DataSource = ldcomponents.ExternalUpdatesOnly()
+		config.DataStore = ldcomponents.PersistentDataStore(store).NoCaching()
+		if writer, err = newWriter(store, loggers); err != nil {
+			return nil, err
+		}
 	default:
-		return nil, fmt.Errorf("-mode must be stream or poll, not %q", mode)
+		return nil, fmt.Errorf("-mode must be stream, poll or daemon, not %q", args.mode)
 	}
-	switch events {
+	switch args.events {
 	case "on":
 	case "off":
 		config.Events = ldcomponents.NoEvents()
 		config.DiagnosticOptOut = true
 	default:
-		return nil, fmt.Errorf("-events must be on or off, not %q", events)
+		return nil, fmt.Errorf("-events must be on or off, not %q", args.events)
 	}
 	started := time.Now()
-	client, err := ld.MakeCustomClient(sdkKey, config, 0)
+	client, err := ld.MakeCustomClient(args.sdkKey, config, 0)
 	if err != nil {
 		return nil, err
 	}
-	return &driver{client: client, started: started}, nil
+	return &driver{client: client, started: started, writer: writer}, nil
 }
 
 func (d *driver) detail(key string, context ldcontext.Context, fallback ldvalue.Value) answer {
@@ -227,9 +251,21 @@ func (d *driver) run(cmd command) (answer, error) {
 			return nil, errors.New("the watcher was not started")
 		}
 		return d.watcher.report(), nil
+	case "store_upsert", "store_init":
+		return answer{}, d.write(cmd)
 	default:
 		return nil, fmt.Errorf("unknown command %q", cmd.Cmd)
 	}
+}
+
+func (d *driver) write(cmd command) error {
+	if d.writer == nil {
+		return errors.New("the mode is not daemon")
+	}
+	if cmd.Cmd == "store_init" {
+		return d.writer.init(cmd.Features, cmd.Segments)
+	}
+	return d.writer.upsert(cmd.Kind, cmd.Items)
 }
 
 func (d *driver) close() {
@@ -253,12 +289,17 @@ func say(out io.Writer, body answer) {
 }
 
 func main() {
-	sdkKey := flag.String("sdk-key", "", "SDK key")
-	url := flag.String("url", "", "base URL of the relay")
-	mode := flag.String("mode", "", "stream or poll")
-	events := flag.String("events", "", "on or off")
+	var args arguments
+	flag.StringVar(&args.sdkKey, "sdk-key", "", "SDK key")
+	flag.StringVar(&args.mode, "mode", "", "stream, poll or daemon")
+	flag.StringVar(&args.events, "events", "", "on or off")
+	flag.StringVar(&args.url, "url", "", "base URL of the relay")
+	flag.StringVar(&args.database.store, "store", "", "redis or dynamodb")
+	flag.StringVar(&args.database.address, "address", "", "host and port of the database")
+	flag.StringVar(&args.database.prefix, "prefix", "", "prefix of the environment's keys")
+	flag.StringVar(&args.database.table, "table", "", "table, in DynamoDB")
 	flag.Parse()
-	driver, err := newDriver(*sdkKey, *url, *mode, *events)
+	driver, err := newDriver(args)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { parseArgs, format, isDeepStrictEqual } from 'node:util';
 import { basicLogger, init } from '@launchdarkly/node-server-sdk';
+import * as stores from './store.mjs';
 
 // Not by name: the package does not export this file.
 const { version } = JSON.parse(
@@ -118,14 +119,12 @@ class DataSourceState {
 
 // The commands of the protocol, one method each.
 class Driver {
-  constructor({ sdkKey, url, mode, events }) {
+  constructor({ sdkKey, mode, events, url, ...database }) {
     this.started = performance.now();
     this.dataSource = new DataSourceState();
+    this.store = null;
     this.client = init(sdkKey, {
-      baseUri: url,
-      streamUri: url,
-      eventsUri: url,
-      stream: mode === 'stream',
+      ...(mode === 'daemon' ? this.daemon(database) : Driver.proxied(url, mode)),
       sendEvents: events,
       diagnosticOptOut: !events,
       logger: basicLogger({
@@ -134,6 +133,19 @@ class Driver {
       }),
     });
     this.watcher = null;
+  }
+
+  static proxied(url, mode) {
+    return { baseUri: url, streamUri: url, eventsUri: url, stream: mode === 'stream' };
+  }
+
+  daemon(database) {
+    const make = stores.storeFactory(database);
+    const featureStore = (context) => {
+      this.store = make(context);
+      return this.store;
+    };
+    return { useLdd: true, featureStore };
   }
 
   async wait_init({ timeout_ms }) {
@@ -186,6 +198,21 @@ class Driver {
     return this.watcher.report;
   }
 
+  async store_upsert(command) {
+    await stores.upsert(this.openedStore(), command);
+    return {};
+  }
+
+  async store_init(command) {
+    await stores.init(this.openedStore(), command);
+    return {};
+  }
+
+  openedStore() {
+    if (this.store === null) throw new Error('the mode is not daemon');
+    return this.store;
+  }
+
   async close() {
     const flushed = this.client.flush().catch(() => {});
     await Promise.race([flushed, sleep(CLOSE_MS)]);
@@ -211,21 +238,25 @@ const COMMANDS = new Set([
   'status',
   'watch_start',
   'watch_report',
+  'store_upsert',
+  'store_init',
 ]);
 
 function parseArguments() {
-  const required = { type: 'string' };
-  const { values } = parseArgs({
-    options: { 'sdk-key': required, url: required, mode: required, events: required },
-  });
-  for (const [name, allowed] of [
-    ['mode', ['stream', 'poll']],
-    ['events', ['on', 'off']],
+  const names = ['sdk-key', 'mode', 'events', 'url', 'store', 'address', 'prefix', 'table'];
+  const options = Object.fromEntries(names.map((name) => [name, { type: 'string' }]));
+  const { 'sdk-key': sdkKey, events, ...values } = parseArgs({ options }).values;
+  const needed = values.mode === 'daemon' ? ['store', 'address', 'prefix'] : ['url'];
+  for (const [name, value, allowed] of [
+    ['sdk-key', sdkKey],
+    ['mode', values.mode, ['stream', 'poll', 'daemon']],
+    ['events', events, ['on', 'off']],
+    ...needed.map((name) => [name, values[name]]),
   ]) {
-    if (!allowed.includes(values[name])) throw new Error(`--${name} must be one of ${allowed}`);
+    if (value === undefined) throw new Error(`--${name} is missing`);
+    if (allowed && !allowed.includes(value)) throw new Error(`--${name} must be one of ${allowed}`);
   }
-  const { 'sdk-key': sdkKey, url, mode, events } = values;
-  return { sdkKey, url, mode, events: events === 'on' };
+  return { ...values, sdkKey, events: events === 'on' };
 }
 
 const driver = new Driver(parseArguments());

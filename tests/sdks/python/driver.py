@@ -16,6 +16,8 @@ from ldclient import Context, LDClient
 from ldclient.config import Config
 from ldclient.version import VERSION
 
+import store
+
 # Between two looks at a condition; short against the delays that tests measure.
 POLL_SECONDS = 0.002
 # A dead relay must not hold up the end of the process: closing flushes events.
@@ -91,18 +93,16 @@ class Driver:
     def __init__(self, arguments):
         self._started = time.monotonic()
         events = arguments.events == "on"
-        self._client = LDClient(
-            Config(
-                sdk_key=arguments.sdk_key,
-                base_uri=arguments.url,
-                stream_uri=arguments.url,
-                events_uri=arguments.url,
-                stream=arguments.mode == "stream",
-                send_events=events,
-                diagnostic_opt_out=not events,
-            ),
-            start_wait=0,
-        )
+        options = {"send_events": events, "diagnostic_opt_out": not events}
+        self._store = None
+        if arguments.mode == "daemon":
+            self._store = store.open_store(arguments)
+            options |= {"use_ldd": True, "feature_store": self._store}
+        else:
+            url = arguments.url
+            options |= {"base_uri": url, "stream_uri": url, "events_uri": url}
+            options["stream"] = arguments.mode == "stream"
+        self._client = LDClient(Config(sdk_key=arguments.sdk_key, **options), start_wait=0)
         self._watcher = None
 
     def wait_init(self, command):
@@ -155,10 +155,23 @@ class Driver:
             raise ValueError("the watcher was not started")
         return self._watcher.report()
 
+    def store_upsert(self, command):
+        store.upsert(self._opened_store(), command)
+        return {}
+
+    def store_init(self, command):
+        store.init(self._opened_store(), command)
+        return {}
+
     def close(self):
         closing = threading.Thread(target=self._client.close, daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
+
+    def _opened_store(self):
+        if self._store is None:
+            raise ValueError("the mode is not daemon")
+        return self._store
 
     def _detail(self, flag, context, default):
         detail = self._client.variation_detail(flag, context, default)
@@ -193,6 +206,8 @@ COMMANDS = {
         "status",
         "watch_start",
         "watch_report",
+        "store_upsert",
+        "store_init",
     )
 }
 
@@ -205,10 +220,19 @@ def say(answer):
 def parse_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sdk-key", required=True)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--mode", required=True, choices=["stream", "poll"])
+    parser.add_argument("--mode", required=True, choices=["stream", "poll", "daemon"])
     parser.add_argument("--events", required=True, choices=["on", "off"])
-    return parser.parse_args()
+    parser.add_argument("--url")
+    parser.add_argument("--store", choices=["redis", "dynamodb", "consul"])
+    parser.add_argument("--address")
+    parser.add_argument("--prefix")
+    parser.add_argument("--table")
+    arguments = parser.parse_args()
+    needed = ["store", "address", "prefix"] if arguments.mode == "daemon" else ["url"]
+    for name in needed:
+        if getattr(arguments, name) is None:
+            parser.error(f"--mode {arguments.mode} needs --{name}")
+    return arguments
 
 
 def main():
