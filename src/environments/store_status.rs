@@ -25,7 +25,7 @@ pub struct StoreStatus {
     pub error: Option<String>,
     /// Accepted changes that are not stored yet.
     pub dirty: usize,
-    /// Whether anything that LaunchDarkly said may not be stored yet.
+    /// Whether anything that LaunchDarkly said may not be stored, yet or any more.
     pub write_pending: bool,
     /// When it was last known to hold what it should.
     pub last_write: Option<SystemTime>,
@@ -71,7 +71,7 @@ impl StoreStatus {
             breaker: status.breaker.as_str(),
             error: status.error.clone(),
             dirty: status.dirty,
-            write_pending: status.write_pending,
+            write_pending: status.write_pending || status.in_doubt,
             last_write: status.last_write,
             last_repopulation: last_repopulation.map(|last| LastRepopulation {
                 at: last.at,

@@ -119,6 +119,7 @@ impl<B: FlagBackend> Keeper<B> {
                 None => self.take_note(),
                 Some(due) => self.visit(due).await,
             }
+            self.report_waiting();
         }
     }
 
@@ -159,7 +160,6 @@ impl<B: FlagBackend> Keeper<B> {
                 self.schedule.failed(Instant::now(), fastrand::f64(), due);
             }
         }
-        self.orders.report_waiting();
     }
 
     /// Reads everything, tells of it, and writes what is lacking.

@@ -138,3 +138,29 @@ async fn a_relay_that_is_not_live_flushes_into_what_somebody_else_filled() {
     let status = bench.status();
     assert_eq!((status.dirty, status.state), (0, SharedState::Valid));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_empty_is_not_called_healthy_for_single_items() {
+    let mut bench = Bench::start_with("", None, false).await;
+    bench.put("a1 b1");
+    bench.expect("a1 b1 !").await;
+    bench.away(true);
+    bench.change("a2 b1", "a");
+    bench.settle().await;
+    {
+        let mut content = bench.store.content();
+        wipe(&mut content);
+        content.calls.clear();
+    }
+    bench.away(false);
+    bench.settle().await;
+    bench.change("a2 b2", "b");
+    bench.settle().await;
+    let status = bench.status();
+    assert!(status.in_doubt && status.state == SharedState::Interrupted, "{status:?}");
+    bench.expect("a2 b2 !").await;
+    bench.settle().await;
+    assert!(bench.store.content().calls.starts_with('r'), "{}", bench.store.content().calls);
+    let status = bench.status();
+    assert!(!status.in_doubt && !status.write_pending && status.state == SharedState::Valid);
+}

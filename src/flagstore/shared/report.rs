@@ -67,6 +67,8 @@ pub struct SharedStatus {
     /// Whether anything that LaunchDarkly said may not be stored yet: a put that was not compared
     /// with the store, or changes.
     pub write_pending: bool,
+    /// Whether the store may have lost something, and is still to be compared for that.
+    pub in_doubt: bool,
     /// When what LaunchDarkly said was last written, or found to be stored.
     pub last_write: Option<SystemTime>,
     /// The last repair of a loss.
@@ -100,6 +102,7 @@ impl SharedReport {
             error: None,
             dirty: 0,
             write_pending: false,
+            in_doubt: false,
             last_write: None,
             last_repopulation: None,
             dropped: BTreeMap::new(),

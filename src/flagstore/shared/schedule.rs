@@ -141,9 +141,11 @@ impl Schedule {
         }
     }
 
-    /// Items wait to be written; failures before this one have their pause.
+    /// Items wait to be written; failures before this one have their pause. Into a store that may
+    /// have lost its data nothing is written item by item before it was compared.
     pub(super) fn flush(&mut self, now: Instant) {
-        self.flush.get_or_insert(now);
+        let compared = self.compare.filter(|_| self.is_in_doubt()).map(|(at, _)| at);
+        self.flush.get_or_insert(compared.map_or(now, |at| at.max(now)));
     }
 
     /// A comparison ended well, and with it everything that waited.
@@ -159,9 +161,9 @@ impl Schedule {
         }
     }
 
-    /// Whether a comparison waits because one before failed.
-    pub(super) fn is_waiting_after_failure(&self) -> bool {
-        matches!(self.compare, Some((_, Reason::Failed)))
+    /// Whether the store may lack something, and is still to be compared for that.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all())
     }
 
     /// The items that waited are written.
@@ -197,11 +199,12 @@ impl Schedule {
     pub(super) fn reconnected(&mut self, now: Instant, random: f64) {
         let soon = now + HERD_WAIT.mul_f64(random.clamp(0.0, 1.0));
         self.failures = 0;
-        self.compare = match self.compare {
-            Some((at, reason)) if at <= now => Some((at, reason)),
-            Some(_) | None => Some((soon, Reason::Reconnected)),
+        let (at, reason) = match self.compare {
+            Some((at, reason)) if at <= now => (at, reason),
+            Some(_) | None => (soon, Reason::Reconnected),
         };
-        self.flush = self.flush.map(|_| now);
+        self.compare = Some((at, reason));
+        self.flush = self.flush.map(|_| at);
     }
 }
 
@@ -273,7 +276,9 @@ mod tests {
         check("0:live 30:fail", &format!("Compare(Failed) at {}", 30.0 + delay(1)));
         check("0:fail 1:fail 1.5:back", "Compare(Reconnected) at 1.8");
         check("0:live 9:back", "Compare(Reconnected) at 9.3");
-        check("0:live 7:dirty 7:fail 7.1:back", "Flush at 7.1");
+        check("0:live 7:dirty 7:fail 7.1:back", "Compare(Reconnected) at 7.4");
+        check("0:live 7.1:back 7.2:dirty", "Compare(Reconnected) at 7.4");
+        check("0:live 7.1:back 7.2:dirty 7.4:away", "Flush at 7.4");
     }
 
     #[test]

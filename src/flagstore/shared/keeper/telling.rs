@@ -100,9 +100,16 @@ impl<B: FlagBackend> Keeper<B> {
         }
     }
 
+    /// Tells how much is left to do.
+    pub(super) fn report_waiting(&self) {
+        self.orders.report_waiting();
+        let in_doubt = self.schedule.is_in_doubt();
+        self.orders.report().update(|report| report.in_doubt = in_doubt);
+    }
+
     /// The database answered.
     pub(super) fn succeeded(&mut self) {
-        let is_done = !self.orders.waiting().dirty && !self.schedule.is_waiting_after_failure();
+        let is_done = !self.orders.waiting().dirty && !self.schedule.is_in_doubt();
         if is_done && self.complained.take().is_some() {
             tracing::info!("the shared flag store is in use again");
         }
