@@ -458,3 +458,20 @@ fn writer_name() -> String {
     let _ = getrandom::fill(&mut bytes);
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::INITIAL_PAYLOADS_MAX;
+
+    #[test]
+    fn initial_payloads_are_limited_unless_that_is_switched_off() {
+        let bounds = |limit| {
+            let section = ConcurrencyConfig { max_concurrent: limit, ..Default::default() };
+            initial_payloads(&section).map(|bounds| (bounds.concurrent_max, bounds.queued_max > 0))
+        };
+        assert_eq!(bounds(None), Some((INITIAL_PAYLOADS_MAX, true)));
+        assert_eq!(bounds(Some(ConcurrencyLimit::AtMost(7))), Some((7, false)));
+        assert_eq!(bounds(Some(ConcurrencyLimit::Off)), None);
+    }
+}

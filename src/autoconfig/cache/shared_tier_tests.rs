@@ -123,6 +123,16 @@ async fn what_was_written_is_read_whole() {
     assert_eq!(relay.write(&[("b", 2)], 4 + 600).await.rows, 1);
 }
 
+#[test]
+fn filters_without_environments_are_an_empty_cache() {
+    let filter =
+        r#"{"kind":"filter","modelVersion":2,"data":{"projKey":"p","key":"f","version":1}}"#;
+    let texts = BTreeMap::from([("filter:p.f".to_owned(), filter.to_owned())]);
+    let reading = cached_set(&texts, None, Skipped::default());
+    assert!(matches!(reading.outcome, CacheOutcome::Empty), "{:?}", reading.outcome);
+    assert_eq!(reading.skipped.total(), 0, "the filter itself is good");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_record_or_manifest_shows_as_incomplete_and_is_repaired() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());

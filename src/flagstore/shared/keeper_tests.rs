@@ -90,7 +90,6 @@ impl Bench {
 
     /// Lets the keeper do what is due, and gives its readings away.
     async fn settle(&mut self) {
-        // Blocking threads take part: real time passes, but no timer fires early by it.
         for _ in 0..50 {
             tokio::task::yield_now().await;
             while self.reads.try_recv().is_ok() {}

@@ -81,6 +81,25 @@ async fn a_new_key_that_launchdarkly_rejects_does_no_harm() {
     scene.assert_sound();
 }
 
+/// LaunchDarkly may know a new key later than the relay does: it is tried again, first after half
+/// a minute, and the payload that told of it need not come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_that_is_rejected_at_first_takes_over_when_it_is_known() {
+    let scene = Scene::healthy(&[environment("e1")]).await;
+    let (mut old, _) = scene.stream(&sdk("e1")).await;
+    let rejection = scene.launchdarkly.inject(flags_of("sdk-new", Fault::status(401)));
+    scene.launchdarkly.upsert_environment(with_anchor(environment("e1"), "sdk-new"));
+    scene.wait_for_flag_requests("sdk-new", 1).await;
+    let (mut new, _) = scene.stream("sdk-new").await;
+    scene.launchdarkly.clear_fault(rejection);
+    let selector = StreamSelector::key("sdk-new");
+    scene.launchdarkly.wait_for_streams(&selector, 1, 3 * LONG).await.unwrap();
+    assert_ends(&mut old).await;
+    assert_eq!(scene.code(&sdk("e1")).await, 401);
+    scene.expect_patch("e1", &mut new).await;
+    scene.assert_sound();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_can_be_taken_back() {
     let scene = Scene::healthy(&[environment("e1")]).await;
