@@ -9,8 +9,9 @@ use super::redis_scene::{
     PLAIN, Run, TAGGED, launchdarkly, on, on_owners, prefix, relay, serves_from_the_store,
     wait_until_held,
 };
-use crate::shared_cache::scene::{OFTEN, wait_until_stored};
+use crate::shared_cache::scene::{OFTEN, SEALED, wait_until_stored};
 use crate::support::databases::{MASTER_NAME, Redis, RedisCluster, SentinelGroup};
+use crate::support::eventually;
 use crate::support::relay::RelaySettings;
 
 /// The page that lists the rights.
@@ -79,7 +80,12 @@ async fn everything_works(
         }
     }
     wait_until_held(run, &launchdarkly, start, 1).await;
-    wait_until_stored(&first).await;
+    eventually("the cache is whole again", async || {
+        let rows = run(SEALED, &["HLEN", SEALED]);
+        // The environment that is left, and the manifest.
+        if rows == "2" { Ok(()) } else { Err(rows) }
+    })
+    .await;
     let said = launchdarkly.data(environment.as_str());
     launchdarkly.stop().await;
     first.kill().await.unwrap();
