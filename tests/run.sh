@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything, as CI does: `tests/run.sh`. From a clean checkout it needs rustup, a C compiler,
+# Checks everything, as CI does: `tests/run.sh`. From a clean checkout it needs rustup, a C++ compiler,
 # Go, a JDK with Maven, Node with npm, Python 3, and apt with the right to install.
 #
 # `tests/run.sh --fast` runs only what needs no installation: format, lints, unit tests.
@@ -48,6 +48,9 @@ main() {
       step "only $feature" \
         cargo clippy --locked --no-default-features --features "$feature" -- -D warnings
     done
+    # A workspace of its own, so no other step looks at it. To run it takes a nightly compiler.
+    step "fuzz target" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
+      --target-dir target/fuzz -- -D warnings
     # Builds the program too; a build of its own would compile the dependencies a second time.
     step "tests" cargo test --locked
     step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
@@ -56,7 +59,7 @@ main() {
   else
     step "unit tests" cargo test --locked --lib --bins
     left_out "install databases" "install SDKs" "no features" "only one feature (4)" \
-      "integration tests" "documentation tests" "documentation" "dependencies"
+      "fuzz target" "integration tests" "documentation tests" "documentation" "dependencies"
   fi
   summarize
 }
