@@ -41,11 +41,13 @@ use support::relay::RelaySettings;
 /// Outages of each series.
 const ROUNDS: usize = 10;
 
-/// Polls in each half of a round: undisturbed, and without a database.
-const POLLS: usize = 1_000;
+/// Time of polling in each half of a round, undisturbed and without a database: longer than a
+/// call to a database takes to fail, so that both an open breaker and hanging calls are met.
+const HALF: Duration = Duration::from_secs(5);
 
-/// Between two changes at LaunchDarkly while SDKs poll.
-const CHANGE_PAUSE: Duration = Duration::from_millis(50);
+/// Between two changes at LaunchDarkly while SDKs poll. The first poll after each takes longer; so
+/// few of them do not show in the 99th percentile.
+const CHANGE_PAUSE: Duration = Duration::from_millis(200);
 
 const KINDS: [(&str, Kind); 3] =
     [("redis", Kind::Redis), ("dynamodb", Kind::DynamoDb), ("consul", Kind::Consul)];
@@ -148,13 +150,19 @@ async fn stored(setting: &Setting, kind: Kind) -> usize {
 async fn black_hole(arguments: &Arguments, name: &str, kind: Kind, flags: usize) {
     let setting = Setting::new(arguments, kind, flags).await;
     let (mut undisturbed, mut without) = (Polls::default(), Polls::default());
-    for _ in 0..arguments.rounds {
-        undisturbed.run(&setting).await;
+    for round in 0..arguments.rounds {
+        // By turns, so that neither has the better half of the time.
+        if round % 2 == 0 {
+            undisturbed.run(&setting).await;
+        }
         setting.database.proxy().black_hole();
         without.run(&setting).await;
         setting.database.proxy().cut();
         setting.database.proxy().pass().unwrap();
         setting.wait_until_stored().await;
+        if round % 2 == 1 {
+            undisturbed.run(&setting).await;
+        }
     }
     println!(
         "\n{name}, /sdk/latest-all of {flags} flags while a flag changes every {CHANGE_PAUSE:?}"
@@ -165,7 +173,7 @@ async fn black_hole(arguments: &Arguments, name: &str, kind: Kind, flags: usize)
         without.times.quantile(share).as_secs_f64()
             / undisturbed.times.quantile(share).as_secs_f64()
     };
-    println!("  black-holed to undisturbed: p50 {:.2}, p99 {:.2}", ratio(0.5), ratio(0.99));
+    println!("  black-holed to undisturbed: p50 {:.3}, p99 {:.3}", ratio(0.5), ratio(0.99));
 }
 
 /// Polls of one SDK that asks again as soon as it has its answer.
@@ -179,7 +187,8 @@ impl Polls {
     async fn run(&mut self, setting: &Setting) {
         let mut changing = self.start_changing(setting);
         let mut connection = None;
-        for _ in 0..POLLS {
+        let end = Instant::now() + HALF;
+        while Instant::now() < end {
             let begun = Instant::now();
             match poll(&mut connection, setting.stage.address).await {
                 Ok(200) => self.times.add(begun.elapsed()),
@@ -211,7 +220,8 @@ impl std::fmt::Display for Polls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ms = |share| self.times.quantile(share).as_secs_f64() * 1e3;
         let (half, most, all) = (ms(0.5), ms(0.99), ms(1.0));
-        write!(f, "{} errors, p50 {half:.2}, p99 {most:.2}, max {all:.2} ms", self.errors)
+        let (polls, errors) = (self.times.len(), self.errors);
+        write!(f, "{errors} errors, {polls} polls, p50 {half:.3}, p99 {most:.3}, max {all:.2} ms")
     }
 }
 

@@ -210,6 +210,10 @@ impl Times {
         self.0.push(time);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The duration that this share of all does not exceed.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();

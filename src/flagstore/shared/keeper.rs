@@ -228,7 +228,8 @@ impl<B: FlagBackend> Keeper<B> {
     ) -> Result<(u64, Compared), StoreError> {
         let overtaken = (0, Compared::Overtaken(Reason::MarkerChanged));
         let rows = ordered(data.clone()).await;
-        if reason.is_seen_by_all() {
+        // After a new connection it has waited before it compared.
+        if reason.is_seen_by_all() && reason != Reason::Reconnected {
             tokio::time::sleep(HERD_WAIT.mul_f64(fastrand::f64())).await;
         }
         match self.backend.fill(&rows).await? {
