@@ -298,13 +298,14 @@ impl<B: FlagBackend> Keeper<B> {
             .collect();
         for chunk in corrections.chunks(ROWS_MAX) {
             let corrected = self.backend.correct(chunk).await?;
-            let corrected = corrected.into_iter().filter(|corrected| *corrected).count();
+            written += corrected.into_iter().filter(|corrected| *corrected).count() as u64;
+        }
+        if written > 0 {
             tracing::warn!(
-                items = corrected,
+                items = written,
                 "the shared flag store held items that LaunchDarkly does not have, or newer than \
                  it has; they were corrected"
             );
-            written += corrected as u64;
         }
         Ok(written)
     }
