@@ -143,6 +143,19 @@ impl DataSet {
         self.iter().filter(|(_, _, item)| !item.is_tombstone()).count()
     }
 
+    /// Items that are newer here than in the other set, or not known there. Tombstones count.
+    pub fn newer_than<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (ItemKey, &'a Arc<Item>)> {
+        self.iter()
+            .filter(|(kind, key, item)| {
+                let held = other.collection(*kind).get(key);
+                held.is_none_or(|held| held.version < item.version)
+            })
+            .map(|(kind, key, item)| (ItemKey { kind, key: key.clone() }, item))
+    }
+
     /// All items, segments first, each collection in the order of its keys.
     pub fn iter(&self) -> impl Iterator<Item = (ItemKind, &Arc<str>, &Arc<Item>)> {
         ItemKind::ALL

@@ -8,7 +8,7 @@ use pilotlight::demo::fake_launchdarkly::{
 };
 use tempfile::TempDir;
 
-use crate::support::relay::{RelaySettings, next_event};
+use crate::support::relay::{RelayProcess, RelaySettings, next_event};
 
 fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();
@@ -23,8 +23,16 @@ fn settings(launchdarkly: &FakeLaunchDarkly, store: &TempDir) -> RelaySettings {
     RelaySettings::autoconfig(launchdarkly, &key, store.path())
 }
 
+/// A relay of one environment that has everything in its local store.
+async fn stored_by(settings: &RelaySettings) -> RelayProcess {
+    let relay = settings.start().unwrap();
+    relay.wait_until_healthy(1).await;
+    wait_until_stored(&relay).await;
+    relay
+}
+
 /// Waits until nothing waits to be written to the local store.
-pub(crate) async fn wait_until_stored(relay: &crate::support::relay::RelayProcess) {
+pub(crate) async fn wait_until_stored(relay: &RelayProcess) {
     relay
         .wait_for_status("everything is stored locally", |status| {
             status["localStore"]["pending"] == 0
@@ -170,9 +178,7 @@ async fn manual_environments_start_cold_too() {
 async fn two_relays_on_one_directory_both_work() {
     let launchdarkly = launchdarkly(1, 5);
     let store = TempDir::new().unwrap();
-    let first = settings(&launchdarkly, &store).start().unwrap();
-    first.wait_until_healthy(1).await;
-    wait_until_stored(&first).await;
+    let first = stored_by(&settings(&launchdarkly, &store)).await;
     let second = settings(&launchdarkly, &store).start().unwrap();
     second.wait_until_healthy(1).await;
     second
@@ -192,9 +198,7 @@ async fn two_relays_on_one_directory_both_work() {
 async fn a_store_that_another_relay_gives_up_is_taken_over() {
     let launchdarkly = launchdarkly(1, 5);
     let store = TempDir::new().unwrap();
-    let first = settings(&launchdarkly, &store).start().unwrap();
-    first.wait_until_healthy(1).await;
-    wait_until_stored(&first).await;
+    let first = stored_by(&settings(&launchdarkly, &store)).await;
 
     // It starts in an outage, and what it needs is in the store of the other one.
     launchdarkly.stop().await;
@@ -228,9 +232,7 @@ async fn a_store_that_another_relay_gives_up_is_taken_over() {
 async fn a_store_that_is_taken_over_holds_what_is_live() {
     let launchdarkly = launchdarkly(1, 5);
     let store = TempDir::new().unwrap();
-    let first = settings(&launchdarkly, &store).start().unwrap();
-    first.wait_until_healthy(1).await;
-    wait_until_stored(&first).await;
+    let first = stored_by(&settings(&launchdarkly, &store)).await;
     let second = settings(&launchdarkly, &store).start().unwrap();
     second.wait_until_healthy(1).await;
     second.wait_for_log("running without a local store").await;

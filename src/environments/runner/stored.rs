@@ -10,7 +10,7 @@ use super::Runner;
 use crate::environments::environment::Environment;
 use crate::environments::load_queue::LoadQueue;
 use crate::flagstore::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome, SharedRead};
-use crate::model::{DataSet, EnvironmentRef, Item, ItemKey, Origin};
+use crate::model::{DataSet, EnvironmentRef, ItemKey, Origin};
 use crate::streams::{Change, Snapshot};
 use crate::telemetry::Chain;
 
@@ -125,8 +125,8 @@ impl Runner {
         if self.environment.hub.snapshot().is_some() {
             return self.add_newer(data);
         }
-        for (key, item) in newer(&self.leftovers, data) {
-            self.leftovers.upsert(&key, item);
+        for (kind, key, item) in data.iter() {
+            self.leftovers.upsert(&ItemKey { kind, key: key.clone() }, item.clone());
         }
     }
 
@@ -135,7 +135,8 @@ impl Runner {
     fn add_newer(&self, stored: &DataSet) {
         let hub = &self.environment.hub;
         let Some(before) = hub.snapshot() else { return };
-        let news = newer(&before.data, stored);
+        // Also what is not known there (design D29).
+        let news: Vec<_> = stored.newer_than(&before.data).collect();
         if news.is_empty() {
             return;
         }
@@ -148,7 +149,7 @@ impl Runner {
         for (key, item) in news {
             data.upsert(&key, item.clone());
             if as_patches {
-                hub.change(snapshot(&data), Change::of(&key, &item));
+                hub.change(snapshot(&data), Change::of(&key, item));
             }
         }
         if !as_patches {
@@ -158,18 +159,6 @@ impl Runner {
             shared.served(Arc::new(data));
         }
     }
-}
-
-/// Items of a stored set that are newer than what is served, or not known there (design D29).
-fn newer(served: &DataSet, stored: &DataSet) -> Vec<(ItemKey, Arc<Item>)> {
-    stored
-        .iter()
-        .filter(|(kind, key, item)| {
-            let held = served.collection(*kind).get(key);
-            held.is_none_or(|held| held.version < item.version)
-        })
-        .map(|(kind, key, item)| (ItemKey { kind, key: key.clone() }, item.clone()))
-        .collect()
 }
 
 /// What the embedded store had to say.

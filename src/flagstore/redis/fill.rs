@@ -5,7 +5,7 @@
 
 use redis::Value;
 
-use super::super::backend::{Filled, FlagBackend, ROWS_BYTES_MAX, ROWS_MAX, Row};
+use super::super::backend::{Filled, FlagBackend, Row, chunks};
 use super::{RedisFlags, VALUE_BYTES_MAX, WATCH_ATTEMPTS};
 use crate::model::ItemKind;
 use crate::storage::StoreError;
@@ -180,20 +180,4 @@ impl RedisFlags {
             }
         }
     }
-}
-
-/// Cuts rows into calls that fit their budget.
-fn chunks<'a>(rows: &'a [&'a Row]) -> impl Iterator<Item = &'a [&'a Row]> {
-    let mut rest = rows;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = |row: &&Row| {
-            bytes += row.json.len();
-            bytes <= ROWS_BYTES_MAX
-        };
-        let count = rest.iter().take(ROWS_MAX).copied().take_while(fits).count();
-        let (chunk, others) = rest.split_at(count.max(1).min(rest.len()));
-        rest = others;
-        (!chunk.is_empty()).then_some(chunk)
-    })
 }

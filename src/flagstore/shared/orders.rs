@@ -73,9 +73,10 @@ impl SharedFlags {
         self.tell(|state| {
             // The comparison will find these too, unless the connection ends before it: then they
             // are what a relay that is not live may still write.
-            let news = newer(&data, state.data.as_deref());
+            let nothing = DataSet::default();
+            let before = state.data.as_deref().unwrap_or(&nothing);
             state.dirty.retain(|key| data.item(key).is_some());
-            state.dirty.extend(news);
+            state.dirty.extend(data.newer_than(before).map(|(key, _)| key));
             state.data = Some(data);
             (state.put_at, state.heard_at) = (Some(now), Some(now));
             state.put_waits = true;
@@ -125,17 +126,6 @@ impl SharedFlags {
         self.shared.report_waiting();
         self.shared.changed.notify_one();
     }
-}
-
-/// What a data set has newer than another one.
-fn newer(data: &DataSet, before: Option<&DataSet>) -> Vec<ItemKey> {
-    data.iter()
-        .map(|(kind, key, item)| (ItemKey { kind, key: key.clone() }, item.version))
-        .filter(|(key, version)| {
-            before.and_then(|before| before.item(key)).is_none_or(|held| held.version < *version)
-        })
-        .map(|(key, _)| key)
-        .collect()
 }
 
 impl Orders {
