@@ -9,6 +9,19 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+/// Does work that takes about a millisecond per megabyte beside the runtime's threads. A panic in
+/// it goes on in the caller.
+pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going; so is the caller.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// The tasks that one owner started. Dropping it aborts them.
 #[derive(Debug)]
 pub struct TaskGroup {

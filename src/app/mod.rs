@@ -48,7 +48,7 @@ const CHANGE_BATCHES_MAX: usize = 8;
 const CACHE_RESULTS_MAX: usize = 4;
 
 /// How long parts may take to end, once clients are gone.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the last bytes of responses may take when the grace period is over.
 const LAST_BYTES_GRACE: Duration = Duration::from_millis(500);

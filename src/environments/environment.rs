@@ -6,9 +6,10 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::flagstore::SharedFlags;
-use crate::model::{AcceptedKey, ConnectionStatus, EnvironmentRef, EnvironmentSpec, SdkKey};
+use crate::model::{AcceptedKey, ConnectionStatus, EnvironmentRef, EnvironmentSpec, ItemKey, SdkKey};
 use crate::streams::Hub;
 
 use super::store_status::StoreStatus;
@@ -29,6 +30,8 @@ pub struct Environment {
     pub reference: EnvironmentRef,
     /// When this process first heard of it.
     pub created_at: SystemTime,
+    /// The same moment, on the clock that nobody sets.
+    pub known_at: Instant,
     /// What it serves and to whom.
     pub hub: Arc<Hub>,
     spec: ArcSwap<EnvironmentSpec>,
@@ -49,6 +52,8 @@ pub struct EnvironmentStatus {
     pub connection: ConnectionStatus,
     /// Why stored data could not be used, if it could not.
     pub stored_data_problem: Option<String>,
+    /// Items that no store holds in a form that can be decoded, so that clients do not get them.
+    pub missing_items: Vec<ItemKey>,
 }
 
 impl Environment {
@@ -56,12 +61,14 @@ impl Environment {
         Self {
             reference: spec.reference.clone(),
             created_at: now,
+            known_at: Instant::now(),
             hub: Arc::default(),
             anchor_in_use: ArcSwapOption::empty(),
             spec: ArcSwap::new(spec),
             status: Mutex::new(EnvironmentStatus {
                 connection: ConnectionStatus::initializing(now),
                 stored_data_problem: None,
+                missing_items: Vec::new(),
             }),
             loading: watch::Sender::new(Loading::InProgress),
             shared: ArcSwapOption::empty(),

@@ -4,12 +4,13 @@
 //! failing one never delays another's addition, rotation or revocation.
 
 mod credentials;
+mod difference;
 mod environment;
 mod load_queue;
 mod registry;
 mod runner;
-mod same_content;
 mod store_status;
+mod stored_data;
 mod supervisor;
 #[cfg(test)]
 mod test_support;

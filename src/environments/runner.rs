@@ -12,9 +12,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::difference::{Difference, difference};
 use super::environment::Environment;
 use super::load_queue::LoadQueue;
-use super::same_content::same_content;
+use super::stored_data::{Source, StoredData};
 
 pub(super) use self::stored::set_id;
 use self::stored::{Patience, Stored};
@@ -23,12 +24,15 @@ use crate::flagstore::{
 };
 use crate::model::{DataSet, ErrorKind, Item, ItemKey, Origin, SdkKey};
 use crate::streams::{Change, Snapshot};
-use crate::tasks::TaskGroup;
-use crate::upstream::flag_messages::{FlagMessage, decode};
+use crate::tasks::{TaskGroup, beside};
+use crate::upstream::flag_messages::{FlagMessage, FlagMessageError, decode};
 use crate::upstream::{EventStream, FlagStreams, RestartReason, StreamEvent};
 
 /// How long the keeper of a shared store may take for its last write.
 const KEEPER_GRACE: Duration = Duration::from_secs(3);
+
+/// Events up to this size are decoded on a thread of the runtime: that takes about a millisecond.
+const DECODED_ON_THE_SPOT_BYTES_MAX: usize = 256 * 1024;
 
 /// What all environments' tasks have in common.
 #[derive(Clone, Debug)]
@@ -71,10 +75,8 @@ pub(super) struct Runner {
     local: Option<LocalFlags>,
     /// The store that is shared with others.
     shared: Option<SharedFlags>,
-    /// Stores that have not answered yet.
-    silent_stores: u32,
-    /// What stores held of an incomplete set, as long as there is nothing to add it to.
-    leftovers: DataSet,
+    /// What the stores have said, and what of it is served until LaunchDarkly answers.
+    stored_data: StoredData,
     current: Upstream,
     /// Replaces `current` with its first put: the old connection and its data stay until then.
     next: Option<Upstream>,
@@ -85,7 +87,7 @@ enum Wake {
     Stop,
     KeyChanged,
     Stored(Stored),
-    Shared(SharedRead),
+    Shared(Option<SharedRead>),
     Current(Option<StreamEvent>),
     Next(Option<StreamEvent>),
     Heartbeat,
@@ -109,8 +111,7 @@ impl Runner {
             set_id,
             local: None,
             shared: None,
-            silent_stores: 1,
-            leftovers: DataSet::default(),
+            stored_data: StoredData::new([Source::Local]),
             current: Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0, live: false },
             next: None,
         }
@@ -134,7 +135,7 @@ impl Runner {
                 () = cancel.cancelled() => Wake::Stop,
                 Ok(()) = self.designated.changed() => Wake::KeyChanged,
                 outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
-                Some(read) = next_read(&mut reads) => Wake::Shared(read),
+                read = next_read(&mut reads) => Wake::Shared(read),
                 () = tick(&mut heartbeat) => Wake::Heartbeat,
                 // Last, because upstream may flood them.
                 wake = upstream_event(&mut self.current, &mut self.next) => wake,
@@ -152,9 +153,20 @@ impl Runner {
                         stored.set(self.read_stored(Patience::ForEver));
                     }
                 }
-                Wake::Shared(read) => self.on_shared(read),
-                Wake::Current(Some(event)) => self.on_current(event),
-                Wake::Next(Some(event)) => self.on_next(event),
+                Wake::Shared(Some(read)) => self.on_shared(read),
+                Wake::Shared(None) => {
+                    // Its panic was logged where it happened.
+                    tracing::error!("the task that keeps the shared flag store stopped");
+                    return;
+                }
+                Wake::Current(Some(event)) => {
+                    let decoded = self.decoded(&event).await;
+                    self.on_current(event, decoded);
+                }
+                Wake::Next(Some(event)) => {
+                    let decoded = self.decoded(&event).await;
+                    self.on_next(event, decoded);
+                }
                 Wake::Current(None) | Wake::Next(None) => {
                     tracing::error!("task of the flag stream ended");
                     return;
@@ -176,7 +188,7 @@ impl Runner {
         tasks.spawn("shared flag store", run);
         self.environment.set_shared(flags.clone());
         self.shared = Some(flags);
-        self.silent_stores += 1;
+        self.stored_data.expect(Source::Shared);
         Some(reads)
     }
 
@@ -198,7 +210,25 @@ impl Runner {
         }
     }
 
-    fn on_current(&mut self, event: StreamEvent) {
+    /// Decodes what an event carries, and compares a put with what is served; beside the runtime's
+    /// threads if it is large.
+    async fn decoded(&self, event: &StreamEvent) -> Option<Decoded> {
+        let StreamEvent::Event { event, .. } = event else { return None };
+        let (name, data) = (event.name.clone(), event.data.clone());
+        let before = self.environment.hub.snapshot();
+        let is_large = data.len() > DECODED_ON_THE_SPOT_BYTES_MAX;
+        let decode = move || {
+            let message = decode(&name, &data);
+            let difference = match (&message, before) {
+                (Ok(FlagMessage::Put(set)), Some(before)) => Some(difference(&before.data, set)),
+                (Ok(_) | Err(_), _) => None,
+            };
+            Decoded { message, difference }
+        };
+        Some(if is_large { beside(decode).await } else { decode() })
+    }
+
+    fn on_current(&mut self, event: StreamEvent, decoded: Option<Decoded>) {
         match (&event, &self.shared) {
             (StreamEvent::Closed { .. }, _) => self.not_live(),
             (StreamEvent::Event { .. } | StreamEvent::Comment { .. }, Some(shared)) => {
@@ -206,9 +236,9 @@ impl Runner {
             }
             (_, None) | (StreamEvent::Opened { .. }, Some(_)) => {}
         }
-        let Some((connection, message)) = self.read(event, Which::Current) else { return };
+        let Some((connection, message)) = self.read(event, decoded, Which::Current) else { return };
         match message {
-            Ok(message) => self.apply(connection, message),
+            Ok((message, difference)) => self.apply(connection, message, difference),
             Err(()) => {
                 restart_malformed(&mut self.current, connection);
                 self.not_live();
@@ -224,18 +254,18 @@ impl Runner {
         }
     }
 
-    fn on_next(&mut self, event: StreamEvent) {
-        let Some((connection, message)) = self.read(event, Which::Next) else { return };
+    fn on_next(&mut self, event: StreamEvent, decoded: Option<Decoded>) {
+        let Some((connection, message)) = self.read(event, decoded, Which::Next) else { return };
         match message {
-            Ok(message @ FlagMessage::Put(_)) => {
+            Ok((message @ FlagMessage::Put(_), difference)) => {
                 if let Some(next) = self.next.take() {
                     self.current = next;
                     tracing::info!("upstream connection under the new SDK key is live");
                 }
-                self.apply(connection, message);
+                self.apply(connection, message, difference);
             }
             // Before its put a connection has nothing to say.
-            Ok(FlagMessage::Upsert(..) | FlagMessage::Ignored) => {}
+            Ok((FlagMessage::Upsert(..) | FlagMessage::Ignored, _)) => {}
             Err(()) => {
                 if let Some(next) = &mut self.next {
                     restart_malformed(next, connection);
@@ -248,7 +278,12 @@ impl Runner {
     ///
     /// The status is that of the connection which the data comes from. Of the next one only the
     /// errors are told, so that an operator sees why it does not take over.
-    fn read(&mut self, event: StreamEvent, which: Which) -> Option<(u64, Result<FlagMessage, ()>)> {
+    fn read(
+        &mut self,
+        event: StreamEvent,
+        decoded: Option<Decoded>,
+        which: Which,
+    ) -> Option<(u64, Result<(FlagMessage, Option<Difference>), ()>)> {
         let now = SystemTime::now();
         let upstream = match which {
             Which::Current => &self.current,
@@ -261,9 +296,10 @@ impl Runner {
             });
         };
         match event {
-            StreamEvent::Event { connection, event } if connection > upstream.ignore_up_to => {
-                match decode(&event.name, &event.data) {
-                    Ok(message) => Some((connection, Ok(message))),
+            StreamEvent::Event { connection, .. } if connection > upstream.ignore_up_to => {
+                let Decoded { message, difference } = decoded?;
+                match message {
+                    Ok(message) => Some((connection, Ok((message, difference)))),
                     Err(error) => {
                         tracing::error!(
                             %error,
@@ -291,12 +327,12 @@ impl Runner {
         }
     }
 
-    fn apply(&mut self, connection: u64, message: FlagMessage) {
+    fn apply(&mut self, connection: u64, message: FlagMessage, difference: Option<Difference>) {
         match message {
             FlagMessage::Put(data) => {
                 self.current.confirmed = connection;
                 self.current.live = true;
-                self.put(data);
+                self.put(data, difference);
             }
             FlagMessage::Upsert(key, item) => self.upsert(&key, item),
             FlagMessage::Ignored => {}
@@ -306,7 +342,7 @@ impl Runner {
         }
     }
 
-    fn put(&mut self, data: DataSet) {
+    fn put(&mut self, data: DataSet, difference: Option<Difference>) {
         let hub = &self.environment.hub;
         let before = hub.snapshot();
         let held = before.as_ref().map_or(0, |before| before.data.live_len());
@@ -319,25 +355,33 @@ impl Runner {
         }
         let now = SystemTime::now();
         let data = Arc::new(data);
-        let same = before.as_ref().is_some_and(|before| same_content(&before.data, &data));
+        let snapshot = |data: &Arc<DataSet>| {
+            Arc::new(Snapshot::new(data.clone(), Origin::Live, now))
+        };
         // The stores are given what is served from here on: if one is lost it takes the data from
         // there again.
-        let served = match before {
-            Some(before) if same && before.data == data => {
+        let served = match (before, difference) {
+            (Some(before), Some(Difference::Nothing)) if before.data == data => {
                 hub.confirm(Arc::new(before.confirmed(Origin::Live, now)));
                 before.data.clone()
             }
-            Some(_) if same => {
-                hub.confirm(Arc::new(Snapshot::new(data.clone(), Origin::Live, now)));
+            (Some(_), Some(Difference::Nothing)) => {
+                hub.confirm(snapshot(&data));
                 data
             }
-            Some(_) | None => {
-                hub.replace(Arc::new(Snapshot::new(data.clone(), Origin::Live, now)));
+            (Some(_), Some(Difference::Changes(changes))) => {
+                let changes = changes.iter().map(|(key, item)| Change::of(key, item));
+                hub.changes(snapshot(&data), changes);
+                data
+            }
+            (Some(_), Some(Difference::Everything) | None) | (None, _) => {
+                hub.replace(snapshot(&data));
                 data
             }
         };
         self.environment.set_loaded();
-        self.leftovers = DataSet::default();
+        self.stored_data.on_live();
+        self.report_missing();
         if let Some(shared) = &self.shared {
             shared.put(served.clone(), Instant::now());
         }
@@ -383,6 +427,13 @@ impl Runner {
     }
 }
 
+/// What an event carries.
+struct Decoded {
+    message: Result<FlagMessage, FlagMessageError>,
+    /// How a put differs from what is served, if anything is.
+    difference: Option<Difference>,
+}
+
 #[derive(Clone, Copy)]
 enum Which {
     Current,
@@ -408,10 +459,11 @@ async fn upstream_event(current: &mut Upstream, next: &mut Option<Upstream>) -> 
     }
 }
 
+/// The next reading of the shared store; `None` if its task stopped unexpectedly.
 async fn next_read(reads: &mut Option<mpsc::Receiver<SharedRead>>) -> Option<SharedRead> {
     match reads {
         Some(reads) => reads.recv().await,
-        None => None,
+        None => std::future::pending().await,
     }
 }
 

@@ -38,7 +38,7 @@ pub struct StoreStatus {
     /// Why what is stored could not be served, if it could not.
     pub problem: Option<String>,
     /// Stored items that cannot be decoded.
-    pub undecodable: u64,
+    pub undecodable: Vec<String>,
     /// Items that are older or absent there, left so while upstream is not live.
     pub left_behind: u64,
     /// Items that are newer or unknown there, left so while upstream is not live.
@@ -81,7 +81,7 @@ impl StoreStatus {
             eviction_policy: status.database.eviction_policy().map(|policy| policy.to_string()),
             dropped: status.dropped.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
             problem: status.problem.clone(),
-            undecodable: status.undecodable,
+            undecodable: status.undecodable.iter().map(ToString::to_string).collect(),
             left_behind: status.left.behind,
             left_ahead: status.left.ahead,
             left_unmarked: status.left.unmarked,

@@ -20,8 +20,9 @@ use crate::flagstore::LocalFlagsState;
 use crate::model::{EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState, SdkKey};
 use crate::tasks::KeyedTasks;
 
-/// How long the tasks of environments may take to end.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// How long the tasks of environments may take to end: longer than each of them gives its shared
+/// store for the last write, so that its outcome can be logged.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
 /// Pause before the task of an environment is started again after it broke. What broke it may be
 /// in the data, and comes again with the next connection.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::ItemKey;
-use crate::model::raw_json::ItemHead;
+use super::layout::StoredHead;
+use super::marker::{Marker, Note};
+use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
 
 /// Most rows in one call of [`FlagBackend::upsert`] or [`FlagBackend::correct`]. Between two calls
@@ -40,8 +41,9 @@ pub struct StoredRow {
     pub key: ItemKey,
     /// Its JSON, byte for byte.
     pub json: Bytes,
-    /// Its version and whether it is a tombstone; `None` if it cannot be decoded.
-    pub head: Option<ItemHead>,
+    /// Its version and whether it is a tombstone; `None` if it cannot be served: not JSON, or
+    /// beyond the bounds that hold for every source.
+    pub head: Option<StoredHead>,
     /// The database's own revision of it where it has one (Consul's ModifyIndex), else 0.
     pub revision: u64,
 }
@@ -54,11 +56,6 @@ pub struct StoredRows {
     /// All items of both kinds, in any order.
     pub rows: Vec<StoredRow>,
 }
-
-/// The marker `$inited`. Two looks that find different markers saw different initializations,
-/// where the database can tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marker(pub Bytes);
 
 /// What a cheap look shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +78,27 @@ pub struct Counts {
     pub flags: u64,
 }
 
+impl Counts {
+    /// Counts items by their names.
+    pub fn of<'a>(keys: impl IntoIterator<Item = &'a ItemKey>) -> Self {
+        keys.into_iter().fold(Self::default(), Self::plus)
+    }
+
+    /// One more of the kind of this item.
+    #[must_use]
+    pub fn plus(self, key: &ItemKey) -> Self {
+        match key.kind {
+            ItemKind::Segment => Self { segments: self.segments + 1, ..self },
+            ItemKind::Flag => Self { flags: self.flags + 1, ..self },
+        }
+    }
+
+    /// True if there are at least as many of each kind.
+    pub fn covers(self, other: Self) -> bool {
+        self.segments >= other.segments && self.flags >= other.flags
+    }
+}
+
 /// How a fill ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
@@ -95,9 +113,9 @@ pub enum Filled {
 /// Under which condition rows may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition<'a> {
-    /// Only into a store that has this marker still, where the database can check that in the same
-    /// breath: a store that lost its data is refilled whole, not item by item, and one that
-    /// somebody else has refilled since may hold an older set, which a few items do not complete.
+    /// Only into a store whose marker has this token still, where the database can check that in
+    /// the same call: a store that lost its data is refilled whole, not item by item, and one that
+    /// was initialized anew since may hold an older set, which a few items do not complete.
     Marked(&'a Marker),
     /// Whatever its marker.
     Always,
@@ -135,8 +153,12 @@ pub trait FlagBackend: Send + Sync + 'static {
     fn look(&self) -> impl Future<Output = Result<Look, StoreError>> + Send;
 
     /// Writes everything into a store that holds nothing, so that a reader sees nothing or all of
-    /// it. The rows are in the order of [`super::layout::ordered`].
-    fn fill(&self, rows: &[Row]) -> impl Future<Output = Result<Filled, StoreError>> + Send;
+    /// it. The rows are in the order of [`super::layout::ordered`]. The marker gets the note.
+    fn fill(
+        &self,
+        rows: &[Row],
+        note: &Note,
+    ) -> impl Future<Output = Result<Filled, StoreError>> + Send;
 
     /// Writes each row unless its version or a higher one is stored, in order. At most
     /// [`ROWS_MAX`] rows. After an error some may have been written; the same call may follow.
@@ -154,8 +176,13 @@ pub trait FlagBackend: Send + Sync + 'static {
         corrections: &[Correction],
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
 
-    /// Sets the marker if there is none; gives the one that is there then.
-    fn mark(&self) -> impl Future<Output = Result<Marker, StoreError>> + Send;
+    /// Writes the note into the marker if that is still what was found (`None`: if there is
+    /// none). Returns the marker that is there then, which is another one if a peer was faster.
+    fn mark(
+        &self,
+        found: Option<&Marker>,
+        note: &Note,
+    ) -> impl Future<Output = Result<Marker, StoreError>> + Send;
 }
 
 /// Cuts rows into calls that fit their budget.
@@ -177,7 +204,6 @@ pub fn chunks<T: Borrow<Row>>(rows: &[T]) -> impl Iterator<Item = &[T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ItemKind;
 
     #[test]
     fn calls_are_bounded_by_count_and_bytes() {

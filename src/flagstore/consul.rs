@@ -3,7 +3,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `{prefix}/features/{key}`, `{prefix}/segments/{key}` | JSON |
-//! | `{prefix}/$inited` | the marker, empty |
+//! | `{prefix}/$inited` | the marker |
 //!
 //! The separator is part of every listing, so an environment never sees its siblings' keys
 //! (`ld` and `ld-staging`).
@@ -12,19 +12,18 @@
 //! by item, because a transaction is all or nothing while items stand each on their own. A set
 //! that fits into a single transaction is filled at once.
 //!
-//! The marker is told apart by its ModifyIndex: it changes when the marker was lost and is written
-//! again. (Newer servers keep the index when the same value is written over it.)
+//! A marker that another program wrote is told apart by its ModifyIndex: it changes when the
+//! marker was lost and is written again. (Newer servers keep the index when the same value is
+//! written over it.)
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
-
 use super::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
-    Upserted,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use super::batches::{Limits, batches};
 use super::layout;
+use super::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
 use crate::storage::consul::{
@@ -111,18 +110,19 @@ impl ConsulFlags {
         Operation::CompareAndSet { key: self.key(&row.key), value: row.json.clone(), index }
     }
 
-    async fn look_for_marker(&self, conn: &ConsulConnection) -> Result<Option<u64>, StoreError> {
-        Ok(conn.get(&self.marker()).await?.map(|entry| entry.modify_index))
+    async fn look_for_marker(&self, conn: &ConsulConnection) -> Result<Option<Marker>, StoreError> {
+        let entry = conn.get(&self.marker()).await?;
+        Ok(entry.map(|entry| Marker::read(entry.value, entry.modify_index)))
     }
 
-    /// The index of the marker, if it is this one still.
+    /// The index of the marker, if it is of this set still.
     async fn look_for(
         &self,
         conn: &ConsulConnection,
         wanted: &Marker,
     ) -> Result<Option<u64>, StoreError> {
         let found = self.look_for_marker(conn).await?;
-        Ok(found.filter(|index| marker(*index) == *wanted))
+        Ok(found.filter(|found| found.is_same_set(wanted)).map(|found| found.revision))
     }
 
     /// The keys of a kind that exist.
@@ -322,10 +322,6 @@ fn stored_row(kind: ItemKind, folder: &str, entry: Entry) -> Option<StoredRow> {
     Some(StoredRow { key, json: entry.value, head, revision: entry.modify_index })
 }
 
-fn marker(index: u64) -> Marker {
-    Marker(Bytes::copy_from_slice(&index.to_be_bytes()))
-}
-
 impl FlagBackend for ConsulFlags {
     async fn read(&self) -> Result<StoredRows, StoreError> {
         let look = || self.store.call(async |conn| self.look_for_marker(&conn).await);
@@ -337,8 +333,12 @@ impl FlagBackend for ConsulFlags {
             rows.append(&mut of_kind?);
         }
         // And after them: what was wiped out while it was read is not complete.
-        let is_same = before.is_some() && look().await? == before;
-        Ok(StoredRows { marker: before.filter(|_| is_same).map(marker), rows })
+        let is_same = |found: Option<Marker>| match (&before, found) {
+            (Some(before), Some(found)) => found.is_same_set(before),
+            (Some(_) | None, _) => false,
+        };
+        let is_same = before.is_some() && is_same(look().await?);
+        Ok(StoredRows { marker: before.filter(|_| is_same), rows })
     }
 
     async fn look(&self) -> Result<Look, StoreError> {
@@ -350,13 +350,14 @@ impl FlagBackend for ConsulFlags {
         }
         let [segments, flags] = counts;
         let counts = Some(Counts { segments, flags });
-        Ok(Look { marker: found.map(marker), counts, server: None })
+        Ok(Look { marker: found, counts, server: None })
     }
 
     /// Only sets that fit into one transaction. A row that somebody else writes while it is under
     /// way, and that is not among these, stays beside them.
-    async fn fill(&self, rows: &[Row]) -> Result<Filled, StoreError> {
-        let marker = Operation::CompareAndSet { key: self.marker(), value: Bytes::new(), index: 0 };
+    async fn fill(&self, rows: &[Row], note: &Note) -> Result<Filled, StoreError> {
+        let (key, value) = (self.marker(), note.value(None));
+        let marker = Operation::CompareAndSet { key, value, index: 0 };
         let mut bytes = marker.encoded_bytes();
         let mut operations = Vec::new();
         for row in rows.iter().take(TRANSACTION_OPERATIONS_MAX) {
@@ -418,16 +419,13 @@ impl FlagBackend for ConsulFlags {
         Ok(outcomes)
     }
 
-    async fn mark(&self) -> Result<Marker, StoreError> {
+    async fn mark(&self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
+        let (value, index) = (note.value(found), found.map_or(0, |found| found.revision));
         self.store
             .call(async |conn| {
-                for _ in 0..ATTEMPTS {
-                    conn.put(&self.marker(), Bytes::new(), Some(0)).await?;
-                    if let Some(index) = self.look_for_marker(&conn).await? {
-                        return Ok(marker(index));
-                    }
-                }
-                Err(StoreError::Refused("others removed the marker at each attempt".into()))
+                conn.put(&self.marker(), value.clone(), Some(index)).await?;
+                let removed = || StoreError::Refused("the marker was removed meanwhile".into());
+                self.look_for_marker(&conn).await?.ok_or_else(removed)
             })
             .await
     }

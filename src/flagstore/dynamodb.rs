@@ -6,6 +6,9 @@
 //! | segment | `segments` | its key | its version | its JSON |
 //! | marker | `$inited` | `$inited` | | |
 //!
+//! The marker has an attribute `pilotlight` (S) beside, with its token and note. Other readers do
+//! not ask for it.
+//!
 //! A prefix stands before the namespace, and before the marker's key, with a colon.
 //!
 //! Each item is written by itself, under the condition that it is newer than what is stored. So
@@ -33,10 +36,11 @@ use tokio::time::Instant;
 
 use self::guard::Guard;
 use super::backend::{
-    Condition, Correction, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows, Upserted,
+    Condition, Correction, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use super::batches::{Limits, batches};
 use super::layout;
+use super::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
 use crate::storage::dynamodb::{DynamoDbStore, classify, last_attempt_at, patiently};
@@ -69,6 +73,7 @@ const KEY: &str = "key";
 const VERSION: &str = "version";
 const ITEM: &str = "item";
 const MARKER: &str = "$inited";
+const NOTE: &str = "pilotlight";
 
 type Attributes = HashMap<String, AttributeValue>;
 
@@ -138,7 +143,7 @@ impl DynamoDbFlags {
             patiently(last_attempt_at(self.store.budgets().call), ask).await
         });
         let output = Box::pin(ask).await?;
-        Ok(output.item.map(|_| Marker(Bytes::new())))
+        Ok(output.item.map(marked))
     }
 
     /// All items of a kind, page by page.
@@ -354,9 +359,9 @@ impl FlagBackend for DynamoDbFlags {
         for of_kind in join_bounded(kinds.len(), kinds.into()).await {
             rows.append(&mut of_kind?);
         }
-        if marker.is_some() {
+        if let Some(before) = marker {
             // And after them: what was wiped out while it was read is not complete.
-            marker = self.look_for_marker().await?;
+            marker = self.look_for_marker().await?.filter(|after| after.is_same_set(&before));
         }
         Ok(StoredRows { marker, rows })
     }
@@ -365,7 +370,7 @@ impl FlagBackend for DynamoDbFlags {
         Ok(Look { marker: self.look_for_marker().await?, counts: None, server: None })
     }
 
-    async fn fill(&self, _rows: &[Row]) -> Result<Filled, StoreError> {
+    async fn fill(&self, _rows: &[Row], _note: &Note) -> Result<Filled, StoreError> {
         Ok(Filled::Impossible)
     }
 
@@ -404,14 +409,34 @@ impl FlagBackend for DynamoDbFlags {
         Ok(outcomes)
     }
 
-    async fn mark(&self) -> Result<Marker, StoreError> {
+    async fn mark(&self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
+        let value = note.value(found);
+        let mut attributes = self.marker();
+        let text = String::from_utf8_lossy(&value).into_owned();
+        attributes.insert(NOTE.to_owned(), AttributeValue::S(text));
+        let guard = match found {
+            None => Guard::Absent,
+            Some(found) => Guard::Marked(found),
+        };
         let put = self.store.call(async |client| {
             let deadline = last_attempt_at(self.store.budgets().call);
-            patiently(deadline, || self.put(&client, self.marker(), &Guard::Absent)).await
+            patiently(deadline, || self.put(&client, attributes.clone(), &guard)).await
         });
-        Box::pin(put).await?;
-        Ok(Marker(Bytes::new()))
+        match Box::pin(put).await? {
+            Put::Applied => Ok(Marker::read(value, 0)),
+            Put::Refused(Some(stored)) => Ok(marked(stored)),
+            Put::Refused(None) => Err(StoreError::Refused("the marker was removed meanwhile".into())),
+        }
     }
+}
+
+/// The marker with these attributes.
+fn marked(mut attributes: Attributes) -> Marker {
+    let value = match attributes.remove(NOTE) {
+        Some(AttributeValue::S(text)) => Bytes::from(text),
+        Some(_) | None => Bytes::new(),
+    };
+    Marker::read(value, 0)
 }
 
 #[cfg(test)]

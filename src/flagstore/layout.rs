@@ -13,8 +13,8 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::backend::Row;
-use crate::model::raw_json::{ItemHead, last, members};
-use crate::model::{DataSet, Item, ItemKey, ItemKind};
+use crate::model::raw_json::{ItemHead, VersionForm, bounded_text, last, members, with_version};
+use crate::model::{DataSet, Item, ItemKey, ItemKind, same_json};
 
 /// The key inside a tombstone (ld-relay v8).
 const DELETED_KEY: &str = "$deleted";
@@ -93,17 +93,58 @@ pub fn ordered(data: &DataSet) -> Vec<Row> {
     names.iter().filter_map(|name| Some(row(name, data.item(name)?))).collect()
 }
 
-/// Version and deletion of a stored item; `None` if it cannot be decoded.
-pub fn head(json: &[u8]) -> Option<ItemHead> {
-    ItemHead::of(std::str::from_utf8(json).ok()?).ok()
+/// What must be known of a stored item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredHead {
+    /// Its version.
+    pub version: u64,
+    /// True for a tombstone.
+    pub deleted: bool,
+    /// True if its JSON spells another version, so that it gets this one when it is served.
+    pub respell: bool,
+}
+
+/// Version and deletion of a stored item; `None` if it must not be served. An odd version is read
+/// as Go reads it, because ld-relay would serve the item.
+pub fn head(json: &[u8]) -> Option<StoredHead> {
+    let (head, form) = ItemHead::tolerant(bounded_text(json).ok()?).ok()?;
+    let ItemHead { version, deleted } = head;
+    Some(StoredHead { version, deleted, respell: form == VersionForm::Odd })
 }
 
 /// A stored item as it is served.
-pub fn item(head: ItemHead, json: Bytes) -> Arc<Item> {
-    Arc::new(match head.deleted {
-        true => Item::tombstone(head.version),
-        false => Item::live(head.version, json),
-    })
+pub fn item(head: StoredHead, json: Bytes) -> Arc<Item> {
+    let StoredHead { version, deleted, respell } = head;
+    if deleted {
+        return Arc::new(Item::tombstone(version));
+    }
+    let respelt = || with_version(std::str::from_utf8(&json).ok()?, version);
+    let json = respell.then(respelt).flatten().map_or_else(|| json.clone(), Bytes::from);
+    Arc::new(Item::live(version, json))
+}
+
+/// True if a stored row of the same version says to every reader what the item says. A tombstone
+/// without the members of the full form does not: strict readers refuse it.
+pub fn is_as_wanted(key: &ItemKey, head: StoredHead, json: &Bytes, wanted: &Item) -> bool {
+    match (&wanted.json, head) {
+        (_, StoredHead { respell: true, .. }) => false,
+        (None, StoredHead { deleted: true, .. }) => has_mandatory(key.kind, json),
+        (Some(live), StoredHead { deleted: false, .. }) => {
+            // Nearly always: LaunchDarkly's JSON lacks nothing.
+            live == json || same_json(&complete(key, wanted.version, live), json)
+        }
+        (None, StoredHead { deleted: false, .. }) | (Some(_), StoredHead { deleted: true, .. }) => {
+            false
+        }
+    }
+}
+
+fn has_mandatory(kind: ItemKind, json: &[u8]) -> bool {
+    let Some(present) = std::str::from_utf8(json).ok().and_then(|text| members(text).ok()) else {
+        return false;
+    };
+    let has = |name: &str| present.iter().any(|(present, _)| present == name);
+    shape(kind).mandatory.iter().all(|(name, _)| has(name))
 }
 
 /// Keys of the flags that must be evaluated before this one.
@@ -134,16 +175,19 @@ fn complete(key: &ItemKey, version: u64, json: &Bytes) -> Bytes {
     if last(&present, "version").is_none() {
         missing.push(("version", version.to_string()));
     }
-    let shape = match key.kind {
-        ItemKind::Flag => &FLAG,
-        ItemKind::Segment => &SEGMENT,
-    };
     if key.kind == ItemKind::Flag && last(&present, "clientSide").is_none() {
         missing.push(("clientSide", client_side(&present).to_string()));
     }
-    match completed(text, &present, shape, missing) {
+    match completed(text, &present, shape(key.kind), missing) {
         Some(Cow::Owned(text)) => text.into(),
         Some(Cow::Borrowed(_)) | None => json.clone(),
+    }
+}
+
+fn shape(kind: ItemKind) -> &'static Shape {
+    match kind {
+        ItemKind::Flag => &FLAG,
+        ItemKind::Segment => &SEGMENT,
     }
 }
 

@@ -13,12 +13,13 @@ pub mod dynamodb;
 mod encoding;
 pub mod layout;
 mod local;
+pub mod marker;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod shared;
 
 pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};
 pub use shared::{
-    DatabaseFacts, Left, OpenShared, Reason, Repopulation, SharedFlags, SharedRead, SharedReport,
-    SharedState, SharedStatus, SharedStores, StoreFacts, Timing,
+    Completeness, DatabaseFacts, Left, OpenShared, Reason, Repopulation, SharedFlags, SharedRead,
+    SharedReport, SharedSet, SharedState, SharedStatus, SharedStores, StoreFacts, Timing,
 };

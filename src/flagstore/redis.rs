@@ -10,8 +10,8 @@
 //! see nothing or everything. On a cluster whose slots part the keys, each hash is moved by
 //! itself, segments first, and the marker comes last (design D30).
 //!
-//! The marker's value is random, so that one look shows whether somebody else has initialized the
-//! store since the last one.
+//! The marker's token is random, so that one look shows whether the store has been initialized
+//! anew since the last one.
 
 mod fill;
 mod watch;
@@ -20,10 +20,10 @@ use bytes::Bytes;
 
 use self::watch::Change;
 use super::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
-    Upserted,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use super::layout;
+use super::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
 use crate::storage::redis::{RedisStore, ScriptDenial, classify, run_id, scripts_are_denied};
@@ -38,11 +38,16 @@ const WATCH_ATTEMPTS: usize = 10;
 /// The server takes no longer string (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
-/// KEYS: the hash, and the marker if it is demanded. ARGV: what the marker must be, if it is; then
-/// field, version, JSON; and so on. Gives 1 for what was written and 0 for the rest, or one -1
-/// without that marker. What cannot be decoded counts as version 0.
+/// KEYS: the hash, and the marker if it is demanded. ARGV: the token that the marker must have, if
+/// it is; then field, version, JSON; and so on. Gives 1 for what was written and 0 for the rest,
+/// or one -1 without that marker. What cannot be decoded counts as version 0.
 const UPSERT: &str = "\
-if KEYS[2] and redis.call('GET', KEYS[2]) ~= ARGV[1] then return {-1} end
+if KEYS[2] then
+  local marker = redis.call('GET', KEYS[2])
+  if not marker then return {-1} end
+  local token = ARGV[1] .. ' '
+  if marker ~= ARGV[1] and string.sub(marker, 1, #token) ~= token then return {-1} end
+end
 local done = {}
 for i = #KEYS, #ARGV, 3 do
   local stored = redis.call('HGET', KEYS[1], ARGV[i])
@@ -60,6 +65,11 @@ for i = #KEYS, #ARGV, 3 do
   end
 end
 return done";
+
+/// Sets the marker if it is what was found. KEYS: the marker. ARGV: what was found, and the value.
+const MARK: &str = "\
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end
+return redis.call('GET', KEYS[1])";
 
 /// The flag data of one environment in Redis.
 #[derive(Debug)]
@@ -119,7 +129,7 @@ impl RedisFlags {
         let mut script = redis::cmd("EVAL");
         script.arg(UPSERT).arg(1 + usize::from(marker.is_some())).arg(self.hash(kind));
         if let Some(marker) = marker {
-            script.arg(self.marker()).arg(&marker.0[..]);
+            script.arg(self.marker()).arg(&marker.token[..]);
         }
         for row in rows {
             script.arg(&*row.key.key).arg(row.version).arg(&row.json[..]);
@@ -207,8 +217,8 @@ impl FlagBackend for RedisFlags {
         Ok(Look { marker, counts, server: server.map(Into::into) })
     }
 
-    async fn fill(&self, rows: &[Row]) -> Result<Filled, StoreError> {
-        self.fill_empty(rows).await
+    async fn fill(&self, rows: &[Row], note: &Note) -> Result<Filled, StoreError> {
+        self.fill_empty(rows, note).await
     }
 
     async fn upsert(
@@ -273,23 +283,61 @@ impl FlagBackend for RedisFlags {
         Ok(outcomes)
     }
 
-    async fn mark(&self) -> Result<Marker, StoreError> {
-        let nonce = format!("pilotlight-{:016x}", fastrand::u64(..));
-        let key = self.marker();
-        let (marker,): (Vec<u8>,) = self
-            .store
-            .call(async |mut conn| {
-                let mut pipeline = redis::pipe();
-                pipeline.atomic().cmd("SET").arg(&key).arg(&nonce).arg("NX").ignore();
-                pipeline.cmd("GET").arg(&key);
-                pipeline.query_async(&mut conn).await.map_err(classify)
-            })
-            .await?;
-        Ok(marked(marker))
+    async fn mark(&self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
+        let value = note.value(found);
+        match found {
+            None => self.mark_if_absent(&value).await,
+            Some(found) => self.mark_if_unchanged(found, &value).await,
+        }
+        .and_then(|marker| {
+            let removed = || StoreError::Refused("the marker was removed meanwhile".into());
+            marker.map(marked).ok_or_else(removed)
+        })
     }
 }
 
 impl RedisFlags {
+    /// Sets the marker if there is none; returns what is there then.
+    async fn mark_if_absent(&self, value: &Bytes) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.marker();
+        let (marker,): (Option<Vec<u8>>,) = self
+            .store
+            .call(async |mut conn| {
+                let mut pipeline = redis::pipe();
+                pipeline.atomic().cmd("SET").arg(&key).arg(&value[..]).arg("NX").ignore();
+                pipeline.cmd("GET").arg(&key);
+                pipeline.query_async(&mut conn).await.map_err(classify)
+            })
+            .await?;
+        Ok(marker)
+    }
+
+    /// Sets the marker if it is what was found; returns what is there then.
+    async fn mark_if_unchanged(
+        &self,
+        found: &Marker,
+        value: &Bytes,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        if !self.denial.is_remembered() {
+            let mut script = redis::cmd("EVAL");
+            script.arg(MARK).arg(1).arg(self.marker()).arg(&found.value[..]).arg(&value[..]);
+            let script = &script;
+            let done = self
+                .store
+                .call(async |mut conn| match script.query_async(&mut conn).await {
+                    Ok(marker) => Ok(Some(marker)),
+                    Err(error) if scripts_are_denied(&error) => Ok(None),
+                    Err(error) => Err(classify(error)),
+                })
+                .await?;
+            if let Some(marker) = done {
+                return Ok(marker);
+            }
+            self.denial.remember("flags are written under WATCH");
+        }
+        self.mark_under_watch(found, value).await
+    }
+
     async fn look_for_marker(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let key = self.marker();
         self.store
@@ -336,5 +384,5 @@ impl RedisFlags {
 }
 
 fn marked(value: Vec<u8>) -> Marker {
-    Marker(value.into())
+    Marker::read(value.into(), 0)
 }

@@ -8,6 +8,7 @@ mod flag_data;
 mod item_map;
 mod keys;
 pub mod raw_json;
+mod same_json;
 
 pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind, LastError};
 pub use environment::{
@@ -19,3 +20,4 @@ pub use keys::{
     AutoConfigKey, Credential, EnvironmentId, FilterKey, MobileKey, Password, RedactedUrl, SdkKey,
     obscured,
 };
+pub use same_json::same_json;

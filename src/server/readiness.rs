@@ -12,7 +12,11 @@ use tokio::time::Instant;
 use super::Server;
 use super::body::Body;
 use super::responses;
+use crate::environments::Environment;
 use crate::model::ListState;
+
+/// Most names of items in one reason.
+const NAMES_MAX: usize = 10;
 
 /// When the list of environments was first seen to be known.
 #[derive(Debug, Default)]
@@ -27,6 +31,9 @@ struct Facts {
     list: ListState,
     known: usize,
     serving: usize,
+    /// Environments without data that were in the list when it became known. Those that came
+    /// later never make a serving relay unready.
+    awaited: usize,
     list_known_for: Duration,
     init_timeout: Duration,
 }
@@ -43,12 +50,10 @@ fn reasons(facts: Facts) -> Vec<&'static str> {
         if facts.list != ListState::Authoritative {
             reasons.push("the list of environments is not confirmed and empty");
         }
-    } else if facts.serving < facts.known {
-        if facts.serving == 0 {
-            reasons.push("no environment has data yet");
-        } else if facts.list_known_for < facts.init_timeout {
-            reasons.push("some environments have no data yet");
-        }
+    } else if facts.serving == 0 {
+        reasons.push("no environment has data yet");
+    } else if facts.awaited > 0 && facts.list_known_for < facts.init_timeout {
+        reasons.push("some environments have no data yet");
     }
     reasons
 }
@@ -64,26 +69,33 @@ impl Server {
 
     pub(super) fn readyz(&self) -> Response<Body> {
         let environments = self.registry.environments();
-        let serving = environments.iter().filter(|env| env.hub.snapshot().is_some()).count();
+        let known_at = self.readiness.list_known_at.get().copied();
+        let is_serving = |environment: &Environment| environment.hub.snapshot().is_some();
+        let is_awaited = |environment: &Environment| {
+            !is_serving(environment) && known_at.is_some_and(|at| environment.known_at <= at)
+        };
         let facts = Facts {
             leaving: self.drain.is_active(),
             list: self.registry.list(),
             known: environments.len(),
-            serving,
-            list_known_for: self
-                .readiness
-                .list_known_at
-                .get()
-                .map_or(Duration::ZERO, |at| Instant::now() - *at),
+            serving: environments.iter().filter(|it| is_serving(it)).count(),
+            awaited: environments.iter().filter(|it| is_awaited(it)).count(),
+            list_known_for: known_at.map_or(Duration::ZERO, |at| Instant::now() - at),
             init_timeout: self.settings.init_timeout,
         };
         let reasons = reasons(facts);
+        let is_ready = reasons.is_empty();
+        let told: Vec<String> = reasons
+            .into_iter()
+            .map(str::to_owned)
+            .chain(environments.iter().filter_map(|environment| missing_items(environment)))
+            .collect();
         let body = json!({
-            "ready": reasons.is_empty(),
-            "reasons": reasons,
+            "ready": is_ready,
+            "reasons": told,
             "environments": { "known": facts.known, "serving": facts.serving },
         });
-        if reasons.is_empty() {
+        if is_ready {
             responses::json(StatusCode::OK, body.to_string())
         } else {
             let response = responses::json(StatusCode::SERVICE_UNAVAILABLE, body.to_string());
@@ -92,14 +104,31 @@ impl Server {
     }
 }
 
+/// Names items that an environment serves without. It stays ready: without them all others would
+/// be missing as well.
+fn missing_items(environment: &Environment) -> Option<String> {
+    let missing = environment.status().missing_items;
+    if missing.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = missing.iter().take(NAMES_MAX).map(ToString::to_string).collect();
+    let count = missing.len();
+    let name = &environment.reference;
+    Some(format!(
+        "environment {name} serves without {count} items that no store holds in a readable form: {}",
+        names.join(", ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn ready_is_what_design_d22_says() {
-        let check = |list, known, serving, known_for: u64, leaving, ready: bool| {
+        let check = |list, known: usize, serving: usize, known_for: u64, leaving, ready: bool| {
             let facts = Facts {
+                awaited: known - serving,
                 leaving,
                 list,
                 known,
@@ -120,5 +149,16 @@ mod tests {
         check(Authoritative, 3, 3, 0, false, true);
         check(Authoritative, 3, 2, 11, false, true);
         check(Authoritative, 3, 3, 0, true, false);
+        // An environment that came later is not awaited.
+        let facts = Facts {
+            leaving: false,
+            list: Authoritative,
+            known: 2,
+            serving: 1,
+            awaited: 0,
+            list_known_for: Duration::ZERO,
+            init_timeout: Duration::from_secs(10),
+        };
+        assert!(reasons(facts).is_empty());
     }
 }

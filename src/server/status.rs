@@ -70,6 +70,9 @@ struct KeyStatus {
     expiry: Option<u64>,
 }
 
+/// Most names of items in one list.
+const NAMES_MAX: usize = 100;
+
 /// What is served, and how old it is. Pilotlight's own.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,6 +91,9 @@ struct DataStatus {
     /// Why stored data could not be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     stored_data_problem: Option<String>,
+    /// Items that clients do not get, because no store holds them in a form that can be decoded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_items: Vec<String>,
 }
 
 impl Server {
@@ -172,6 +178,7 @@ fn environment_status(
             age_seconds: snapshot.as_ref().and_then(age),
             streams: environment.hub.streams(),
             stored_data_problem: state.stored_data_problem,
+            missing_items: state.missing_items.iter().take(NAMES_MAX).map(ToString::to_string).collect(),
         },
     }
 }
@@ -192,7 +199,7 @@ fn store_status(environment: &Environment) -> Value {
         "breaker": store.breaker,
         "dirty": store.dirty,
         "writePending": store.write_pending,
-        "undecodable": store.undecodable,
+        "undecodable": store.undecodable.iter().take(NAMES_MAX).collect::<Vec<_>>(),
         "left": {
             "behind": store.left_behind,
             "ahead": store.left_ahead,

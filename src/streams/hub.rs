@@ -72,22 +72,27 @@ impl Hub {
 
     /// Serves a new data set and sends it to every client.
     pub fn replace(&self, snapshot: Arc<Snapshot>) {
-        self.publish(Some(snapshot), Some(Entry::Put));
+        self.publish(Some(snapshot), [Entry::Put]);
     }
 
     /// Serves a new snapshot of which clients need not be told, because it says the same.
     pub fn confirm(&self, snapshot: Arc<Snapshot>) {
-        self.publish(Some(snapshot), None);
+        self.publish(Some(snapshot), []);
     }
 
     /// Serves a snapshot that differs by one change, and sends that change.
     pub fn change(&self, snapshot: Arc<Snapshot>, change: Change) {
-        self.publish(Some(snapshot), Some(Entry::Change(change)));
+        self.publish(Some(snapshot), [Entry::Change(change)]);
+    }
+
+    /// Serves a snapshot that differs by several changes, and sends those.
+    pub fn changes(&self, snapshot: Arc<Snapshot>, changes: impl IntoIterator<Item = Change>) {
+        self.publish(Some(snapshot), changes.into_iter().map(Entry::Change));
     }
 
     /// Sends the comment that keeps idle streams alive.
     pub fn heartbeat(&self) {
-        self.publish(None, Some(Entry::Heartbeat));
+        self.publish(None, [Entry::Heartbeat]);
     }
 
     /// Ends every stream, and those that are still to come.
@@ -113,18 +118,27 @@ impl Hub {
         Subscription { hub: self.clone(), kind, next: None, slot }
     }
 
-    fn publish(&self, snapshot: Option<Arc<Snapshot>>, entry: Option<Entry>) {
+    fn publish(
+        &self,
+        snapshot: Option<Arc<Snapshot>>,
+        entries: impl IntoIterator<Item = Entry>,
+    ) {
         let wakers = {
             let mut inner = self.lock();
             if snapshot.is_some() {
                 inner.snapshot = snapshot;
             }
-            let Some(entry) = entry else { return };
-            if inner.ring.len() == RING_MAX {
-                inner.ring.pop_front();
-                inner.first += 1;
+            let before = inner.end();
+            for entry in entries {
+                if inner.ring.len() == RING_MAX {
+                    inner.ring.pop_front();
+                    inner.first += 1;
+                }
+                inner.ring.push_back(entry);
             }
-            inner.ring.push_back(entry);
+            if inner.end() == before {
+                return;
+            }
             inner.take_wakers()
         };
         // Outside the lock: whoever wakes takes it at once.

@@ -10,12 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::model::raw_json::{ItemHead, Version, last, members};
+use crate::model::raw_json::{ItemHead, Unbounded, Version, bounded_text, last, members};
 use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
-
-/// Levels of objects and arrays in a message. LaunchDarkly's flags have a dozen; readers of JSON in
-/// SDKs give up somewhere between 64 and a few thousand, and their streams with them.
-const NESTING_MAX: usize = 1_000;
 
 /// A message of the stream, decoded.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +42,7 @@ pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError
         _ => return Ok(FlagMessage::Ignored),
     };
     bounded_text(data)
+        .map_err(Problem::from)
         .and_then(|text| decode(data, text))
         .map_err(|Problem(problem)| FlagMessageError { event, problem })
 }
@@ -53,6 +50,7 @@ pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError
 /// Decodes the body of a poll: the data set without the stream's envelope.
 pub fn decode_poll(body: &Bytes) -> Result<DataSet, FlagMessageError> {
     bounded_text(body)
+        .map_err(Problem::from)
         .and_then(|text| data_set(body, text))
         .map_err(|Problem(problem)| FlagMessageError { event: "poll", problem })
 }
@@ -77,36 +75,10 @@ impl From<&str> for Problem {
     }
 }
 
-/// The text of a message that is not nested too deeply. What is only skipped, or handed on as it
-/// came, would pass the reader of JSON however deep it is.
-fn bounded_text(data: &Bytes) -> Result<&str, Problem> {
-    let text = std::str::from_utf8(data).map_err(|_| "not valid UTF-8")?;
-    if is_nested_too_deeply(text) {
-        return Err(Problem(format!("nested more than {NESTING_MAX} levels deep")));
+impl From<Unbounded> for Problem {
+    fn from(problem: Unbounded) -> Self {
+        Self(problem.to_string())
     }
-    Ok(text)
-}
-
-fn is_nested_too_deeply(text: &str) -> bool {
-    let (mut depth, mut in_string) = (0_usize, false);
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => {
-                bytes.next();
-            }
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                if depth > NESTING_MAX {
-                    return true;
-                }
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
 }
 
 fn decode_put(data: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
@@ -178,6 +150,7 @@ fn item(data: &Bytes, raw: &RawValue) -> Result<Item, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::raw_json::NESTING_MAX;
 
     fn message(event: &str, data: &'static str) -> FlagMessage {
         decode(event, &Bytes::from_static(data.as_bytes())).unwrap()

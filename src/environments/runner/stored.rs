@@ -1,5 +1,5 @@
-//! Data sets out of stores: reading them, and what they add to what is served. None of it is
-//! written back anywhere (design D28).
+//! Data sets out of stores: reading them, and carrying out what [`StoredData`] decides. None of it
+//! is written back anywhere (design D28).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,48 +9,61 @@ use tokio::sync::watch;
 use super::Runner;
 use crate::environments::environment::Environment;
 use crate::environments::load_queue::LoadQueue;
-use crate::flagstore::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome, SharedRead};
-use crate::model::{DataSet, EnvironmentRef, ItemKey, Origin};
+use crate::environments::stored_data::{Answer, Reaction, Source, StoredSet};
+use crate::flagstore::{
+    Completeness, DataSetId, LocalFlags, LocalFlagsState, ReadOutcome, SharedRead,
+};
+use crate::model::{DataSet, EnvironmentRef, Item, ItemKey, Origin};
 use crate::streams::{Change, Snapshot};
 use crate::telemetry::Chain;
 
 /// Up to so many items out of a store are told to clients one by one; of more they get everything.
 const PATCHES_MAX: usize = 32;
 
+/// Most names of items in one log line.
+const NAMES_MAX: usize = 10;
+
 impl Runner {
     /// The embedded store answered: serve what it holds, unless LaunchDarkly has spoken. It holds
     /// what was said before, so nothing of it counts then, also if LaunchDarkly is gone again.
     pub(super) fn on_stored(&mut self, stored: Stored) {
-        let Some(local) = stored.local else { return self.answered() };
+        let Some(local) = stored.local else { return self.answer(Source::Local, Answer::Nothing) };
         let served = self.environment.hub.snapshot();
         let live = served.filter(|served| served.origin == Origin::Live);
-        let problem = match stored.outcome {
+        let (answer, problem) = match stored.outcome {
             Ok(ReadOutcome::Complete(set)) => {
+                let data = Arc::new(set.data);
                 if live.is_none() {
-                    let data = Arc::new(set.data);
                     local.adopted(&self.set_id, &data, set.written_at);
-                    self.offer(&data, Origin::LocalStore, Some(set.written_at));
                 }
-                None
+                let set = StoredSet {
+                    data,
+                    origin: Origin::LocalStore,
+                    as_of: Some(set.written_at),
+                    is_counted: true,
+                    undecodable: Vec::new(),
+                };
+                (Answer::Set(set), None)
             }
-            Ok(ReadOutcome::Absent) => None,
+            Ok(ReadOutcome::Absent) => (Answer::Nothing, None),
             Ok(ReadOutcome::Incomplete(found)) => {
                 let problem = format!(
                     "{} of {} stored items are missing, {} cannot be read",
                     found.missing, found.items, found.undecodable
                 );
-                if live.is_none() {
-                    self.offer_incomplete(&found.data);
-                }
-                Some(problem)
+                (Answer::Part(found.data), Some(problem))
             }
             Ok(ReadOutcome::Unreadable { .. }) => {
-                Some("the stored flags are sealed under a key that is not configured".to_owned())
+                let problem = "the stored flags are sealed under a key that is not configured";
+                (Answer::Nothing, Some(problem.to_owned()))
             }
-            Err(problem) => Some(problem),
+            Err(problem) => (Answer::Nothing, Some(problem)),
         };
         if let Some(problem) = &problem {
-            tracing::warn!(problem, "stored flags of this environment cannot be served");
+            tracing::warn!(
+                problem,
+                "the flags of this environment in the local store cannot be served"
+            );
         }
         self.environment.update_status(|status| status.stored_data_problem = problem);
         // What arrived from upstream before the store was open is still to be stored.
@@ -58,7 +71,7 @@ impl Runner {
             local.replaced(&self.set_id, live.data.clone());
         }
         self.local = Some(local);
-        self.answered();
+        self.answer(Source::Local, answer);
     }
 
     /// Waits for the embedded store and reads the data set on a blocking thread.
@@ -74,72 +87,63 @@ impl Runner {
 
     /// The shared store was read while upstream was not live.
     pub(super) fn on_shared(&mut self, read: SharedRead) {
-        match read {
-            SharedRead::Complete(data) => {
-                self.offer(&Arc::new(data), Origin::SharedStore, None);
+        let answer = match read {
+            SharedRead::Complete(set) => Answer::Set(StoredSet {
+                data: set.data,
+                origin: Origin::SharedStore,
+                as_of: set.confirmed_at,
+                is_counted: set.completeness == Completeness::Counted,
+                undecodable: set.undecodable,
+            }),
+            SharedRead::Incomplete { data, .. } => Answer::Part(data),
+            SharedRead::Absent | SharedRead::Foreign { .. } | SharedRead::Failed(_) => {
+                Answer::Nothing
             }
-            SharedRead::Incomplete { data, .. } => self.offer_incomplete(&data),
-            SharedRead::Absent | SharedRead::Failed(_) => {}
-        }
-        self.answered();
+        };
+        self.answer(Source::Shared, answer);
     }
 
-    /// A store has answered. When all have, nobody needs to wait for stored data.
-    fn answered(&mut self) {
-        self.silent_stores = self.silent_stores.saturating_sub(1);
-        if self.silent_stores == 0 {
+    /// Takes what a store answered. When all have, no client waits for stored data any more.
+    fn answer(&mut self, source: Source, answer: Answer) {
+        let hub = &self.environment.hub;
+        let served = hub.snapshot();
+        // What was live once is only added to: by a store that a peer writes to.
+        let answer = match (&served, source) {
+            _ if self.current.live => Answer::Nothing,
+            (Some(served), Source::Local) if served.origin == Origin::Live => Answer::Nothing,
+            _ => answer,
+        };
+        let served = served.as_ref().map(|served| &*served.data);
+        match self.stored_data.on_answer(source, answer, served) {
+            Reaction::Keep => {}
+            Reaction::Serve { data, origin, as_of } => self.serve(data, origin, as_of),
+            Reaction::Add(news) => self.add(&news),
+        }
+        self.report_missing();
+        if self.stored_data.is_settled() {
             self.environment.set_loaded();
         }
     }
 
-    /// A complete set out of a store: the first is served, later ones add what is newer in them
-    /// (design D3, D29), until upstream is live.
-    fn offer(&mut self, data: &Arc<DataSet>, origin: Origin, as_of: Option<SystemTime>) {
-        if self.current.live {
-            return;
-        }
-        let hub = &self.environment.hub;
-        if hub.snapshot().is_some() {
-            return self.add_newer(data);
-        }
+    fn serve(&self, data: Arc<DataSet>, origin: Origin, as_of: Option<SystemTime>) {
         tracing::info!(
             items = data.len(),
             origin = origin.as_str(),
-            written_at = ?as_of,
+            age_seconds = as_of.and_then(|at| at.elapsed().ok()).map(|age| age.as_secs()),
             "serving stored flags until LaunchDarkly answers"
         );
+        let hub = &self.environment.hub;
         hub.replace(Arc::new(Snapshot::new(data.clone(), origin, as_of)));
         if let Some(shared) = &self.shared {
-            shared.served(data.clone());
+            shared.served(data);
         }
         self.environment.set_loaded();
-        let leftovers = std::mem::take(&mut self.leftovers);
-        self.add_newer(&leftovers);
     }
 
-    /// What is there of an incomplete set counts as soon as there is something to add it to.
-    fn offer_incomplete(&mut self, data: &DataSet) {
-        if self.current.live {
-            return;
-        }
-        if self.environment.hub.snapshot().is_some() {
-            return self.add_newer(data);
-        }
-        for (kind, key, item) in data.iter() {
-            self.leftovers.upsert(&ItemKey { kind, key: key.clone() }, item.clone());
-        }
-    }
-
-    /// Adds to what is served what a store has newer. Nothing is written anywhere: it came from a
-    /// store (design D28).
-    fn add_newer(&self, stored: &DataSet) {
+    /// Adds to what is served what a store has newer.
+    fn add(&self, news: &[(ItemKey, Arc<Item>)]) {
         let hub = &self.environment.hub;
         let Some(before) = hub.snapshot() else { return };
-        // Also what is not known there (design D29).
-        let news: Vec<_> = stored.newer_than(&before.data).collect();
-        if news.is_empty() {
-            return;
-        }
         tracing::info!(items = news.len(), "a store holds newer flags; they are served");
         let mut data = (*before.data).clone();
         let snapshot = |data: &DataSet| {
@@ -147,9 +151,9 @@ impl Runner {
         };
         let as_patches = news.len() <= PATCHES_MAX;
         for (key, item) in news {
-            data.upsert(&key, item.clone());
+            data.upsert(key, item.clone());
             if as_patches {
-                hub.change(snapshot(&data), Change::of(&key, item));
+                hub.change(snapshot(&data), Change::of(key, item));
             }
         }
         if !as_patches {
@@ -158,6 +162,28 @@ impl Runner {
         if let Some(shared) = &self.shared {
             shared.served(Arc::new(data));
         }
+    }
+
+    /// Names the items that clients do not get because no store holds them in a readable form.
+    pub(super) fn report_missing(&self) {
+        let missing = match self.environment.hub.snapshot() {
+            Some(served) => self.stored_data.missing(&served.data),
+            None => Vec::new(),
+        };
+        if missing == self.environment.status().missing_items {
+            return;
+        }
+        if !missing.is_empty() {
+            let names: Vec<String> =
+                missing.iter().take(NAMES_MAX).map(ToString::to_string).collect();
+            tracing::error!(
+                count = missing.len(),
+                items = names.join(", "),
+                "these items cannot be decoded in any store and are missing in what is served; \
+                 SDKs use their default values for them until LaunchDarkly answers"
+            );
+        }
+        self.environment.update_status(|status| status.missing_items = missing);
     }
 }
 

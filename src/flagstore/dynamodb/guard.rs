@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::super::backend::StoredRow;
-use super::{Attributes, ITEM, KEY, VERSION, number};
+use super::super::marker::Marker;
+use super::{Attributes, ITEM, KEY, NOTE, VERSION, number};
 
 /// What must be true of the stored item for a write to take place.
 pub(super) enum Guard<'a> {
@@ -15,6 +16,8 @@ pub(super) enum Guard<'a> {
     Newer(u64),
     /// It is what was found.
     Unchanged(&'a StoredRow),
+    /// It is this marker still.
+    Marked(&'a Marker),
 }
 
 impl Guard<'_> {
@@ -33,6 +36,16 @@ impl Guard<'_> {
                 "attribute_not_exists(#key) OR (#version > :zero AND #version < :version)",
                 names(&[KEY, VERSION]),
                 values(vec![(":zero", number(0)), (":version", number(*version))]),
+            ),
+            Self::Marked(found) if found.value.is_empty() => (
+                "attribute_exists(#key) AND attribute_not_exists(#pilotlight)",
+                names(&[KEY, NOTE]),
+                None,
+            ),
+            Self::Marked(found) => (
+                "#pilotlight = :found",
+                names(&[NOTE]),
+                values(vec![(":found", text(&String::from_utf8_lossy(&found.value)))]),
             ),
             // No text at all was found.
             Self::Unchanged(found) if found.json.is_empty() => (

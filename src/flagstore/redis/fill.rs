@@ -6,6 +6,7 @@
 use redis::Value;
 
 use super::super::backend::{Filled, FlagBackend, Row, chunks};
+use super::super::marker::Note;
 use super::{RedisFlags, VALUE_BYTES_MAX, WATCH_ATTEMPTS};
 use crate::model::ItemKind;
 use crate::storage::StoreError;
@@ -18,7 +19,11 @@ const STAGING_MS: u64 = 60_000;
 type Staged = (ItemKind, usize);
 
 impl RedisFlags {
-    pub(super) async fn fill_empty(&self, rows: &[Row]) -> Result<Filled, StoreError> {
+    pub(super) async fn fill_empty(
+        &self,
+        rows: &[Row],
+        note: &Note,
+    ) -> Result<Filled, StoreError> {
         // Somebody else was faster: nothing need be prepared to find that out.
         if self.is_occupied().await? {
             return Ok(Filled::NotEmpty);
@@ -27,26 +32,24 @@ impl RedisFlags {
         let is_movable = |kind| {
             self.store.dialer().keeps_together([self.hash(kind), self.staging(kind, &nonce)])
         };
-        if !ItemKind::ALL.into_iter().all(is_movable) {
-            // Braces in the prefix that are no hash tag.
+        let is_too_large = |row: &Row| row.json.len() >= VALUE_BYTES_MAX;
+        // Braces in the prefix that are no hash tag; or a row that the marker must not count.
+        if !ItemKind::ALL.into_iter().all(is_movable) || rows.iter().any(is_too_large) {
             return Ok(Filled::Impossible);
         }
         let mut staged = Vec::new();
         let filled = async {
             for kind in ItemKind::ALL {
-                let rows: Vec<&Row> = rows
-                    .iter()
-                    .filter(|row| row.key.kind == kind && row.json.len() < VALUE_BYTES_MAX)
-                    .collect();
+                let rows: Vec<&Row> = rows.iter().filter(|row| row.key.kind == kind).collect();
                 if !rows.is_empty() {
                     staged.push((kind, rows.len()));
                     self.stage(kind, &rows, &nonce).await?;
                 }
             }
             if self.together {
-                self.move_together(&staged, &nonce).await
+                self.move_together(&staged, &nonce, note).await
             } else {
-                self.move_apart(&staged, &nonce).await
+                self.move_apart(&staged, &nonce, note).await
             }
         }
         .await;
@@ -96,10 +99,16 @@ impl RedisFlags {
     }
 
     /// Moves what was prepared into place, all at once.
-    async fn move_together(&self, staged: &[Staged], nonce: &str) -> Result<Filled, StoreError> {
+    async fn move_together(
+        &self,
+        staged: &[Staged],
+        nonce: &str,
+        note: &Note,
+    ) -> Result<Filled, StoreError> {
         let names = self.names();
         let from = |kind| self.staging(kind, nonce);
         let dialer = self.store.dialer();
+        let marker = note.value(None);
         self.store
             .bulk(async |_shared| {
                 // WATCH belongs to a connection, so nobody else may use this one.
@@ -129,7 +138,7 @@ impl RedisFlags {
                         change.cmd("RENAMENX").arg(from(kind)).arg(&to).ignore();
                         change.cmd("PERSIST").arg(&to).ignore();
                     }
-                    change.cmd("SET").arg(self.marker()).arg(nonce).ignore();
+                    change.cmd("SET").arg(self.marker()).arg(&marker[..]).ignore();
                     let done: Value = change.query_async(&mut conn).await.map_err(classify)?;
                     if done != Value::Nil {
                         return Ok(Filled::Done);
@@ -141,7 +150,12 @@ impl RedisFlags {
     }
 
     /// Moves each hash by itself.
-    async fn move_apart(&self, staged: &[Staged], nonce: &str) -> Result<Filled, StoreError> {
+    async fn move_apart(
+        &self,
+        staged: &[Staged],
+        nonce: &str,
+        note: &Note,
+    ) -> Result<Filled, StoreError> {
         for &(kind, rows) in staged {
             let (from, to) = (self.staging(kind, nonce), self.hash(kind));
             let (there, moved): (u64, u64) = self
@@ -161,7 +175,7 @@ impl RedisFlags {
                 return Err(StoreError::Refused("what was prepared was removed".into()));
             }
         }
-        self.mark().await?;
+        self.mark(None, note).await?;
         Ok(Filled::Done)
     }
 

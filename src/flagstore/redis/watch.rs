@@ -7,7 +7,7 @@ use redis::Value;
 use redis::aio::ConnectionLike;
 
 use super::{RedisFlags, WATCH_ATTEMPTS};
-use crate::flagstore::backend::Marker;
+use crate::flagstore::marker::Marker;
 use crate::model::ItemKind;
 use crate::storage::StoreError;
 use crate::storage::redis::classify;
@@ -50,6 +50,37 @@ impl RedisFlags {
     }
 }
 
+impl RedisFlags {
+    /// Sets the marker if it is what was found, in one transaction; returns what is there then.
+    pub(super) async fn mark_under_watch(
+        &self,
+        found: &Marker,
+        value: &Bytes,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let dialer = self.store.dialer();
+        let key = self.marker();
+        self.store
+            .call(async |_shared| {
+                let mut conn = dialer.dial_for_key(key.as_bytes()).await?;
+                let mut look = redis::pipe();
+                look.cmd("WATCH").arg(&key).ignore().cmd("GET").arg(&key);
+                let (stored,): (Option<Vec<u8>>,) =
+                    look.query_async(&mut conn).await.map_err(classify)?;
+                if stored.as_deref() != Some(&found.value[..]) {
+                    return Ok(stored);
+                }
+                let mut change = redis::pipe();
+                change.atomic().cmd("SET").arg(&key).arg(&value[..]).ignore();
+                let done: Value = change.query_async(&mut conn).await.map_err(classify)?;
+                if done != Value::Nil {
+                    return Ok(Some(value.to_vec()));
+                }
+                redis::cmd("GET").arg(&key).query_async(&mut conn).await.map_err(classify)
+            })
+            .await
+    }
+}
+
 enum Attempt {
     Done(Vec<bool>),
     NoMarker,
@@ -70,7 +101,8 @@ async fn transaction<'a>(
     if let Some((name, wanted)) = marker {
         let found: Option<Vec<u8>> =
             redis::cmd("GET").arg(name).query_async(conn).await.map_err(classify)?;
-        if found.is_none_or(|found| found != wanted.0) {
+        let found = found.map(|value| Marker::read(value.into(), 0));
+        if !found.is_some_and(|found| found.is_same_set(wanted)) {
             return Ok(Attempt::NoMarker);
         }
     }

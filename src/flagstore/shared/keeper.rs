@@ -7,8 +7,9 @@
 
 mod telling;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -19,23 +20,30 @@ use super::orders::{Orders, Task, Waiting};
 use super::reconcile::{Authority, Decision, Doubts, decide};
 use super::schedule::{Due, HERD_WAIT, Reason, Schedule, Timing};
 use crate::flagstore::backend::{
-    Condition, Correction, Filled, FlagBackend, Look, Marker, ROWS_MAX, Row, StoredRows, Upserted,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, ROWS_MAX, Row, StoredRows, Upserted,
     chunks,
 };
 use crate::flagstore::layout;
-use crate::model::DataSet;
+use crate::flagstore::marker::{Identity, Marker, Note};
+use crate::model::{DataSet, ItemKey};
 use crate::storage::{Health, StoreError};
+use crate::tasks::beside;
 
-/// So many items are put into their order at once.
+/// So many items are handled on the spot.
 const FEW_ITEMS: usize = 100;
 
 /// Bound on the last write before the end of the process.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A live relay confirms the age of the stored set when its marker tells an older time than this.
+const CONFIRMATION_AGE: Duration = Duration::from_secs(300);
+
 /// The task.
 #[derive(Debug)]
 pub(super) struct Keeper<B> {
     backend: B,
+    /// The environment whose data this is, if its ID is known.
+    identity: Option<Identity>,
     orders: Orders,
     reads: mpsc::Sender<SharedRead>,
     health: watch::Receiver<Health>,
@@ -54,13 +62,22 @@ pub(super) struct Keeper<B> {
 struct Known {
     marker: Option<Marker>,
     server: Option<Arc<str>>,
-    /// Whether it once held what it should.
+    /// True once a marker was seen: from then on an empty store is a loss.
     complete: bool,
+    /// True once everything that LaunchDarkly said was found or written: from then on an item
+    /// that is missing is a loss.
+    verified: bool,
+    /// True if the last comparison could read the store.
+    was_read: bool,
+    /// True if the store refused a write since the last comparison that ended well: it may lack
+    /// more than that by the time it takes writes again.
+    unwritten: bool,
 }
 
 impl<B: FlagBackend> Keeper<B> {
     pub(super) fn new(
         backend: B,
+        identity: Option<Identity>,
         timing: Timing,
         orders: Orders,
         reads: mpsc::Sender<SharedRead>,
@@ -68,6 +85,7 @@ impl<B: FlagBackend> Keeper<B> {
     ) -> Self {
         Self {
             backend,
+            identity,
             orders,
             reads,
             health,
@@ -93,14 +111,20 @@ impl<B: FlagBackend> Keeper<B> {
 
     /// Writes what waits once more before the end.
     async fn last_write(&mut self) {
-        let Waiting { put, dirty, .. } = self.orders.waiting();
+        let Waiting { put, dirty, live } = self.orders.waiting();
         if !put && !dirty {
             return;
         }
         let write =
             async { if put { self.compare(Reason::Put).await } else { self.flush().await } };
-        if !matches!(tokio::time::timeout(LAST_WRITE_TIMEOUT, write).await, Ok(Ok(()))) {
-            tracing::warn!("the last changes could not be written to the shared flag store");
+        // Without LaunchDarkly nothing is written, so that nothing newer is overwritten.
+        let is_written =
+            live && matches!(tokio::time::timeout(LAST_WRITE_TIMEOUT, write).await, Ok(Ok(())));
+        if !is_written {
+            tracing::warn!(
+                "the last changes could not be written to the shared flag store; a relay that is \
+                 connected to LaunchDarkly will write them"
+            );
         }
     }
 
@@ -138,30 +162,54 @@ impl<B: FlagBackend> Keeper<B> {
         if put {
             self.schedule.compare(now, Reason::Put);
         }
-        if dirty && !put {
+        if dirty && !put && live {
             self.schedule.flush(now);
         }
         if self.was_live && !live {
-            self.schedule.compared(now, fastrand::f64(), false, false);
+            self.doubts.clear();
+            self.schedule.not_live(now, fastrand::f64());
         }
         self.was_live = live;
     }
 
     async fn visit(&mut self, due: Due) {
+        if due == Due::Compare(Reason::SecondLook) && !self.is_second_look_ripe() {
+            return self.schedule.look_later(Instant::now());
+        }
+        // Noted before the visit: a connection that is made during it may lead to another
+        // database than the one that answered first.
+        let epoch = self.health.borrow_and_update().connected_epoch;
         let outcome = match due {
             Due::Compare(reason) => self.compare(reason).await,
             Due::Flush => self.flush().await,
             Due::Look => self.look().await,
+            Due::Verify => self.verify().await,
         };
         match outcome {
-            Ok(()) => {
-                // The answer came over the newest connection.
-                self.seen_epoch = self.health.borrow_and_update().connected_epoch;
+            // The first connection of all is made by the visit itself.
+            Ok(()) if epoch == 0 => {
+                self.seen_epoch = self.health.borrow_and_update().connected_epoch.min(1);
             }
+            Ok(()) => self.seen_epoch = epoch,
             Err(error) => {
                 self.failed(&error).await;
-                self.schedule.failed(Instant::now(), fastrand::f64(), due);
+                let takes_no_writes = matches!(error, StoreError::Refused(_))
+                    && (due == Due::Flush || self.known.was_read)
+                    && self.orders.waiting().dirty;
+                if takes_no_writes {
+                    self.known.unwritten = true;
+                    self.schedule.refused(Instant::now(), fastrand::f64());
+                } else {
+                    self.schedule.failed(Instant::now(), fastrand::f64(), due);
+                }
             }
+        }
+    }
+
+    fn is_second_look_ripe(&self) -> bool {
+        match self.orders.task().authority {
+            Authority::Live { heard_at, .. } => self.doubts.are_ripe(heard_at, Instant::now()),
+            Authority::Provisional => true,
         }
     }
 
@@ -194,36 +242,126 @@ impl<B: FlagBackend> Keeper<B> {
     }
 
     async fn compare_with(&mut self, task: &Task, reason: Reason) -> Result<Compared, StoreError> {
-        let put = self.orders.waiting().put;
+        let unwritten = self.orders.dirty();
+        self.known.was_read = false;
         let stored = self.backend.read().await?;
+        self.known.was_read = true;
         self.tell(&stored, task).await;
         self.known.marker.clone_from(&stored.marker);
         let Some(data) = &task.data else { return Ok(Compared::Left) };
-        let decision = decide(&stored, data, task.authority, &mut self.doubts, Instant::now());
+        let (stored, decision) = self.decide(stored, data, task.authority).await;
         self.report_left(&decision);
         let reason = match (reason, &stored.marker) {
             (Reason::MarkerMissing, Some(_)) => Reason::MarkerChanged,
             (reason, _) => reason,
         };
+        let lost = self.lost(&decision, data, &unwritten);
+        let live = task.authority != Authority::Provisional;
+        if live {
+            self.orders.missing(decision.upserts.iter().cloned());
+        }
         let (written, outcome) = if decision.fill {
-            self.fill(data, reason).await?
+            let (written, outcome) = self.fill(data, task.authority, reason).await?;
+            (if self.known.complete { written } else { 0 }, outcome)
+        } else if task.authority == Authority::Provisional {
+            // A relay that is not live writes nothing but what it fills.
+            (0, Compared::Left)
         } else {
-            self.carry_out(&stored, data, &decision).await?
+            let outcome = self.carry_out(&stored, data, &decision, task.authority).await?;
+            (lost, outcome)
         };
-        // The first time it lost nothing, and what a put changes is no loss.
-        if written > 0 && self.known.complete && (decision.fill || !put) {
+        if written > 0 {
             self.repopulated(reason, written);
         }
         self.known.complete |= self.known.marker.is_some();
-        // A relay that is not live writes nothing but what it fills.
-        let is_left = task.authority == Authority::Provisional && !decision.fill;
-        Ok(if is_left { Compared::Left } else { outcome })
+        if live && matches!(outcome, Compared::InOrder) {
+            self.known.verified = true;
+            self.known.unwritten = false;
+            self.forget_dropped(data);
+        }
+        Ok(outcome)
     }
 
-    /// Writes everything into an empty store; tells how many items that were.
+    /// Compares what was read with what is served, beside the runtime's threads if that is much.
+    async fn decide(
+        &mut self,
+        stored: StoredRows,
+        data: &Arc<DataSet>,
+        authority: Authority,
+    ) -> (StoredRows, Decision) {
+        let mut doubts = std::mem::take(&mut self.doubts);
+        let (data, now) = (data.clone(), Instant::now());
+        let is_much = data.len() + stored.rows.len() > FEW_ITEMS;
+        let compare = move || {
+            let decision = decide(&stored, &data, authority, &mut doubts, now);
+            (stored, decision, doubts)
+        };
+        let (stored, decision, doubts) = if is_much { beside(compare).await } else { compare() };
+        self.doubts = doubts;
+        (stored, decision)
+    }
+
+    /// Counts the items that the store has lost: written before, and neither changed since nor
+    /// deleted.
+    fn lost(&self, decision: &Decision, data: &DataSet, unwritten: &BTreeSet<ItemKey>) -> u64 {
+        if !self.known.verified {
+            return 0;
+        }
+        let is_lost = |key: &&ItemKey| {
+            !unwritten.contains(key) && data.item(key).is_some_and(|item| !item.is_tombstone())
+        };
+        decision.upserts.iter().filter(is_lost).count() as u64
+    }
+
+    /// Live items that the store is to hold. Those that the database does not take are not
+    /// expected there.
+    fn counts(&self, data: &DataSet) -> Counts {
+        let dropped = self.orders.report().get().dropped;
+        let live = data.iter().filter(|(_, _, item)| !item.is_tombstone());
+        let keys = live.map(|(kind, key, _)| ItemKey { kind, key: key.clone() });
+        keys.filter(|key| !dropped.contains_key(key))
+            .fold(Counts::default(), |counts, key| counts.plus(&key))
+    }
+
+    /// The note for the marker.
+    fn note(&self, counts: Counts, authority: Authority) -> Note {
+        let known = self.known.marker.as_ref().and_then(|marker| marker.note.as_ref());
+        let identity = || known.and_then(|note| note.identity.clone());
+        Note {
+            counts,
+            identity: self.identity.clone().or_else(identity),
+            confirmed_at: match authority {
+                Authority::Live { .. } => Some(SystemTime::now()),
+                Authority::Provisional => None,
+            },
+        }
+    }
+
+    /// Writes the marker if it does not tell what is stored. Returns whether it tells that then;
+    /// else a peer was faster.
+    async fn mark(
+        &mut self,
+        found: Option<&Marker>,
+        data: &DataSet,
+        authority: Authority,
+    ) -> Result<bool, StoreError> {
+        let counts = self.counts(data);
+        let told = found.and_then(|found| found.note.as_ref());
+        if told.is_some_and(|note| note.is_current(counts, self.identity.as_ref())) {
+            return Ok(true);
+        }
+        let note = self.note(counts, authority);
+        let marker = self.backend.mark(found, &note).await?;
+        let is_told = marker.note.as_ref().is_some_and(|it| it.is_current(counts, note.identity.as_ref()));
+        self.known.marker = Some(marker);
+        Ok(is_told)
+    }
+
+    /// Writes everything into an empty store; returns how many items that were.
     async fn fill(
         &mut self,
         data: &Arc<DataSet>,
+        authority: Authority,
         reason: Reason,
     ) -> Result<(u64, Compared), StoreError> {
         let overtaken = (0, Compared::Overtaken(Reason::MarkerChanged));
@@ -232,61 +370,71 @@ impl<B: FlagBackend> Keeper<B> {
         if reason.is_seen_by_all() && reason != Reason::Reconnected {
             tokio::time::sleep(HERD_WAIT.mul_f64(fastrand::f64())).await;
         }
-        match self.backend.fill(&rows).await? {
+        let note = self.note(self.counts(data), authority);
+        match self.backend.fill(&rows, &note).await? {
             Filled::Done => {
                 self.known.marker = self.backend.look().await?.marker;
                 return Ok((rows.len() as u64, Compared::InOrder));
             }
             Filled::NotEmpty => {
-                tracing::debug!("somebody else has filled the store; comparing with it");
+                tracing::debug!("another relay has filled the store; comparing with it");
                 return Ok(overtaken);
             }
             Filled::Impossible => {}
         }
-        // One more look, because somebody may have been faster by the random wait.
+        // One more look, because a peer may have been faster by the random wait.
         if self.backend.look().await?.marker.is_some() {
             return Ok(overtaken);
         }
         let written = self.upsert(&rows, Condition::Always).await?.written;
-        self.known.marker = Some(self.backend.mark().await?);
-        Ok((written, Compared::InOrder))
+        let is_ours = self.mark(None, data, authority).await?;
+        Ok((written, if is_ours { Compared::InOrder } else { overtaken.1 }))
     }
 
-    /// Writes and corrects what was decided; tells how many items that were.
+    /// Writes and corrects what was decided.
     async fn carry_out(
         &mut self,
         stored: &StoredRows,
         data: &Arc<DataSet>,
         decision: &Decision,
-    ) -> Result<(u64, Compared), StoreError> {
-        let mut written = 0;
+        authority: Authority,
+    ) -> Result<Compared, StoreError> {
         if !decision.upserts.is_empty() {
             let mut rows = ordered(data.clone()).await;
             rows.retain(|row| decision.upserts.contains(&row.key));
             // A store that was wiped out since it was read is filled, not given a few items.
             let condition = stored.marker.as_ref().map_or(Condition::Always, Condition::Marked);
             let upserts = self.upsert(&rows, condition).await?;
-            written = upserts.written;
             if upserts.unmarked {
-                return Ok((written, Compared::Overtaken(Reason::MarkerMissing)));
+                return Ok(Compared::Overtaken(Reason::MarkerMissing));
             }
         }
-        written += self.correct(stored, data, &decision.corrections).await?;
-        if !decision.mark {
-            return Ok((written, Compared::InOrder));
+        let found = stored.marker.as_ref();
+        let is_foreign = found.is_some_and(|it| it.is_foreign_to(self.identity.as_ref()));
+        // Counts are lowered before rows are removed, so that the marker never tells more than
+        // there is.
+        if !is_foreign && !self.mark(found, data, authority).await? {
+            return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
-        self.known.marker = Some(self.backend.mark().await?);
-        // Whoever removed the marker may have been about to remove the rest.
-        Ok((written, Compared::Overtaken(Reason::MarkerChanged)))
+        if found.is_none() {
+            // The peer that removed the marker may have been about to remove the rest.
+            return Ok(Compared::Overtaken(Reason::MarkerChanged));
+        }
+        self.correct(stored, data, &decision.corrections).await?;
+        // The set becomes this environment's when the last item of the other one is gone.
+        if is_foreign && self.doubts.is_empty() && !self.mark(found, data, authority).await? {
+            return Ok(Compared::Overtaken(Reason::MarkerChanged));
+        }
+        Ok(Compared::InOrder)
     }
 
-    /// Replaces or removes the stored rows at these places; tells how many that were.
+    /// Replaces or removes the stored rows at these places.
     async fn correct(
-        &self,
+        &mut self,
         stored: &StoredRows,
         data: &DataSet,
         places: &[usize],
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(), StoreError> {
         let mut written = 0;
         let corrections: Vec<Correction> = places
             .iter()
@@ -298,21 +446,30 @@ impl<B: FlagBackend> Keeper<B> {
             .collect();
         for chunk in corrections.chunks(ROWS_MAX) {
             let corrected = self.backend.correct(chunk).await?;
-            written += corrected.into_iter().filter(|corrected| *corrected).count() as u64;
+            for (correction, is_done) in chunk.iter().zip(corrected) {
+                if is_done {
+                    self.doubts.settled(&correction.found.key);
+                    written += 1;
+                }
+            }
         }
         if written > 0 {
             tracing::warn!(
                 items = written,
-                "the shared flag store held items that LaunchDarkly does not have, or newer than \
-                 it has; they were corrected"
+                "the shared flag store held items that are not what LaunchDarkly says; they were \
+                 corrected"
             );
         }
-        Ok(written)
+        Ok(())
     }
 
     /// Writes the items that changed.
     async fn flush(&mut self) -> Result<(), StoreError> {
-        let Task { data: Some(data), .. } = self.orders.task() else { return Ok(()) };
+        let Task { data: Some(data), authority: Authority::Live { .. } } = self.orders.task()
+        else {
+            self.schedule.flushed();
+            return Ok(());
+        };
         let keys = self.orders.dirty();
         let row = |key| Some(layout::row(key, data.item(key)?));
         let rows: Vec<Row> = keys.iter().filter_map(row).collect();
@@ -327,8 +484,28 @@ impl<B: FlagBackend> Keeper<B> {
             self.schedule.compare(Instant::now(), Reason::MarkerMissing);
         } else {
             self.orders.stored(rows.iter().map(|row| (&row.key, row.version)));
+            self.raise_from_zero(&data).await?;
+            if std::mem::take(&mut self.known.unwritten) {
+                self.schedule.compare(Instant::now(), Reason::Failed);
+            }
             self.succeeded();
             self.in_order();
+        }
+        Ok(())
+    }
+
+    /// A marker that tells of no items of a kind would vouch for their loss: it gets a count with
+    /// the first of them.
+    async fn raise_from_zero(&mut self, data: &DataSet) -> Result<(), StoreError> {
+        let Some(marker) = self.known.marker.clone() else { return Ok(()) };
+        let Some(note) = &marker.note else { return Ok(()) };
+        let counts = self.counts(data);
+        let is_first = |told: u64, held: u64| told == 0 && held > 0;
+        if is_first(note.counts.flags, counts.flags)
+            || is_first(note.counts.segments, counts.segments)
+        {
+            let authority = self.orders.task().authority;
+            self.mark(Some(&marker), data, authority).await?;
         }
         Ok(())
     }
@@ -355,33 +532,71 @@ impl<B: FlagBackend> Keeper<B> {
         Ok(upserts)
     }
 
-    /// Looks for signs of a loss.
+    /// Looks for signs of a loss, and confirms the age of a set that is whole.
     async fn look(&mut self) -> Result<(), StoreError> {
         let found = self.backend.look().await?;
         let now = Instant::now();
         self.schedule.looked(now, fastrand::f64());
         let loss = self.loss(&found);
         self.known.server = found.server.or(self.known.server.take());
-        if let Some(reason) = loss {
-            tracing::debug!(reason = reason.as_str(), "comparing the shared flag store");
-            self.schedule.compare(now, reason);
+        match loss {
+            Some(reason) => {
+                tracing::debug!(reason = reason.as_str(), "comparing the shared flag store");
+                self.schedule.compare(now, reason);
+            }
+            None => self.confirm(found.marker).await?,
+        }
+        Ok(())
+    }
+
+    /// Looks whether a new connection leads to the same server with the same data.
+    async fn verify(&mut self) -> Result<(), StoreError> {
+        let found = self.backend.look().await?;
+        let loss = self.loss(&found);
+        // Where servers do not tell who they are only a comparison can show it.
+        let is_known = self.known.server.is_some() && found.server.is_some();
+        self.known.server = found.server.or(self.known.server.take());
+        self.schedule.verified();
+        if loss.is_some() || !is_known {
+            self.schedule.compare(Instant::now(), Reason::Reconnected);
+        } else {
+            self.succeeded();
+        }
+        Ok(())
+    }
+
+    /// Writes into the marker that LaunchDarkly still says the same, now and then.
+    async fn confirm(&mut self, found: Option<Marker>) -> Result<(), StoreError> {
+        let authority = self.orders.task().authority;
+        let Waiting { put, dirty, live } = self.orders.waiting();
+        let (Some(marker), true) = (found, live && !put && !dirty) else { return Ok(()) };
+        let Some(note) = &marker.note else { return Ok(()) };
+        // By a clock ahead of ours it was confirmed in the future.
+        let is_old = note.confirmed_at.is_none_or(|at| {
+            at.elapsed().is_ok_and(|age| age >= CONFIRMATION_AGE)
+        });
+        if is_old {
+            let note = self.note(note.counts, authority);
+            self.known.marker = Some(self.backend.mark(Some(&marker), &note).await?);
         }
         Ok(())
     }
 
     fn loss(&self, found: &Look) -> Option<Reason> {
         let data = self.orders.task().data;
-        if found.marker.is_none() {
-            // Without data there is nothing to repair, and a reading finds what there is.
-            return Some(Reason::MarkerMissing);
-        }
-        if found.marker != self.known.marker {
+        // Without data there is nothing to repair, and a reading finds what there is.
+        let Some(marker) = &found.marker else { return Some(Reason::MarkerMissing) };
+        if !self.known.marker.as_ref().is_some_and(|known| known.is_same_set(marker)) {
             return Some(Reason::MarkerChanged);
         }
         if let (Some(before), Some(now)) = (&self.known.server, &found.server)
             && before != now
         {
             return Some(Reason::ServerChanged);
+        }
+        if self.known.unwritten {
+            // That items are missing is known; the store takes none.
+            return None;
         }
         let (counts, data) = (found.counts?, data?);
         let live = |items: &crate::model::ItemMap| {
@@ -421,16 +636,12 @@ async fn new_connection(health: &mut watch::Receiver<Health>, seen: u64) {
     }
 }
 
-/// The rows of a data set, in their order. For many it takes a millisecond per megabyte, and is
-/// done beside the runtime's threads.
+/// The rows of a data set, in their order.
 async fn ordered(data: Arc<DataSet>) -> Vec<Row> {
     if data.len() <= FEW_ITEMS {
         return layout::ordered(&data);
     }
-    match tokio::task::spawn_blocking(move || layout::ordered(&data)).await {
-        Ok(rows) => rows,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    beside(move || layout::ordered(&data)).await
 }
 
 #[cfg(test)]

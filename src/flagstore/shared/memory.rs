@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::flagstore::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
-    Upserted,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use crate::flagstore::layout;
+use crate::flagstore::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
 
@@ -25,16 +25,19 @@ pub(super) struct MemoryFlags(Arc<Mutex<Content>>);
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) rows: BTreeMap<ItemKey, Bytes>,
-    pub(super) marker: Option<u64>,
+    pub(super) marker: Option<Bytes>,
     pub(super) server: u64,
     pub(super) away: bool,
+    /// Reads are answered and writes refused, as by a full Redis.
+    pub(super) refuses_writes: bool,
     /// Whether a fill is possible at once.
     pub(super) fills: bool,
+    /// Rows are written whatever the marker, as by DynamoDB.
+    pub(super) ignores_condition: bool,
     /// Calls so far, by their initial letters: r, l, f, u, c, m.
     pub(super) calls: String,
     /// What somebody else does right before the next call of that letter.
     pub(super) meanwhile: Option<(char, Happens)>,
-    marks: u64,
 }
 
 impl MemoryFlags {
@@ -53,7 +56,7 @@ impl MemoryFlags {
             None => format!("{}?", key.key),
         };
         let mut words: Vec<String> = content.rows.iter().map(row).collect();
-        words.extend(content.marker.map(|_| "!".to_owned()));
+        words.extend(content.marker.as_ref().map(|_| "!".to_owned()));
         words.join(" ")
     }
 
@@ -63,21 +66,19 @@ impl MemoryFlags {
         if let Some((_, happens)) = content.meanwhile.take_if(|(before, _)| *before == name) {
             happens(&mut content);
         }
-        if content.away { Err(StoreError::Unreachable("away".into())) } else { Ok(content) }
+        if content.away {
+            Err(StoreError::Unreachable("away".into()))
+        } else if content.refuses_writes && !matches!(name, 'r' | 'l') {
+            Err(StoreError::Refused("OOM".into()))
+        } else {
+            Ok(content)
+        }
     }
 }
 
 impl Content {
     fn marker(&self) -> Option<Marker> {
-        self.marker.map(|number| Marker(number.to_string().into()))
-    }
-
-    fn mark(&mut self) -> Marker {
-        if self.marker.is_none() {
-            self.marks += 1;
-            self.marker = Some(self.marks);
-        }
-        self.marker().unwrap()
+        self.marker.clone().map(|value| Marker::read(value, 0))
     }
 
     fn put(&mut self, row: &Row) -> Upserted {
@@ -119,9 +120,9 @@ impl FlagBackend for MemoryFlags {
         })
     }
 
-    async fn fill(&self, rows: &[Row]) -> Result<Filled, StoreError> {
+    async fn fill(&self, rows: &[Row], note: &Note) -> Result<Filled, StoreError> {
         let mut content = self.call('f')?;
-        if !content.fills {
+        if !content.fills || rows.iter().any(|row| row.json.len() > BYTES_MAX) {
             return Ok(Filled::Impossible);
         }
         if content.marker.is_some() || !content.rows.is_empty() {
@@ -130,7 +131,7 @@ impl FlagBackend for MemoryFlags {
         for row in rows {
             content.put(row);
         }
-        content.mark();
+        content.marker = Some(note.value(None));
         Ok(Filled::Done)
     }
 
@@ -140,8 +141,9 @@ impl FlagBackend for MemoryFlags {
         condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let mut content = self.call('u')?;
-        if matches!(condition, Condition::Marked(marker) if content.marker().as_ref() != Some(marker))
-        {
+        let is_there = |wanted| content.marker().is_some_and(|found| found.is_same_set(wanted));
+        let is_refused = matches!(condition, Condition::Marked(wanted) if !is_there(wanted));
+        if is_refused && !content.ignores_condition {
             return Ok(vec![Upserted::NoMarker; rows.len()]);
         }
         Ok(rows.iter().map(|row| content.put(row)).collect())
@@ -162,7 +164,11 @@ impl FlagBackend for MemoryFlags {
         Ok(corrections.iter().map(correct).collect())
     }
 
-    async fn mark(&self) -> Result<Marker, StoreError> {
-        Ok(self.call('m')?.mark())
+    async fn mark(&self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
+        let mut content = self.call('m')?;
+        if content.marker.as_ref() == found.map(|found| &found.value) {
+            content.marker = Some(note.value(found));
+        }
+        content.marker().ok_or(StoreError::Refused("the marker was removed".into()))
     }
 }

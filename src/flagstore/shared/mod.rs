@@ -13,6 +13,7 @@ mod keeper;
 #[cfg(test)]
 mod memory;
 mod orders;
+mod reading;
 mod reconcile;
 mod report;
 mod schedule;
@@ -26,30 +27,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::keeper::Keeper;
 pub use self::orders::SharedFlags;
+pub use self::reading::{Completeness, SharedRead, SharedSet};
 pub use self::reconcile::Left;
 pub use self::report::{Repopulation, SharedReport, SharedState, SharedStatus};
 pub use self::schedule::{Reason, Timing};
 use super::backend::FlagBackend;
-use crate::model::{DataSet, EnvironmentSpec};
+use crate::flagstore::marker::Identity;
+use crate::model::EnvironmentSpec;
 use crate::storage::Health;
-
-/// What the shared store holds, told while upstream is not live.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SharedRead {
-    /// A data set that can be served.
-    Complete(DataSet),
-    /// Nothing.
-    Absent,
-    /// Less than a data set (design D29): no marker, or items that cannot be decoded.
-    Incomplete {
-        /// What could be read.
-        data: DataSet,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The store did not answer, or refuses.
-    Failed(String),
-}
 
 /// The shared store of one environment, with the task that keeps it.
 pub struct OpenShared {
@@ -91,7 +76,8 @@ impl SharedStores {
             let (facts, backend) = backend(spec);
             let (flags, orders) = orders::channel(SharedReport::new(facts, health.clone()));
             let (sender, reads) = mpsc::channel(1);
-            let keeper = Keeper::new(backend, timing, orders, sender, health.clone());
+            let identity = Identity::of(spec);
+            let keeper = Keeper::new(backend, identity, timing, orders, sender, health.clone());
             let run = Box::new(move |cancel| -> KeeperTask { Box::pin(keeper.run(cancel)) });
             OpenShared { flags, reads, run }
         }))

@@ -158,6 +158,11 @@ impl Orders {
         self.shared.lock().dirty.clone()
     }
 
+    /// These items are not stored, as a comparison has shown.
+    pub(super) fn missing(&self, keys: impl IntoIterator<Item = ItemKey>) {
+        self.shared.lock().dirty.extend(keys);
+    }
+
     /// These items are stored at these versions. What has changed since still waits.
     pub(super) fn stored<'a>(&self, items: impl Iterator<Item = (&'a ItemKey, u64)>) {
         let mut state = self.shared.lock();

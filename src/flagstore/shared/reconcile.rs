@@ -1,4 +1,4 @@
-//! What a shared store lacks or should not hold, judged by versions: pure.
+//! What a shared store lacks or should not hold, judged by versions and content: pure.
 //!
 //! Who may write what (design D28):
 //!
@@ -6,24 +6,30 @@
 //! | --- | --- | --- |
 //! | no marker, no items | fills it | fills it |
 //! | an item is absent or older | writes it | reports it |
-//! | an item is newer, or unknown to us | looks again, then corrects it | leaves it |
+//! | an item is newer, unknown to us, or differs at the same version | looks again, then corrects it | leaves it |
 //! | no marker, some items | writes the marker, last | reports it |
 //!
 //! Invariant: an item that a peer may have written since we last heard of LaunchDarkly is never
-//! touched. A correction needs the same content twice, five seconds apart, and a sign that the
-//! stream was not stuck meanwhile.
+//! touched. A correction needs the same content twice, five seconds apart, and something that
+//! LaunchDarkly sent after the change could have reached this relay.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::flagstore::backend::{StoredRow, StoredRows};
+use crate::flagstore::layout::is_as_wanted;
 use crate::model::{DataSet, ItemKey};
 
 /// Pause before an item that should not be there is looked at again (design D28).
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(5);
+
+/// How much later than a peer this relay may hear of the same change. A heartbeat that comes
+/// sooner after the first look may have been sent before the change was, so it does not show that
+/// LaunchDarkly has nothing to tell. (The same guard as in the autoconfig cache.)
+pub(super) const STREAM_LAG: Duration = Duration::from_secs(2);
 
 /// How sure this relay is that what it serves is what LaunchDarkly says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +46,18 @@ pub(super) enum Authority {
 }
 
 /// Items that should not be as they are, with what was found and when first.
-#[derive(Debug, Default)]
-pub(super) struct Doubts(BTreeMap<ItemKey, (u64, Instant)>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubts(BTreeMap<ItemKey, Doubt>);
+
+#[derive(Clone, Debug)]
+struct Doubt {
+    json: Bytes,
+    revision: u64,
+    since: Instant,
+}
 
 impl Doubts {
-    /// Whether any item waits for a second look.
+    /// True if no item waits for a second look.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -52,6 +65,19 @@ impl Doubts {
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// True if a second look at this moment would confirm a doubt, should the item be unchanged.
+    /// While the stream is silent it would not, and reading the store again is wasted.
+    pub(super) fn are_ripe(&self, heard_at: Instant, now: Instant) -> bool {
+        self.0.values().any(|doubt| doubt.is_ripe(heard_at, now))
+    }
+}
+
+impl Doubt {
+    fn is_ripe(&self, heard_at: Instant, now: Instant) -> bool {
+        heard_at >= self.since + STREAM_LAG
+            && now.saturating_duration_since(self.since) >= SECOND_LOOK
     }
 }
 
@@ -64,8 +90,6 @@ pub(super) struct Decision {
     pub(super) upserts: BTreeSet<ItemKey>,
     /// Places of the stored rows that are to be replaced by what is served, or removed.
     pub(super) corrections: Vec<usize>,
-    /// Write the marker when all else is done.
-    pub(super) mark: bool,
     /// What a relay that is not live leaves as it is.
     pub(super) left: Left,
 }
@@ -75,7 +99,7 @@ pub(super) struct Decision {
 pub struct Left {
     /// Items that are absent in the store, or older there.
     pub behind: u64,
-    /// Items that are newer in the store, or not known here.
+    /// Items that are newer in the store, not known here, or different at the same version.
     pub ahead: u64,
     /// There are items and no marker.
     pub unmarked: bool,
@@ -100,15 +124,12 @@ pub(super) fn decide(
     let mut ahead = Vec::new();
     for (place, row) in stored.rows.iter().enumerate() {
         absent.remove(&row.key);
-        let mine = served.item(&row.key).map(|item| item.version);
-        // What cannot be decoded counts as version 0, as with ld-relay's own stores.
-        let theirs = row.head.map(|head| head.version);
-        match (mine, theirs) {
-            (Some(mine), Some(theirs)) if mine == theirs => {}
-            (Some(mine), theirs) if mine > theirs.unwrap_or(0) => {
+        match compare(row, served) {
+            Standing::AsWanted => {}
+            Standing::Older => {
                 decision.upserts.insert(row.key.clone());
             }
-            (Some(_) | None, _) => ahead.push(place),
+            Standing::Doubtful => ahead.push(place),
         }
     }
     decision.upserts.append(&mut absent);
@@ -122,7 +143,6 @@ pub(super) fn decide(
             };
         }
         Authority::Live { heard_at, .. } => {
-            decision.mark = stored.marker.is_none();
             let rows = ahead.into_iter().map(|place| (place, &stored.rows[place]));
             decision.corrections = doubts.confirmed(rows, heard_at, now);
         }
@@ -130,8 +150,29 @@ pub(super) fn decide(
     decision
 }
 
+/// How a stored row stands to what is served.
+enum Standing {
+    AsWanted,
+    Older,
+    /// It must not be overwritten before a second look.
+    Doubtful,
+}
+
+fn compare(row: &StoredRow, served: &DataSet) -> Standing {
+    let Some(mine) = served.item(&row.key) else { return Standing::Doubtful };
+    match row.head {
+        // What cannot be decoded counts as version 0, as with ld-relay's own stores.
+        None if mine.version > 0 => Standing::Older,
+        None => Standing::Doubtful,
+        Some(theirs) if theirs.version < mine.version => Standing::Older,
+        Some(theirs) if theirs.version > mine.version => Standing::Doubtful,
+        Some(theirs) if is_as_wanted(&row.key, theirs, &row.json, mine) => Standing::AsWanted,
+        Some(_) => Standing::Doubtful,
+    }
+}
+
 impl Doubts {
-    /// Takes note of rows that should not be as they are; gives the places of those that were
+    /// Takes note of rows that should not be as they are; returns the places of those that were
     /// found so long enough ago, by a relay that has heard of LaunchDarkly since.
     fn confirmed<'a>(
         &mut self,
@@ -142,26 +183,26 @@ impl Doubts {
         let mut before = std::mem::take(&mut self.0);
         let mut confirmed = Vec::new();
         for (place, row) in rows {
-            let found = fingerprint(row);
-            let since = match before.remove(&row.key) {
-                Some((same, since)) if same == found => since,
-                Some(_) | None => now,
-            };
-            // However young the put is: the line may be stuck since.
-            if heard_at > since && now.saturating_duration_since(since) >= SECOND_LOOK {
+            let same = before
+                .remove(&row.key)
+                .filter(|doubt| doubt.json == row.json && doubt.revision == row.revision);
+            let doubt = same.unwrap_or_else(|| Doubt {
+                json: row.json.clone(),
+                revision: row.revision,
+                since: now,
+            });
+            if doubt.is_ripe(heard_at, now) {
                 confirmed.push(place);
             }
-            self.0.insert(row.key.clone(), (found, since));
+            self.0.insert(row.key.clone(), doubt);
         }
         confirmed
     }
-}
 
-/// Tells contents apart within this process.
-fn fingerprint(row: &StoredRow) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (row.revision, &row.json[..]).hash(&mut hasher);
-    hasher.finish()
+    /// An item is as it should be now.
+    pub(super) fn settled(&mut self, key: &ItemKey) {
+        self.0.remove(key);
+    }
 }
 
 #[cfg(test)]
@@ -171,8 +212,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::flagstore::backend::Marker;
-    use crate::flagstore::layout;
+        use crate::flagstore::layout;
+    use crate::flagstore::marker::Marker;
     use crate::model::{Item, ItemKind};
 
     fn flag(key: &str) -> ItemKey {
@@ -207,7 +248,7 @@ mod tests {
         let mut found = StoredRows::default();
         for word in text.split_whitespace() {
             if word == "!" {
-                found.marker = Some(Marker(Bytes::new()));
+                found.marker = Some(Marker::read(Bytes::new(), 0));
             } else if let Some(key) = word.strip_suffix('?') {
                 let json = Bytes::from_static(b"?");
                 found.rows.push(StoredRow { key: flag(key), json, head: None, revision: 0 });
@@ -230,9 +271,6 @@ mod tests {
         words.extend(decision.upserts.iter().map(|key| format!("+{}", key.key)));
         let place = |place: &usize| format!("={}", stored.rows[*place].key.key);
         words.extend(decision.corrections.iter().map(place));
-        if decision.mark {
-            words.push("!".to_owned());
-        }
         let Left { behind, ahead, unmarked } = decision.left;
         if decision.left != Left::default() {
             words.push(format!("left {behind} {ahead}{}", if unmarked { " !" } else { "" }));
@@ -256,15 +294,16 @@ mod tests {
         check("", "", "fill", "fill");
         check("!", "", "", "");
         check("!", "a1", "+a", "left 1 0");
-        check("a1", "a1", "!", "left 0 0 !");
-        check("a1", "a1 b1", "+b !", "left 1 0 !");
+        check("a1", "a1", "", "left 0 0 !");
+        check("a1", "a1 b1", "+b", "left 1 0 !");
         check("! a1", "a1", "", "");
         check("! a1", "a2", "+a", "left 1 0");
         check("! a1", "a-2", "+a", "left 1 0");
         check("! a-2", "a3", "+a", "left 1 0");
         check("! a-2", "a-2", "", "");
-        // Equal versions never replace each other.
-        check("! a-2", "a2", "", "");
+        // Other content at the same version: not at the first look.
+        check("! a-2", "a2", "", "left 0 1");
+        check("! a2", "a-2", "", "left 0 1");
         // Newer or unknown: not at the first look.
         check("! a3", "a2", "", "left 0 1");
         check("! a3 z1 y-7", "a3", "", "left 0 2");
@@ -295,10 +334,11 @@ mod tests {
     fn what_should_not_be_there_is_corrected_at_the_second_look() {
         let (a3, a2) = ("! a3", "a2");
         looks(&[(1, a3, a2, 0), (5, a3, a2, 5), (6, a3, a2, 5)], &["", "", "=a"]);
-        looks(&[(1, "! z1", "", 0), (6, "! z1", "", 2)], &["", "=z"]);
-        looks(&[(1, "! a?", "a0", 0), (6, "! a?", "a0", 2)], &["", "=a"]);
+        looks(&[(1, "! z1", "", 0), (6, "! z1", "", 3)], &["", "=z"]);
+        looks(&[(1, "! a?", "a0", 0), (6, "! a?", "a0", 3)], &["", "=a"]);
+        looks(&[(1, "! a-2", a2, 0), (6, "! a-2", a2, 3)], &["", "=a"]);
         // A peer has changed it meanwhile: the time begins anew.
-        looks(&[(1, a3, a2, 0), (6, "! a4", a2, 6), (11, "! a4", a2, 7)], &["", "", "=a"]);
+        looks(&[(1, a3, a2, 0), (6, "! a4", a2, 6), (11, "! a4", a2, 8)], &["", "", "=a"]);
         // We have heard of it ourselves meanwhile.
         looks(&[(1, a3, a2, 0), (6, a3, "a3", 4)], &["", ""]);
         looks(&[(1, a3, a2, 0), (6, a3, "a4", 4)], &["", "+a"]);
@@ -312,9 +352,41 @@ mod tests {
         // Nothing came since the first look, neither long after the put nor right after it.
         looks(&[(100, a3, a2, 99), (105, a3, a2, 99), (400, a3, a2, 99)], &["", "", ""]);
         looks(&[(1, a3, a2, 0), (6, a3, a2, 0), (400, a3, a2, 1)], &["", "", ""]);
-        // A sign of life ends that.
-        looks(&[(100, a3, a2, 99), (105, a3, a2, 101)], &["", "=a"]);
+        // What came just after the first look may have been sent before the peer's change was.
+        looks(&[(100, a3, a2, 99), (105, a3, a2, 101)], &["", ""]);
+        looks(&[(100, a3, a2, 99), (400, a3, a2, 101)], &["", ""]);
+        // A later sign of life shows that LaunchDarkly had nothing to tell.
+        looks(&[(100, a3, a2, 99), (105, a3, a2, 102)], &["", "=a"]);
         looks(&[(1, a3, a2, 0), (6, a3, a2, 1), (180, a3, a2, 179)], &["", "", "=a"]);
+    }
+
+    #[test]
+    fn content_counts_where_versions_are_equal() {
+        let served = served("a2 b-7");
+        let check = |key: &str, json: &str, expected: &str| {
+            let json = Bytes::copy_from_slice(json.as_bytes());
+            let head = layout::head(&json);
+            let mut found = stored("! a2 b-7");
+            found.rows.retain(|row| row.key != flag(key));
+            found.rows.push(StoredRow { key: flag(key), json, head, revision: 0 });
+            let now = Instant::now();
+            let mut doubts = Doubts::default();
+            let live = |heard_at| Authority::Live { put_at: now, heard_at };
+            let first = decide(&found, &served, live(now), &mut doubts, now);
+            assert_eq!(shown(&first, &found), "", "not at the first look");
+            let later = now + SECOND_LOOK;
+            let second = decide(&found, &served, live(later), &mut doubts, later);
+            assert_eq!(shown(&second, &found), expected, "{key} {}", found.rows[1].json.len());
+        };
+        check("a", r#"{"version":2,"key":"a","fallthrough":{}}"#, "");
+        check("a", r#"{"key":"a","version":2,"deleted":false,"rules":[],"fallthrough":{}}"#, "");
+        check("a", r#"{"version":2,"on":true}"#, "=a");
+        check("a", r#"{"version":2.5}"#, "=a");
+        // Tombstones as SDKs of several languages write them.
+        check("a", r#"{"version":2,"deleted":true}"#, "=a");
+        check("b", r#"{"version":7,"deleted":true}"#, "=b");
+        check("b", r#"{"key":"b","version":7,"deleted":true}"#, "=b");
+        check("b", r#"{"version":7,"on":true}"#, "=b");
     }
 
     #[test]

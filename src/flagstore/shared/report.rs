@@ -78,7 +78,7 @@ pub struct SharedStatus {
     /// Why what was read could not be served, if it could not.
     pub problem: Option<String>,
     /// Stored items that cannot be decoded, at the last reading.
-    pub undecodable: u64,
+    pub undecodable: Vec<ItemKey>,
     /// What this relay would write or correct if its upstream were live.
     pub left: Left,
 }
@@ -107,7 +107,7 @@ impl SharedReport {
             last_repopulation: None,
             dropped: BTreeMap::new(),
             problem: None,
-            undecodable: 0,
+            undecodable: Vec::new(),
             left: Left::default(),
         };
         Self { status: Mutex::new(status), health }

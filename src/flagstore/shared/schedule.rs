@@ -98,6 +98,8 @@ pub(super) enum Due {
     Flush,
     /// Look for signs of a loss.
     Look,
+    /// The connection is a new one: look whether it leads to the same server with the same data.
+    Verify,
 }
 
 /// What lies ahead.
@@ -105,6 +107,7 @@ pub(super) enum Due {
 pub(super) struct Schedule {
     timing: Timing,
     compare: Option<(Instant, Reason)>,
+    verify: Option<Instant>,
     flush: Option<Instant>,
     look: Option<Instant>,
     periodic: Option<Instant>,
@@ -117,6 +120,7 @@ impl Schedule {
         Self {
             timing,
             compare: Some((now, Reason::Start)),
+            verify: None,
             flush: None,
             look: None,
             periodic: None,
@@ -128,10 +132,11 @@ impl Schedule {
     pub(super) fn next(&self) -> Option<(Instant, Due)> {
         let compare = self.compare.map(|(at, why)| (at, Due::Compare(why)));
         let periodic = self.periodic.map(|at| (at, Due::Compare(Reason::Periodic)));
+        let verify = self.verify.map(|at| (at, Due::Verify));
         let flush = self.flush.map(|at| (at, Due::Flush));
         let look = self.look.map(|at| (at, Due::Look));
         // Of two that are due at the same time, the first of this list: it does more.
-        [compare, flush, periodic, look].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [compare, verify, flush, periodic, look].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Compare as soon as that; an earlier plan stays.
@@ -141,16 +146,32 @@ impl Schedule {
         }
     }
 
+    /// Upstream is gone: nothing is written from here on, and what peers write is read. A check for
+    /// a loss that lies ahead stays: a store that lost everything may still be filled.
+    pub(super) fn not_live(&mut self, now: Instant, random: f64) {
+        self.flush = None;
+        if !self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all()) {
+            let at = now + jittered(self.timing.reread, random);
+            self.compare = Some((at, Reason::Reread));
+        }
+    }
+
+    /// The second look at doubtful items would not settle anything yet: it comes later.
+    pub(super) fn look_later(&mut self, now: Instant) {
+        self.compare = Some((now + SECOND_LOOK, Reason::SecondLook));
+    }
+
     /// Items wait to be written; failures before this one have their pause. Into a store that may
     /// have lost its data nothing is written item by item before it was compared.
     pub(super) fn flush(&mut self, now: Instant) {
-        let compared = self.compare.filter(|_| self.is_in_doubt()).map(|(at, _)| at);
+        let compared = self.compare.filter(|(_, reason)| reason.is_seen_by_all());
+        let compared = compared.map(|(at, _)| at).max(self.verify);
         self.flush.get_or_insert(compared.map_or(now, |at| at.max(now)));
     }
 
     /// A comparison ended well, and with it everything that waited.
     pub(super) fn compared(&mut self, now: Instant, random: f64, live: bool, doubts: bool) {
-        (self.compare, self.failures) = (None, 0);
+        (self.compare, self.verify, self.failures) = (None, None, 0);
         self.periodic =
             self.timing.check.map(|pause| now + jittered(pause * LOOKS_PER_COMPARISON, random));
         self.looked(now, random);
@@ -163,12 +184,25 @@ impl Schedule {
 
     /// Whether the store may lack something, and is still to be compared for that.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all())
+        self.verify.is_some() || self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all())
     }
 
     /// The items that waited are written.
     pub(super) fn flushed(&mut self) {
         (self.flush, self.failures) = (None, 0);
+    }
+
+    /// The new connection leads to the same data, or the store is about to be compared.
+    pub(super) fn verified(&mut self) {
+        self.verify = None;
+    }
+
+    /// The database answers and takes no writes: writing is tried again, and reading it meanwhile
+    /// would show nothing new.
+    pub(super) fn refused(&mut self, now: Instant, random: f64) {
+        self.failures = self.failures.saturating_add(1);
+        self.flush = Some(now + RETRY.delay(self.failures, random));
+        self.compare = None;
     }
 
     /// A look found nothing wrong.
@@ -187,7 +221,8 @@ impl Schedule {
                 self.compare(again, Reason::Failed);
             }
             // After a failed look it is not known what the store holds.
-            Due::Compare(_) | Due::Look => {
+            Due::Compare(_) | Due::Look | Due::Verify => {
+                self.verify = None;
                 self.compare = Some((again, Reason::Failed));
                 self.looked(now, random);
                 self.periodic = self.periodic.map(|at| at.max(again));
@@ -195,9 +230,15 @@ impl Schedule {
         }
     }
 
-    /// The database is back: what failed is tried soon, though not by all relays at once.
+    /// The connection is a new one: what failed is tried soon, though not by all relays at once.
+    /// Where nothing has failed it is enough to look whether the server is the same.
     pub(super) fn reconnected(&mut self, now: Instant, random: f64) {
         let soon = now + HERD_WAIT.mul_f64(random.clamp(0.0, 1.0));
+        if self.failures == 0 && self.compare.is_none_or(|(at, _)| at > now) {
+            self.verify = Some(soon);
+            self.flush = self.flush.map(|at| at.max(soon));
+            return;
+        }
         self.failures = 0;
         let (at, reason) = match self.compare {
             Some((at, reason)) if at <= now => (at, reason),
@@ -240,6 +281,9 @@ mod tests {
                     let (_, due) = schedule.next().unwrap();
                     schedule.failed(now, 0.0, due);
                 }
+                "verified" => schedule.verified(),
+                "refused" => schedule.refused(now, 0.0),
+                "gone" => schedule.not_live(now, 0.0),
                 "back" => schedule.reconnected(now, 1.0),
                 other => panic!("unknown step {other}"),
             }
@@ -275,10 +319,29 @@ mod tests {
         check("0:live 7:dirty 7:fail 7:dirty", &format!("Compare(Failed) at {}", 7.0 + delay(1)));
         check("0:live 30:fail", &format!("Compare(Failed) at {}", 30.0 + delay(1)));
         check("0:fail 1:fail 1.5:back", "Compare(Reconnected) at 1.8");
-        check("0:live 9:back", "Compare(Reconnected) at 9.3");
+        check("0:live 9:back", "Verify at 9.3");
+        check("0:away 9:back", "Verify at 9.3");
         check("0:live 7:dirty 7:fail 7.1:back", "Compare(Reconnected) at 7.4");
-        check("0:live 7.1:back 7.2:dirty", "Compare(Reconnected) at 7.4");
+        check("0:live 7.1:back 7.2:dirty", "Verify at 7.4");
+        check("0:live 7.1:back 7.2:dirty 7.4:verified", "Flush at 7.4");
         check("0:live 7.1:back 7.2:dirty 7.4:away", "Flush at 7.4");
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_is_not_read_again_and_again() {
+        let delay = |failures: u32| RETRY.delay(failures, 0.0).as_secs_f64();
+        check("0:live 7:dirty 7:refused", &format!("Flush at {}", 7.0 + delay(1)));
+        check("0:live 7:dirty 7:refused 7:dirty", &format!("Flush at {}", 7.0 + delay(1)));
+        check("0:live 7:put 7:refused 9:refused", &format!("Flush at {}", 9.0 + delay(2)));
+    }
+
+    #[test]
+    fn without_launchdarkly_nothing_is_written_and_a_check_for_a_loss_stays() {
+        check("0:live 7:dirty 7:gone", "Compare(Reread) at 22");
+        check("0:live 7:put 7:gone", "Compare(Reread) at 22");
+        check("0:doubts 4:gone", "Compare(Reread) at 19");
+        check("0:fail 0:back 0:dirty 0:gone", "Compare(Reconnected) at 0.3");
+        check("0:live 1:back 1:gone", "Verify at 1.3");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use pilotlight::flagstore::backend::{
-    Condition, Correction, Filled, FlagBackend, Marker, Row, StoredRow, StoredRows,
+    Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
 };
+use pilotlight::flagstore::marker::{Marker, Note};
 use pilotlight::flagstore::consul::{ConsulFlags, DEFAULT_PREFIX};
 use pilotlight::model::{ItemKey, Password};
 use pilotlight::storage::consul::{
@@ -69,6 +70,10 @@ impl Peer for ConsulPeer {
     async fn unmark(&self, prefix: &str) {
         assert!(self.conn.delete(&key_of(prefix, "$inited"), None).await.unwrap());
     }
+
+    async fn mark_as_sdk(&self, prefix: &str) {
+        self.put(&key_of(prefix, "$inited"), "").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +86,7 @@ async fn the_layout_is_ld_relays() {
     let peer = ConsulPeer::start().await;
     let set = rows("/s3 a12 b-2");
     write_whole(&peer.flags(""), &set).await;
-    let marker = peer.flags("").mark().await.unwrap();
+    let marker = peer.flags("").mark(None, &Note::default()).await.unwrap();
     upserts(&peer.flags(""), "c7", Marked(&marker), "w").await;
     let mut keys = peer.conn.keys("").await.unwrap();
     keys.sort();
@@ -123,9 +128,9 @@ async fn what_other_writers_leave_is_read() {
     let look = flags.look().await.unwrap();
     let counts = look.counts.unwrap();
     assert_eq!((counts.segments, counts.flags), (1, 2));
-    assert_eq!(Some(flags.mark().await.unwrap()), look.marker, "it is theirs");
+    assert_eq!(Some(flags.mark(None, &Note::default()).await.unwrap()), look.marker, "it is theirs");
     assert_eq!(peer.value("ld/$inited").await.unwrap(), "something");
-    let marker = flags.mark().await.unwrap();
+    let marker = flags.mark(None, &Note::default()).await.unwrap();
     upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
     holds(&flags, "! /s2 a-5 b7").await;
     // A folder is no item.
@@ -152,7 +157,7 @@ async fn sets_that_fit_a_transaction_are_filled_at_once() {
         ("too long", many(10, 40_000), Filled::Impossible),
     ] {
         let flags = peer.flags(name);
-        assert_eq!(flags.fill(&set).await.unwrap(), expected, "{name}");
+        assert_eq!(flags.fill(&set, &Note::default()).await.unwrap(), expected, "{name}");
         let found = flags.read().await.unwrap();
         if expected == Filled::Impossible {
             assert_eq!(found, StoredRows::default(), "{name}");
@@ -167,7 +172,7 @@ async fn sets_that_fit_a_transaction_are_filled_at_once() {
 async fn rows_longer_than_a_transaction_go_alone() {
     let peer = ConsulPeer::start().await;
     let flags = peer.flags("ld");
-    let marker = flags.mark().await.unwrap();
+    let marker = flags.mark(None, &Note::default()).await.unwrap();
     let long = |name: &str, version| live_row(&flag(name), version, &"x".repeat(450_000));
     let set = [live_row(&flag("a"), 1, "s"), long("b", 1), live_row(&flag("c"), 1, "s")];
     assert_eq!(letters(&flags.upsert(&set, Marked(&marker)).await.unwrap()), "www");
@@ -219,16 +224,16 @@ async fn whoever_shows_no_token_is_told() {
     for error in [
         flags.read().await.unwrap_err(),
         flags.look().await.unwrap_err(),
-        flags.fill(&rows("a1")).await.unwrap_err(),
+        flags.fill(&rows("a1"), &Note::default()).await.unwrap_err(),
         flags.upsert(&rows("a1"), Always).await.unwrap_err(),
-        flags.upsert(&many(100, 10), Marked(&Marker("any".into()))).await.unwrap_err(),
+        flags.upsert(&many(100, 10), Marked(&Marker::read("any".into(), 0))).await.unwrap_err(),
         flags.correct(&[Correction { found, wanted: None }]).await.unwrap_err(),
-        flags.mark().await.unwrap_err(),
+        flags.mark(None, &Note::default()).await.unwrap_err(),
     ] {
         let StoreError::Refused(cause) = &error else { panic!("{error:?}") };
         assert!(cause.to_string().contains("403"), "{cause}");
     }
     assert_eq!(stranger.health().state, BreakerState::Closed, "no flapping");
     let flags = ConsulFlags::new(with(MASTER_TOKEN), "ld");
-    assert_eq!(flags.fill(&rows("a1")).await.unwrap(), Filled::Done);
+    assert_eq!(flags.fill(&rows("a1"), &Note::default()).await.unwrap(), Filled::Done);
 }

@@ -1,8 +1,11 @@
 //! What every flag store promises.
 
+use std::time::{Duration, SystemTime};
+
 use pilotlight::flagstore::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Marker, Row, StoredRow, StoredRows,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows,
 };
+use pilotlight::flagstore::marker::{Identity, Marker, Note};
 
 use Condition::{Always, Marked};
 
@@ -24,6 +27,7 @@ pub(crate) async fn contract(peer: &impl Peer) {
     a_lost_marker_is_noticed_while_writing(peer).await;
     only_what_was_found_is_corrected(peer).await;
     the_first_mark_stays(peer).await;
+    a_note_replaces_only_the_marker_that_was_found(peer).await;
     keys_are_kept_whatever_is_in_them(peer).await;
     prefixes_do_not_see_each_other(peer).await;
     sizes::rows_have_a_limit(peer).await;
@@ -40,7 +44,7 @@ async fn an_empty_store_shows_nothing(peer: &impl Peer) {
     assert_eq!(marker, None);
     assert_eq!(counts.unwrap_or_default(), Counts::default());
     assert_eq!(backend.upsert(&[], Always).await.unwrap(), []);
-    let marker = Marker("any".into());
+    let marker = Marker::read("any".into(), 0);
     assert_eq!(backend.upsert(&[], Marked(&marker)).await.unwrap(), []);
     assert_eq!(backend.correct(&[]).await.unwrap(), Vec::<bool>::new());
     assert_eq!(backend.read().await.unwrap(), StoredRows::default());
@@ -49,7 +53,7 @@ async fn an_empty_store_shows_nothing(peer: &impl Peer) {
 async fn a_fill_is_whole_or_impossible<P: Peer>(peer: &P) {
     let (one, other) = (peer.flags("fill"), peer.flags("fill"));
     let set = rows("/s3 /t-4 a1 b2 c-9");
-    let filled = one.fill(&set).await.unwrap();
+    let filled = one.fill(&set, &Note::default()).await.unwrap();
     if P::FILLS == Fills::None {
         assert_eq!(filled, Filled::Impossible);
         assert_eq!(one.read().await.unwrap(), StoredRows::default());
@@ -64,7 +68,7 @@ async fn a_fill_is_whole_or_impossible<P: Peer>(peer: &P) {
     assert_eq!(look.counts, Some(Counts { segments: 2, flags: 3 }));
     assert_eq!(look, other.look().await.unwrap(), "nothing has happened in between");
 
-    assert_eq!(other.fill(&rows("a7 z7")).await.unwrap(), Filled::NotEmpty);
+    assert_eq!(other.fill(&rows("a7 z7"), &Note::default()).await.unwrap(), Filled::NotEmpty);
     assert_eq!(one.read().await.unwrap(), found);
 }
 
@@ -75,12 +79,12 @@ async fn a_fill_touches_no_store_that_holds_something<P: Peer>(peer: &P) {
     for (prefix, present) in [("fill-flag", "a1"), ("fill-segment", "/a1")] {
         let backend = peer.flags(prefix);
         upserts(&backend, present, Always, "w").await;
-        assert_eq!(backend.fill(&rows("/s1 b1")).await.unwrap(), Filled::NotEmpty);
+        assert_eq!(backend.fill(&rows("/s1 b1"), &Note::default()).await.unwrap(), Filled::NotEmpty);
         holds(&backend, present).await;
     }
     let backend = peer.flags("fill-marker");
-    let marker = backend.mark().await.unwrap();
-    assert_eq!(backend.fill(&rows("/s1 b1")).await.unwrap(), Filled::NotEmpty);
+    let marker = backend.mark(None, &Note::default()).await.unwrap();
+    assert_eq!(backend.fill(&rows("/s1 b1"), &Note::default()).await.unwrap(), Filled::NotEmpty);
     holds(&backend, "!").await;
     assert_eq!(backend.look().await.unwrap().marker, Some(marker));
 }
@@ -95,7 +99,7 @@ async fn only_newer_rows_are_written(peer: &impl Peer) {
     let (one, other) = (peer.flags("life"), peer.flags("life"));
     upserts(&one, "a0", Always, "w").await;
     upserts(&other, "a0", Always, "n").await;
-    let marker = one.mark().await.unwrap();
+    let marker = one.mark(None, &Note::default()).await.unwrap();
     for (text, outcome, after) in [
         ("a5", "w", "! a5"),
         ("a5", "n", "! a5"),
@@ -164,11 +168,11 @@ async fn what_cannot_be_decoded_counts_as_version_0(peer: &impl Peer) {
 async fn a_lost_marker_is_noticed_while_writing<P: Peer>(peer: &P) {
     let backend = peer.flags("marked");
     let (outcome, after) = if P::CHECKS_MARKER { ("mm", "") } else { ("ww", "/s1 a1") };
-    let before = Marker("before".into());
+    let before = Marker::read("before".into(), 0);
     upserts(&backend, "a1 /s1", Marked(&before), outcome).await;
     holds(&backend, after).await;
     upserts(&backend, "a2 /s2", Always, "ww").await;
-    let marker = backend.mark().await.unwrap();
+    let marker = backend.mark(None, &Note::default()).await.unwrap();
     let outcome = if P::CHECKS_MARKER { "mm" } else { "nn" };
     upserts(&backend, "a1 /s1", Marked(&before), outcome).await;
     upserts(&backend, "a3 /s1", Marked(&marker), "wn").await;
@@ -229,15 +233,50 @@ async fn only_what_was_found_is_corrected(peer: &impl Peer) {
 
 async fn the_first_mark_stays(peer: &impl Peer) {
     let (one, other) = (peer.flags("mark"), peer.flags("mark"));
-    let marker = one.mark().await.unwrap();
-    assert_eq!(other.mark().await.unwrap(), marker);
+    let marker = one.mark(None, &note(1)).await.unwrap();
+    assert_eq!(marker.note, Some(note(1)));
+    assert_eq!(other.mark(None, &note(2)).await.unwrap(), marker, "the first one stays");
     assert_eq!(other.look().await.unwrap().marker, Some(marker.clone()));
     assert_eq!(one.read().await.unwrap().marker, Some(marker.clone()));
-    let tells = marker != Marker(bytes::Bytes::new());
     peer.unmark("mark").await;
     assert_eq!(one.look().await.unwrap().marker, None);
-    let second = other.mark().await.unwrap();
-    assert_eq!(second != marker, tells, "another initialization shows where it can");
+    let second = other.mark(None, &note(1)).await.unwrap();
+    assert!(!second.is_same_set(&marker), "another initialization shows");
+}
+
+fn note(flags: u64) -> Note {
+    let environment = "5f3c \"\u{e9}\"".into();
+    Note {
+        counts: Counts { segments: 7, flags },
+        identity: Some(Identity { environment, filter: "a.b".into() }),
+        confirmed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_442_000)),
+    }
+}
+
+async fn a_note_replaces_only_the_marker_that_was_found(peer: &impl Peer) {
+    let (one, other) = (peer.flags("note"), peer.flags("note"));
+    let first = one.mark(None, &note(1)).await.unwrap();
+    let second = one.mark(Some(&first), &note(2)).await.unwrap();
+    assert_eq!(second.note, Some(note(2)));
+    assert!(second.is_same_set(&first), "for peers it is the same set");
+    assert_eq!(other.read().await.unwrap().marker, Some(second.clone()));
+    // A peer that has not seen that changes nothing.
+    assert_eq!(other.mark(Some(&first), &note(3)).await.unwrap(), second);
+    // Writes that were decided under the former note go on.
+    upserts(&other, "a1", Marked(&first), "w").await;
+    // A marker that another program has written gets a token of its own.
+    peer.unmark("note").await;
+    peer.mark_as_sdk("note").await;
+    let theirs = one.look().await.unwrap().marker.unwrap();
+    assert_eq!(theirs.note, None);
+    let ours = one.mark(Some(&theirs), &note(4)).await.unwrap();
+    assert_eq!(ours.note, Some(note(4)));
+    assert!(!ours.is_same_set(&first) && !ours.is_same_set(&theirs));
+    assert_eq!(other.mark(Some(&theirs), &note(5)).await.unwrap(), ours);
+    // One that is gone stays gone.
+    peer.unmark("note").await;
+    assert!(one.mark(Some(&ours), &note(6)).await.is_err());
+    holds(&one, "a1").await;
 }
 
 async fn keys_are_kept_whatever_is_in_them(peer: &impl Peer) {

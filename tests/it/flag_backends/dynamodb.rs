@@ -7,7 +7,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use pilotlight::flagstore::backend::{Condition, Correction, FlagBackend, Marker, Row, StoredRow};
+use pilotlight::flagstore::backend::{Condition, Correction, FlagBackend, Row, StoredRow};
+use pilotlight::flagstore::marker::{Marker, Note};
 use pilotlight::flagstore::dynamodb::DynamoDbFlags;
 use pilotlight::model::ItemKey;
 use pilotlight::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, DynamoDbStore};
@@ -99,6 +100,11 @@ impl Peer for Table {
         let request = self.client.delete_item().table_name(self.name);
         request.key("namespace", name.clone()).key("key", name).send().await.unwrap();
     }
+
+    async fn mark_as_sdk(&self, prefix: &str) {
+        let name = prefixed(prefix, "$inited");
+        self.put(&name, &name, []).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +166,8 @@ async fn what_other_writers_leave_is_read() {
     holds(&flags, "! a-5 b9 c3 d9 e9 f9 g0 h4").await;
     upserts(&flags, "a6 b10 d10 e10 f10 g1", Always, "wwwwww").await;
     holds(&flags, "! a6 b10 c3 d10 e10 f10 g1 h4").await;
-    assert_eq!(flags.mark().await.unwrap(), Marker(bytes::Bytes::new()));
+    let theirs = flags.mark(None, &Note::default()).await.unwrap();
+    assert_eq!(theirs, Marker::read(bytes::Bytes::new(), 0));
     assert_eq!(table.attributes("ld:$inited", "ld:$inited").await.len(), 3, "it is theirs");
 }
 
@@ -246,7 +253,7 @@ async fn errors(flags: &DynamoDbFlags) -> [StoreError; 5] {
         flags.look().await.unwrap_err(),
         flags.upsert(&rows("a1"), Always).await.unwrap_err(),
         flags.correct(&[Correction { found, wanted: None }]).await.unwrap_err(),
-        flags.mark().await.unwrap_err(),
+        flags.mark(None, &Note::default()).await.unwrap_err(),
     ]
 }
 
@@ -306,7 +313,7 @@ async fn throttled_and_failed_requests_are_repeated() {
     assert_eq!(letters(&outcomes), "w".repeat(50));
     assert_eq!(proxy.seen(), 50 + 60);
     proxy.plan("PutItem", faults(2), None);
-    flags.mark().await.unwrap();
+    flags.mark(None, &Note::default()).await.unwrap();
     proxy.plan("GetItem", faults(2), None);
     assert!(flags.look().await.unwrap().marker.is_some());
     proxy.plan("Query", faults(4), None);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use pilotlight::flagstore::backend::{
     Condition, Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
 };
+use pilotlight::flagstore::marker::Note;
 use pilotlight::flagstore::layout;
 use pilotlight::model::{Item, ItemKey, ItemKind};
 
@@ -33,6 +34,9 @@ pub(crate) trait Peer: Sync {
 
     /// Removes the marker.
     async fn unmark(&self, prefix: &str);
+
+    /// Sets the marker as an SDK does.
+    async fn mark_as_sdk(&self, prefix: &str);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +135,7 @@ pub(crate) fn letters(outcomes: &[Upserted]) -> String {
 /// Writes a whole set as the keeper does: at once where that is possible, else item by item with
 /// the marker last.
 pub(crate) async fn write_whole(backend: &impl FlagBackend, rows: &[Row]) {
-    match backend.fill(rows).await.unwrap() {
+    match backend.fill(rows, &Note::default()).await.unwrap() {
         Filled::Done => {}
         Filled::NotEmpty => panic!("something is stored already"),
         Filled::Impossible => {
@@ -139,7 +143,7 @@ pub(crate) async fn write_whole(backend: &impl FlagBackend, rows: &[Row]) {
                 let outcomes = backend.upsert(chunk, Condition::Always).await.unwrap();
                 assert_eq!(letters(&outcomes), "w".repeat(chunk.len()));
             }
-            backend.mark().await.unwrap();
+            backend.mark(None, &Note::default()).await.unwrap();
         }
     }
 }

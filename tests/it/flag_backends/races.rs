@@ -1,6 +1,7 @@
 //! Several relays that write at once.
 
 use pilotlight::flagstore::backend::{Condition, Correction, Filled, FlagBackend, Row, Upserted};
+use pilotlight::flagstore::marker::Note;
 use pilotlight::flagstore::layout;
 use pilotlight::model::{Item, ItemKey};
 use tokio::task::JoinSet;
@@ -30,7 +31,7 @@ fn rows_of(writer: u64, round: u64) -> Vec<Row> {
 
 pub(super) async fn the_highest_version_wins_everywhere(peer: &impl Peer) {
     let backend = peer.flags("race");
-    let marker = backend.mark().await.unwrap();
+    let marker = backend.mark(None, &Note::default()).await.unwrap();
     for round in 1..=ROUNDS {
         let mut writers = JoinSet::new();
         for writer in 0..2 {
@@ -67,7 +68,7 @@ pub(super) async fn one_of_many_fills_wins<P: Peer>(peer: &P) {
             writers.spawn(async move {
                 let set =
                     rows(&format!("/s{writer} a{writer} only_{}{writer}", "x".repeat(writer)));
-                (writer, backend.fill(&set).await.unwrap())
+                (writer, backend.fill(&set, &Note::default()).await.unwrap())
             });
         }
         let outcomes = writers.join_all().await;

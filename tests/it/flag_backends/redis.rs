@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pilotlight::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, Row, StoredRow, Upserted,
 };
+use pilotlight::flagstore::marker::Note;
 use pilotlight::flagstore::redis::{DEFAULT_PREFIX, RedisFlags};
 use pilotlight::model::ItemKey;
 use pilotlight::storage::redis::{RedisDialer, RedisSettings, RedisStore, RedisTopology};
@@ -51,6 +52,10 @@ impl Peer for RedisPeer<'_> {
 
     async fn unmark(&self, prefix: &str) {
         assert_eq!(self.server.command(&["DEL", &key_of(prefix, "$inited")]), "1");
+    }
+
+    async fn mark_as_sdk(&self, prefix: &str) {
+        self.server.command(&["SET", &key_of(prefix, "$inited"), ""]);
     }
 }
 
@@ -101,8 +106,8 @@ async fn the_layout_is_ld_relays() {
     let server = Redis::start().await;
     let flags = RedisFlags::new(store(server.settings()), "");
     let set = rows("/s3 a1 b-2");
-    assert_eq!(flags.fill(&set).await.unwrap(), Filled::Done);
-    let marker = flags.mark().await.unwrap();
+    assert_eq!(flags.fill(&set, &Note::default()).await.unwrap(), Filled::Done);
+    let marker = flags.mark(None, &Note::default()).await.unwrap();
     upserts(&flags, "c7", Marked(&marker), "w").await;
     let keys = server.command(&["KEYS", "*"]);
     let names = ["launchdarkly:$inited", "launchdarkly:features", "launchdarkly:segments"];
@@ -136,14 +141,14 @@ async fn what_other_writers_leave_is_read() {
         peer.plant(&prefix, &flag("b"), r#"{"version":6,"key":"$deleted","deleted":true}"#).await;
         peer.plant(&prefix, &segment("s"), r#"{"key":"s","version":2,"new":{"x":1}}"#).await;
         holds(&flags, "! /s2 a-5 b-6").await;
-        let marker = flags.mark().await.unwrap();
-        assert_eq!(marker.0, value, "it is theirs");
+        let marker = flags.mark(None, &Note::default()).await.unwrap();
+        assert_eq!(marker.value, value, "it is theirs");
         upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
         holds(&flags, "! /s2 a-5 b7").await;
     }
     // An initialization by somebody else shows.
     let flags = peer.flags("ours");
-    assert_eq!(flags.fill(&rows("a1")).await.unwrap(), Filled::Done);
+    assert_eq!(flags.fill(&rows("a1"), &Note::default()).await.unwrap(), Filled::Done);
     let before = flags.look().await.unwrap();
     server.command(&["SET", "ours:$inited", ""]);
     assert_ne!(flags.look().await.unwrap().marker, before.marker);
@@ -156,7 +161,7 @@ async fn what_other_writers_leave_is_read() {
 async fn a_look_shows_counts_and_restarts() {
     let mut server = Redis::start().await;
     let flags = RedisFlags::new(store(server.settings()), "ld");
-    assert_eq!(flags.fill(&rows("/s1 a1 b-1")).await.unwrap(), Filled::Done);
+    assert_eq!(flags.fill(&rows("/s1 a1 b-1"), &Note::default()).await.unwrap(), Filled::Done);
     let first = flags.look().await.unwrap();
     let counts = first.counts.unwrap();
     assert_eq!((counts.segments, counts.flags), (1, 2));
@@ -219,7 +224,7 @@ async fn a_reader_sees_nothing_or_everything() {
     });
     let flags = RedisFlags::new(store(server.settings()), "ld");
     for _ in 0..ROUNDS {
-        assert_eq!(flags.fill(&set).await.unwrap(), Filled::Done);
+        assert_eq!(flags.fill(&set, &Note::default()).await.unwrap(), Filled::Done);
         flags.read().await.unwrap();
         server.command(&["FLUSHALL"]);
         flags.read().await.unwrap();
@@ -233,7 +238,7 @@ async fn what_a_dying_relay_prepared_expires() {
     let server = Redis::start().await;
     let settings = user(&server, &["+@all", "-renamenx", "-unlink"]);
     let flags = RedisFlags::new(store(settings), "ld");
-    let error = flags.fill(&rows("/s1 a1")).await.unwrap_err();
+    let error = flags.fill(&rows("/s1 a1"), &Note::default()).await.unwrap_err();
     assert!(
         matches!(&error, StoreError::Refused(cause) if cause.to_string().contains("NOPERM")),
         "{error:?}"
@@ -255,7 +260,7 @@ async fn what_was_prepared_and_not_used_is_discarded() {
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let flags = RedisFlags::new(store(server.settings()), "ld");
-        tasks.spawn(async move { flags.fill(&many(2_000)).await.unwrap() });
+        tasks.spawn(async move { flags.fill(&many(2_000), &Note::default()).await.unwrap() });
     }
     let outcomes = tasks.join_all().await;
     let done = outcomes.iter().filter(|filled| **filled == Filled::Done).count();
@@ -284,7 +289,7 @@ async fn a_fill_of_which_a_part_was_evicted_leaves_no_marker() {
     let flags = RedisFlags::new(store(server.settings()), "ld");
     let attempts = async {
         loop {
-            match flags.fill(&set).await {
+            match flags.fill(&set, &Note::default()).await {
                 Ok(filled) => {
                     assert_eq!(filled, Filled::Done);
                     assert_eq!(flags.read().await.unwrap().rows.len(), set.len());
@@ -319,7 +324,7 @@ async fn keys_of_another_type_are_refused_and_left() {
             refused(flags.read().await.unwrap_err());
             refused(flags.look().await.unwrap_err());
             refused(flags.upsert(&rows("/s1 a1"), Always).await.unwrap_err());
-            assert_eq!(flags.fill(&rows("/s1 a1")).await.unwrap(), Filled::NotEmpty);
+            assert_eq!(flags.fill(&rows("/s1 a1"), &Note::default()).await.unwrap(), Filled::NotEmpty);
             let found = |key| StoredRow { key, json: "{}".into(), head: None, revision: 0 };
             let both =
                 [flag("a"), segment("s")].map(|key| Correction { found: found(key), wanted: None });
@@ -331,8 +336,8 @@ async fn keys_of_another_type_are_refused_and_left() {
         server.command(&["SADD", &key_of(&prefix, "$inited"), "member"]);
         refused(flags.read().await.unwrap_err());
         refused(flags.look().await.unwrap_err());
-        refused(flags.mark().await.unwrap_err());
-        assert_eq!(flags.fill(&rows("a1")).await.unwrap(), Filled::NotEmpty);
+        refused(flags.mark(None, &Note::default()).await.unwrap_err());
+        assert_eq!(flags.fill(&rows("a1"), &Note::default()).await.unwrap(), Filled::NotEmpty);
         assert_eq!(server.command(&["TYPE", &key_of(&prefix, "$inited")]), "set");
         assert_eq!(store.health().state, BreakerState::Closed, "no flapping");
     }
@@ -384,8 +389,8 @@ async fn a_user_without_the_right_to_write_is_told() {
     holds(&flags, "").await;
     for error in [
         flags.upsert(&rows("a1"), Always).await.unwrap_err(),
-        flags.fill(&rows("a1")).await.unwrap_err(),
-        flags.mark().await.unwrap_err(),
+        flags.fill(&rows("a1"), &Note::default()).await.unwrap_err(),
+        flags.mark(None, &Note::default()).await.unwrap_err(),
     ] {
         let StoreError::Refused(cause) = &error else { panic!("{error:?}") };
         assert!(cause.to_string().contains("NOPERM"), "{cause}");

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use pilotlight::flagstore::backend::{Filled, FlagBackend, Row, StoredRows};
+use pilotlight::flagstore::marker::Note;
 use pilotlight::flagstore::redis::RedisFlags;
 use pilotlight::model::{ItemKey, ItemKind};
 use pilotlight::storage::Dialer;
@@ -47,6 +48,11 @@ impl<const TOGETHER: bool> Peer for Servers<'_, TOGETHER> {
     async fn unmark(&self, prefix: &str) {
         let marker = key_of(&format!("{}{prefix}", self.tag), "$inited");
         assert_eq!((self.run)(&marker, &["DEL", &marker]), "1");
+    }
+
+    async fn mark_as_sdk(&self, prefix: &str) {
+        let marker = key_of(&format!("{}{prefix}", self.tag), "$inited");
+        (self.run)(&marker, &["SET", &marker, ""]);
     }
 }
 
@@ -121,7 +127,7 @@ async fn readers_watch_fills<const TOGETHER: bool>(topology: RedisTopology, tag:
         for _ in 0..FILLERS {
             let flags = RedisFlags::new(store(topology.clone()), &prefix(number));
             let set = set.clone();
-            fillers.spawn(async move { flags.fill(&set).await.unwrap() });
+            fillers.spawn(async move { flags.fill(&set, &Note::default()).await.unwrap() });
         }
         let outcomes = fillers.join_all().await;
         let done = outcomes.iter().filter(|filled| **filled == Filled::Done).count();

@@ -3,6 +3,7 @@
 use pilotlight::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, ROWS_MAX, Row, StoredRow,
 };
+use pilotlight::flagstore::marker::Note;
 use pilotlight::model::ItemKey;
 
 use Condition::Always;
@@ -56,7 +57,7 @@ pub(super) async fn rows_have_a_limit<P: Peer>(peer: &P) {
     upserts(&backend, "v9", Always, "w").await;
 
     let backend = peer.flags("sizes-fill");
-    let filled = backend.fill(&[sized(&flag("v"), 1, longest + 1)]).await.unwrap();
+    let filled = backend.fill(&[sized(&flag("v"), 1, longest + 1)], &Note::default()).await.unwrap();
     assert_eq!(filled, Filled::Impossible);
     assert_eq!(shown(&backend.read().await.unwrap()), "");
 }
@@ -75,7 +76,7 @@ pub(super) async fn thousands_of_rows_are_no_trouble<P: Peer>(peer: &P) {
     let (one, other) = (peer.flags("many"), peer.flags("many"));
     let set = many(2_000, 1);
     if P::FILLS == Fills::Small {
-        assert_eq!(one.fill(&set).await.unwrap(), Filled::Impossible);
+        assert_eq!(one.fill(&set, &Note::default()).await.unwrap(), Filled::Impossible);
         assert_eq!(shown(&other.read().await.unwrap()), "");
     }
     write_whole(&one, &set).await;
@@ -90,7 +91,7 @@ pub(super) async fn thousands_of_rows_are_no_trouble<P: Peer>(peer: &P) {
     // The others newer, the first half not.
     let newer = many(2_000, 2);
     let mixed: Vec<Row> = set[..1_000].iter().chain(&newer[1_000..]).cloned().collect();
-    let marker = one.mark().await.unwrap();
+    let marker = one.mark(None, &Note::default()).await.unwrap();
     for (place, chunk) in mixed.chunks(ROWS_MAX).enumerate() {
         let outcomes = one.upsert(chunk, Condition::Marked(&marker)).await.unwrap();
         let first = place * ROWS_MAX;

@@ -4,34 +4,32 @@ use std::time::SystemTime;
 
 use super::Keeper;
 use crate::flagstore::backend::{FlagBackend, Row, StoredRows};
-use crate::flagstore::layout;
-use crate::flagstore::shared::SharedRead;
 use crate::flagstore::shared::orders::Task;
+use crate::flagstore::shared::reading::{SharedRead, judge};
 use crate::flagstore::shared::reconcile::{Authority, Decision};
 use crate::flagstore::shared::report::{Repopulation, SharedState};
 use crate::flagstore::shared::schedule::Reason;
-use crate::model::{DataSet, ItemKind};
+use crate::model::{DataSet, ItemKey};
 use crate::storage::StoreError;
 use crate::telemetry::Chain;
+
+/// Most names of items in one log line.
+const NAMES_MAX: usize = 10;
 
 impl<B: FlagBackend> Keeper<B> {
     /// Tells the environment what is stored, while it has nothing better.
     pub(super) async fn tell(&self, stored: &StoredRows, task: &Task) {
-        let undecodable = stored.rows.iter().filter(|row| row.head.is_none()).count() as u64;
+        let undecodable: Vec<ItemKey> =
+            stored.rows.iter().filter(|row| row.head.is_none()).map(|it| it.key.clone()).collect();
         let before = self.orders.report().get().undecodable;
-        if undecodable > before {
-            let names: Vec<String> = stored
-                .rows
-                .iter()
-                .filter(|row| row.head.is_none())
-                .take(10)
-                .map(|row| row.key.to_string())
-                .collect();
+        if undecodable.iter().any(|key| !before.contains(key)) {
+            let names: Vec<String> =
+                undecodable.iter().take(NAMES_MAX).map(ToString::to_string).collect();
             tracing::warn!(
-                undecodable,
-                ?names,
-                "items of the shared flag store cannot be decoded; they are written anew when \
-                 LaunchDarkly is there"
+                count = undecodable.len(),
+                items = names.join(", "),
+                "items of the shared flag store cannot be decoded; they are left out, unless \
+                 another store has them, until LaunchDarkly answers and they are written anew"
             );
         }
         self.orders.report().update(|report| report.undecodable = undecodable);
@@ -39,7 +37,7 @@ impl<B: FlagBackend> Keeper<B> {
             self.orders.report().update(|report| report.problem = None);
             return;
         }
-        let read = reading(stored, undecodable);
+        let read = judge(stored, self.identity.as_ref());
         self.report_problem(&read);
         // An error means that the environment is going.
         let _ = self.reads.send(read).await;
@@ -48,7 +46,9 @@ impl<B: FlagBackend> Keeper<B> {
     /// Says once why what is stored cannot be served.
     fn report_problem(&self, read: &SharedRead) {
         let problem = match read {
-            SharedRead::Incomplete { problem, .. } => Some(problem.clone()),
+            SharedRead::Incomplete { problem, .. } | SharedRead::Foreign { problem } => {
+                Some(problem.clone())
+            }
             SharedRead::Complete(_) | SharedRead::Absent | SharedRead::Failed(_) => None,
         };
         let before = self.orders.report().get().problem;
@@ -56,6 +56,13 @@ impl<B: FlagBackend> Keeper<B> {
             tracing::warn!(problem, "the shared flag store cannot be served from");
         }
         self.orders.report().update(|report| report.problem = problem);
+    }
+
+    /// Items that are no longer served need no place in the database.
+    pub(super) fn forget_dropped(&self, data: &DataSet) {
+        self.orders.report().update(|report| {
+            report.dropped.retain(|key, _| data.item(key).is_some_and(|it| !it.is_tombstone()));
+        });
     }
 
     pub(super) fn report_left(&self, decision: &Decision) {
@@ -109,6 +116,13 @@ impl<B: FlagBackend> Keeper<B> {
 
     /// The database answered.
     pub(super) fn succeeded(&mut self) {
+        let left = self.orders.report().get().left;
+        let is_whole = left.behind == 0 && !left.unmarked;
+        if !is_whole {
+            let lack = "it lacks items that this relay serves, or its marker; a relay that is \
+                        connected to LaunchDarkly will write them";
+            return self.interrupted(lack.to_owned());
+        }
         let is_done = !self.orders.waiting().dirty && !self.schedule.is_in_doubt();
         if is_done && self.complained.take().is_some() {
             tracing::info!("the shared flag store is in use again");
@@ -142,40 +156,19 @@ impl<B: FlagBackend> Keeper<B> {
             );
         }
         self.complained = Some(text.clone());
+        self.interrupted(text.clone());
+        if !self.orders.waiting().live {
+            let _ = self.reads.send(SharedRead::Failed(text)).await;
+        }
+    }
+
+    fn interrupted(&self, error: String) {
         self.orders.report().update(|report| {
             if report.state != SharedState::Interrupted {
                 report.state = SharedState::Interrupted;
                 report.since = SystemTime::now();
             }
-            report.error = Some(text.clone());
+            report.error = Some(error);
         });
-        if !self.orders.waiting().live {
-            let _ = self.reads.send(SharedRead::Failed(text)).await;
-        }
     }
-}
-
-/// What was read, as an environment can use it.
-fn reading(stored: &StoredRows, undecodable: u64) -> SharedRead {
-    if stored.marker.is_none() && stored.rows.is_empty() {
-        return SharedRead::Absent;
-    }
-    let mut data = DataSet::default();
-    for kind in ItemKind::ALL {
-        let rows = stored.rows.iter().filter(|row| row.key.kind == kind);
-        *data.collection_mut(kind) = rows
-            .filter_map(|row| {
-                Some((row.key.key.clone(), layout::item(row.head?, row.json.clone())))
-            })
-            .collect();
-    }
-    let problem = match (&stored.marker, undecodable) {
-        (Some(_), 0) => return SharedRead::Complete(data),
-        (Some(_), count) => format!("{count} items cannot be decoded"),
-        (None, 0) => "there are items, but nobody has marked them as complete".to_owned(),
-        (None, count) => {
-            format!("nobody has marked the items as complete, and {count} cannot be decoded")
-        }
-    };
-    SharedRead::Incomplete { data, problem }
 }

@@ -1,0 +1,302 @@
+//! Decides what of the stores' data an environment serves while LaunchDarkly has not answered:
+//! pure.
+//!
+//! The first set that is known to be whole is served at once; what other stores hold is added item
+//! by item, where it is newer (design D3, D29). A set that is empty, or that only a marker without
+//! counts vouches for, does not win by being first: it waits until every other source has answered,
+//! and is served together with what those hold (design D44).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::model::{DataSet, Item, ItemKey, Origin};
+
+/// A store that an environment may be served from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// The embedded store.
+    Local,
+    /// The database that is shared with other relays.
+    Shared,
+}
+
+/// A data set out of a store.
+#[derive(Clone, Debug)]
+pub(super) struct StoredSet {
+    pub(super) data: Arc<DataSet>,
+    pub(super) origin: Origin,
+    /// When LaunchDarkly last confirmed it, if the store tells.
+    pub(super) as_of: Option<SystemTime>,
+    /// True if the store counts what it should hold, and holds it.
+    pub(super) is_counted: bool,
+    /// Items that the store holds but that cannot be decoded.
+    pub(super) undecodable: Vec<ItemKey>,
+}
+
+/// What a store answered.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// A data set.
+    Set(StoredSet),
+    /// Items of a set of which something is missing.
+    Part(DataSet),
+    /// Nothing that can be used.
+    Nothing,
+}
+
+/// What the environment does about an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reaction {
+    /// Nothing changes for clients.
+    Keep,
+    /// Serve this data set.
+    Serve { data: Arc<DataSet>, origin: Origin, as_of: Option<SystemTime> },
+    /// Add these items to what is served.
+    Add(Vec<(ItemKey, Arc<Item>)>),
+}
+
+/// What the stores have said so far.
+#[derive(Debug)]
+pub(super) struct StoredData {
+    /// Sources that have not answered yet.
+    silent: BTreeSet<Source>,
+    /// Sets that wait for the other sources.
+    held: Vec<StoredSet>,
+    /// Items of incomplete sets, as long as there is nothing to add them to.
+    leftovers: DataSet,
+    /// Items that some store holds but that cannot be decoded there.
+    undecodable: BTreeSet<ItemKey>,
+}
+
+impl StoredData {
+    pub(super) fn new(sources: impl IntoIterator<Item = Source>) -> Self {
+        Self {
+            silent: sources.into_iter().collect(),
+            held: Vec::new(),
+            leftovers: DataSet::default(),
+            undecodable: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a source that has yet to answer.
+    pub(super) fn expect(&mut self, source: Source) {
+        self.silent.insert(source);
+    }
+
+    /// True once every source has answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.silent.is_empty()
+    }
+
+    /// Takes an answer, while `served` is served and LaunchDarkly has not answered.
+    pub(super) fn on_answer(
+        &mut self,
+        source: Source,
+        answer: Answer,
+        served: Option<&DataSet>,
+    ) -> Reaction {
+        self.silent.remove(&source);
+        match answer {
+            Answer::Set(set) => {
+                self.undecodable.extend(set.undecodable.iter().cloned());
+                if let Some(served) = served {
+                    return added(served, &set.data);
+                }
+                self.held.push(set);
+            }
+            Answer::Part(data) => {
+                if let Some(served) = served {
+                    return added(served, &data);
+                }
+                merge(&mut self.leftovers, &data);
+            }
+            Answer::Nothing if served.is_some() => return Reaction::Keep,
+            Answer::Nothing => {}
+        }
+        self.serve_if_sure()
+    }
+
+    /// LaunchDarkly has answered: what the stores hold no longer counts. Sources that are still
+    /// silent are no longer waited for.
+    pub(super) fn on_live(&mut self) {
+        *self = Self::new([]);
+    }
+
+    /// Items that clients do not get because no store holds them in a form that can be decoded.
+    pub(super) fn missing(&self, served: &DataSet) -> Vec<ItemKey> {
+        self.undecodable.iter().filter(|key| served.item(key).is_none()).cloned().collect()
+    }
+
+    fn serve_if_sure(&mut self) -> Reaction {
+        let is_sure = |set: &StoredSet| set.is_counted && set.data.live_len() > 0;
+        if !self.is_settled() && !self.held.iter().any(is_sure) {
+            return Reaction::Keep;
+        }
+        let mut sets = std::mem::take(&mut self.held);
+        // The surest and largest set gives its name to all.
+        sets.sort_by_key(|set| std::cmp::Reverse((set.is_counted, set.data.live_len())));
+        let mut sets = sets.into_iter();
+        let Some(StoredSet { mut data, origin, as_of, .. }) = sets.next() else {
+            return Reaction::Keep;
+        };
+        for other in sets {
+            merge(Arc::make_mut(&mut data), &other.data);
+        }
+        let leftovers = std::mem::take(&mut self.leftovers);
+        if !leftovers.is_empty() {
+            merge(Arc::make_mut(&mut data), &leftovers);
+        }
+        Reaction::Serve { data, origin, as_of }
+    }
+}
+
+/// What a store holds that is newer than what is served, or not known there.
+fn added(served: &DataSet, stored: &DataSet) -> Reaction {
+    let news: Vec<_> =
+        stored.newer_than(served).map(|(key, item)| (key, item.clone())).collect();
+    if news.is_empty() { Reaction::Keep } else { Reaction::Add(news) }
+}
+
+fn merge(data: &mut DataSet, other: &DataSet) {
+    for (kind, key, item) in other.iter() {
+        data.upsert(&ItemKey { kind, key: key.clone() }, item.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Source::{Local, Shared};
+    use super::*;
+    use crate::model::ItemKind;
+
+    fn flag(key: &str) -> ItemKey {
+        ItemKey::new(ItemKind::Flag, key)
+    }
+
+    /// `a3 b-4`: flag `a` at version 3 and the tombstone of `b` at version 4.
+    fn data(text: &str) -> DataSet {
+        let mut data = DataSet::default();
+        for word in text.split_whitespace() {
+            let (key, version) = word.split_at(1);
+            let item = match version.strip_prefix('-') {
+                Some(version) => Item::tombstone(version.parse().unwrap()),
+                None => Item::live(version.parse().unwrap(), "{}"),
+            };
+            data.upsert(&flag(key), Arc::new(item));
+        }
+        data
+    }
+
+    fn shown<'a>(items: impl Iterator<Item = (&'a str, &'a Arc<Item>)>) -> String {
+        let item = |(key, item): (&str, &Arc<Item>)| {
+            format!("{key}{}{}", if item.is_tombstone() { "-" } else { "" }, item.version)
+        };
+        items.map(item).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Plays answers such as `local=a1 b2` (counted), `shared~a1` (presumed), `shared?a1` (a part)
+    /// and `local` (nothing), and shows what is served after each. `!a` behind a set is an item
+    /// that cannot be decoded.
+    #[track_caller]
+    fn check(answers: &[&str], expected: &[&str]) {
+        let mut stored = StoredData::new([Local, Shared]);
+        let mut served: Option<DataSet> = None;
+        let mut seen = Vec::new();
+        for answer in answers {
+            let at = answer.find(['=', '~', '?']).unwrap_or(answer.len());
+            let (name, rest) = answer.split_at(at);
+            let (source, origin) = match name {
+                "local" => (Local, Origin::LocalStore),
+                _ => (Shared, Origin::SharedStore),
+            };
+            let (form, rest) = rest.split_at(rest.len().min(1));
+            let (items, undecodable) = rest.split_once('!').unwrap_or((rest, ""));
+            let undecodable = undecodable.split_whitespace().map(flag).collect();
+            let set = StoredSet {
+                data: Arc::new(data(items)),
+                origin,
+                as_of: None,
+                is_counted: form == "=",
+                undecodable,
+            };
+            let answer = match form {
+                "=" | "~" => Answer::Set(set),
+                "?" => Answer::Part(data(items)),
+                _ => Answer::Nothing,
+            };
+            let mut line = String::new();
+            match stored.on_answer(source, answer, served.as_ref()) {
+                Reaction::Keep => {}
+                Reaction::Serve { data, origin, .. } => {
+                    assert!(served.is_none());
+                    line = format!("{} ", origin.as_str());
+                    served = Some((*data).clone());
+                }
+                Reaction::Add(items) => {
+                    let served = served.as_mut().unwrap();
+                    items.into_iter().for_each(|(key, item)| {
+                        served.upsert(&key, item);
+                    });
+                }
+            }
+            match &served {
+                None => line.push_str(if stored.is_settled() { "none" } else { "wait" }),
+                Some(served) => {
+                    line.push_str(&shown(served.flags.iter().map(|(key, item)| (&**key, item))));
+                    for key in stored.missing(served) {
+                        line.push_str(&format!(" !{}", key.key));
+                    }
+                }
+            }
+            seen.push(line);
+        }
+        assert_eq!(seen, expected, "{answers:?}");
+    }
+
+    #[test]
+    fn a_whole_set_is_served_at_once_and_others_add_what_is_newer() {
+        check(&["local=a1 b1", "shared=a2 c1"], &["localStore a1 b1", "a2 b1 c1"]);
+        check(&["shared=a2 b-3", "local=a1 b1"], &["sharedStore a2 b-3", "a2 b-3"]);
+        check(&["local=a1", "shared"], &["localStore a1", "a1"]);
+        check(&["local", "shared"], &["wait", "none"]);
+    }
+
+    #[test]
+    fn a_lesser_set_does_not_win_by_being_first() {
+        // Empty, though its marker counts so: another store may know better.
+        check(&["shared=", "local=a1 b1"], &["wait", "localStore a1 b1"]);
+        check(&["shared=", "local"], &["wait", "sharedStore "]);
+        check(&["local=", "shared=a1"], &["wait", "sharedStore a1"]);
+        check(&["local=", "shared="], &["wait", "localStore "]);
+        // Only tombstones are empty, too.
+        check(&["shared=a-9", "local=a1 b1"], &["wait", "localStore a-9 b1"]);
+        // Vouched for by a marker without counts.
+        check(&["shared~a1", "local=a1 b1 c1"], &["wait", "localStore a1 b1 c1"]);
+        check(&["shared~a2", "local=a1 b1"], &["wait", "localStore a2 b1"]);
+        check(&["shared~a1", "local"], &["wait", "sharedStore a1"]);
+        check(&["local", "shared~a1"], &["wait", "sharedStore a1"]);
+    }
+
+    #[test]
+    fn parts_complete_a_set_and_are_no_set_themselves() {
+        check(&["shared?a2 c1", "local=a1 b1"], &["wait", "localStore a2 b1 c1"]);
+        check(&["local=a1 b1", "shared?a2 c1"], &["localStore a1 b1", "a2 b1 c1"]);
+        check(&["local?a1 b1", "shared"], &["wait", "none"]);
+        check(&["local?a1 b1", "shared", "shared=a1"], &["wait", "none", "sharedStore a1 b1"]);
+    }
+
+    #[test]
+    fn a_failing_source_does_not_answer_for_another() {
+        check(&["shared", "shared", "shared", "local=a1"], &["wait", "wait", "wait", "localStore a1"]);
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_filled_from_elsewhere_or_named() {
+        check(&["shared=a1!b", "local=a1 b1"], &["sharedStore a1 !b", "a1 b1"]);
+        check(&["shared=a1!b c", "local?b1"], &["sharedStore a1 !b !c", "a1 b1 !c"]);
+        check(&["local=a1 b1", "shared=a1!b"], &["localStore a1 b1", "a1 b1"]);
+        // The row was written anew.
+        check(&["shared=a1!b", "local", "shared=a1 b2"], &["sharedStore a1 !b", "a1 !b", "a1 b2"]);
+    }
+}
