@@ -12,7 +12,7 @@ use crate::environments::load_queue::LoadQueue;
 use crate::flagstore::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome, SharedRead};
 use crate::model::{DataSet, EnvironmentRef, ItemKey, Origin};
 use crate::streams::{Change, Snapshot};
-use crate::telemetry::Chain;
+use crate::telemetry::{At, Chain};
 
 /// Up to so many items out of a store are told to clients one by one; of more they get everything.
 const PATCHES_MAX: usize = 32;
@@ -105,7 +105,7 @@ impl Runner {
         tracing::info!(
             items = data.len(),
             origin = origin.as_str(),
-            written_at = ?as_of,
+            written_at = %At(as_of),
             "serving stored flags until LaunchDarkly answers"
         );
         hub.replace(Arc::new(Snapshot::new(data.clone(), origin, as_of)));

@@ -93,7 +93,7 @@ async fn a_rejected_key_is_tried_again_without_a_restart() {
         launchdarkly.inject(on_flags(Fault::status(401)).times(1));
     });
     let status = wait_for_error(&scene, "ERROR_RESPONSE", Some(401)).await;
-    assert_eq!(status["state"], "INITIALIZING");
+    assert_eq!(status["state"], "OFF");
     assert_eq!(scene.code(&sdk("e1")).await, 503);
     scene.launchdarkly.wait_for_requests("/all", 2, LONG + LONG).await.unwrap();
     scene.wait_for_code(&sdk("e1"), 200).await;
