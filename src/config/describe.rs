@@ -243,10 +243,6 @@ fn proxy(page: &mut Page, proxy: &ProxyConfig) {
             page.line("user", user);
             page.secret("password", password.as_ref());
         }
-        ProxyLogin::Ntlm { user, password, .. } => {
-            page.line("user", user);
-            page.secret("password", Some(password));
-        }
     }
     let files: Vec<String> =
         proxy.ca_cert_files.iter().map(|path| path.display().to_string()).collect();
