@@ -42,7 +42,9 @@ async fn check(fault: Fault, kind: &str, status_code: Option<u16>, recovery: Rec
     // Changed while nobody hears of it.
     scene.launchdarkly.upsert_flag("e1", flag("missed")).unwrap();
     let status = wait_for_error(&scene, kind, status_code).await;
-    assert_eq!(status["state"], "INTERRUPTED", "{fault:?}");
+    let rejected = matches!(status_code, Some(401 | 403));
+    let expected = if rejected { "OFF" } else { "INTERRUPTED" };
+    assert_eq!(status["state"], expected, "{fault:?}");
     assert_eq!(scene.code(&sdk("e1")).await, 200, "{fault:?}");
     assert_eq!(scene.code("sdk-of-nobody").await, 401, "{fault:?}");
     let (_, put) = scene.stream(&sdk("e1")).await;
