@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::config::{ConfigFile, ConfigSource, DEFAULT_FILE};
+use crate::config::{ConfigFile, ConfigSource, DEFAULT_FILE, distance};
 
 /// Everything went as asked.
 pub const EXIT_OK: u8 = 0;
@@ -17,9 +17,6 @@ pub const EXIT_FAILED: u8 = 1;
 /// The command line was not understood. ld-relay v8 ends with 1 here; 64 tells a mistake in a
 /// manifest from a failed start (docs/differences.md).
 pub const EXIT_USAGE: u8 = 64;
-
-/// Where `health` and `ready` ask if they are not told.
-pub const DEFAULT_URL: &str = "http://127.0.0.1:8030";
 
 /// What `--help` prints, and what follows a usage error.
 pub const USAGE: &str = "\
@@ -35,7 +32,7 @@ Flags:
   --from-env             read variables of the environment; they count before the file
   --version              print the version
   --help                 print this page
-  --url URL              where the relay listens; http://127.0.0.1:8030 if left out
+  --url URL              where the relay listens; if left out, port PORT (or 8030) of this machine
 
 Without --config and --from-env, the file /etc/ld-relay.conf is read. With --from-env alone, no
 file is read.
@@ -60,13 +57,13 @@ pub enum Command {
     Demo,
     /// Ask a running relay whether it is alive.
     Health {
-        /// Where it listens.
-        url: String,
+        /// Where it listens; `None` leaves it to the variables.
+        url: Option<String>,
     },
     /// Ask a running relay whether it is ready.
     Ready {
-        /// Where it listens.
-        url: String,
+        /// Where it listens; `None` leaves it to the variables.
+        url: Option<String>,
     },
     /// Print the version.
     Version,
@@ -97,6 +94,15 @@ pub enum UsageError {
     /// A subcommand stands behind flags, where ld-relay would ignore it.
     #[error("{0} must be the first word")]
     NotFirst(&'static str),
+    /// The first word is neither a flag nor a subcommand. ld-relay v8 ignores it, and everything
+    /// behind it.
+    #[error("unknown command {word:?}{}", meant(*suggestion))]
+    UnknownCommand {
+        /// The word.
+        word: String,
+        /// The subcommand that is probably meant.
+        suggestion: Option<&'static str>,
+    },
     /// A word that means nothing.
     #[error("unexpected word {0:?}")]
     UnexpectedWord(String),
@@ -141,7 +147,14 @@ impl Subcommand {
 /// Understands the words behind the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let words: Vec<OsString> = arguments.into_iter().collect();
-    let Some(subcommand) = Subcommand::of(words.first()) else { return parse_serve(&words) };
+    let Some(subcommand) = Subcommand::of(words.first()) else {
+        return match words.first() {
+            Some(word) if word == "-" || !word.as_encoded_bytes().starts_with(b"-") => {
+                Err(unknown_command(word))
+            }
+            Some(_) | None => parse_serve(&words),
+        };
+    };
     let flags = Flags::parse(&words[1..], subcommand.flags())?;
     if flags.asks_for_help {
         return Ok(Command::Help);
@@ -149,7 +162,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     if let Some(word) = flags.words.first() {
         return Err(UsageError::UnexpectedWord(word.to_string_lossy().into_owned()));
     }
-    let url = flags.url.clone().unwrap_or_else(|| DEFAULT_URL.to_owned());
+    let url = flags.url.clone();
     Ok(match subcommand {
         Subcommand::Demo => Command::Demo,
         Subcommand::CheckConfig if flags.asks_for_version => Command::Version,
@@ -157,6 +170,33 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Subcommand::Health => Command::Health { url },
         Subcommand::Ready => Command::Ready { url },
     })
+}
+
+fn unknown_command(word: &OsString) -> UsageError {
+    let word = word.to_string_lossy().into_owned();
+    let lower = word.to_lowercase();
+    let is_meant = |command: &str| command.starts_with(&lower) || distance(&lower, command) <= 2;
+    let suggestion = match lower.as_str() {
+        "serve" | "start" | "run" | "relay" => Some("serving needs no command, only flags"),
+        "version" | "help" => Some("write --version or --help"),
+        "validate" | "verify" | "config" | "check" | "test" => Some(MEANT_CHECK_CONFIG),
+        _ => SUGGESTIONS.iter().find(|it| is_meant(it.0)).map(|it| it.1),
+    };
+    UsageError::UnknownCommand { word, suggestion }
+}
+
+const MEANT_CHECK_CONFIG: &str = "is check-config meant?";
+
+/// What is said of a word that looks like a subcommand.
+const SUGGESTIONS: [(&str, &str); 4] = [
+    ("check-config", MEANT_CHECK_CONFIG),
+    ("demo", "is demo meant?"),
+    ("health", "is health meant?"),
+    ("ready", "is ready meant?"),
+];
+
+fn meant(suggestion: Option<&'static str>) -> String {
+    suggestion.map_or_else(String::new, |text| format!("; {text}"))
 }
 
 fn parse_serve(words: &[OsString]) -> Result<Command, UsageError> {

@@ -2,17 +2,27 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::App;
+use crate::app::{self, App};
 use crate::cli::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
-use crate::config::{Config, ConfigSource, Disk, Loaded, ProcessVariables, describe, load};
+use crate::config::{
+    Config, ConfigSource, Disk, Loaded, ProcessVariables, Variables, describe, env_vars, load,
+};
 use crate::model::{ConnectionState, ListState};
 use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings};
+
+/// Where the relay listens if nothing says otherwise.
+const DEFAULT_PORT: u16 = 8030;
+
+/// Threads that must be possible beside one for each core: the store's, and those for blocking
+/// reads of files and names.
+const FURTHER_THREADS: usize = 8;
 
 /// How long `health` and `ready` wait for an answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,6 +47,12 @@ pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
     }
     tracing::info!(version = crate::VERSION, "Pilotlight starts");
     raise_open_files_limit();
+    if let Err(error) = can_have_threads() {
+        return failed(&format!(
+            "the relay cannot start: the system allows too few threads ({error}); raise the limit \
+             of processes (`ulimit -u`, `TasksMax=` of systemd, `--pids-limit` of containers)"
+        ));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
@@ -47,6 +63,38 @@ pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
     code
 }
 
+/// Starts as many threads as the relay needs at first, and ends them. Later, a thread that cannot
+/// start would be a panic of the runtime.
+fn can_have_threads() -> io::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let stop = Arc::new((Mutex::new(false), Condvar::new()));
+    let mut threads = Vec::new();
+    let mut outcome = Ok(());
+    for _ in 0..cores + FURTHER_THREADS {
+        let stop = stop.clone();
+        let wait = move || {
+            let (stopped, changed) = &*stop;
+            let guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(changed.wait_while(guard, |stopped| !*stopped));
+        };
+        match std::thread::Builder::new().spawn(wait) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
+    }
+    let (stopped, changed) = &*stop;
+    *stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    changed.notify_all();
+    for thread in threads {
+        // They only wait, so they cannot have panicked.
+        let _ = thread.join();
+    }
+    outcome
+}
+
 async fn run(config: &Config) -> ExitCode {
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -55,16 +103,20 @@ async fn run(config: &Config) -> ExitCode {
         };
     let mut app = match App::start(config) {
         Ok(app) => app,
-        Err(error) => {
-            tracing::error!(error = %Chain(&error), "the relay cannot start");
-            if config.main.log_level == crate::config::LogLevel::None {
-                // A process that ends at once without a word would be a riddle.
-                return failed(&Chain(&error));
+        Err(errors) => {
+            for error in errors.iter() {
+                tracing::error!(error = %Chain(error), "the relay cannot start");
+                if config.main.log_level == crate::config::LogLevel::None {
+                    // The reason for leaving is told even where nothing is logged.
+                    say_error(&Chain(error).to_string());
+                }
             }
             return ExitCode::from(EXIT_FAILED);
         }
     };
-    tracing::info!(address = %app.address(), "listening");
+    if let Some(address) = app.address() {
+        tracing::info!(%address, "listening");
+    }
     if config.main.exit_always {
         return one_shot(config, app, either(&mut terminate, &mut interrupt)).await;
     }
@@ -98,7 +150,7 @@ async fn one_shot(config: &Config, app: App, stopped: impl Future<Output = ()>) 
     let all_connected = async {
         loop {
             let registry = app.registry();
-            let connected = |environment: &std::sync::Arc<crate::environments::Environment>| {
+            let connected = |environment: &Arc<crate::environments::Environment>| {
                 environment.status().connection.state == ConnectionState::Valid
             };
             if registry.list() == ListState::Authoritative
@@ -129,12 +181,19 @@ async fn one_shot(config: &Config, app: App, stopped: impl Future<Output = ()>) 
     ExitCode::from(code)
 }
 
-/// Tells what is understood of the configuration.
+/// Tells what is understood of the configuration, or everything for which the relay would refuse
+/// to start with it. Nothing is dialled.
 pub fn check_config(source: &ConfigSource) -> ExitCode {
     match load(source, &ProcessVariables, &Disk) {
         Ok(Loaded { config, warnings }) => {
             for warning in warnings {
                 say_error(&format!("warning: {warning}"));
+            }
+            if let Err(errors) = app::check(&config) {
+                for error in errors.iter() {
+                    say_error(&Chain(error).to_string());
+                }
+                return ExitCode::from(EXIT_FAILED);
             }
             say(&describe(&config));
             ExitCode::from(EXIT_OK)
@@ -143,8 +202,9 @@ pub fn check_config(source: &ConfigSource) -> ExitCode {
     }
 }
 
-/// Asks a running relay: 0 if it answers 200.
-pub fn ask(url: &str, path: &str) -> ExitCode {
+/// Asks a running relay: 0 if it answers 200. Without a URL, the relay of this machine.
+pub fn ask(url: Option<&str>, path: &str) -> ExitCode {
+    let url = &url.map_or_else(|| own_url(&ProcessVariables), str::to_owned);
     match answer(url, path) {
         Ok((200, body)) => {
             say(&body);
@@ -159,6 +219,18 @@ pub fn ask(url: &str, path: &str) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// Where the relay of this machine listens, as far as variables say it: `PORT` and `BIND_ADDRESS`,
+/// which container images set. The file is not read.
+fn own_url(variables: &dyn Variables) -> String {
+    let value = |name| variables.get(name).and_then(|value| value.into_string().ok());
+    let port = value(env_vars::PORT).and_then(|text| text.parse::<u16>().ok());
+    let address = value(env_vars::BIND_ADDRESS).and_then(|text| text.parse::<IpAddr>().ok());
+    let address = address.filter(|address| !address.is_unspecified());
+    let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let port = port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT);
+    format!("http://{}", SocketAddr::new(address, port))
 }
 
 fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
@@ -270,9 +342,30 @@ fn raise_open_files_limit() {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn the_relay_of_this_machine_is_found_by_its_variables() {
+        let check = |pairs: &[(&str, &str)], expected: &str| {
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let variables: BTreeMap<String, String> = pairs.iter().map(pair).collect();
+            assert_eq!(own_url(&variables), expected, "{pairs:?}");
+        };
+        check(&[], "http://127.0.0.1:8030");
+        check(&[("PORT", "9000")], "http://127.0.0.1:9000");
+        check(&[("PORT", "9000"), ("BIND_ADDRESS", "10.1.2.3")], "http://10.1.2.3:9000");
+        check(&[("BIND_ADDRESS", "::")], "http://127.0.0.1:8030");
+        check(&[("BIND_ADDRESS", "::1")], "http://[::1]:8030");
+        check(&[("PORT", "many"), ("BIND_ADDRESS", "eth0")], "http://127.0.0.1:8030");
+    }
+
+    #[test]
+    fn threads_can_be_had() {
+        assert!(can_have_threads().is_ok());
+    }
 
     #[test]
     fn every_address_of_a_host_is_tried() {

@@ -9,8 +9,8 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve { source, ignored }) => commands::serve(&source, &ignored),
         Ok(Command::CheckConfig(source)) => commands::check_config(&source),
-        Ok(Command::Health { url }) => commands::ask(&url, "/livez"),
-        Ok(Command::Ready { url }) => commands::ask(&url, "/readyz"),
+        Ok(Command::Health { url }) => commands::ask(url.as_deref(), "/livez"),
+        Ok(Command::Ready { url }) => commands::ask(url.as_deref(), "/readyz"),
         Ok(Command::Demo) => commands::demo(),
         Ok(Command::Version) => commands::version(),
         Ok(Command::Help) => commands::help(),

@@ -47,7 +47,7 @@ impl TaskGroup {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let task = make(self.cancel.clone());
-        let span = tracing::info_span!("task", name);
+        let span = tracing::info_span!("task", task = name);
         self.tasks.spawn(
             async move {
                 task.await;

@@ -169,9 +169,19 @@ impl SharedCache<'_> {
     }
 }
 
+/// A database that the configuration describes in a way that cannot work.
 #[cfg(any(feature = "redis", feature = "consul"))]
-fn tls(settings: &crate::config::DatabaseTls) -> crate::storage::tls::TlsSettings {
-    crate::storage::tls::TlsSettings {
+fn unusable(section: &'static str, cause: impl Into<DatabaseError>) -> StartError {
+    StartError::Database { section, cause: cause.into() }
+}
+
+/// The TLS settings of a database, with files that can be used.
+#[cfg(any(feature = "redis", feature = "consul"))]
+fn tls(
+    section: &'static str,
+    settings: &crate::config::DatabaseTls,
+) -> Result<crate::storage::tls::TlsSettings, StartError> {
+    let settings = crate::storage::tls::TlsSettings {
         ca_file: settings.ca_file.clone(),
         client_certificate: settings.client_certificate.as_ref().map(|files| {
             crate::storage::tls::ClientCertificate {
@@ -179,7 +189,9 @@ fn tls(settings: &crate::config::DatabaseTls) -> crate::storage::tls::TlsSetting
                 key_file: files.key_file.clone(),
             }
         }),
-    }
+    };
+    settings.check().map_err(|error| unusable(section, error))?;
+    Ok(settings)
 }
 
 #[cfg(feature = "redis")]
@@ -197,7 +209,8 @@ mod redis {
     };
 
     pub(super) fn open(config: &RedisConfig, timing: Timing) -> Result<SharedDatabase, StartError> {
-        let store = store(config)?;
+        let topology = topology(config)?;
+        let store: RedisStore = FailFast::new("redis", RedisDialer::new(topology), budgets(config));
         let servers: Vec<String> =
             config.servers.urls().iter().map(RedactedUrl::redacted).collect();
         let eviction = EvictionWatch::new(store.clone(), timing.check);
@@ -223,11 +236,6 @@ mod redis {
         Ok(shared)
     }
 
-    fn store(config: &RedisConfig) -> Result<RedisStore, StartError> {
-        let topology = topology(config).map_err(|error| StartError::Database(error.into()))?;
-        Ok(FailFast::new("redis", RedisDialer::new(topology), budgets(config)))
-    }
-
     /// A call's budget covers connecting too, so both options count.
     fn budgets(config: &RedisConfig) -> Budgets {
         let usual = Budgets::default();
@@ -236,8 +244,11 @@ mod redis {
         Budgets { call: connect + read, bulk: connect + read.max(usual.bulk) }
     }
 
-    fn topology(config: &RedisConfig) -> Result<RedisTopology, RedisUrlError> {
-        let tls = super::tls(&config.tls);
+    const SECTION: &str = "[Redis]";
+
+    fn topology(config: &RedisConfig) -> Result<RedisTopology, StartError> {
+        let tls = super::tls(SECTION, &config.tls)?;
+        let bad_url = |error: RedisUrlError| super::unusable(SECTION, error);
         let sign = |login: &mut Login| {
             if config.username.is_some() {
                 login.username.clone_from(&config.username);
@@ -248,7 +259,7 @@ mod redis {
         };
         Ok(match &config.servers {
             RedisServers::Standalone(url) => {
-                let mut server = RedisSettings::from_url(url)?;
+                let mut server = RedisSettings::from_url(url).map_err(bad_url)?;
                 if config.servers.use_tls() {
                     server = server.with_tls(tls);
                 }
@@ -257,12 +268,14 @@ mod redis {
                 RedisTopology::Standalone(server.with_login(login))
             }
             RedisServers::Sentinel { master, sentinels } => {
-                let mut settings = SentinelSettings::from_urls(master, sentinels)?.with_tls(&tls);
+                let settings = SentinelSettings::from_urls(master, sentinels);
+                let mut settings = settings.map_err(bad_url)?.with_tls(&tls);
                 sign(&mut settings.login);
                 RedisTopology::Sentinel(settings)
             }
             RedisServers::Cluster(seeds) => {
-                let mut settings = ClusterSettings::from_urls(seeds)?.with_tls(&tls);
+                let settings = ClusterSettings::from_urls(seeds).map_err(bad_url)?;
+                let mut settings = settings.with_tls(&tls);
                 sign(&mut settings.login);
                 RedisTopology::Cluster(settings)
             }
@@ -317,6 +330,8 @@ mod consul {
     use crate::storage::consul::{ConsulDialer, ConsulSettings, TokenSource};
     use crate::storage::net::Endpoint;
 
+    const SECTION: &str = "[Consul]";
+
     pub(super) fn open(
         config: &ConsulConfig,
         timing: Timing,
@@ -324,9 +339,9 @@ mod consul {
         let address = config.address.to_string();
         let address = address.trim_end_matches('/');
         let mut settings = ConsulSettings::from_address(address)
-            .map_err(|error| StartError::Database(error.into()))?;
+            .map_err(|error| super::unusable(SECTION, error))?;
         if let Endpoint::Tcp { tls: Some(tls), .. } = &mut settings.endpoint {
-            *tls = super::tls(&config.tls);
+            *tls = super::tls(SECTION, &config.tls)?;
         }
         if let Some(token) = &config.token {
             settings.token = match &token.file {

@@ -7,38 +7,38 @@
 mod database;
 mod keys;
 mod local;
+mod prepared;
 mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::Uri;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::database::{KeeperEnds, SharedCache, SharedDatabase};
+use self::prepared::Prepared;
+pub use self::prepared::{StartError, StartErrors, check};
 use crate::autoconfig::cache::keeper::{Keeper, KeeperSettings, Wanted};
 use crate::autoconfig::cache::local_tier::LocalTier;
 use crate::autoconfig::cache::report::SharedReport;
 use crate::autoconfig::specs::SpecSettings;
 use crate::autoconfig::startup_race::Tier;
 use crate::autoconfig::stream_manager::{
-    AutoConfigStatus, AutoConfigStreams, Channels, PATH, QUERY, StreamManager,
+    AutoConfigStatus, AutoConfigStreams, Channels, StreamManager,
 };
-use crate::config::{AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config, ProxyLogin};
+use crate::config::{AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config};
 use crate::environments::{
     LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings,
 };
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
-use crate::server::{BindError, Drain, InitialPayloads, Listener, Server, ServerSettings};
+use crate::server::{Drain, InitialPayloads, Listener, Server, ServerSettings};
 use crate::tasks::TaskGroup;
-use crate::upstream::{
-    BaseUrl, FlagStreams, HttpClient, HttpClientSettings, ProxySettings, SettingsError,
-    StreamTimings, UrlError,
-};
+use crate::telemetry::Rounded;
+use crate::upstream::{FlagStreams, StreamTimings};
 
 /// Batches of environment changes that may wait for the supervisor. It never waits itself, so
 /// one would do; a few let autoconfig go on while a large batch is taken in.
@@ -56,36 +56,11 @@ const LAST_BYTES_GRACE: Duration = Duration::from_millis(500);
 /// How often the end of all streams is looked for while leaving.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
-/// Why the relay cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The port is taken, or the address is not of this machine.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The outbound proxy or a CA file cannot be used.
-    #[error("outbound connections cannot be set up")]
-    Outbound(#[source] SettingsError),
-    /// An upstream address cannot be used.
-    #[error("{option} is not usable as an upstream address")]
-    Upstream {
-        /// The option.
-        option: &'static str,
-        /// Why.
-        #[source]
-        cause: UrlError,
-    },
-    /// The shared database cannot be used as it is configured.
-    #[error("the shared database cannot be used")]
-    Database(#[source] database::DatabaseError),
-    /// The configuration asks for a part that this binary was built without.
-    #[error("this binary was built without {0}")]
-    NotCompiled(&'static str),
-}
-
 /// A relay that is bound and whose parts are running.
 #[derive(Debug)]
 pub struct App {
-    address: SocketAddr,
+    /// `None` where nothing is served.
+    address: Option<SocketAddr>,
     registry: Arc<Registry>,
     drain: Arc<Drain>,
     local: watch::Receiver<LocalFlagsState>,
@@ -98,18 +73,22 @@ pub struct App {
 
 impl App {
     /// Binds the port and starts everything. Waits for nothing: the relay serves as soon as its
-    /// data is there, from wherever.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
-        let listener = Listener::bind(config.main.bind_address, config.main.port)?;
+    /// data is there, from wherever. With `exitAlways` nothing is served and no port is opened
+    /// (ld-relay v8).
+    pub fn start(config: &Config) -> Result<Self, StartErrors> {
+        let Prepared { client, stream_base, autoconfig_url, database } = Prepared::new(config)?;
+        let listener = if config.main.exit_always {
+            None
+        } else {
+            let bound = Listener::bind(config.main.bind_address, config.main.port);
+            Some(bound.map_err(StartError::from)?)
+        };
         let cancel = CancellationToken::new();
         let mut parts = TaskGroup::new(&cancel);
-        let client = HttpClient::new(&http_settings(config)).map_err(StartError::Outbound)?;
-        let stream_base = base_url("streamUri", &config.main.stream_uri)?;
 
         let secrets = keys::Secrets::from_config(&config.autoconfig);
         let (secrets_sender, secrets) = watch::channel(secrets);
         let local = local::open(&config.local_store, secrets.clone(), &mut parts);
-        let database = config.database.as_ref().map(SharedDatabase::new).transpose()?;
         let registry = Arc::new(Registry::default());
         let (changes_sender, changes) = mpsc::channel(CHANGE_BATCHES_MAX);
         let supervisor = Supervisor::new(
@@ -117,7 +96,7 @@ impl App {
                 runner: RunnerSettings {
                     upstream: FlagStreams::new(
                         client.clone(),
-                        stream_base.clone(),
+                        stream_base,
                         StreamTimings::default(),
                     ),
                     local: local.flags.clone(),
@@ -144,9 +123,7 @@ impl App {
         };
         match &config.autoconfig.key {
             Some(_) => {
-                let url = stream_base
-                    .join(PATH, Some(QUERY))
-                    .map_err(|cause| StartError::Upstream { option: "streamUri", cause })?;
+                let url = autoconfig_url;
                 let streams = AutoConfigStreams { client, url, timings: StreamTimings::default() };
                 let changes = changes_sender;
                 let wiring = Wiring { config, secrets, local: &local, database, changes };
@@ -168,16 +145,18 @@ impl App {
             drain.clone(),
             sources.members(),
         ));
-        let address = listener.address().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
+        let address = listener.as_ref().and_then(|listener| listener.address().ok());
         let mut front = TaskGroup::new(&CancellationToken::new());
-        front.spawn("listener", |cancel| listener.serve(server, cancel));
+        if let Some(listener) = listener {
+            front.spawn("listener", |cancel| listener.serve(server, cancel));
+        }
         let local = local.flags;
         let graceful_shutdown = config.main.graceful_shutdown_timeout;
         Ok(Self { address, registry, drain, local, front, parts, graceful_shutdown })
     }
 
-    /// Where the relay listens.
-    pub fn address(&self) -> SocketAddr {
+    /// Where the relay listens; `None` if it serves nothing.
+    pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -206,7 +185,7 @@ impl App {
     /// stored.
     pub async fn stop(self) {
         let grace = self.graceful_shutdown;
-        tracing::info!(?grace, "shutting down; streams end spread over the grace period");
+        tracing::info!(grace = %Rounded(grace), "shutting down; streams end spread over the grace period");
         self.drain.begin(Instant::now(), grace);
         self.wake_streams();
         let until = Instant::now() + grace;
@@ -420,31 +399,6 @@ fn initial_payloads(section: &ConcurrencyConfig) -> Option<InitialPayloads> {
         bounds.send_timeout = timeout;
     }
     Some(bounds)
-}
-
-fn http_settings(config: &Config) -> HttpClientSettings {
-    let proxy = &config.proxy;
-    let (user, password) = match &proxy.login {
-        ProxyLogin::FromUrl | ProxyLogin::Ntlm { .. } => (None, None),
-        ProxyLogin::Basic { user, password } => {
-            (Some(user.clone()), password.as_ref().map(|source| source.value.clone()))
-        }
-    };
-    HttpClientSettings {
-        proxy: ProxySettings {
-            url: proxy.url.clone(),
-            user,
-            password,
-            http_proxy: proxy.from_variables.http.clone(),
-            https_proxy: proxy.from_variables.https.clone(),
-            no_proxy: proxy.from_variables.no_proxy.clone(),
-        },
-        ca_files: proxy.ca_cert_files.clone(),
-    }
-}
-
-fn base_url(option: &'static str, uri: &Uri) -> Result<BaseUrl, StartError> {
-    BaseUrl::parse(&uri.to_string()).map_err(|cause| StartError::Upstream { option, cause })
 }
 
 fn cores() -> usize {

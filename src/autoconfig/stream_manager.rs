@@ -16,7 +16,7 @@ use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Reaction, State, StreamStep};
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
-use crate::telemetry::Chain;
+use crate::telemetry::{At, Chain, Rounded};
 use crate::upstream::{
     EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamFailure,
     StreamRequest, StreamTimings,
@@ -161,7 +161,7 @@ impl StreamManager {
                 Wake::Stream(Some(event)) => self.on_stream(event).await,
                 Wake::Stream(None) => {
                     tracing::error!(
-                        pause = ?BROKEN_TASK_PAUSE,
+                        pause = %Rounded(BROKEN_TASK_PAUSE),
                         "task of the autoconfig stream ended; opening it anew"
                     );
                     self.close_until(Instant::now() + BROKEN_TASK_PAUSE);
@@ -219,7 +219,7 @@ impl StreamManager {
                 ?tier,
                 environments,
                 complete,
-                ?written_at,
+                written_at = %At(written_at),
                 "running the environments of the autoconfig cache until LaunchDarkly answers"
             );
         }

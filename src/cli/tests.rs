@@ -59,7 +59,6 @@ fn the_first_word_that_is_no_flag_ends_the_flags() {
         Ok(Command::Serve { source, ignored: words(ignored) })
     };
     check("--from-env serve --bogus", serve(None, true, "serve --bogus"));
-    check("serve --from-env", serve(Some(file(DEFAULT_FILE)), false, "serve --from-env"));
     check("--from-env -- --version", serve(None, true, "--version"));
     check("--from-env - --version", serve(None, true, "- --version"));
     check("--from-env check-config", Err(UsageError::NotFirst("check-config")));
@@ -78,15 +77,34 @@ fn version_and_help_go_before_the_rest() {
 #[test]
 fn subcommands_stand_first() {
     check("demo", Ok(Command::Demo));
-    check("health", Ok(Command::Health { url: DEFAULT_URL.to_owned() }));
-    check("ready", Ok(Command::Ready { url: DEFAULT_URL.to_owned() }));
-    let url = "http://127.0.0.1:9000".to_owned();
+    check("health", Ok(Command::Health { url: None }));
+    check("ready", Ok(Command::Ready { url: None }));
+    check("ready --url=", Ok(Command::Ready { url: None }));
+    let url = Some("http://127.0.0.1:9000".to_owned());
     check("health --url http://127.0.0.1:9000", Ok(Command::Health { url: url.clone() }));
     check("ready -url=http://127.0.0.1:9000", Ok(Command::Ready { url }));
     check("demo now", Err(UsageError::UnexpectedWord("now".to_owned())));
     check("check-config --from-env x", Err(UsageError::UnexpectedWord("x".to_owned())));
     check("health --from-env", Err(UsageError::UnknownFlag("--from-env".to_owned())));
     check("--url=http://x", Err(UsageError::UnknownFlag("--url".to_owned())));
+}
+
+#[test]
+fn an_unknown_first_word_is_an_error_with_a_suggestion() {
+    let check = |line: &str, expected: &str| {
+        assert_eq!(parse(words(line)).unwrap_err().to_string(), expected, "{line}");
+    };
+    let serve = "; serving needs no command, only flags";
+    check("serve --from-env", &format!("unknown command \"serve\"{serve}"));
+    for line in ["check", "checkconfig", "check_config", "chekc-config --from-env", "validate"] {
+        let word = line.split(' ').next().unwrap();
+        check(line, &format!("unknown command {word:?}; is check-config meant?"));
+    }
+    check("helth", "unknown command \"helth\"; is health meant?");
+    check("raedy --url x", "unknown command \"raedy\"; is ready meant?");
+    check("version", "unknown command \"version\"; write --version or --help");
+    check("/etc/ld-relay.conf", "unknown command \"/etc/ld-relay.conf\"");
+    check("-", "unknown command \"-\"");
 }
 
 #[test]
@@ -122,9 +140,7 @@ fn paths_may_be_any_bytes() {
 #[test]
 fn the_usage_page_names_every_flag_and_subcommand() {
     let flags = CONFIG_FLAGS.into_iter().chain([Flag::Url]).map(Flag::shown);
-    for name in
-        flags.chain(Subcommand::ALL.map(Subcommand::name)).chain([DEFAULT_FILE, DEFAULT_URL])
-    {
+    for name in flags.chain(Subcommand::ALL.map(Subcommand::name)).chain([DEFAULT_FILE]) {
         assert!(USAGE.contains(name), "{name}");
     }
 }

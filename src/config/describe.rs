@@ -131,7 +131,6 @@ fn tail(text: &str) -> String {
 fn main(page: &mut Page, main: &MainConfig) {
     page.title("[Main]");
     page.line("streamUri", &main.stream_uri);
-    page.line("baseUri", &main.base_uri);
     page.optional("bindAddress", main.bind_address, "all interfaces");
     page.line("port", main.port);
     page.duration("initTimeout", main.init_timeout);
@@ -166,8 +165,6 @@ fn autoconfig(page: &mut Page, autoconfig: &AutoConfigSection) {
     let defaults = &autoconfig.environments;
     page.text("envDatastorePrefix", defaults.store_prefix_template());
     page.text("envDatastoreTableName", defaults.store_table_template());
-    page.list("envAllowedOrigin", defaults.allowed_origins.iter().map(String::as_str));
-    page.list("envAllowedHeader", defaults.allowed_headers.iter().map(String::as_str));
 }
 
 fn one_environment(page: &mut Page, environment: &EnvironmentConfig) {
@@ -178,14 +175,10 @@ fn one_environment(page: &mut Page, environment: &EnvironmentConfig) {
     if let Some(id) = &environment.environment_id {
         page.line("envId", id.as_str());
     }
-    page.line("secureMode", environment.secure_mode);
     page.text("projKey", &environment.project_key);
     page.text("prefix", &environment.store_prefix);
     page.text("tableName", &environment.store_table);
-    page.list("allowedOrigin", environment.allowed_origins.iter().map(String::as_str));
-    page.list("allowedHeader", environment.allowed_headers.iter().map(String::as_str));
     page.duration("ttl", environment.ttl);
-    page.line("logLevel", environment.log_level.as_str());
 }
 
 fn one_database(page: &mut Page, database: &Database) {
@@ -242,10 +235,6 @@ fn proxy(page: &mut Page, proxy: &ProxyConfig) {
         ProxyLogin::Basic { user, password } => {
             page.line("user", user);
             page.secret("password", password.as_ref());
-        }
-        ProxyLogin::Ntlm { user, password, .. } => {
-            page.line("user", user);
-            page.secret("password", Some(password));
         }
     }
     let files: Vec<String> =

@@ -76,6 +76,12 @@ variables! {
     MAX_CLIENT_CONNECTION_TIME
     /// `[Main] maxClientRequestBodySize`: cap on the body of a `REPORT` request.
     MAX_CLIENT_REQUEST_BODY_SIZE
+    /// `[Main] clientWriteMinBytesPerSecond` (ld-relay v9): pace that a client must keep.
+    CLIENT_WRITE_MIN_BYTES_PER_SECOND
+    /// `[Main] clientWriteSlack` (ld-relay v9): time that every write may take beside that pace.
+    CLIENT_WRITE_SLACK
+    /// `[Main] clientWriteMaxTime` (ld-relay v9): longest time of one write.
+    CLIENT_WRITE_MAX_TIME
     /// `[Main] pingStreamJitterTime`: random delay of pings.
     PING_STREAM_JITTER_TIME
     /// `[Main] disconnectedStatusTime`: when an interrupted environment counts as disconnected.

@@ -9,6 +9,7 @@
 //!
 //! Invariant: a [`Config`] that was returned is consistent; no text made here holds a secret.
 
+mod cleartext;
 mod describe;
 pub mod env_vars;
 mod files;
@@ -19,6 +20,7 @@ mod reader;
 mod rules;
 mod secrets;
 mod sections;
+mod slips;
 mod unbuilt;
 mod values;
 
@@ -50,6 +52,7 @@ pub use sections::metrics::{
 pub use sections::offline::OfflineConfig;
 pub use sections::proxy::{ProxyConfig, ProxyLogin, VariableProxies};
 pub use sections::redis::{RedisConfig, RedisServers};
+pub use slips::distance;
 pub use values::{LocalTtl, LogFormat, LogLevel, TlsVersion};
 
 use reader::Reader;
@@ -124,6 +127,8 @@ pub fn load(
     let read = sections::read(&mut reader);
     unbuilt::report(&mut reader);
     rules::check(&mut reader, &read.config, &read.databases);
+    cleartext::warn(&mut reader, &read.config);
+    slips::warn(&mut reader, &read.databases);
     reader.report_unknown_names(sections::NAMED);
     let warnings = reader.finish()?;
     Ok(Loaded { config: read.config, warnings })

@@ -16,6 +16,7 @@ use super::env_vars::Variables;
 use super::files::Files;
 use super::ini_file::{Header, IniFile, Raw, section_title};
 use super::problems::{Place, Problem, Problems, Warning};
+use super::slips;
 use super::values::{self, Invalid};
 
 /// The names under which an option is set.
@@ -205,7 +206,11 @@ impl<'a> Reader<'a> {
             if !options.iter().any(|option| option.eq_ignore_ascii_case(&assignment.option)) {
                 let options: Vec<&str> = options.iter().copied().collect();
                 let name = format!("{header} {}", assignment.option);
-                at(assignment.line, name, "is not an option known here", Some(options.join(", ")));
+                let (what, allowed) = match slips::old_option(&header.name, &assignment.option) {
+                    Some((what, allowed)) => (what, allowed.to_owned()),
+                    None => ("is not an option known here", options.join(", ")),
+                };
+                at(assignment.line, name, what, Some(allowed));
             }
         }
         self.problems.append(&mut problems);

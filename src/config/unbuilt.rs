@@ -7,7 +7,7 @@
 use super::env_vars as var;
 use super::problems::Place;
 use super::reader::Reader;
-use super::sections::{main, offline};
+use super::sections::{main, offline, proxy};
 
 /// A row of the list.
 pub(super) enum NotBuilt {
@@ -23,22 +23,31 @@ use NotBuilt::{Section, Single, Variable};
 
 /// Options that are not built yet. Delete a row when its option works.
 pub(super) const NOT_BUILT: &[NotBuilt] = &[
+    Single("Main", "baseUri"),
     Single("Main", "clientSideBaseUri"),
     Single("Main", "maxClientRequestBodySize"),
     Single("Main", "pingStreamJitterTime"),
     Single("Main", "tlsCert"),
     Single("Main", "tlsKey"),
     Single("Main", "tlsMinVersion"),
+    Single("Main", "clientWriteMinBytesPerSecond"),
+    Single("Main", "clientWriteSlack"),
+    Single("Main", "clientWriteMaxTime"),
     Single("Main", "bigSegmentsStaleAsDegraded"),
     Single("Main", "bigSegmentsStaleThreshold"),
     Variable(var::LD_TRACE_LOG_BIG_SEGMENTS),
+    Single("AutoConfig", "envAllowedOrigin"),
+    Single("AutoConfig", "envAllowedHeader"),
+    Single("Environment", "secureMode"),
+    Single("Environment", "allowedOrigin"),
+    Single("Environment", "allowedHeader"),
+    Single("Environment", "logLevel"),
     Section("Events"),
     Section("Http"),
     Section("Datadog"),
     Section("Stackdriver"),
     Section("Prometheus"),
     Section("OpenTelemetry"),
-    Single("Proxy", "ntlmAuth"),
     Single("Proxy", "domain"),
     Single("Redis", "awsAuth"),
     Single("Redis", "awsCacheName"),
@@ -67,6 +76,13 @@ pub(super) fn report(reader: &mut Reader<'_>) {
     if offline.is_set(offline::ARCHIVE) {
         let place = offline.place(offline::ARCHIVE);
         reader.problem(place, "offline mode is not built yet", None);
+    }
+    let proxy = reader.section(proxy::SECTION);
+    if proxy.is_set(proxy::NTLM) {
+        let place = proxy.place(proxy::NTLM);
+        let what = "NTLM is not built yet, so a proxy that asks for it would refuse every \
+                    connection to LaunchDarkly; use a proxy with Basic authentication or without";
+        reader.problem(place, what, Some("false"));
     }
     for &(section, option, why) in WITHOUT_EFFECT {
         for (_, set, place) in reader.in_force(section) {

@@ -19,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::flagstore::LocalFlagsState;
 use crate::model::{EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState, SdkKey};
 use crate::tasks::KeyedTasks;
+use crate::telemetry::Rounded;
 
 /// How long the tasks of environments may take to end: longer than each of them gives its shared
 /// store for the last write, so that its outcome can be logged.
@@ -237,7 +238,7 @@ impl Supervisor {
         let Some(running) = self.running.get(reference) else { return };
         let breaks = running.breaks.saturating_add(1);
         let pause = RESTART.delay(breaks, fastrand::f64());
-        tracing::error!(environment = %reference, error, ?pause, "task of the environment ended; starting it anew");
+        tracing::error!(environment = %reference, error, pause = %Rounded(pause), "task of the environment ended; starting it anew");
         self.start(running.environment.clone(), Begin::After(pause), breaks, tasks);
     }
 

@@ -12,7 +12,8 @@ pub enum ConnectionState {
     Valid,
     /// Had valid data; the connection is broken or being renewed.
     Interrupted,
-    /// Closed for good: shutting down.
+    /// LaunchDarkly rejects the key, or the connection is closed for good because the relay is
+    /// leaving. A rejected key is tried again, and leads out of this state when it is accepted.
     Off,
 }
 
@@ -73,23 +74,50 @@ pub struct ConnectionStatus {
     pub since: SystemTime,
     /// The newest failure, if there was one.
     pub last_error: Option<LastError>,
+    was_valid: bool,
+    is_closed: bool,
 }
 
 impl ConnectionStatus {
     /// The state before anything happened.
     pub fn initializing(now: SystemTime) -> Self {
-        Self { state: ConnectionState::Initializing, since: now, last_error: None }
+        Self {
+            state: ConnectionState::Initializing,
+            since: now,
+            last_error: None,
+            was_valid: false,
+            is_closed: false,
+        }
+    }
+
+    /// True once valid data has come.
+    pub fn was_valid(&self) -> bool {
+        self.was_valid
     }
 
     /// Valid data arrived.
     pub fn on_valid(&mut self, now: SystemTime) {
+        self.was_valid = true;
         self.enter(ConnectionState::Valid, now);
     }
 
-    /// Something failed. Initializing stays initializing; the error is kept all the same.
+    /// Something failed. Initializing stays initializing; the error is kept all the same. A
+    /// rejected key (401, 403) switches off until LaunchDarkly gives another answer (ld-relay v8);
+    /// a failure without an answer says nothing new of the key.
     pub fn on_failure(&mut self, kind: ErrorKind, status_code: Option<u16>, now: SystemTime) {
         self.on_side_failure(kind, status_code, now);
-        self.on_interruption(now);
+        match status_code {
+            Some(401 | 403) => self.enter(ConnectionState::Off, now),
+            Some(_) if self.state == ConnectionState::Off => {
+                let state = if self.was_valid {
+                    ConnectionState::Interrupted
+                } else {
+                    ConnectionState::Initializing
+                };
+                self.enter(state, now);
+            }
+            Some(_) | None => self.on_interruption(now),
+        }
     }
 
     /// Something failed beside the connection that the data comes from: the error is kept, the
@@ -108,10 +136,11 @@ impl ConnectionStatus {
     /// Closed for good; nothing leads out of this state.
     pub fn on_close(&mut self, now: SystemTime) {
         self.enter(ConnectionState::Off, now);
+        self.is_closed = true;
     }
 
     fn enter(&mut self, state: ConnectionState, now: SystemTime) {
-        if self.state != state && self.state != ConnectionState::Off {
+        if self.state != state && !self.is_closed {
             self.state = state;
             self.since = now;
         }
@@ -132,6 +161,8 @@ mod tests {
             match word {
                 "valid" => status.on_valid(at(second)),
                 "fail" => status.on_failure(ErrorKind::NetworkError, None, at(second)),
+                "reject" => status.on_failure(ErrorKind::ErrorResponse, Some(401), at(second)),
+                "refuse" => status.on_failure(ErrorKind::ErrorResponse, Some(503), at(second)),
                 "side" => status.on_side_failure(ErrorKind::NetworkError, None, at(second)),
                 "close" => status.on_close(at(second)),
                 other => panic!("{other}"),
@@ -151,5 +182,12 @@ mod tests {
         check("valid close valid fail", "OFF", 2, Some(4));
         check("valid side", "VALID", 1, Some(2));
         check("side", "INITIALIZING", 0, Some(1));
+        check("reject", "OFF", 1, Some(1));
+        check("reject reject fail", "OFF", 1, Some(3));
+        check("reject refuse", "INITIALIZING", 2, Some(2));
+        check("valid reject fail", "OFF", 2, Some(3));
+        check("valid reject refuse", "INTERRUPTED", 3, Some(3));
+        check("valid reject valid", "VALID", 3, Some(2));
+        check("close reject valid refuse", "OFF", 1, Some(4));
     }
 }

@@ -136,22 +136,33 @@ pub enum Credential {
     EnvironmentId(EnvironmentId),
 }
 
-/// The form in which ld-relay v8 shows a key in `/status`: a leading `xxx-` stays, every hex
-/// digit of the rest becomes `*` except in the last five characters; four or fewer characters
-/// are shown as they are.
+/// The form in which `/status` shows a key. A UUID, perhaps behind a leading `xxx-`, looks as in
+/// ld-relay v8: every digit becomes `*` except the last five. Any other text, of which ld-relay
+/// shows every letter behind `f`, is hidden as well: the last five characters of a long one stay.
 pub fn obscured(key: &str) -> String {
     let bytes = key.as_bytes();
     let has_prefix =
         bytes.len() > 4 && bytes[..3].iter().all(u8::is_ascii_lowercase) && bytes[3] == b'-';
     let (head, rest) = if has_prefix { key.split_at(4) } else { ("", key) };
     let count = rest.chars().count();
+    let stay = if count >= LONG_KEY_CHARACTERS { 5 } else { 0 };
     let mut shown = String::with_capacity(key.len());
     shown.push_str(head);
     for (index, c) in rest.chars().enumerate() {
-        let hidden = count > 4 && index + 5 < count && c.is_ascii_hexdigit();
-        shown.push(if hidden { '*' } else { c });
+        let stays = index + stay >= count || (c == '-' && is_uuid(rest));
+        shown.push(if stays { c } else { '*' });
     }
     shown
+}
+
+/// A text of so many characters keeps enough of them hidden when the last five are shown.
+const LONG_KEY_CHARACTERS: usize = 16;
+
+fn is_uuid(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    let is_hex = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    lengths == [8, 4, 4, 4, 12] && parts.iter().all(is_hex)
 }
 
 /// A URL that may carry user-info; shows itself without the password.
@@ -214,17 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn obscured_is_ld_relays_form() {
+    fn obscured_is_ld_relays_form_for_uuids_and_hides_the_rest() {
         let check = |key: &str, expected: &str| assert_eq!(obscured(key), expected, "{key}");
         check(
             "sdk-01234567-89ab-cdef-0123-456789abcdef",
             "sdk-********-****-****-****-*******bcdef",
         );
-        check("abcd", "abcd");
-        check("sdk-abcd", "sdk-abcd");
-        check("sdk-abcdef", "sdk-*bcdef");
+        check("01234567-89ab-cdef-0123-456789abcdef", "********-****-****-****-*******bcdef");
+        check("abcd", "****");
+        check("sdk-abcd", "sdk-****");
+        check("sdk-abcdef", "sdk-******");
         check("", "");
-        check("ключи-ключи", "ключи-ключи");
+        check("ключи-ключи", "***********");
+        check("sdk-my-production-secret", "sdk-***************ecret");
+        check("sdk-this-is-secret", "sdk-**************");
+        check("my shop production", "*************ction");
     }
 
     #[test]

@@ -7,19 +7,28 @@ use bytes::Buf;
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 use hyper::header::{EXPECT, HeaderValue, LOCATION};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::Instant;
 
 use super::Server;
 use super::body::Body;
+use super::cors::{self, Allowed};
+use super::not_built::Feature;
 use super::pace::Pace;
 use super::polling::Poll;
-use super::responses::{empty, json, not_found, text, unavailable};
+use super::responses::{empty, json, not_found, text};
 use super::routes::{Auth, Route, Routed, route};
-use crate::model::{ItemKey, ItemKind};
+use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
 const MALFORMED: &str = "400 Bad Request";
-const NOT_BUILT: &str = "This version of the relay does not serve this route yet";
+const NO_EXPECT: &str =
+    "The relay does not check expectations (`expect`) yet; ask /status without it";
+const NO_STATUS_OF_ONE: &str =
+    "The relay does not tell the status of one environment yet; GET /status tells that of all";
+
+/// Tells SDKs that know FDv2 to use FDv1 (design D48).
+const FALLBACK: &str = "X-LD-FD-Fallback";
 
 /// Most bytes of a request's body that are read although nobody wants them (Go: 256 KiB). A
 /// client that is still sending when the connection closes would not see its answer.
@@ -54,16 +63,23 @@ impl Server {
             Routed::Moved(path) => return moved(&path, request.uri().query()),
         };
         let (auth, wanted) = match route {
+            Route::NotBuilt { auth, feature, methods } => {
+                return self.not_built(request, &auth, feature, methods).await;
+            }
+            Route::Fdv2(methods) => return self.fdv2(request, methods),
+            Route::StatusOfOne => return text(StatusCode::NOT_FOUND, NO_STATUS_OF_ONE),
+            Route::Status if has_query(request, "expect") => {
+                return text(StatusCode::BAD_REQUEST, NO_EXPECT);
+            }
             Route::Livez => return text(StatusCode::OK, "ok"),
             Route::Readyz => return self.readyz(),
             Route::Status => return json(StatusCode::OK, self.status()),
-            Route::NotBuilt(auth) => (auth, None),
-            Route::StreamAll => (Auth::Sdk, Some(Wanted::Stream(StreamKind::All))),
-            Route::StreamFlags => (Auth::Sdk, Some(Wanted::Stream(StreamKind::Flags))),
-            Route::LatestAll => (Auth::Sdk, Some(Wanted::Poll(Poll::LatestAll))),
-            Route::LatestFlags | Route::Flags => (Auth::Sdk, Some(Wanted::Poll(Poll::LatestFlags))),
-            Route::Flag(key) => (Auth::Sdk, Some(item(ItemKind::Flag, key))),
-            Route::Segment(key) => (Auth::Sdk, Some(item(ItemKind::Segment, key))),
+            Route::StreamAll => (Auth::Sdk, Wanted::Stream(StreamKind::All)),
+            Route::StreamFlags => (Auth::Sdk, Wanted::Stream(StreamKind::Flags)),
+            Route::LatestAll => (Auth::Sdk, Wanted::Poll(Poll::LatestAll)),
+            Route::LatestFlags | Route::Flags => (Auth::Sdk, Wanted::Poll(Poll::LatestFlags)),
+            Route::Flag(key) => (Auth::Sdk, item(ItemKind::Flag, key)),
+            Route::Segment(key) => (Auth::Sdk, item(ItemKind::Segment, key)),
         };
         let access = match self.select(request, &auth).await {
             Ok(access) => access,
@@ -71,18 +87,87 @@ impl Server {
         };
         let environment_id = access.environment.spec().credentials.environment_id.clone();
         let mut response = match wanted {
-            None => unavailable(NOT_BUILT),
-            Some(Wanted::Stream(kind)) => self.stream(access, kind, pace).await,
-            Some(Wanted::Poll(poll)) => self.poll(&access, request.headers(), poll, pace).await,
+            Wanted::Stream(kind) => self.stream(access, kind, pace).await,
+            Wanted::Poll(poll) => self.poll(&access, request.headers(), poll, pace).await,
         };
-        // ld-relay v9; several SDKs read it.
-        if let Some(id) = environment_id
-            && let Ok(value) = HeaderValue::try_from(id.as_str())
-        {
-            response.headers_mut().insert("x-ld-envid", value);
-        }
+        name_environment(&mut response, environment_id);
         response
     }
+
+    /// A route of a feature that is not built: 503 to clients that may use the environment.
+    async fn not_built(
+        &self,
+        request: &Request<()>,
+        auth: &Auth,
+        feature: Feature,
+        methods: &str,
+    ) -> Response<Body> {
+        let selected = self.select(request, auth).await;
+        let spec = selected.as_ref().ok().map(|access| access.environment.spec());
+        let mut response = match selected {
+            Ok(_) if request.method() == Method::OPTIONS => empty(StatusCode::OK),
+            Ok(access) => {
+                let environment = access.environment.reference.to_string();
+                if self.not_built.is_due(&environment, feature, Instant::now()) {
+                    tracing::warn!(
+                        environment,
+                        feature = feature.name(),
+                        advice = feature.advice(),
+                        "an SDK asks for a feature that this version does not have, and gets 503"
+                    );
+                }
+                text(StatusCode::SERVICE_UNAVAILABLE, feature.answer())
+            }
+            Err(refused) => refused,
+        };
+        if let Auth::EnvironmentId(_) = auth {
+            let allowed = spec.as_ref().map_or(Allowed::default(), |spec| Allowed {
+                origins: &spec.allowed_origins,
+                headers: &spec.allowed_headers,
+            });
+            cors::add(response.headers_mut(), request.headers(), methods, allowed, &[]);
+        }
+        let id = spec.and_then(|spec| spec.credentials.environment_id.clone());
+        name_environment(&mut response, id);
+        response
+    }
+
+    /// A route of FDv2. Every SDK that knows FDv2 understands the header, whatever the status is;
+    /// the credential is looked at when the SDK comes back by FDv1. `methods` are those of a route
+    /// that browsers use.
+    fn fdv2(&self, request: &Request<()>, methods: Option<&str>) -> Response<Body> {
+        let mut response = if request.method() == Method::OPTIONS {
+            empty(StatusCode::OK)
+        } else {
+            if self.not_built.is_due("", Feature::Fdv2, Instant::now()) {
+                tracing::info!(
+                    "an SDK asks for FDv2, which this version does not have; it is told to use FDv1"
+                );
+            }
+            text(StatusCode::NOT_FOUND, Feature::Fdv2.answer())
+        };
+        if let Some(methods) = methods {
+            let allowed = Allowed::default();
+            cors::add(response.headers_mut(), request.headers(), methods, allowed, &[FALLBACK]);
+        }
+        response.headers_mut().insert("x-ld-fd-fallback", HeaderValue::from_static("true"));
+        response
+    }
+}
+
+/// Names the environment (ld-relay v9); several SDKs read the header.
+fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
+    if let Some(id) = id
+        && let Ok(value) = HeaderValue::try_from(id.as_str())
+    {
+        response.headers_mut().insert("x-ld-envid", value);
+    }
+}
+
+/// Whether the query has a parameter of that name.
+fn has_query(request: &Request<()>, name: &str) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|pair| pair.split('=').next() == Some(name))
 }
 
 /// Reads what nobody wants, within bounds.

@@ -64,11 +64,25 @@ pub struct Listener {
 impl Listener {
     /// Listens on an address, or on all addresses of both families.
     pub fn bind(address: Option<IpAddr>, port: u16) -> Result<Self, BindError> {
+        Self::with(address, port, bind).map(|socket| Self { socket })
+    }
+
+    /// Reports an address that this process cannot listen on. Nothing listens there meanwhile; a
+    /// port that another process uses is an error like at the start.
+    pub fn check(address: Option<IpAddr>, port: u16) -> Result<(), BindError> {
+        Self::with(address, port, |address| bound(address).map(drop))
+    }
+
+    fn with<T>(
+        address: Option<IpAddr>,
+        port: u16,
+        bind: impl Fn(SocketAddr) -> io::Result<T>,
+    ) -> Result<T, BindError> {
         let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let address = match address {
             Some(ip) => SocketAddr::from((ip, port)),
             None => match bind(both) {
-                Ok(socket) => return Ok(Self { socket }),
+                Ok(bound) => return Ok(bound),
                 // No IPv6 on this machine.
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
                     SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
@@ -76,7 +90,7 @@ impl Listener {
                 Err(_) => both,
             },
         };
-        bind(address).map(|socket| Self { socket }).map_err(|cause| {
+        bind(address).map_err(|cause| {
             if cause.kind() == io::ErrorKind::AddrInUse {
                 BindError::Taken { address }
             } else {
@@ -138,6 +152,12 @@ impl Listener {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bound(address)?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -145,8 +165,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 fn prepare(stream: &TcpStream) {

@@ -4,9 +4,11 @@
 
 mod body;
 mod connection;
+mod cors;
 mod drain;
 mod handlers;
 mod listener;
+mod not_built;
 mod pace;
 mod polling;
 mod progress_io;
@@ -87,6 +89,7 @@ pub struct Server {
     status_members: StatusMembers,
     readiness: readiness::Readiness,
     turns: Option<turns::Turns>,
+    not_built: not_built::Reports,
     started_at: Instant,
 }
 
@@ -107,6 +110,7 @@ impl Server {
             status_members,
             readiness: readiness::Readiness::default(),
             turns,
+            not_built: not_built::Reports::default(),
             started_at: Instant::now(),
         }
     }

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use hyper::Method;
 
+use super::not_built::Feature;
+
 /// A path that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -22,8 +24,17 @@ pub(super) enum Route {
     Flags,
     Flag(String),
     Segment(String),
-    /// A route of ld-relay that this version does not serve yet.
-    NotBuilt(Auth),
+    /// `/status/…`: the status of one environment, which is not built.
+    StatusOfOne,
+    /// A route of FDv2, which is not built. Those of client-side SDKs have their methods.
+    Fdv2(Option<&'static str>),
+    /// A route of a feature that this version does not have yet.
+    NotBuilt {
+        auth: Auth,
+        feature: Feature,
+        /// The methods of the path, separated by blanks.
+        methods: &'static str,
+    },
 }
 
 /// Where the credential of a route stands.
@@ -70,14 +81,15 @@ pub(super) fn route(method: &Method, path: &str) -> Routed {
 
 /// The methods and the meaning of a path.
 fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
-    let sdk = || Route::NotBuilt(Auth::Sdk);
-    let mobile = || Route::NotBuilt(Auth::Mobile);
-    let by_id = |id: &str| Route::NotBuilt(Auth::EnvironmentId(id.to_owned()));
     if segments.iter().any(|segment| segment.is_empty()) {
         return None;
     }
     Some(match segments {
         ["status"] => ("GET", Route::Status),
+        ["status", _]
+        | ["status", _, "filters", _]
+        | ["status", _, _]
+        | ["status", _, _, "filters", _] => ("GET", Route::StatusOfOne),
         ["livez"] => ("GET HEAD", Route::Livez),
         ["readyz"] => ("GET HEAD", Route::Readyz),
         ["all"] => ("GET", Route::StreamAll),
@@ -87,31 +99,51 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
         ["sdk", "flags"] => ("GET", Route::Flags),
         ["sdk", "flags", key] => ("GET", Route::Flag((*key).to_owned())),
         ["sdk", "segments", key] => ("GET", Route::Segment((*key).to_owned())),
-        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id)),
+        // ld-relay v9.
+        ["sdk", "stream" | "poll"] => ("GET", Route::Fdv2(None)),
+        ["sdk", "stream" | "poll", "eval", _] => fdv2_of_clients("GET OPTIONS"),
+        ["sdk", "stream" | "poll", "eval"] => fdv2_of_clients("POST OPTIONS"),
+        _ => return not_built(segments, method),
+    })
+}
+
+fn fdv2_of_clients(methods: &'static str) -> (&'static str, Route) {
+    (methods, Route::Fdv2(Some(methods)))
+}
+
+/// Routes of ld-relay whose feature this version does not have.
+fn not_built(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
+    use Feature::{Evaluation, Events, Goals};
+    let by_id = |id: &str| Auth::EnvironmentId(id.to_owned());
+    let (methods, auth, feature) = match segments {
+        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), Goals),
         // With two segments after it the form with a key in the header wins for GET; for REPORT
         // and OPTIONS the environment is named in the path.
-        ["sdk", "evalx", "contexts" | "users", _] if *method == Method::GET => ("GET", sdk()),
-        ["sdk", "evalx", "context" | "user"] => ("REPORT", sdk()),
-        ["sdk", "evalx", id, "contexts" | "users", _] => ("GET OPTIONS", by_id(id)),
+        ["sdk", "evalx", "contexts" | "users", _] if *method == Method::GET => {
+            ("GET", Auth::Sdk, Evaluation)
+        }
+        ["sdk", "evalx", "context" | "user"] => ("REPORT", Auth::Sdk, Evaluation),
+        ["sdk", "evalx", id, "contexts" | "users", _] => ("GET OPTIONS", by_id(id), Evaluation),
         ["sdk", "evalx", id, "context" | "user" | "contexts" | "users"] => {
-            ("REPORT OPTIONS", by_id(id))
+            ("REPORT OPTIONS", by_id(id), Evaluation)
         }
-        ["msdk", "evalx", "contexts" | "users", _] => ("GET", mobile()),
-        ["msdk", "evalx", "context" | "user"] => ("REPORT", mobile()),
-        ["mping"] => ("GET", mobile()),
-        ["meval", _] => ("GET", mobile()),
-        ["meval"] => ("REPORT", mobile()),
-        ["ping", id] => ("GET OPTIONS", by_id(id)),
-        ["eval", id, _] => ("GET OPTIONS", by_id(id)),
-        ["eval", id] => ("REPORT OPTIONS", by_id(id)),
-        ["bulk" | "diagnostic"] => ("POST", sdk()),
+        ["msdk", "evalx", "contexts" | "users", _] => ("GET", Auth::Mobile, Evaluation),
+        ["msdk", "evalx", "context" | "user"] => ("REPORT", Auth::Mobile, Evaluation),
+        ["mping"] => ("GET", Auth::Mobile, Evaluation),
+        ["meval", _] => ("GET", Auth::Mobile, Evaluation),
+        ["meval"] => ("REPORT", Auth::Mobile, Evaluation),
+        ["ping", id] => ("GET OPTIONS", by_id(id), Evaluation),
+        ["eval", id, _] => ("GET OPTIONS", by_id(id), Evaluation),
+        ["eval", id] => ("REPORT OPTIONS", by_id(id), Evaluation),
+        ["bulk" | "diagnostic"] => ("POST", Auth::Sdk, Events),
         ["mobile"] | ["mobile", "events"] | ["mobile", "events", "bulk" | "diagnostic"] => {
-            ("POST", mobile())
+            ("POST", Auth::Mobile, Events)
         }
-        ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id)),
-        ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?)),
+        ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id), Events),
+        ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?), Events),
         _ => return None,
-    })
+    };
+    Some((methods, Route::NotBuilt { auth, feature, methods }))
 }
 
 /// The decoded path; `None` if an escape is not valid.
@@ -228,20 +260,42 @@ mod tests {
 
     #[test]
     fn routes_to_come_are_known_by_credential() {
-        let not_built = |auth| Routed::To(Route::NotBuilt(auth));
-        let id = |id: &str| not_built(Auth::EnvironmentId(id.to_owned()));
-        check("POST /bulk", not_built(Auth::Sdk));
-        check("POST /mobile/events/bulk", not_built(Auth::Mobile));
-        check("POST /events/bulk/e1", id("e1"));
-        check("GET /a/e1.gif", id("e1"));
-        check("GET /sdk/evalx/contexts/abc", not_built(Auth::Sdk));
-        check("GET /sdk/evalx/contexts/contexts/abc", id("contexts"));
-        check("REPORT /sdk/evalx/user", not_built(Auth::Sdk));
-        check("REPORT /sdk/evalx/e1/user", id("e1"));
-        check("REPORT /sdk/evalx/e1/contexts", id("e1"));
-        check("OPTIONS /sdk/evalx/e1/context", id("e1"));
-        check("REPORT /eval/e1", id("e1"));
-        check("GET /eval/e1/abc", id("e1"));
-        check("REPORT /meval", not_built(Auth::Mobile));
+        use Feature::{Evaluation, Events, Goals};
+        let check = |request: &str, auth, feature, methods| {
+            check(request, Routed::To(Route::NotBuilt { auth, feature, methods }));
+        };
+        let id = |id: &str| Auth::EnvironmentId(id.to_owned());
+        check("POST /bulk", Auth::Sdk, Events, "POST");
+        check("POST /mobile/events/bulk", Auth::Mobile, Events, "POST");
+        check("POST /events/bulk/e1", id("e1"), Events, "POST OPTIONS");
+        check("GET /a/e1.gif", id("e1"), Events, "GET OPTIONS");
+        check("GET /sdk/goals/e1", id("e1"), Goals, "GET OPTIONS");
+        check("GET /sdk/evalx/contexts/abc", Auth::Sdk, Evaluation, "GET");
+        let contexts = id("contexts");
+        check("GET /sdk/evalx/contexts/contexts/abc", contexts, Evaluation, "GET OPTIONS");
+        check("REPORT /sdk/evalx/user", Auth::Sdk, Evaluation, "REPORT");
+        check("REPORT /sdk/evalx/e1/user", id("e1"), Evaluation, "REPORT OPTIONS");
+        check("REPORT /sdk/evalx/e1/contexts", id("e1"), Evaluation, "REPORT OPTIONS");
+        check("OPTIONS /sdk/evalx/e1/context", id("e1"), Evaluation, "REPORT OPTIONS");
+        check("REPORT /eval/e1", id("e1"), Evaluation, "REPORT OPTIONS");
+        check("GET /eval/e1/abc", id("e1"), Evaluation, "GET OPTIONS");
+        check("REPORT /meval", Auth::Mobile, Evaluation, "REPORT");
+    }
+
+    #[test]
+    fn routes_of_ld_relay_9_are_known() {
+        for path in ["/sdk/stream", "/sdk/poll"] {
+            check(&format!("GET {path}"), Routed::To(Route::Fdv2(None)));
+            check(&format!("POST {path}"), Routed::MethodNotAllowed);
+            let of_clients = |methods| Routed::To(Route::Fdv2(Some(methods)));
+            check(&format!("GET {path}/eval/abc"), of_clients("GET OPTIONS"));
+            check(&format!("OPTIONS {path}/eval/abc"), of_clients("GET OPTIONS"));
+            check(&format!("POST {path}/eval"), of_clients("POST OPTIONS"));
+        }
+        for path in ["/status/x", "/status/x/filters/f", "/status/p/e", "/status/p/e/filters/f"] {
+            check(&format!("GET {path}"), Routed::To(Route::StatusOfOne));
+        }
+        check("GET /status/a/b/c", Routed::NotFound);
+        check("POST /status/x", Routed::MethodNotAllowed);
     }
 }

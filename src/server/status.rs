@@ -83,8 +83,8 @@ struct DataStatus {
     flags: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segments: Option<usize>,
-    /// Seconds since LaunchDarkly was last known to say the same; 0 while the stream is live.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Seconds since LaunchDarkly was last known to say the same; 0 while the stream is live,
+    /// `null` where it is not known.
     age_seconds: Option<u64>,
     /// Open streams of SDKs.
     streams: usize,
@@ -116,7 +116,10 @@ impl Server {
             client_version: crate::VERSION,
         };
         // Strings and numbers only: cannot fail.
-        serde_json::to_string(&status).unwrap_or_default()
+        let mut body = serde_json::to_string(&status).unwrap_or_default();
+        // For people who read it in a terminal.
+        body.push('\n');
+        body
     }
 }
 
@@ -246,6 +249,7 @@ fn is_connected(status: &ConnectionStatus, disconnected_after: Duration, now: Sy
     match status.state {
         ConnectionState::Valid => true,
         ConnectionState::Initializing => false,
+        ConnectionState::Off if !status.was_valid() => false,
         ConnectionState::Interrupted | ConnectionState::Off => {
             now.duration_since(status.since).is_ok_and(|passed| passed < disconnected_after)
         }
@@ -301,6 +305,10 @@ mod tests {
         };
         check(interrupted, 69, true);
         check(interrupted, 70, false);
+        let reject = |status: &mut ConnectionStatus, now| {
+            status.on_failure(ErrorKind::ErrorResponse, Some(401), now);
+        };
+        check(reject, 11, false);
     }
 
     #[test]
@@ -310,7 +318,7 @@ mod tests {
         status.on_failure(ErrorKind::ErrorResponse, Some(401), at);
         assert_eq!(
             connection_status(&status).to_string(),
-            r#"{"lastError":{"kind":"ERROR_RESPONSE","statusCode":401,"time":1500},"state":"INITIALIZING","stateSince":1500}"#
+            r#"{"lastError":{"kind":"ERROR_RESPONSE","statusCode":401,"time":1500},"state":"OFF","stateSince":1500}"#
         );
     }
 }

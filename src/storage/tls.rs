@@ -53,6 +53,9 @@ pub enum TlsError {
     /// The system trusts nobody and no CA file is configured.
     #[error("no trusted root certificate was found on this system")]
     NoRoots,
+    /// The process is ending.
+    #[error("the files were not read, since the process is ending")]
+    Stopped(#[source] tokio::task::JoinError),
     /// Certificate and key do not fit together or to the protocol.
     #[error("client certificate cannot be used")]
     Unusable(#[source] rustls::Error),
@@ -67,10 +70,32 @@ impl From<TlsError> for StoreError {
 impl TlsSettings {
     /// Reads the files and makes a configuration of them.
     pub async fn load(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let settings = self.clone();
+        let loaded = tokio::task::spawn_blocking(move || settings.load_now()).await;
+        loaded.unwrap_or_else(|error| Err(TlsError::Stopped(error)))
+    }
+
+    /// Reports what is wrong with the files that the operator named. Reads those files only; the
+    /// system's root certificates are looked for at the first dial.
+    pub fn check(&self) -> Result<(), TlsError> {
+        if let Some(path) = &self.ca_file {
+            own_roots(path)?;
+        }
+        if self.client_certificate.is_some() {
+            self.with_roots(RootCertStore::empty())?;
+        }
+        Ok(())
+    }
+
+    fn load_now(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let roots = match &self.ca_file {
-            Some(path) => own_roots(path).await?,
-            None => system_roots().await?,
+            Some(path) => own_roots(path)?,
+            None => system_roots()?,
         };
+        self.with_roots(roots)
+    }
+
+    fn with_roots(&self, roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -78,8 +103,8 @@ impl TlsSettings {
             .with_root_certificates(roots);
         let config = match &self.client_certificate {
             Some(files) => {
-                let chain = certificates(&files.certificate_file).await?;
-                let key = private_key(&files.key_file).await?;
+                let chain = certificates(&files.certificate_file)?;
+                let key = private_key(&files.key_file)?;
                 builder.with_client_auth_cert(chain, key).map_err(TlsError::Unusable)?
             }
             None => builder.with_no_client_auth(),
@@ -88,9 +113,9 @@ impl TlsSettings {
     }
 }
 
-async fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(certificates(path).await?);
+    let (usable, _) = roots.add_parsable_certificates(certificates(path)?);
     if usable == 0 {
         return Err(TlsError::NotPem { path: path.to_owned(), what: "CA certificate" });
     }
@@ -98,17 +123,14 @@ async fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 /// Broken entries of the system's store are skipped: the others may be all that is needed.
-async fn system_roots() -> Result<RootCertStore, TlsError> {
-    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    if let Ok(loaded) = loaded {
-        roots.add_parsable_certificates(loaded.certs);
-    }
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
 }
 
-async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(path).await?;
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match parsed {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -116,16 +138,14 @@ async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsEr
     }
 }
 
-async fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let pem = zeroize::Zeroizing::new(read(path).await?);
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = zeroize::Zeroizing::new(read(path)?);
     PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_| TlsError::NotPem { path: path.to_owned(), what: "private key" })
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|cause| TlsError::Unreadable { path: path.to_owned(), cause })
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|cause| TlsError::Unreadable { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]
@@ -139,6 +159,8 @@ mod tests {
     }
 
     async fn check(settings: TlsSettings, expected: &str) {
+        let checked = settings.check().map_or_else(|error| error.to_string(), |()| "loaded".into());
+        assert!(checked.contains(expected), "{checked:?} should say {expected:?}");
         let outcome = match settings.load().await {
             Ok(_) => "loaded".to_owned(),
             Err(error) => error.to_string(),

@@ -9,6 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use super::one_line::OneLine;
+
 /// The form of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -48,7 +50,7 @@ pub struct LoggingSettings {
 
 /// Starts logging for the whole process; fails if somebody did before.
 pub fn init(settings: LoggingSettings) -> Result<(), TryInitError> {
-    let writer = io::stderr.with_max_level(Level::ERROR).or_else(io::stdout);
+    let writer = OneLine(io::stderr.with_max_level(Level::ERROR).or_else(io::stdout));
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
         LogFormat::Text => Box::new(fmt::layer().with_writer(writer).with_ansi(false)),
         LogFormat::Json => Box::new(fmt::layer().json().flatten_event(true).with_writer(writer)),

@@ -26,7 +26,7 @@ use super::{
 use crate::model::{EnvironmentId, ErrorKind};
 use crate::sse::{Event, Limits, Parsed, Parser};
 use crate::tasks::TaskGroup;
-use crate::telemetry::Chain;
+use crate::telemetry::{Chain, Rounded};
 
 /// What upstream may make us hold. Lines that are no payload are names and comments, a few bytes
 /// each; the largest environments seen have payloads of some tens of megabytes.
@@ -342,6 +342,7 @@ impl Reader {
     /// One line for each change; what repeats itself is told to those who debug.
     fn log(&mut self, end: &End, retry_in: Duration) {
         let connection = self.connection;
+        let retry_in = Rounded(retry_in);
         match end {
             End::Failed(error) => {
                 // That a connection broke says nothing of why there is no new one.
@@ -350,18 +351,31 @@ impl Reader {
                 let rejected = matches!(error, ConnectError::Status(401 | 403));
                 let error = Chain(error);
                 if known {
-                    tracing::debug!(connection, ?retry_in, %error, "upstream stream failed again");
+                    tracing::debug!(connection, %retry_in, %error, "upstream stream failed again");
                 } else if rejected {
-                    tracing::error!(connection, ?retry_in, %error, "upstream rejects the credential");
+                    let key = self.request.authorization.obscured();
+                    let kind = if self.request.stream == "autoconfig" {
+                        "relay key (AUTO_CONFIG_KEY)"
+                    } else {
+                        "SDK key"
+                    };
+                    tracing::error!(
+                        connection,
+                        %retry_in,
+                        %error,
+                        key,
+                        "LaunchDarkly rejects the {kind}; what is known is served, and the key is \
+                         tried again"
+                    );
                 } else {
-                    tracing::warn!(connection, ?retry_in, %error, "upstream stream failed");
+                    tracing::warn!(connection, %retry_in, %error, "upstream stream failed");
                 }
             }
             End::Restarted(RestartReason::Malformed) => {
-                tracing::warn!(connection, ?retry_in, "upstream stream restarts: malformed data");
+                tracing::warn!(connection, %retry_in, "upstream stream restarts: malformed data");
             }
             End::Restarted(RestartReason::Requested) => {
-                tracing::info!(connection, ?retry_in, "upstream stream restarts as requested");
+                tracing::info!(connection, %retry_in, "upstream stream restarts as requested");
             }
             End::Unwanted => {}
         }

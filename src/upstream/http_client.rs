@@ -21,7 +21,7 @@ use super::body::{Driver, ResponseBody};
 use super::dial::{BoxedIo, Dialer, Progress};
 use super::proxy::{Proxy, ProxyRules, ProxySettings, tunnel};
 use super::tls::Tls;
-use super::url::{Target, redirected};
+use super::url::{Target, keeps_credential, redirected, same_origin};
 use super::{Authorization, ConnectError, HttpRequest, Phase, SettingsError};
 
 /// What upstream is told of us.
@@ -159,7 +159,7 @@ impl HttpClient {
             let Some(next) = redirect(&request.method, &url, &response) else {
                 return Ok(response);
             };
-            if host(&next) != host(&url) {
+            if !keeps_credential(&url, &next) {
                 authorization = None;
             }
             url = next;
@@ -295,22 +295,20 @@ fn absolute(target: &Target, url: &Uri) -> Result<Uri, ConnectError> {
     format!("http://{}{path}", target.authority()).parse().map_err(ConnectError::protocol)
 }
 
-fn host(url: &Uri) -> Option<String> {
-    url.host().map(str::to_ascii_lowercase)
-}
-
 /// Where a response sends the request. `None`: nowhere that we would follow.
 fn redirect(method: &Method, url: &Uri, response: &HttpResponse) -> Option<Uri> {
-    let followed = matches!(
-        response.status,
-        StatusCode::MOVED_PERMANENTLY
-            | StatusCode::TEMPORARY_REDIRECT
-            | StatusCode::PERMANENT_REDIRECT
-    );
-    if !followed || *method != Method::GET {
+    if *method != Method::GET {
         return None;
     }
-    redirected(url, response.headers.get(LOCATION)?.to_str().ok()?)
+    let next = || redirected(url, response.headers.get(LOCATION)?.to_str().ok()?);
+    match response.status {
+        StatusCode::MOVED_PERMANENTLY
+        | StatusCode::TEMPORARY_REDIRECT
+        | StatusCode::PERMANENT_REDIRECT => next(),
+        // Elsewhere it is the log-in page of a network that stands in the way.
+        StatusCode::FOUND | StatusCode::SEE_OTHER => next().filter(|to| same_origin(url, to)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

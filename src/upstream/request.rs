@@ -21,6 +21,11 @@ impl Authorization {
         Self(Password::new(text))
     }
 
+    /// The value in the form in which `/status` shows keys.
+    pub(super) fn obscured(&self) -> String {
+        crate::model::obscured(self.0.expose())
+    }
+
     pub(super) fn header(&self) -> Result<HeaderValue, ConnectError> {
         let mut value =
             HeaderValue::from_str(self.0.expose()).map_err(|_| ConnectError::Credential)?;
@@ -60,7 +65,7 @@ pub struct HttpRequest {
     pub method: Method,
     /// Absolute, `http` or `https`.
     pub url: Uri,
-    /// Sent to the URL's host only, never to a proxy, never to the host of a redirect.
+    /// Sent to the URL's host and port only, never to a proxy, never to where else a redirect leads.
     pub authorization: Option<Authorization>,
     /// Further headers. They win over those that the client adds by itself.
     pub headers: HeaderMap,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -26,6 +27,8 @@ use super::{ConnectError, Phase, SettingsError};
 pub(super) struct Tls {
     own: Vec<CertificateDer<'static>>,
     config: OnceCell<Arc<ClientConfig>>,
+    /// True once the log has said that the system has no certificates.
+    absence_told: AtomicBool,
 }
 
 impl fmt::Debug for Tls {
@@ -44,7 +47,7 @@ impl Tls {
                 .map_err(|cause| SettingsError::CaFile { path: path.clone(), cause })?;
             own.extend(read);
         }
-        Ok(Self { own, config: OnceCell::new() })
+        Ok(Self { own, config: OnceCell::new(), absence_told: AtomicBool::new(false) })
     }
 
     /// Speaks TLS with `host` over a connection.
@@ -74,7 +77,14 @@ impl Tls {
             .map_err(io::Error::other)?;
         let problem = native.errors.first().map(|error| Chain(error).to_string());
         if native.certs.is_empty() {
-            tracing::warn!(error = problem, "found no certificates of the system");
+            if !self.absence_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    error = problem,
+                    "this machine has no root certificates; connections by TLS need those that \
+                     [Proxy] caCertFiles (PROXY_CA_CERTS) names, or the system's (package \
+                     ca-certificates)"
+                );
+            }
         } else {
             tracing::debug!(found = native.certs.len(), "read the certificates of the system");
         }

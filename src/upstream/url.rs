@@ -160,6 +160,20 @@ pub(super) fn redirected(from: &Uri, location: &str) -> Option<Uri> {
     (target.secure || target == origin).then_some(to)
 }
 
+/// Whether two URLs have scheme, host and port in common.
+pub(super) fn same_origin(one: &Uri, other: &Uri) -> bool {
+    matches!((Target::of(one), Target::of(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether a credential for `from` may follow a redirect to `to`: within one origin, and from the
+/// usual port of `http` to the usual one of `https` on the same host. Another port may belong to
+/// another service.
+pub(super) fn keeps_credential(from: &Uri, to: &Uri) -> bool {
+    let (Ok(from), Ok(to)) = (Target::of(from), Target::of(to)) else { return false };
+    let is_upgrade = !from.secure && from.port == 80 && to.secure && to.port == 443;
+    from == to || (is_upgrade && from.host == to.host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +224,22 @@ mod tests {
         assert_eq!(shown(&"/all?filter=x".parse().unwrap()), "/all");
         let base = BaseUrl::parse("https://user:secret@h.example/").unwrap();
         assert_eq!(format!("{base:?} {base}"), "BaseUrl(https://h.example) https://h.example");
+    }
+
+    #[test]
+    fn credentials_stay_with_their_service() {
+        let check = |from: &str, to: &str, expected: bool| {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            assert_eq!(keeps_credential(&from, &to), expected, "{from} -> {to}");
+        };
+        check("https://h/a", "https://H:443/b", true);
+        check("http://h:81/a", "http://h:81/b", true);
+        check("http://h/a", "https://h/b", true);
+        check("https://h/a", "https://h:8443/b", false);
+        check("http://h:81/a", "https://h/b", false);
+        check("http://h/a", "https://h:8443/b", false);
+        check("https://h/a", "https://other/b", false);
+        check("http://h/a", "https://other/b", false);
     }
 
     #[test]

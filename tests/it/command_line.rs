@@ -1,6 +1,6 @@
 //! The program as an operator meets it: flags, exit codes, what goes to which stream, signals.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -87,6 +87,8 @@ async fn what_is_not_understood_is_64_with_the_reason_and_the_usage() {
         ("demo --from-env", "unknown flag --from-env"),
         ("health --config x", "unknown flag --config"),
         ("--from-env ready", "ready must be the first word"),
+        ("chekc-config --from-env", "unknown command \"chekc-config\"; is check-config meant?"),
+        ("serve", "unknown command \"serve\"; serving needs no command, only flags"),
     ] {
         let ended = run_alone(arguments, &[]).await;
         assert_eq!((ended.code, ended.out.as_str()), (Some(64), ""), "{arguments}");
@@ -264,6 +266,12 @@ async fn health_and_ready_ask_a_running_relay() {
     relay.wait_until_healthy(1).await;
     let ready = ask("ready").await;
     assert_eq!((ready.code, ready.errors.as_str()), (Some(0), ""), "{ready:?}");
+    let port = relay.address().port().to_string();
+    for variables in
+        [&[("PORT", port.as_str())][..], &[("PORT", &port), ("BIND_ADDRESS", "127.0.0.1")]]
+    {
+        assert_eq!(run_alone("ready", variables).await.code, Some(0), "found by PORT");
+    }
     let same_url = format!("-url={}", relay.url());
     assert_eq!(run_alone(&format!("ready {same_url}"), &[]).await.code, Some(0));
 }
@@ -318,7 +326,9 @@ async fn exit_always_can_be_stopped() {
     launchdarkly.stop().await;
     let settings = autoconfig(&launchdarkly, &store).with("INIT_TIMEOUT", "1h");
     let mut relay = settings.with("EXIT_ALWAYS", "1").start().unwrap();
-    relay.get("/livez", &[]).await;
+    relay.wait_for_log("connecting to upstream").await;
+    assert!(TcpStream::connect(relay.address()).is_err(), "nothing is served, so no port is open");
+    assert!(!relay.log().contains("listening"), "{}", relay.log());
     relay.signal("TERM").unwrap();
     assert_eq!(relay.ended().await.unwrap().code(), Some(1), "{}", relay.log());
 }

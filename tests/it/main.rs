@@ -10,6 +10,7 @@
 mod autoconfig;
 #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 mod cache_backends;
+mod check_config;
 mod cold_start;
 mod command_line;
 mod demo;
@@ -18,6 +19,7 @@ mod flag_backends;
 mod local_store_damage;
 mod local_store_kill;
 mod local_store_support;
+mod log_lines;
 mod relay_kill;
 mod rungs;
 mod sdk_drivers;

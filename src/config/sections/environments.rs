@@ -20,7 +20,7 @@ pub(in crate::config) const PROJECT: Names = Names::both("projKey", var::LD_PROJ
 pub(in crate::config) const FILTER_KEYS: Names = Names::both("keys", var::LD_FILTER_KEYS_);
 
 /// Families of variables that say something of an environment without making it.
-const FAMILIES: [&str; 10] = [
+pub(in crate::config) const FAMILIES: [&str; 10] = [
     var::LD_MOBILE_KEY_,
     var::LD_CLIENT_SIDE_ID_,
     var::LD_SECURE_MODE_,
@@ -32,9 +32,6 @@ const FAMILIES: [&str; 10] = [
     var::LD_TTL_,
     var::LD_PROJ_KEY_,
 ];
-
-/// Beginnings of names that nobody but this program uses.
-const OWN_PREFIXES: [&str; 2] = ["AUTO_CONFIG_", "LOCAL_STORE_"];
 
 /// `[Environment "name"]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +67,11 @@ pub(super) fn read(
 ) -> BTreeMap<String, EnvironmentConfig> {
     // One that nobody named makes the options known when there is no environment.
     read_one(&mut reader.named_section(SECTION, ""), level);
+    if reader.family(var::LD_ENV_).iter().any(String::is_empty) {
+        let place = Place::Variable(var::LD_ENV_.to_owned());
+        let what = "the name of the environment is missing behind the underscore";
+        reader.problem(place, what, Some("LD_ENV_name"));
+    }
     let mut environments = BTreeMap::new();
     for name in reader.names_of(SECTION, var::LD_ENV_) {
         report_retired(reader, &name);
@@ -144,25 +146,4 @@ pub(super) fn read_filters(reader: &mut Reader<'_>) -> BTreeMap<String, Vec<Filt
         filters.insert(project, keys.iter().map(|key| FilterKey::new(key.trim())).collect());
     }
     filters
-}
-
-/// Warns of variables that look like ours and change nothing.
-pub(super) fn warn_of_strange_variables(reader: &mut Reader<'_>) {
-    let environments = reader.names_of(SECTION, var::LD_ENV_);
-    let is_read = |variable: &str| {
-        let known = |name: &str| environments.contains(name);
-        FAMILIES.iter().filter_map(|family| variable.strip_prefix(family)).any(known)
-    };
-    for variable in reader.family("") {
-        let of_an_environment = FAMILIES.iter().any(|family| variable.starts_with(family));
-        let is_ours = OWN_PREFIXES.iter().any(|prefix| variable.starts_with(prefix));
-        let what = if of_an_environment && !is_read(&variable) {
-            "has no effect: there is no environment of that name"
-        } else if is_ours && !var::ALL.contains(&variable.as_str()) {
-            "has no effect: it is not a variable known here"
-        } else {
-            continue;
-        };
-        reader.warning(Place::Variable(variable), what);
-    }
 }

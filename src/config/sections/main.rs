@@ -108,6 +108,17 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
         duration("disconnectedStatusTime", var::DISCONNECTED_STATUS_TIME, seconds(60));
     let big_segments_stale_threshold =
         duration("bigSegmentsStaleThreshold", var::BIG_SEGMENTS_STALE_THRESHOLD, seconds(300));
+    // ld-relay v9; not built here, where `[Concurrency]` and fixed limits bound slow clients.
+    main.parsed(
+        Names::both("clientWriteMinBytesPerSecond", var::CLIENT_WRITE_MIN_BYTES_PER_SECOND),
+        values::integer,
+    );
+    for (option, variable) in [
+        ("clientWriteSlack", var::CLIENT_WRITE_SLACK),
+        ("clientWriteMaxTime", var::CLIENT_WRITE_MAX_TIME),
+    ] {
+        main.parsed(Names::both(option, variable), values::duration_or_off);
+    }
     let cleanup =
         Names::both("expiredCredentialCleanupInterval", var::EXPIRED_CREDENTIAL_CLEANUP_INTERVAL);
     let body_size = Names::both("maxClientRequestBodySize", var::MAX_CLIENT_REQUEST_BODY_SIZE);

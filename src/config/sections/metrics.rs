@@ -75,7 +75,7 @@ pub struct OpenTelemetryConfig {
 pub enum OtlpProtocol {
     /// gRPC.
     Grpc,
-    /// Protocol buffers over HTTP.
+    /// Over HTTP.
     Http,
 }
 
@@ -179,10 +179,11 @@ fn exporter(section: &mut SectionReader<'_, '_>, names: Names) -> bool {
 fn protocol(text: &str) -> Result<OtlpProtocol, Invalid> {
     match text.to_ascii_lowercase().as_str() {
         "grpc" => Ok(OtlpProtocol::Grpc),
-        "http" => Ok(OtlpProtocol::Http),
+        // OpenTelemetry's own words; ld-relay v9 says `http` for the first of them.
+        "http" | "http/protobuf" | "http/json" => Ok(OtlpProtocol::Http),
         _ => Err(Invalid {
             what: format!("{} is not a protocol", quoted(text)),
-            allowed: Some("grpc, http"),
+            allowed: Some("grpc, http, http/protobuf, http/json"),
         }),
     }
 }

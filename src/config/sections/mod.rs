@@ -38,7 +38,6 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Read {
     let modes = autoconfig::Modes::read(reader);
     let environments = environments::read(reader, main.log_level);
     let filters = environments::read_filters(reader);
-    environments::warn_of_strange_variables(reader);
     let databases = database::read(reader);
     let config = Config {
         main,

@@ -9,9 +9,9 @@ use crate::config::secrets::SecretSource;
 use crate::config::values;
 use crate::model::{Password, RedactedUrl};
 
-const SECTION: &str = "Proxy";
+pub(in crate::config) const SECTION: &str = "Proxy";
 const URL: Names = Names::both("url", var::PROXY_URL);
-const NTLM: Names = Names::both("ntlmAuth", var::PROXY_AUTH_NTLM);
+pub(in crate::config) const NTLM: Names = Names::both("ntlmAuth", var::PROXY_AUTH_NTLM);
 const USER: Names = Names::both("user", var::PROXY_AUTH_USER);
 const PASSWORD: Names = Names::both("password", var::PROXY_AUTH_PASSWORD);
 const PASSWORD_FILE: Names = Names::both("passwordFile", var::PROXY_AUTH_PASSWORD_FILE);
@@ -42,15 +42,6 @@ pub enum ProxyLogin {
         user: String,
         /// The password; `None` is an empty one.
         password: Option<SecretSource<Password>>,
-    },
-    /// NTLM. The password must not be sent in any other way.
-    Ntlm {
-        /// The user.
-        user: String,
-        /// The password.
-        password: SecretSource<Password>,
-        /// The Windows domain.
-        domain: Option<String>,
     },
 }
 
@@ -94,18 +85,11 @@ fn read_login(reader: &mut Reader<'_>) -> ProxyLogin {
     let is_ntlm = section.switch(NTLM);
     let user = section.text(USER);
     let password = section.secret(PASSWORD, PASSWORD_FILE);
-    let domain = section.text(Names::both("domain", var::PROXY_AUTH_DOMAIN));
+    section.text(Names::both("domain", var::PROXY_AUTH_DOMAIN));
     let has_password = section.is_set(PASSWORD) || section.is_set(PASSWORD_FILE);
     if is_ntlm {
-        let needed =
-            [(URL, section.is_set(URL)), (USER, section.is_set(USER)), (PASSWORD, has_password)];
-        for (names, _) in needed.into_iter().filter(|(_, is_set)| !is_set) {
-            section.problem(names, "is missing, although ntlmAuth is true", None);
-        }
-        return match (user, password) {
-            (Some(user), Some(password)) => ProxyLogin::Ntlm { user, password, domain },
-            (None | Some(_), None | Some(_)) => ProxyLogin::FromUrl,
-        };
+        // A problem already (see `unbuilt`). The password must not be sent in any other way.
+        return ProxyLogin::FromUrl;
     }
     if has_password && user.is_none() {
         section.warning(PASSWORD, "has no effect without a user");

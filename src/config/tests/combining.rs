@@ -30,10 +30,10 @@ fn variables_of_an_environment_count_although_the_file_makes_it() {
 fn names_of_environments_are_literal() {
     let config = good(
         "[Environment \"Shop Prod\"]\nsdkKey = sdk-1",
-        &[("LD_ENV_Shop_Prod", "sdk-2"), ("LD_ENV_", "sdk-3"), ("LD_ENV_shop_prod", "sdk-4")],
+        &[("LD_ENV_Shop_Prod", "sdk-2"), ("LD_ENV_shop_prod", "sdk-4")],
     );
     let names: Vec<&String> = config.environments.keys().collect();
-    assert_eq!(names, ["", "Shop Prod", "Shop_Prod", "shop_prod"]);
+    assert_eq!(names, ["Shop Prod", "Shop_Prod", "shop_prod"]);
     let config = good("[Environment]\nsdkKey = sdk-1", &[]);
     assert!(config.environments.contains_key(""));
 }

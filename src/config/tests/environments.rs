@@ -112,6 +112,8 @@ fn variables_for_an_environment_that_does_not_exist_are_warned_of() {
             "AUTO_CONFIG_CACHE_KEYS: has no effect: it is not a variable known here",
             "LD_MOBILE_KEY_X: has no effect: there is no environment of that name",
             "LD_PREFIX_y: has no effect: there is no environment of that name",
+            "LD_RELAY_PORT: has no effect: it is not a variable known here",
+            "LD_SOMETHING_ELSE: has no effect: it is not a variable known here",
             "LD_TTL_MINUTES_y: has no effect: there is no environment of that name",
             "LOCAL_STORE_DIRECTORY: has no effect: it is not a variable known here",
         ],
@@ -123,7 +125,8 @@ fn items_with_blanks_are_literal_and_warned_of() {
     let file = "[Environment \"x\"]\nsdkKey = sdk-x\nallowedOrigin = a, b\n";
     assert_eq!(good(file, &[]).environments["x"].allowed_origins, ["a", " b"]);
     let expected = "/c.conf:3: [Environment \"x\"] allowedOrigin: an item of the list is empty or";
-    check_warnings(file, &[], &[expected]);
+    let not_built = "configuration: accepted, but not built yet";
+    check_warnings(file, &[], &[expected, not_built]);
 }
 
 #[test]
@@ -190,4 +193,84 @@ fn each_environment_becomes_a_specification_with_and_without_filter() {
     assert_eq!(filtered.environment_name, "x");
     assert_eq!(*filtered.allowed_origins, ["o".to_owned()]);
     assert_eq!(specs[2].credentials.primary_mobile, None);
+}
+
+#[test]
+fn a_variable_without_a_name_makes_no_environment() {
+    let problem = "LD_ENV_: the name of the environment is missing behind the underscore";
+    check_problems("", &[("LD_ENV_", "sdk-1")], &[problem]);
+    check_problems("", &[("LD_ENV_", "sdk-1"), ("LD_ENV_x", "sdk-2")], &[problem]);
+}
+
+#[test]
+fn misspelt_variables_are_named_with_what_is_meant() {
+    let pairs = [
+        ("LD_ENV_x", "sdk-x"),
+        ("LD_MOBILE_x", "mob-x"),
+        ("STREAM_URL", "https://relay.example"),
+        ("LAUNCHDARKLY_SDK_KEY", "sdk-x"),
+        ("LD_LIBRARY_PATH", "/lib"),
+        ("REDIS_DB", "1"),
+    ];
+    let expected = [
+        "LAUNCHDARKLY_SDK_KEY: has no effect: it is not a variable known here",
+        "LD_MOBILE_x: has no effect: LD_MOBILE_KEY_x is meant",
+        "STREAM_URL: has no effect: it is not a variable known here; is STREAM_URI meant?",
+    ];
+    check_warnings("", &pairs, &expected);
+}
+
+#[test]
+fn options_of_old_ld_relays_are_named_as_today() {
+    check_problems(
+        "[Main]\nheartbeatIntervalSecs = 180\n[Events]\nflushIntervalSecs = 5\n\
+         [Environment \"e\"]\napiKey = sdk-1\nttlMinutes = 5\nsdkKey = sdk-1\n",
+        &[],
+        &[
+            "/c.conf:2: [Main] heartbeatIntervalSecs: has another name since ld-relay 6; allowed: \
+             heartbeatInterval, with a unit",
+            "/c.conf:4: [Events] flushIntervalSecs: has another name since ld-relay 6; allowed: \
+             flushInterval, with a unit",
+            "/c.conf:6: [Environment \"e\"] apiKey: has another name since ld-relay 6; allowed: \
+             sdkKey",
+            "/c.conf:7: [Environment \"e\"] ttlMinutes: has another name since ld-relay 6; \
+             allowed: ttl, with a unit",
+        ],
+    );
+}
+
+#[test]
+fn secrets_in_clear_beyond_this_machine_are_warned_of() {
+    let environment = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
+    let check = |file: &str, pairs: &[(&str, &str)], expected: &[&str]| {
+        check_warnings(&format!("{environment}{file}"), pairs, expected);
+    };
+    check(
+        "[Main]\nstreamUri = http://relay.example\n[Redis]\nurl = redis://cache\npassword = p",
+        &[],
+        &[
+            "/c.conf:5: [Main] streamUri: SDK keys and flags cross the network unencrypted",
+            "/c.conf:7: [Redis] url: the password crosses the network unencrypted",
+        ],
+    );
+    let sentinels = [
+        ("USE_REDIS", "1"),
+        ("REDIS_MODE", "sentinel"),
+        ("REDIS_SENTINEL_MASTER", "m"),
+        ("REDIS_URLS", "redis://:p@a,redis://:p@b"),
+    ];
+    check("", &sentinels, &["REDIS_URLS: the password crosses the network unencrypted"]);
+    let host = [("USE_REDIS", "1"), ("REDIS_HOST", "cache"), ("REDIS_PASSWORD", "p")];
+    check("", &host, &["REDIS_HOST: the password crosses the network unencrypted"]);
+    check("[Consul]\nhost = consul:8500\ntoken = t", &[], &["/c.conf:5: [Consul] host: the token"]);
+    check("", &[("PROXY_URL", "http://u:p@proxy:3128")], &["PROXY_URL: the proxy's password"]);
+    for silent in [
+        "[Main]\nstreamUri = http://127.0.0.1:9\n[Redis]\nurl = redis://:p@localhost",
+        "[Main]\nstreamUri = https://relay.example\n[Redis]\nurl = rediss://:p@cache",
+        "[Redis]\nurl = redis://cache",
+        "[Consul]\nhost = https://consul:8501\ntoken = t",
+        "[Proxy]\nurl = http://proxy:3128",
+    ] {
+        check(silent, &[], &[]);
+    }
 }

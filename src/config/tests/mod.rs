@@ -5,6 +5,7 @@ mod defaults;
 mod environments;
 mod options;
 mod page;
+mod read_outside;
 mod redis;
 mod robust;
 mod rules;

@@ -212,15 +212,11 @@ fn a_consul_address_without_port_is_warned_of() {
 }
 
 #[test]
-fn ntlm_needs_everything() {
+fn ntlm_is_refused_and_logins_need_a_user_and_a_proxy() {
     check_problems(
         ENVIRONMENT,
-        &[("PROXY_AUTH_NTLM", "1")],
-        &[
-            "[Proxy] password (PROXY_AUTH_PASSWORD): is missing, although ntlmAuth is true",
-            "[Proxy] url (PROXY_URL): is missing, although ntlmAuth is true",
-            "[Proxy] user (PROXY_AUTH_USER): is missing, although ntlmAuth is true",
-        ],
+        &[("PROXY_AUTH_NTLM", "1"), ("PROXY_URL", "http://p"), ("PROXY_AUTH_USER", "u")],
+        &["PROXY_AUTH_NTLM: NTLM is not built yet"],
     );
     check_warnings(
         ENVIRONMENT,

@@ -25,7 +25,7 @@ fn each_named_secret_can_be_in_a_file() {
     };
     let proxy = |config: Config| match config.proxy.login {
         ProxyLogin::Basic { password, .. } => password,
-        ProxyLogin::FromUrl | ProxyLogin::Ntlm { .. } => panic!("is basic"),
+        ProxyLogin::FromUrl => panic!("is basic"),
     };
     let load =
         |file: &str, pairs: &[(&str, &str)]| with_files(&format!("{ENVIRONMENT}{file}"), pairs);

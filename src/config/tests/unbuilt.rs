@@ -67,3 +67,21 @@ fn https_that_would_not_be_there_is_a_problem() {
         ],
     );
 }
+
+#[test]
+fn what_clients_of_pages_would_need_is_named_as_not_built() {
+    let file = "[Environment \"e\"]\nsdkKey = s\nsecureMode\nallowedOrigin = https://a\n\
+                allowedHeader = X-A\nlogLevel = debug\n[Main]\nbaseUri = https://sdk.example\n";
+    let expected = "configuration: accepted, but not built yet and without effect: [Main] baseUri, \
+                    CLIENT_WRITE_SLACK, [Environment \"e\"] secureMode, \
+                    [Environment \"e\"] allowedOrigin, [Environment \"e\"] allowedHeader, \
+                    [Environment \"e\"] logLevel";
+    check_warnings(file, &[("CLIENT_WRITE_SLACK", "5s")], &[expected]);
+    let autoconfig = [("AUTO_CONFIG_KEY", "rel-1"), ("ENV_ALLOWED_ORIGIN", "https://a")];
+    check_warnings(
+        "",
+        &autoconfig,
+        &["configuration: accepted, but not built yet and without \
+                                       effect: ENV_ALLOWED_ORIGIN"],
+    );
+}

@@ -15,7 +15,7 @@ use crate::flagstore::{
 };
 use crate::model::{DataSet, EnvironmentRef, Item, ItemKey, Origin};
 use crate::streams::{Change, Snapshot};
-use crate::telemetry::Chain;
+use crate::telemetry::{At, Chain};
 
 /// Up to so many items out of a store are told to clients one by one; of more they get everything.
 const PATCHES_MAX: usize = 32;
@@ -129,7 +129,7 @@ impl Runner {
         tracing::info!(
             items = data.len(),
             origin = origin.as_str(),
-            age_seconds = as_of.and_then(|at| at.elapsed().ok()).map(|age| age.as_secs()),
+            confirmed_at = %At(as_of),
             "serving stored flags until LaunchDarkly answers"
         );
         let hub = &self.environment.hub;

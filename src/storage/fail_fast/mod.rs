@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::core::Core;
 pub use self::core::Health;
 use super::StoreError;
+use crate::telemetry::Rounded;
 
 /// Budget of an ordinary call (stores.md 4.3: the socket timeout that proved itself).
 pub const CALL_BUDGET: Duration = Duration::from_secs(2);
@@ -268,13 +269,13 @@ impl<D: Dialer> FailFast<D> {
         let mut core = self.core();
         match outcome {
             Ok(conn) => {
-                let (away, relapsed) = (core.away(now), core.breaker.has_relapsed());
+                let (away, relapsed) = (Rounded(core.away(now)), core.breaker.has_relapsed());
                 core.adopt(now, conn);
                 // A database that answers probes and nothing else comes back again and again.
                 if relapsed {
-                    tracing::debug!(store = name, ?away, "store answers again");
+                    tracing::debug!(store = name, %away, "store answers again");
                 } else {
-                    tracing::info!(store = name, ?away, "store is back");
+                    tracing::info!(store = name, %away, "store is back");
                 }
             }
             Err(error) if error.is_transient() => {

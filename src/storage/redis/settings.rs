@@ -30,6 +30,16 @@ pub enum RedisUrlError {
     /// `#insecure` would accept any certificate.
     #[error("certificate checks cannot be turned off by `#insecure`; name the CA in `caFile`")]
     Insecure,
+    /// An option behind `?` or `#` that is not known here. The values are left out: one may be a
+    /// password.
+    #[error("the option {0:?} in the URL is not known here")]
+    UnknownOption(String),
+    /// Something else than an option behind `#`.
+    #[error("the URL has a `#` part, which is not known here")]
+    UnknownFragment,
+    /// Databases are counted from 0.
+    #[error("the number of the database is negative")]
+    NegativeDatabase,
     /// The port is one that nothing listens on.
     #[error("port 0 is not a port")]
     NoPort,
@@ -81,7 +91,11 @@ impl RedisSettings {
             ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
             _ => return Err(RedisUrlError::Insecure),
         };
+        check_options(url.expose(), matches!(endpoint, Endpoint::Unix(_)))?;
         let login = parsed.redis_settings();
+        if login.db() < 0 {
+            return Err(RedisUrlError::NegativeDatabase);
+        }
         Ok(Self {
             endpoint,
             database: login.db(),
@@ -116,6 +130,25 @@ impl RedisSettings {
         }
         self
     }
+}
+
+/// Options of the URL that the parser knows. It ignores all others, `db` of a TCP URL among them,
+/// and the relay would use another database than the operator meant.
+fn check_options(url: &str, is_socket: bool) -> Result<(), RedisUrlError> {
+    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
+    if !fragment.is_empty() {
+        return Err(RedisUrlError::UnknownFragment);
+    }
+    let known: &[&str] =
+        if is_socket { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let name = pair.split('=').next().unwrap_or_default();
+        if !known.contains(&name) {
+            return Err(RedisUrlError::UnknownOption(name.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -165,6 +198,15 @@ mod tests {
             "rediss://c#insecure",
             "certificate checks cannot be turned off by `#insecure`; name the CA in `caFile`",
         );
+        check("redis://c/-1", "the number of the database is negative");
+        check("redis://c?db=1", "the option \"db\" in the URL is not known here");
+        check(
+            "redis://c/1?protocol=resp3&timeout=5",
+            "the option \"timeout\" in the URL is not known here",
+        );
+        check("unix:///run/r.sock?path=x", "the option \"path\" in the URL is not known here");
+        check("redis://c#insecure", "the URL has a `#` part, which is not known here");
+        check("redis://c/1?protocol=resp3#", "c:6379 db=1 user=None password=None");
         let error = RedisSettings::from_url(&RedactedUrl::new("redis://:s3cret@")).unwrap_err();
         assert!(!format!("{error:?}").contains("s3cret"));
     }

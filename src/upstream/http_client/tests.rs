@@ -253,7 +253,7 @@ async fn broken_answers_are_protocol_errors() {
 
 #[tokio::test]
 async fn redirects_of_a_get_are_followed_with_the_key() {
-    for status in [301, 307, 308] {
+    for status in [301, 302, 303, 307, 308] {
         let (heads, mut asked) = mpsc::unbounded_channel();
         let answers =
             [answering(&moved(status, "/there?x=1"), &heads), answering(&ok("there"), &heads)];
@@ -277,8 +277,10 @@ async fn other_redirects_are_responses() {
         let response = plain().send(&request, &Deadlines::default()).await.unwrap();
         assert!(response.status.is_redirection(), "{answer}");
     };
-    check(&moved(302, "/"), Method::GET).await;
-    check(&moved(303, "/"), Method::GET).await;
+    // The log-in page of a network that stands in the way.
+    check(&moved(302, "https://login.example/"), Method::GET).await;
+    check(&moved(303, "http://127.0.0.1:1/"), Method::GET).await;
+    check(&moved(300, "/"), Method::GET).await;
     check(&moved(301, "http://localhost/"), Method::GET).await;
     check(&moved(301, ""), Method::GET).await;
     check("HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n", Method::GET).await;

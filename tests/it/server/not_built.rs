@@ -61,19 +61,37 @@ async fn routes_to_come_are_503_to_those_who_may_use_them() {
     for (request, key, unknown, refused) in known {
         let response = check(request, key).await;
         assert_eq!(response.status, 503, "{request}");
-        assert_eq!(response.header("retry-after"), Some("1"), "{request}");
+        assert_eq!(response.header("retry-after"), None, "{request}");
         assert_eq!(response.header("x-ld-envid"), Some(ENVIRONMENT_ID), "{request}");
+        assert_eq!(response.header("access-control-allow-origin"), None, "{request}");
+        let of_events = ["bulk", "diagnostic", "mobile"];
+        let feature = if of_events.iter().any(|it| request.starts_with(&format!("POST /{it}"))) {
+            "does not forward events yet"
+        } else {
+            "does not serve client-side and mobile evaluation yet"
+        };
+        assert!(response.text().ends_with(feature), "{request}: {}", response.text());
         check_text(&response, request);
         assert_eq!(check(request, Some(unknown)).await.status, refused, "{request}");
         assert_eq!(check(request, None).await.status, 401, "{request}");
     }
     for request in by_id {
         let response = check(&request, None).await;
-        assert_eq!(response.status, 503, "{request}");
-        assert_eq!(response.header("retry-after"), Some("1"), "{request}");
-        check_text(&response, &request);
+        assert_eq!(response.header("retry-after"), None, "{request}");
+        // A page can read the answer only if it is allowed to.
+        assert_eq!(response.header("access-control-allow-origin"), Some("*"), "{request}");
+        let method = request.split(' ').next().unwrap();
+        let methods = response.header("access-control-allow-methods").unwrap();
+        assert!(methods.contains(method) && methods.ends_with(",OPTIONS"), "{request}: {methods}");
+        if method == "OPTIONS" {
+            assert_eq!((response.status, response.text()), (200, ""), "{request}");
+        } else {
+            assert_eq!(response.status, 503, "{request}");
+            check_text(&response, &request);
+        }
         let unknown = check(&request.replace(id, "ffffffffffffffffffffffff"), None).await;
         assert_eq!(unknown.status, 404, "{request}");
+        assert_eq!(unknown.header("access-control-allow-origin"), Some("*"), "{request}");
         assert_ne!(unknown.text(), "404 page not found\n", "{request}");
         check_text(&unknown, &request);
     }
@@ -89,4 +107,78 @@ async fn large_bodies_do_not_hide_the_answer() {
         let response = site.relay.request("POST", "/bulk", &key, &events).await;
         assert_eq!(response.status, 503);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_environment_and_feature_once() {
+    let site = Site::manual().await;
+    let key = [("authorization", SDK_KEY)];
+    for _ in 0..3 {
+        site.relay.request("POST", "/bulk", &key, b"[]").await;
+        site.relay.get(&format!("/sdk/evalx/{ENVIRONMENT_ID}/contexts/{CONTEXT}"), &[]).await;
+    }
+    let log = site.relay.log();
+    let count = |feature: &str| {
+        let is_meant = |line: &&str| {
+            line.contains(" WARN ") && line.contains(feature) && line.contains("\"Prod\"")
+        };
+        log.lines().filter(is_meant).count()
+    };
+    assert_eq!(count("event forwarding"), 1, "{log}");
+    assert_eq!(count("client-side and mobile evaluation"), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_are_told_which_origins_the_operator_allows() {
+    let allowed = "https://a.example,https://b.example";
+    let site = Site::manual_with(|settings| {
+        settings.with("LD_ALLOWED_ORIGIN_Prod", allowed).with("LD_ALLOWED_HEADER_Prod", "X-Mine")
+    })
+    .await;
+    let path = format!("/sdk/evalx/{ENVIRONMENT_ID}/contexts/{CONTEXT}");
+    let check = async |method: &str, origin: &str, expected: &str| {
+        let response = site.relay.request(method, &path, &[("origin", origin)], b"").await;
+        let header = |name: &str| response.header(name).unwrap_or_default().to_owned();
+        assert_eq!(header("access-control-allow-origin"), expected, "{method} {origin}");
+        assert_eq!(header("access-control-allow-methods"), "GET,OPTIONS");
+        assert!(header("access-control-allow-headers").ends_with("X-LaunchDarkly-Tags,X-Mine"));
+        assert_eq!(header("access-control-expose-headers"), "Date");
+        assert_eq!(header("vary"), "Origin");
+    };
+    for method in ["GET", "OPTIONS"] {
+        check(method, "https://b.example", "https://b.example").await;
+        check(method, "https://other.example", "https://a.example").await;
+    }
+}
+
+/// SDKs that speak FDv2 take a plain 404 for the end; with the header they fall back to FDv1.
+#[tokio::test(flavor = "multi_thread")]
+async fn fdv2_is_answered_with_the_way_back_to_fdv1() {
+    let site = Site::manual().await;
+    for key in [Some(SDK_KEY), None] {
+        let headers: Vec<_> = key.iter().map(|key| ("authorization", *key)).collect();
+        for request in [
+            "GET /sdk/stream".to_owned(),
+            "GET /sdk/stream?basis=x".to_owned(),
+            "GET /sdk/poll".to_owned(),
+            format!("GET /sdk/stream/eval/{CONTEXT}"),
+            "POST /sdk/stream/eval".to_owned(),
+            format!("GET /sdk/poll/eval/{CONTEXT}?auth={ENVIRONMENT_ID}"),
+            "POST /sdk/poll/eval".to_owned(),
+        ] {
+            let (method, path) = request.split_once(' ').unwrap();
+            let response = site.relay.request(method, path, &headers, b"").await;
+            assert_eq!(response.status, 404, "{request}");
+            assert_eq!(response.header("x-ld-fd-fallback"), Some("true"), "{request}");
+            check_text(&response, &request);
+            let is_for_browsers = path.contains("/eval");
+            let exposed = is_for_browsers.then_some("Date,X-LD-FD-Fallback");
+            assert_eq!(response.header("access-control-expose-headers"), exposed, "{request}");
+        }
+    }
+    let preflight = site.relay.request("OPTIONS", "/sdk/poll/eval", &[], b"").await;
+    assert_eq!(preflight.status, 200);
+    assert_eq!(preflight.header("access-control-allow-methods"), Some("POST,OPTIONS"));
+    let wrong = site.relay.request("POST", "/sdk/poll", &[], b"").await;
+    assert_eq!((wrong.status, wrong.header("x-ld-fd-fallback")), (405, None));
 }

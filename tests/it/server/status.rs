@@ -7,7 +7,7 @@ use pilotlight::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep, 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::fixture::{ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, filter, launchdarkly};
+use super::fixture::{ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, check_text, filter, launchdarkly};
 use crate::support::relay::{RelayProcess, RelaySettings};
 
 const OBSCURED_SDK_KEY: &str = "sdk-********-****-****-****-*******44444";
@@ -88,7 +88,7 @@ async fn filtered_and_nameless_environments_have_keys_of_their_own() {
         assert_eq!(small.get(name), None, "{name}");
     }
     let bare = &environments["Bare"];
-    assert_eq!((&bare["sdkKey"], &bare["mobileKeys"]), (&json!("short"), &json!([])));
+    assert_eq!((&bare["sdkKey"], &bare["mobileKeys"]), (&json!("*****"), &json!([])));
     assert_eq!((bare.get("envId"), bare.get("mobileKey")), (None, None));
     // Without an environment ID there is none to be told.
     let response = site.relay.get_with_key("/sdk/flags", "short").await;
@@ -185,10 +185,14 @@ async fn states_follow_the_upstream_connection() {
             status["environments"]["Prod"]["connectionStatus"].get("lastError").is_some()
         })
         .await;
-    let prod = wait(&relay, ["INITIALIZING", "disconnected", "degraded"]).await;
+    let prod = wait(&relay, ["OFF", "disconnected", "degraded"]).await;
     assert_eq!(prod["connectionStatus"]["lastError"]["kind"], "ERROR_RESPONSE");
     assert_eq!(prod["connectionStatus"]["lastError"]["statusCode"], 401);
     assert_eq!(prod["data"]["origin"], "none");
+    assert!(prod["data"].get("ageSeconds").is_some_and(Value::is_null), "{prod:#}");
+    let log = relay.log();
+    assert!(log.contains("LaunchDarkly rejects the SDK key"), "{log}");
+    assert!(log.contains(OBSCURED_SDK_KEY) && !log.contains(SDK_KEY), "{log}");
     drop(relay);
 
     launchdarkly.clear_fault(refusal);
@@ -204,4 +208,29 @@ async fn states_follow_the_upstream_connection() {
     launchdarkly.start().unwrap();
     let prod = wait(&relay, ["VALID", "connected", "healthy"]).await;
     assert_eq!(prod["connectionStatus"]["lastError"]["kind"], "NETWORK_ERROR", "it stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_built_of_it_is_said() {
+    let launchdarkly = launchdarkly();
+    launchdarkly.upsert_environment(EnvironmentRep::simple("shop", "sdk-shop-secret", "mob-shop"));
+    let more = |settings: RelaySettings| settings.with("LD_ENV_Shop", "sdk-shop-secret");
+    let site = Site::manual_before(launchdarkly, more).await;
+    let whole = site.relay.get("/status", &[]).await;
+    assert!(whole.text().ends_with("}\n"), "{}", whole.text());
+    assert!(whole.text().contains("\"sdk-***********\""), "hidden as a whole: {}", whole.text());
+    assert!(!whole.text().contains("shop-secret"), "{}", whole.text());
+    for path in ["/status?expect=healthy", "/status?a=b&expect"] {
+        let response = site.relay.get(path, &[]).await;
+        assert_eq!(response.status, 400, "{path}");
+        check_text(&response, path);
+        assert!(response.text().contains("expect"), "{}", response.text());
+    }
+    assert_eq!(site.relay.get("/status?pretty", &[]).await.status, 200);
+    for path in ["/status/Prod", "/status/Prod/filters/f", "/status/p/e", "/status/p/e/filters/f"] {
+        let response = site.relay.get(path, &[]).await;
+        assert_eq!(response.status, 404, "{path}");
+        check_text(&response, path);
+        assert!(response.text().contains("GET /status"), "{}", response.text());
+    }
 }

@@ -204,7 +204,8 @@ async fn logs_tell_each_change_once_and_neither_keys_nor_payloads() {
     let count = |level: &str, text: &str| {
         log.lines().filter(|line| line.contains(level) && line.contains(text)).count()
     };
-    assert_eq!(count("ERROR", "upstream rejects the credential"), 1, "{log}");
+    assert_eq!(count("ERROR", "LaunchDarkly rejects the SDK key"), 1, "{log}");
+    assert_eq!(count("ERROR", "key=\"sdk-************67890\""), 1, "{log}");
     assert_eq!(count("DEBUG", "upstream stream failed again"), 2, "{log}");
     assert_eq!(count("WARN", "answered with status 503"), 1, "{log}");
     assert_eq!(

@@ -1,0 +1,134 @@
+//! The parts of a relay that are made of the configuration alone: nothing is dialled, bound or
+//! started. The start and `check-config` both come through here, so that a configuration that
+//! passes the check is one with which the relay starts.
+
+use http::Uri;
+
+use super::database::{self, SharedDatabase};
+use crate::autoconfig::stream_manager::{PATH, QUERY};
+use crate::config::{Config, ProxyLogin};
+use crate::server::{BindError, Listener};
+use crate::upstream::{
+    BaseUrl, HttpClient, HttpClientSettings, ProxySettings, SettingsError, UrlError,
+};
+
+/// One reason why the relay cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken, or the address is not of this machine.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The outbound proxy or a CA file cannot be used.
+    #[error("outbound connections cannot be set up")]
+    Outbound(#[source] SettingsError),
+    /// An upstream address cannot be used.
+    #[error("{option} is not usable as an upstream address")]
+    Upstream {
+        /// The option.
+        option: &'static str,
+        /// Why.
+        #[source]
+        cause: UrlError,
+    },
+    /// The shared database cannot be used as it is configured.
+    #[error("{section} cannot be used as it is configured")]
+    Database {
+        /// The section of the configuration.
+        section: &'static str,
+        /// Why.
+        #[source]
+        cause: database::DatabaseError,
+    },
+    /// The configuration asks for a part that this binary was built without.
+    #[error("this binary was built without {0}")]
+    NotCompiled(&'static str),
+}
+
+/// All reasons why the relay cannot start; never empty.
+#[derive(Debug)]
+pub struct StartErrors(Vec<StartError>);
+
+impl StartErrors {
+    /// The reasons, in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &StartError> {
+        self.0.iter()
+    }
+}
+
+impl From<StartError> for StartErrors {
+    fn from(error: StartError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// The parts that need no network.
+pub(super) struct Prepared {
+    pub(super) client: HttpClient,
+    pub(super) stream_base: BaseUrl,
+    pub(super) autoconfig_url: Uri,
+    pub(super) database: Option<SharedDatabase>,
+}
+
+impl Prepared {
+    /// Makes the parts, or reports everything that is wrong with them.
+    pub(super) fn new(config: &Config) -> Result<Self, StartErrors> {
+        let client = HttpClient::new(&http_settings(config)).map_err(StartError::Outbound);
+        let addresses = addresses(&config.main.stream_uri);
+        let database = config.database.as_ref().map(SharedDatabase::new).transpose();
+        match (client, addresses, database) {
+            (Ok(client), Ok((stream_base, autoconfig_url)), Ok(database)) => {
+                Ok(Self { client, stream_base, autoconfig_url, database })
+            }
+            (client, addresses, database) => {
+                let errors = [client.err(), addresses.err(), database.err()];
+                Err(StartErrors(errors.into_iter().flatten().collect()))
+            }
+        }
+    }
+}
+
+/// Reports everything for which the relay would refuse to start with this configuration on this
+/// machine. A port that is in use is left out: the relay that runs there may be the one whose
+/// configuration is checked.
+pub fn check(config: &Config) -> Result<(), StartErrors> {
+    let mut errors = match Prepared::new(config) {
+        Ok(_) => Vec::new(),
+        Err(StartErrors(errors)) => errors,
+    };
+    if !config.main.exit_always {
+        match Listener::check(config.main.bind_address, config.main.port) {
+            Ok(()) | Err(BindError::Taken { .. }) => {}
+            Err(error @ BindError::Refused { .. }) => errors.push(error.into()),
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(StartErrors(errors)) }
+}
+
+/// The base of all streams, and the address of the autoconfig stream.
+fn addresses(stream_uri: &Uri) -> Result<(BaseUrl, Uri), StartError> {
+    let failed = |cause| StartError::Upstream { option: "streamUri", cause };
+    let base = BaseUrl::parse(&stream_uri.to_string()).map_err(failed)?;
+    let autoconfig = base.join(PATH, Some(QUERY)).map_err(failed)?;
+    Ok((base, autoconfig))
+}
+
+fn http_settings(config: &Config) -> HttpClientSettings {
+    let proxy = &config.proxy;
+    let (user, password) = match &proxy.login {
+        ProxyLogin::FromUrl => (None, None),
+        ProxyLogin::Basic { user, password } => {
+            (Some(user.clone()), password.as_ref().map(|source| source.value.clone()))
+        }
+    };
+    HttpClientSettings {
+        proxy: ProxySettings {
+            url: proxy.url.clone(),
+            user,
+            password,
+            http_proxy: proxy.from_variables.http.clone(),
+            https_proxy: proxy.from_variables.https.clone(),
+            no_proxy: proxy.from_variables.no_proxy.clone(),
+        },
+        ca_files: proxy.ca_cert_files.clone(),
+    }
+}

@@ -1,0 +1,320 @@
+//! Names that look like options of this relay and are none: misspelt variables, and what options
+//! were called in ld-relay v5 to v7.
+//!
+//! A warning costs a line in a log, a variable that is silently ignored costs an outage; but other
+//! programs share the environment, so a warning needs a reason: the name is close to one of ours,
+//! or begins as only ours do.
+
+use super::env_vars as var;
+use super::problems::Place;
+use super::reader::Reader;
+use super::sections::database::DatabaseKind;
+use super::sections::environments::{self, FAMILIES};
+
+/// Beginnings of names that belong to this relay or to LaunchDarkly.
+const OWN_BEGINNINGS: [&str; 8] = [
+    "LD_",
+    "AUTO_CONFIG_",
+    "LOCAL_STORE_",
+    "ENV_DATASTORE_",
+    "ENV_ALLOWED_",
+    "EVENTS_",
+    "LAUNCHDARKLY_",
+    "PILOTLIGHT_",
+];
+
+/// Names of the dynamic linker, which begin like ours.
+const OF_THE_LINKER: [&str; 22] = [
+    "LD_ASSUME_KERNEL",
+    "LD_AUDIT",
+    "LD_BIND_NOT",
+    "LD_BIND_NOW",
+    "LD_CONFIG",
+    "LD_DEBUG",
+    "LD_DEBUG_OUTPUT",
+    "LD_DYNAMIC_WEAK",
+    "LD_HWCAP_MASK",
+    "LD_LIBRARY_PATH",
+    "LD_LIBRARY_PATH_64",
+    "LD_ORIGIN_PATH",
+    "LD_POINTER_GUARD",
+    "LD_PREFER_MAP_32BIT_EXEC",
+    "LD_PRELOAD",
+    "LD_PROFILE",
+    "LD_PROFILE_OUTPUT",
+    "LD_RUN_PATH",
+    "LD_SHOW_AUXV",
+    "LD_TRACE_LOADED_OBJECTS",
+    "LD_USE_LOAD_BIAS",
+    "LD_VERBOSE",
+];
+
+/// Names that other programs read as well; a name close to them is rarely a slip of ours.
+const SHARED: [&str; 7] = [
+    var::HOME,
+    var::STATE_DIRECTORY,
+    var::XDG_STATE_HOME,
+    var::HTTP_PROXY,
+    var::HTTPS_PROXY,
+    var::NO_PROXY,
+    var::PORT,
+];
+
+/// Families that operators expect and that have another name here.
+const OTHER_FAMILIES: [(&str, &str); 3] = [
+    ("LD_MOBILE_", var::LD_MOBILE_KEY_),
+    ("LD_SDK_KEY_", var::LD_ENV_),
+    ("LD_CLIENT_ID_", var::LD_CLIENT_SIDE_ID_),
+];
+
+/// Options of the file in ld-relay v5 to v7: section, old name, what became of it, what is right.
+const OLD_OPTIONS: [(&str, &str, &str, &str); 6] = [
+    (
+        "Main",
+        "heartbeatIntervalSecs",
+        "has another name since ld-relay 6",
+        "heartbeatInterval, with a unit, such as 180s",
+    ),
+    (
+        "Events",
+        "flushIntervalSecs",
+        "has another name since ld-relay 6",
+        "flushInterval, with a unit, such as 5s",
+    ),
+    ("Events", "samplingInterval", "is retired; there is no sampling", "nothing in its place"),
+    (
+        "Environment",
+        "ttlMinutes",
+        "has another name since ld-relay 6",
+        "ttl, with a unit, such as 5m",
+    ),
+    ("Environment", "apiKey", "has another name since ld-relay 6", "sdkKey"),
+    (
+        "Environment",
+        "insecureSkipVerify",
+        "is retired; certificates are always verified",
+        "[Proxy] caCertFiles, to trust another CA",
+    ),
+];
+
+/// What became of an option that ld-relay had once, and what to write today.
+pub(super) fn old_option(section: &str, option: &str) -> Option<(&'static str, &'static str)> {
+    let is_meant = |it: &&(&str, &str, &str, &str)| {
+        it.0.eq_ignore_ascii_case(section) && it.1.eq_ignore_ascii_case(option)
+    };
+    OLD_OPTIONS.iter().find(is_meant).map(|it| (it.2, it.3))
+}
+
+/// Warns of variables that look as if they were for this relay and change nothing.
+pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
+    let environments: Vec<String> =
+        reader.names_of(environments::SECTION, var::LD_ENV_).into_iter().collect();
+    for variable in reader.family("") {
+        if let Some(what) = slip(&variable, &environments, databases) {
+            reader.warning(Place::Variable(variable), format!("has no effect: {what}"));
+        }
+    }
+}
+
+/// Why a variable changes nothing, where it looks as if it should.
+fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> Option<String> {
+    let is_environment = |name: &str| environments.iter().any(|known| known == name);
+    if var::ALL.contains(&variable)
+        || OF_THE_LINKER.contains(&variable)
+        || variable.starts_with(var::LD_ENV_)
+        || variable.starts_with(var::LD_FILTER_KEYS_)
+        || variable.starts_with(var::DATADOG_TAG_)
+    {
+        return None;
+    }
+    let of_families: Vec<&str> =
+        FAMILIES.iter().filter_map(|family| variable.strip_prefix(family)).collect();
+    if of_families.iter().any(|name| is_environment(name)) {
+        return None;
+    }
+    // `LD_TTL_MINUTES_name` of an environment that exists is a problem of its own.
+    if variable.strip_prefix(var::LD_TTL_MINUTES_).is_some_and(is_environment) {
+        return None;
+    }
+    if !of_families.is_empty() {
+        return Some("there is no environment of that name".to_owned());
+    }
+    for (other, family) in OTHER_FAMILIES {
+        if let Some(name) = variable.strip_prefix(other).filter(|name| !name.is_empty()) {
+            return Some(format!("{family}{name} is meant"));
+        }
+    }
+    if let Some(near) = nearest(variable, environments) {
+        return Some(format!("it is not a variable known here; is {near} meant?"));
+    }
+    let is_ours = OWN_BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning));
+    let of_a_database = databases.iter().any(|database| {
+        let beginning = match database {
+            DatabaseKind::Redis => "REDIS_",
+            DatabaseKind::Consul => "CONSUL_",
+            DatabaseKind::DynamoDb => "DYNAMODB_",
+        };
+        variable.starts_with(beginning)
+    });
+    let is_slip = is_ours || (of_a_database && !is_link(variable));
+    is_slip.then(|| "it is not a variable known here".to_owned())
+}
+
+/// Whether container platforms make such a name by themselves for a service of that name.
+fn is_link(variable: &str) -> bool {
+    let is_of_a_port = || {
+        let after = variable.split_once("_PORT_").map(|(_, after)| after);
+        after.is_some_and(|after| after.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    variable.ends_with("_SERVICE_HOST")
+        || variable.contains("_SERVICE_PORT")
+        || variable.ends_with("_PORT")
+        || variable.ends_with("_NAME")
+        || variable.contains("_ENV_")
+        || is_of_a_port()
+}
+
+/// The name of ours that the variable is probably meant to be.
+fn nearest(variable: &str, environments: &[String]) -> Option<String> {
+    let single = var::ALL.iter().filter(|name| !name.ends_with('_') && !SHARED.contains(name));
+    let named = FAMILIES
+        .iter()
+        .flat_map(|family| environments.iter().map(move |name| format!("{family}{name}")));
+    single
+        .map(|name| (*name).to_owned())
+        .chain(named)
+        .filter_map(|name| {
+            // Short names have neighbours that mean something else.
+            let most = if name.len() < 8 { 1 } else { 2 };
+            let distance = distance(variable, &name);
+            (distance <= most).then_some((distance, name))
+        })
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// The number of letters to add, leave out, exchange or swap with their neighbours until one text
+/// is the other; texts whose lengths differ by more than two are not compared.
+pub fn distance(one: &str, other: &str) -> usize {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    if one.len().abs_diff(other.len()) > 2 {
+        return usize::MAX;
+    }
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, b) in other.iter().enumerate() {
+            let exchanged = last[j] + usize::from(a != b);
+            let mut least = exchanged.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *a == other[j - 1] && one[i - 1] == *b {
+                least = least.min(before[j - 1] + 1);
+            }
+            row.push(least);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        let check = |one: &str, other: &str, expected| {
+            assert_eq!(distance(one, other), expected, "{one} {other}");
+            assert_eq!(distance(other, one), expected, "{other} {one}");
+        };
+        check("PORT", "PORT", 0);
+        check("PORT", "PROT", 1);
+        check("LOGLEVEL", "LOG_LEVEL", 1);
+        check("STREAM_URL", "STREAM_URI", 1);
+        check("", "AB", 2);
+        check("A", "ABCD", usize::MAX);
+    }
+
+    #[test]
+    fn slips_are_told_from_what_belongs_to_others() {
+        let environments = ["shop".to_owned(), "MINUTES_x".to_owned()];
+        let check = |variable: &str, databases: &[DatabaseKind], expected: Option<&str>| {
+            let found = slip(variable, &environments, databases);
+            assert_eq!(found.as_deref(), expected, "{variable}");
+        };
+        let unknown = Some("it is not a variable known here");
+        let none = Some("there is no environment of that name");
+        for known in ["PORT", "LD_PREFIX_shop", "LD_TTL_MINUTES_x", "LD_ENV_new", "DATADOG_TAG_a"] {
+            check(known, &[], None);
+        }
+        for of_others in [
+            "LD_LIBRARY_PATH",
+            "LD_PRELOAD",
+            "PATH",
+            "HOST",
+            "SORT",
+            "FTP_PROXY",
+            "ALL_PROXY",
+            "HTTP_HOST",
+            "REDIS_DB",
+            "REDIS_SERVICE_HOST",
+            "CONSUL_HTTP_ADDR",
+            "OTEL_SERVICE_NAME",
+            "AWS_REGION",
+            "TLS_CA",
+            "HOSTNAME",
+            "LOGNAME",
+            "TERM",
+        ] {
+            check(of_others, &[], None);
+        }
+        check("LD_PREFIX_cart", &[], none);
+        check("LD_TTL_MINUTES_shop", &[], None);
+        check("LD_TTL_MINUTES_cart", &[], none);
+        check("LD_MOBILE_shop", &[], Some("LD_MOBILE_KEY_shop is meant"));
+        check("LD_MOBILE_KEY_cart", &[], none);
+        check("LD_SDK_KEY_shop", &[], Some("LD_ENV_shop is meant"));
+        let near = |name: &str| format!("it is not a variable known here; is {name} meant?");
+        for (variable, name) in [
+            ("STREAM_URL", "STREAM_URI"),
+            ("LOGLEVEL", "LOG_LEVEL"),
+            ("AUTOCONFIG_KEY", "AUTO_CONFIG_KEY"),
+            ("AUTO_CONFIG_CACHEKEY", "AUTO_CONFIG_CACHE_KEY"),
+            ("USE_REDS", "USE_REDIS"),
+            ("REDIS_URI", "REDIS_URL"),
+            ("LD_PREFX_shop", "LD_PREFIX_shop"),
+            ("INIT_TIMEOT", "INIT_TIMEOUT"),
+            ("USE_EVENT", "USE_EVENTS"),
+            ("DYNAMODB_TABEL", "DYNAMODB_TABLE"),
+        ] {
+            check(variable, &[], Some(&near(name)));
+        }
+        for ours in ["LD_RELAY_PORT", "AUTO_CONFIG_MAGIC", "LAUNCHDARKLY_SDK_KEY", "EVENTS_URI_X"] {
+            check(ours, &[], unknown);
+        }
+        let redis = [DatabaseKind::Redis];
+        check("REDIS_DB", &redis, unknown);
+        check("CONSUL_HTTP_ADDR", &redis, None);
+        for link in [
+            "REDIS_SERVICE_HOST",
+            "REDIS_SERVICE_PORT_TLS",
+            "REDIS_PORT_6379_TCP",
+            "REDIS_PORT_6379_TCP_ADDR",
+            "REDIS_MASTER_PORT",
+            "REDIS_NAME",
+            "REDIS_ENV_VERSION",
+        ] {
+            check(link, &redis, None);
+        }
+    }
+
+    #[test]
+    fn old_options_have_new_names() {
+        assert_eq!(
+            old_option("main", "HEARTBEATINTERVALSECS").map(|it| it.0.len() > 5),
+            Some(true)
+        );
+        assert_eq!(old_option("Environment", "apiKey").map(|it| it.1), Some("sdkKey"));
+        assert_eq!(old_option("Main", "apiKey"), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! An option that the page marks `yes` is one that the relay obeys: outside of this module,
+//! some code reads it.
+//!
+//! The table names that place for each option. A copy that is only handed on is no such place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::page::rows;
+
+/// Section, options, and the place that obeys them: a file and a text in it.
+const READ_BY: &[(&str, &str, &str, &str)] = &[
+    ("Main", "streamUri", "src/app/prepared.rs", "config.main.stream_uri"),
+    (
+        "Main",
+        "port bindAddress",
+        "src/app/mod.rs",
+        "Listener::bind(config.main.bind_address, config.main.port)",
+    ),
+    ("Main", "initTimeout", "src/server/readiness.rs", "facts.init_timeout"),
+    ("Main", "gracefulShutdownTimeout", "src/app/mod.rs", "self.graceful_shutdown"),
+    ("Main", "heartbeatInterval", "src/environments/runner.rs", "heartbeat"),
+    (
+        "Main",
+        "maxClientConnectionTime",
+        "src/server/streaming.rs",
+        "settings.max_client_connection_time",
+    ),
+    ("Main", "disconnectedStatusTime", "src/server/status.rs", "settings.disconnected_after"),
+    (
+        "Main",
+        "expiredCredentialCleanupInterval",
+        "src/environments/supervisor.rs",
+        "sweep_interval",
+    ),
+    ("Main", "logLevel", "src/commands.rs", "config.main.log_level"),
+    ("Main", "LOG_FORMAT", "src/commands.rs", "config.main.log_format"),
+    ("Main", "exitAlways", "src/commands.rs", "config.main.exit_always"),
+    ("AutoConfig", "key keyFile", "src/app/keys.rs", "section.key"),
+    ("AutoConfig", "cacheKey", "src/app/mod.rs", "section.cache_key"),
+    (
+        "AutoConfig",
+        "cacheEncryptionKey cacheEncryptionKeyFile",
+        "src/app/keys.rs",
+        "section.cache_encryption_key",
+    ),
+    (
+        "AutoConfig",
+        "cachePreviousEncryptionKeys cachePreviousEncryptionKeysFile",
+        "src/app/keys.rs",
+        "cache_previous_encryption_keys",
+    ),
+    ("AutoConfig", "cacheFormat", "src/app/database.rs", "match self.format"),
+    ("AutoConfig", "cacheMaxAge", "src/autoconfig/cache/keeper.rs", "settings.age_max"),
+    ("AutoConfig", "envDatastorePrefix", "src/app/database.rs", "spec.store_prefix"),
+    ("AutoConfig", "envDatastoreTableName", "src/app/database.rs", "spec.store_table"),
+    (
+        "Environment",
+        "sdkKey sdkKeyFile mobileKey mobileKeyFile envId",
+        "src/environments/credentials.rs",
+        "sdk_keys",
+    ),
+    ("Environment", "prefix", "src/app/database.rs", "spec.store_prefix"),
+    ("Environment", "tableName", "src/app/database.rs", "spec.store_table"),
+    ("Environment", "ttl", "src/server/polling.rs", "spec().ttl"),
+    ("Environment", "projKey", "src/app/mod.rs", "manual_environments"),
+    ("Filters", "keys", "src/app/mod.rs", "manual_environments"),
+    (
+        "Redis",
+        "USE_REDIS url host port mode urls sentinelMaster tls",
+        "src/app/database.rs",
+        "config.servers",
+    ),
+    ("Redis", "username", "src/app/database.rs", "config.username"),
+    ("Redis", "password passwordFile", "src/app/database.rs", "config.password"),
+    ("Redis", "caFile clientCertificateFile clientKeyFile", "src/app/database.rs", "config.tls"),
+    ("Redis", "connectTimeout", "src/app/database.rs", "config.connect_timeout"),
+    ("Redis", "readTimeout", "src/app/database.rs", "config.read_timeout"),
+    ("Redis", "healthCheckInterval localTtl", "src/app/database.rs", "config.local_ttl"),
+    ("DynamoDB", "enabled", "src/app/database.rs", "Database::DynamoDb(config) => Ok("),
+    ("DynamoDB", "tableName", "src/app/database.rs", "config.table"),
+    ("DynamoDB", "url", "src/app/database.rs", "config.endpoint"),
+    ("DynamoDB", "healthCheckInterval localTtl", "src/app/database.rs", "config.local_ttl"),
+    ("Consul", "USE_CONSUL host", "src/app/database.rs", "config.address"),
+    ("Consul", "token tokenFile", "src/app/database.rs", "config.token"),
+    ("Consul", "caFile clientCertificateFile clientKeyFile", "src/app/database.rs", "config.tls"),
+    ("Consul", "healthCheckInterval localTtl", "src/app/database.rs", "config.local_ttl"),
+    (
+        "LocalStore",
+        "dir STATE_DIRECTORY XDG_STATE_HOME HOME",
+        "src/app/local.rs",
+        "LocalStoreConfig::FirstUsable",
+    ),
+    ("Proxy", "url", "src/app/prepared.rs", "proxy.url"),
+    ("Proxy", "user password passwordFile", "src/app/prepared.rs", "proxy.login"),
+    ("Proxy", "caCertFiles", "src/app/prepared.rs", "proxy.ca_cert_files"),
+    ("Proxy", "HTTP_PROXY HTTPS_PROXY NO_PROXY", "src/app/prepared.rs", "proxy.from_variables"),
+    ("Concurrency", "maxConcurrent", "src/app/mod.rs", "section.max_concurrent"),
+    ("Concurrency", "maxQueued", "src/app/mod.rs", "section.max_queued"),
+    ("Concurrency", "sendTimeout", "src/app/mod.rs", "section.send_timeout"),
+];
+
+#[test]
+fn every_option_marked_yes_is_read_outside_of_config() {
+    let mut read_by: BTreeMap<(&str, &str), (&str, &str)> = BTreeMap::new();
+    for &(section, options, file, text) in READ_BY {
+        assert!(!file.starts_with("src/config/"), "{options}");
+        for option in options.split(' ') {
+            read_by.insert((section, option), (file, text));
+        }
+    }
+    let mut named = BTreeSet::new();
+    for row in rows().iter().filter(|row| row.effect == "yes") {
+        let name = row.option.as_deref().or(row.variables.first().map(String::as_str));
+        // The row of a directory that has no option and no variable.
+        let Some(name) = name else { continue };
+        let key = (row.section.as_str(), name);
+        let Some(&(file, text)) = read_by.get(&key) else {
+            panic!("{key:?} is marked `yes`, but no code is named here that reads it");
+        };
+        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let source =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        assert!(code.contains(text), "{key:?}: {text} is not in {file}");
+        named.insert((row.section.clone(), name.to_owned()));
+    }
+    for (section, option) in read_by.keys() {
+        let is_named = named.contains(&((*section).to_owned(), (*option).to_owned()));
+        assert!(is_named, "[{section}] {option} is not marked `yes`");
+    }
+}

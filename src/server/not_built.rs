@@ -1,0 +1,111 @@
+//! Features of ld-relay that this version does not have: what clients and the operator are told.
+//!
+//! SDKs take 401 and 404 as final, so routes of these features answer 503; without `Retry-After`,
+//! since coming back soon would not help.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often the log names an environment whose clients use a feature that is not built.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// A feature that is not built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Feature {
+    /// Flag values for a context, for client-side, mobile and PHP-like clients, with the streams
+    /// that tell them to ask again.
+    Evaluation,
+    /// Analytics and diagnostic events.
+    Events,
+    /// Goals of client-side experiments.
+    Goals,
+    /// The second version of the flag delivery protocol.
+    Fdv2,
+}
+
+impl Feature {
+    /// The body of the answer.
+    pub(super) fn answer(self) -> &'static str {
+        match self {
+            Self::Evaluation => {
+                "This version of the relay does not serve client-side and mobile evaluation yet"
+            }
+            Self::Events => "This version of the relay does not forward events yet",
+            Self::Goals => "This version of the relay does not serve goals yet",
+            Self::Fdv2 => {
+                "This version of the relay does not serve FDv2 yet; the header X-LD-FD-Fallback \
+                 tells SDKs to use FDv1"
+            }
+        }
+    }
+
+    /// The name in the log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Evaluation => "client-side and mobile evaluation",
+            Self::Events => "event forwarding",
+            Self::Goals => "goals",
+            Self::Fdv2 => "FDv2",
+        }
+    }
+
+    /// What the operator can do.
+    pub(super) fn advice(self) -> &'static str {
+        match self {
+            Self::Evaluation => "connect client-side and mobile SDKs to LaunchDarkly directly",
+            Self::Events => {
+                "set the SDK's events URI to https://events.launchdarkly.com; until then its \
+                 events are lost"
+            }
+            Self::Goals => "connect client-side SDKs to LaunchDarkly directly",
+            Self::Fdv2 => "nothing to do: the SDK falls back to FDv1 by itself",
+        }
+    }
+}
+
+/// When the log last named each environment and feature. Holds at most one entry for each pair,
+/// and only those of the last hour.
+#[derive(Debug, Default)]
+pub(super) struct Reports(Mutex<BTreeMap<(String, Feature), Instant>>);
+
+impl Reports {
+    /// Whether the log is to name this pair at this moment.
+    pub(super) fn is_due(&self, environment: &str, feature: Feature, now: Instant) -> bool {
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (environment.to_owned(), feature);
+        if reported.get(&key).is_some_and(|at| now - *at < REPORT_INTERVAL) {
+            return false;
+        }
+        reported.retain(|_, at| now - *at < REPORT_INTERVAL);
+        reported.insert(key, now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pair_is_reported_once_an_hour() {
+        let begin = Instant::now();
+        let reports = Reports::default();
+        let check = |minute: u64, environment: &str, feature, expected| {
+            let now = begin + Duration::from_secs(60 * minute);
+            let due = reports.is_due(environment, feature, now);
+            assert_eq!(due, expected, "{minute} {environment} {feature:?}");
+        };
+        check(0, "a", Feature::Events, true);
+        check(1, "a", Feature::Events, false);
+        check(1, "a", Feature::Evaluation, true);
+        check(2, "b", Feature::Events, true);
+        check(59, "a", Feature::Events, false);
+        check(60, "a", Feature::Events, true);
+        check(61, "a", Feature::Events, false);
+        check(130, "c", Feature::Events, true);
+        assert_eq!(reports.0.lock().unwrap().len(), 1, "what is older than an hour is forgotten");
+    }
+}
