@@ -24,6 +24,7 @@ use crate::autoconfig::cache::local_tier::LocalTier;
 use crate::autoconfig::cache::report::SharedReport;
 use crate::autoconfig::specs::SpecSettings;
 use crate::autoconfig::startup_race::Tier;
+use crate::autoconfig::state::Policy;
 use crate::autoconfig::stream_manager::{
     AutoConfigStatus, AutoConfigStreams, Channels, PATH, QUERY, StreamManager,
 };
@@ -34,7 +35,7 @@ use crate::environments::{
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
 use crate::server::{BindError, Drain, InitialPayloads, Listener, Server, ServerSettings};
-use crate::tasks::TaskGroup;
+use crate::tasks::{TaskGroup, supervised};
 use crate::upstream::{
     BaseUrl, FlagStreams, HttpClient, HttpClientSettings, ProxySettings, SettingsError,
     StreamTimings, UrlError,
@@ -286,8 +287,13 @@ impl Wiring<'_> {
                     () = cancel.cancelled() => return,
                     local = LocalFlagsState::opened_at_last(&mut flags) => local,
                 };
-                let access = LocalTier::new(local.store().clone(), &writer, keys);
-                Keeper::new(settings, access, wanted, results, report).run(cancel).await;
+                supervised("local cache", cancel, |cancel| {
+                    let access = LocalTier::new(local.store().clone(), &writer, keys.clone());
+                    let (wanted, results) = (wanted.clone(), results.clone());
+                    Keeper::new(settings.clone(), access, wanted, results, report.clone())
+                        .run(cancel)
+                })
+                .await;
             });
         }
         if let (Some(database), Some(config)) = (self.database, &self.config.database) {
@@ -297,8 +303,13 @@ impl Wiring<'_> {
                 sources.tiers.push(("shared", report.clone()));
                 let check = database::check_interval(config);
                 let settings = keeper_settings(section, Tier::Shared, check);
-                let format = section.cache_format;
-                let shared = SharedCache { cache_key, format, writer: &writer, keys: cache_keys };
+                let shared = SharedCache {
+                    cache_key,
+                    format: section.cache_format,
+                    adopt: database::adopt(section.cache_adopt),
+                    writer: &writer,
+                    keys: cache_keys,
+                };
                 (shared, KeeperEnds { settings, wanted, results: results_sender, report })
             });
             database.start(cache, parts);
@@ -312,7 +323,9 @@ impl Wiring<'_> {
             key,
             status,
         };
-        let manager = StreamManager::new(streams, spec_settings(section), &tiers, channels);
+        let authority = self.config.main.disconnected_status_time;
+        let policy = Policy { adopt: database::adopt(section.cache_adopt), authority };
+        let manager = StreamManager::new(streams, spec_settings(section), &tiers, policy, channels);
         parts.spawn("autoconfig", |cancel| manager.run(cancel));
     }
 }

@@ -8,7 +8,7 @@ mod stored;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -63,8 +63,6 @@ pub(super) struct Runner {
     settings: RunnerSettings,
     /// The SDK key that LaunchDarkly designates.
     designated: watch::Receiver<SdkKey>,
-    /// Told when data comes in under another key than before.
-    anchor_moved: Arc<Notify>,
     /// Name of its data set in stores.
     set_id: DataSetId,
     /// The embedded store, once it is open.
@@ -96,7 +94,6 @@ impl Runner {
         environment: Arc<Environment>,
         settings: RunnerSettings,
         mut designated: watch::Receiver<SdkKey>,
-        anchor_moved: Arc<Notify>,
     ) -> Self {
         let set_id = set_id(&environment);
         let anchor = designated.borrow_and_update().clone();
@@ -105,7 +102,6 @@ impl Runner {
             environment,
             settings,
             designated,
-            anchor_moved,
             set_id,
             local: None,
             shared: None,
@@ -192,7 +188,8 @@ impl Runner {
             self.next = None;
         } else if self.next.as_ref().is_none_or(|next| next.anchor != anchor) {
             tracing::info!(
-                "SDK key changed; the old upstream connection stays until the new one is live"
+                "SDK key changed; clients with the old one are refused, and the old upstream \
+                 connection brings the data until the new one is live"
             );
             self.next = Some(self.open(anchor));
         }
@@ -343,9 +340,6 @@ impl Runner {
         }
         if let Some(local) = &self.local {
             local.replaced(&self.set_id, served);
-        }
-        if self.environment.set_anchor_in_use(&self.current.anchor) {
-            self.anchor_moved.notify_one();
         }
     }
 

@@ -149,7 +149,6 @@ fn environment_status(
         mobile_key: keys.primary_mobile.as_ref().map(|key| obscured(key.expose())),
         expiring_sdk_key: soonest.map(|key| obscured(key.value.expose())),
         sdk_keys: sdk_keys()
-            .chain(environment.held_anchor(&spec).as_deref())
             .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
             .collect(),
         mobile_keys: keys
