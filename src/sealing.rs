@@ -18,7 +18,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 /// First bytes of a sealed record. The last one is the format's version.
-const MAGIC: [u8; 4] = *b"PLT\x01";
+const MAGIC: [u8; 4] = *b"PLT\x02";
 const NONCE_BYTES: usize = 12;
 const HEAD_BYTES: usize = MAGIC.len() + KEY_ID_BYTES + NONCE_BYTES;
 
@@ -97,24 +97,39 @@ pub struct SealingKey {
     id: KeyId,
     cipher: Aes256Gcm,
     naming: Hmac<Sha256>,
+    /// Source of the keys of namespaces.
+    branch: zeroize::Zeroizing<[u8; 32]>,
 }
 
 impl SealingKey {
     /// Derives the key from a secret text of any length (HKDF-SHA256, no salt).
     pub fn derive(secret: &str) -> Self {
-        let source = Hkdf::<Sha256>::new(None, secret.as_bytes());
+        Self::expand(&Hkdf::<Sha256>::new(None, secret.as_bytes()))
+    }
+
+    /// The key of one namespace: another cipher, other record names, another ID. Stores that are
+    /// sealed under the same secret share neither nonces nor names this way.
+    #[must_use]
+    pub fn within(&self, namespace: &str) -> Self {
+        Self::expand(&Hkdf::<Sha256>::new(Some(namespace.as_bytes()), &*self.branch))
+    }
+
+    fn expand(source: &Hkdf<Sha256>) -> Self {
         let mut key = zeroize::Zeroizing::new([0; 32]);
         let mut naming = zeroize::Zeroizing::new([0; 32]);
+        let mut branch = zeroize::Zeroizing::new([0; 32]);
         let mut id = [0; KEY_ID_BYTES];
         let fits = "32 bytes are within what HKDF-SHA256 gives";
         source.expand(b"pilotlight record sealing v1", &mut *key).expect(fits);
         source.expand(b"pilotlight record names v1", &mut *naming).expect(fits);
+        source.expand(b"pilotlight namespaces v1", &mut *branch).expect(fits);
         source.expand(b"pilotlight key id v1", &mut id).expect(fits);
         Self {
             id: KeyId(id),
             cipher: Aes256Gcm::new_from_slice(&*key).expect("the key has 32 bytes"),
             naming: <Hmac<Sha256> as KeyInit>::new_from_slice(&*naming)
                 .expect("HMAC takes keys of any length"),
+            branch,
         }
     }
 
@@ -201,6 +216,12 @@ impl KeyRing {
             }
         }
         Self(keys.into())
+    }
+
+    /// The ring of one namespace, in the same order.
+    #[must_use]
+    pub fn within(&self, namespace: &str) -> Self {
+        Self(self.0.iter().map(|key| key.within(namespace)).collect())
     }
 
     /// The key that seals.
@@ -331,6 +352,19 @@ mod tests {
         assert_eq!(name, key.name(&[b"ab", b"c"]));
         assert_ne!(name, key.name(&[b"a", b"bc"]));
         assert_ne!(name, SealingKey::derive("two").name(&[b"ab", b"c"]));
+    }
+
+    #[test]
+    fn each_namespace_has_keys_of_its_own() {
+        let root = ring(&["one", "two"]);
+        let (here, there) = (root.within("here"), root.within("there"));
+        let sealed = here.current().seal(HERE, b"data");
+        assert_eq!(here.open(HERE, &sealed), Ok((b"data".to_vec(), here.current().id())));
+        assert_eq!(root.within("here").open(HERE, &sealed).unwrap().0, b"data");
+        for other in [&root, &there] {
+            assert_eq!(other.open(HERE, &sealed), Err(OpenError::UnknownKey));
+            assert_ne!(other.current().name(&[b"a"]), here.current().name(&[b"a"]));
+        }
     }
 
     #[test]

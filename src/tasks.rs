@@ -22,6 +22,38 @@ pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     }
 }
 
+/// Pause before a task that stopped unexpectedly is started again: what broke it may still be there.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs a task until it is cancelled, and starts it again whenever it panics or returns before
+/// that. For tasks whose silent end would go unnoticed.
+pub async fn supervised<F, Fut>(name: &'static str, cancel: CancellationToken, mut make: F)
+where
+    F: FnMut(CancellationToken) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    while !cancel.is_cancelled() {
+        let mut group = TaskGroup::new(&cancel);
+        group.spawn(name, &mut make);
+        let ended = group.ended().await;
+        if cancel.is_cancelled() {
+            return;
+        }
+        let error = match ended {
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(_)) | None => "it returned".to_owned(),
+        };
+        tracing::error!(
+            task = name,
+            error,
+            pause = ?RESTART_PAUSE,
+            "a task stopped unexpectedly; starting it again"
+        );
+        // Both ends are good: the token is looked at next.
+        let _ = tokio::time::timeout(RESTART_PAUSE, cancel.cancelled()).await;
+    }
+}
+
 /// The tasks that one owner started. Dropping it aborts them.
 #[derive(Debug)]
 pub struct TaskGroup {
@@ -168,6 +200,29 @@ impl Drop for TaskGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_supervised_task_is_started_again_until_it_is_cancelled() {
+        let cancel = CancellationToken::new();
+        let starts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (count, stop) = (starts.clone(), cancel.clone());
+        supervised("composed", cancel, move |cancel| {
+            let start = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let stop = stop.clone();
+            async move {
+                match start {
+                    0 => panic!("composed failure"),
+                    1 => {}
+                    _ => {
+                        stop.cancel();
+                        cancel.cancelled().await;
+                    }
+                }
+            }
+        })
+        .await;
+        assert_eq!(starts.load(std::sync::atomic::Ordering::SeqCst), 3);
+    }
 
     #[tokio::test]
     async fn the_end_of_a_task_that_nobody_stopped_is_reported() {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::StartError;
+use crate::autoconfig::adoption::Adopt;
 use crate::autoconfig::cache::Backend;
 use crate::autoconfig::cache::codec::CacheKeys;
 use crate::autoconfig::cache::keeper::{Keeper, KeeperSettings, Wanted};
@@ -25,12 +26,12 @@ use crate::autoconfig::cache::shared_access::SharedAccess;
 use crate::autoconfig::cache::shared_tier::{self, NAMESPACE_SUFFIX, SharedTier};
 use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
-use crate::config::{CacheFormat, Database, LocalTtl};
+use crate::config::{CacheAdopt, CacheFormat, Database, LocalTtl};
 use crate::flagstore::backend::FlagBackend;
 use crate::flagstore::{DatabaseFacts, SharedStores, StoreFacts, Timing};
 use crate::model::EnvironmentSpec;
 use crate::storage::{Budgets, Dialer, FailFast, Health};
-use crate::tasks::TaskGroup;
+use crate::tasks::{TaskGroup, supervised};
 
 /// Pause between readings of flag stores while upstream is not live, if neither `localTtl` nor
 /// `healthCheckInterval` sets one.
@@ -46,16 +47,27 @@ pub(super) type DatabaseError = crate::storage::Cause;
 pub(super) struct SharedCache<'a> {
     pub(super) cache_key: &'a str,
     pub(super) format: CacheFormat,
+    pub(super) adopt: Adopt,
     pub(super) writer: &'a str,
     pub(super) keys: watch::Receiver<CacheKeys>,
 }
 
 /// What connects its keeper with the rest.
+#[derive(Clone)]
 pub(super) struct KeeperEnds {
     pub(super) settings: KeeperSettings,
     pub(super) wanted: watch::Receiver<Option<Wanted>>,
     pub(super) results: mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
     pub(super) report: SharedReport,
+}
+
+/// The rule for ld-relay's records in the shared cache.
+pub(super) fn adopt(rule: CacheAdopt) -> Adopt {
+    match rule {
+        CacheAdopt::Once => Adopt::Once,
+        CacheAdopt::Always => Adopt::Always,
+        CacheAdopt::Never => Adopt::Never,
+    }
 }
 
 /// How often the database is looked at for lost content.
@@ -104,7 +116,7 @@ impl SharedDatabase {
     fn of<D: Dialer, B: Backend, F: FlagBackend>(
         store: FailFast<D>,
         timing: Timing,
-        rows: impl Fn(String) -> B + 'static,
+        rows: impl Fn(String) -> B + Send + Sync + 'static,
         flags: impl Fn(&EnvironmentSpec) -> (StoreFacts, F) + Send + Sync + 'static,
     ) -> Self {
         let health = store.watch_health();
@@ -148,24 +160,30 @@ fn timing(database: &Database) -> Timing {
 impl SharedCache<'_> {
     fn keep<B: Backend>(
         self,
-        rows: impl Fn(String) -> B,
+        rows: impl Fn(String) -> B + Send + Sync + 'static,
         health: watch::Receiver<Health>,
         ends: KeeperEnds,
         parts: &mut TaskGroup,
     ) {
-        let tier = SharedTier::new(
-            rows(format!("{}{NAMESPACE_SUFFIX}", self.cache_key)),
-            rows(self.cache_key.to_owned()),
-            self.cache_key,
-            match self.format {
-                CacheFormat::Sealed => shared_tier::CacheFormat::Sealed,
-                CacheFormat::LdRelay => shared_tier::CacheFormat::LdRelay,
-            },
-            self.writer,
-        );
-        let access = SharedAccess::new(tier, self.keys, health);
-        let keeper = Keeper::new(ends.settings, access, ends.wanted, ends.results, ends.report);
-        parts.spawn("shared cache", |cancel| keeper.run(cancel));
+        let format = match self.format {
+            CacheFormat::Sealed => shared_tier::CacheFormat::Sealed,
+            CacheFormat::LdRelay => shared_tier::CacheFormat::LdRelay,
+        };
+        let (cache_key, writer) = (self.cache_key.to_owned(), self.writer.to_owned());
+        let (keys, rules) = (self.keys, (format, self.adopt));
+        let keep = move |cancel| {
+            let tier = SharedTier::new(
+                rows(format!("{cache_key}{NAMESPACE_SUFFIX}")),
+                rows(cache_key.clone()),
+                &cache_key,
+                rules,
+                &writer,
+            );
+            let access = SharedAccess::new(tier, keys.clone(), health.clone());
+            let KeeperEnds { settings, wanted, results, report } = ends.clone();
+            Keeper::new(settings, access, wanted, results, report).run(cancel)
+        };
+        parts.spawn("shared cache", |cancel| supervised("shared cache", cancel, keep));
     }
 }
 

@@ -26,6 +26,7 @@ use crate::autoconfig::cache::local_tier::LocalTier;
 use crate::autoconfig::cache::report::SharedReport;
 use crate::autoconfig::specs::SpecSettings;
 use crate::autoconfig::startup_race::Tier;
+use crate::autoconfig::state::Policy;
 use crate::autoconfig::stream_manager::{
     AutoConfigStatus, AutoConfigStreams, Channels, StreamManager,
 };
@@ -36,7 +37,7 @@ use crate::environments::{
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
 use crate::server::{Drain, InitialPayloads, Listener, Server, ServerSettings};
-use crate::tasks::TaskGroup;
+use crate::tasks::{TaskGroup, supervised};
 use crate::telemetry::Rounded;
 use crate::upstream::{FlagStreams, StreamTimings};
 
@@ -265,8 +266,13 @@ impl Wiring<'_> {
                     () = cancel.cancelled() => return,
                     local = LocalFlagsState::opened_at_last(&mut flags) => local,
                 };
-                let access = LocalTier::new(local.store().clone(), &writer, keys);
-                Keeper::new(settings, access, wanted, results, report).run(cancel).await;
+                supervised("local cache", cancel, |cancel| {
+                    let access = LocalTier::new(local.store().clone(), &writer, keys.clone());
+                    let (wanted, results) = (wanted.clone(), results.clone());
+                    Keeper::new(settings.clone(), access, wanted, results, report.clone())
+                        .run(cancel)
+                })
+                .await;
             });
         }
         if let (Some(database), Some(config)) = (self.database, &self.config.database) {
@@ -276,8 +282,13 @@ impl Wiring<'_> {
                 sources.tiers.push(("shared", report.clone()));
                 let check = database::check_interval(config);
                 let settings = keeper_settings(section, Tier::Shared, check);
-                let format = section.cache_format;
-                let shared = SharedCache { cache_key, format, writer: &writer, keys: cache_keys };
+                let shared = SharedCache {
+                    cache_key,
+                    format: section.cache_format,
+                    adopt: database::adopt(section.cache_adopt),
+                    writer: &writer,
+                    keys: cache_keys,
+                };
                 (shared, KeeperEnds { settings, wanted, results: results_sender, report })
             });
             database.start(cache, parts);
@@ -291,7 +302,9 @@ impl Wiring<'_> {
             key,
             status,
         };
-        let manager = StreamManager::new(streams, spec_settings(section), &tiers, channels);
+        let authority = self.config.main.disconnected_status_time;
+        let policy = Policy { adopt: database::adopt(section.cache_adopt), authority };
+        let manager = StreamManager::new(streams, spec_settings(section), &tiers, policy, channels);
         parts.spawn("autoconfig", |cancel| manager.run(cancel));
     }
 }

@@ -1,5 +1,7 @@
 //! The members of `/status` that tell of caches and stores.
 
+use std::time::SystemTime;
+
 use serde_json::{Map, Value, json};
 
 use crate::autoconfig::cache::report::{SharedReport, TierReport};
@@ -57,11 +59,13 @@ fn tier(report: &TierReport) -> Value {
             "unknownKey": report.skipped.unknown_key,
             "altered": report.skipped.forged,
             "undecodable": report.skipped.undecodable,
+            "rolledBack": report.skipped.rolled_back,
         },
+        "ageSeconds": age_seconds(report),
         "writePending": report.write_pending,
     });
-    if let Some(stamp) = report.stamp {
-        shape["writtenAt"] = unix_ms(stamp.written_at).into();
+    if let Some(at) = report.stamp.and_then(|stamp| stamp.confirmed_at) {
+        shape["writtenAt"] = unix_ms(at).into();
     }
     if let Some(at) = report.last_write {
         shape["lastWrite"] = unix_ms(at).into();
@@ -73,6 +77,12 @@ fn tier(report: &TierReport) -> Value {
         shape["error"] = error.as_str().into();
     }
     shape
+}
+
+/// Seconds since LaunchDarkly last confirmed what the tier holds; `None` if that is not known.
+fn age_seconds(report: &TierReport) -> Option<u64> {
+    let at = report.stamp?.confirmed_at?;
+    Some(SystemTime::now().duration_since(at).map_or(0, |age| age.as_secs()))
 }
 
 fn local_store(status: &LocalStoreStatus) -> Value {

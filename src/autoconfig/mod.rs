@@ -1,5 +1,6 @@
 //! Which environments exist: the autoconfig stream and its encrypted cache.
 
+pub mod adoption;
 pub mod cache;
 pub mod messages;
 pub mod ordering;

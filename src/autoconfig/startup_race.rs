@@ -1,11 +1,11 @@
 //! The race at start: cached environments against the first live put. Pure.
 //!
-//! Local store, shared cache and stream start at the same moment. Whichever has environments
-//! first is applied; a live put ends the race, and whatever a cache says after it is older by
+//! Local store, shared cache and stream start at the same moment. What each tier holds is applied
+//! as soon as it answers; a live put ends the race, and what a cache says after it is older by
 //! definition and dropped.
 
 /// A place where environments are cached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
     /// The embedded store of this machine.
     Local,
@@ -16,9 +16,9 @@ pub enum Tier {
 /// How the read of one tier ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOutcome<C> {
-    /// It holds environments. Filters without environments count as empty.
+    /// It holds environments, or knows of removed ones. Filters alone count as empty.
     Loaded(C),
-    /// It answered and holds no environment.
+    /// It answered and knows of no environment.
     Empty,
     /// It did not answer, or refused: it may well hold environments.
     Unavailable,
@@ -38,10 +38,8 @@ pub enum Event<C> {
 /// What is to be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action<C> {
-    /// Serve this set until something better comes.
-    ApplyCached(C),
-    /// A second tier answered: serve it only if it is newer than the set that is served.
-    ApplyIfNewer(C),
+    /// Take this set into account until LaunchDarkly answers.
+    Apply(C),
     /// Nothing a cache may still say matters.
     StopCacheReads,
 }
@@ -49,7 +47,6 @@ pub enum Action<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Racing,
-    OnCache,
     Live,
 }
 
@@ -83,13 +80,7 @@ impl StartupRace {
             self.awaited.retain(|awaited| awaited != tier);
         }
         match (self.phase, event) {
-            (Phase::Racing, Event::Cache(_, CacheOutcome::Loaded(set))) => {
-                self.phase = Phase::OnCache;
-                Some(Action::ApplyCached(set))
-            }
-            (Phase::OnCache, Event::Cache(_, CacheOutcome::Loaded(set))) => {
-                Some(Action::ApplyIfNewer(set))
-            }
+            (Phase::Racing, Event::Cache(_, CacheOutcome::Loaded(set))) => Some(Action::Apply(set)),
             (Phase::Live, Event::Cache(_, CacheOutcome::Loaded(_))) => None,
             (
                 _,
@@ -98,7 +89,7 @@ impl StartupRace {
                     CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable,
                 ),
             ) => None,
-            (Phase::Racing | Phase::OnCache, Event::LivePut) => {
+            (Phase::Racing, Event::LivePut) => {
                 self.phase = Phase::Live;
                 (!self.awaited.is_empty()).then_some(Action::StopCacheReads)
             }
@@ -131,8 +122,7 @@ mod tests {
                 }
             };
             match race.on(event) {
-                Some(Action::ApplyCached(set)) => shown.push(format!("apply-{set}")),
-                Some(Action::ApplyIfNewer(set)) => shown.push(format!("if-newer-{set}")),
+                Some(Action::Apply(set)) => shown.push(format!("apply-{set}")),
                 Some(Action::StopCacheReads) => shown.push("stop".to_owned()),
                 None => {}
             }
@@ -144,10 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn whichever_has_environments_first_is_applied() {
+    fn whatever_a_tier_holds_is_taken_into_account() {
         check("local:a", "apply-a");
-        check("local:a shared:b", "apply-a if-newer-b settled");
-        check("shared:b local:a", "apply-b if-newer-a settled");
+        check("local:a shared:b", "apply-a apply-b settled");
+        check("shared:b local:a", "apply-b apply-a settled");
         check("shared:empty local:a", "apply-a settled");
         check("shared:away local:sealed", "settled");
     }

@@ -2,18 +2,20 @@
 //! runs, what is kept in the cache and what happens to the connection. Pure: no clock, no I/O.
 //!
 //! Invariants, each held by a property test over all interleavings: cached content never follows
-//! live content; a deleted environment never comes back; what came from a cache is not written
-//! back; one unusable environment harms no other.
+//! live content; a deleted environment never comes back; one unusable environment harms no other.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::adoption::{Adopt, Adoption, Verdict};
 use super::messages::{Message, Put, Unusable};
 use super::ordering::{Applied, Ordered};
-use super::record_set::{CachedSet, RecordSet};
+use super::record_set::{
+    CachedSet, Gone, RecordSet, add_gone, environment_name, filter_name, next_order,
+};
 use super::records::{EnvironmentRecord, FilterRecord};
 use super::specs::{SpecSettings, Specs, desired, difference, keys_with_views};
 use super::startup_race::{Action, CacheOutcome, Event, StartupRace, Tier};
@@ -43,11 +45,22 @@ pub enum StreamStep {
     ConfirmAt(Instant),
 }
 
+/// Rules of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Whether ld-relay's rows may be used.
+    pub adopt: Adopt,
+    /// How long the list stays authoritative after the stream was lost.
+    pub authority: Duration,
+}
+
 /// What a message or a cache read leads to.
 #[derive(Debug, Default)]
 pub struct Reaction {
     /// Steps for the environments, in order.
     pub changes: Vec<EnvironmentChange>,
+    /// What all tiers together know, for those of them that lack some of it.
+    pub learnt: Option<Arc<CachedSet>>,
     /// The set that the cache shall hold from here on.
     pub persist: Option<Arc<RecordSet>>,
     /// What to do with the connection.
@@ -63,41 +76,79 @@ pub struct State {
     race: StartupRace,
     environments: Ordered<Arc<EnvironmentRecord>>,
     filters: Ordered<Arc<FilterRecord>>,
-    /// The cached set that is being served, while the race is on.
-    served_cache: Option<CachedSet>,
+    /// Records that were removed, by name.
+    gone: BTreeMap<String, Gone>,
+    /// Versions of the records at the last look for removed ones, by name.
+    known: BTreeMap<String, i64>,
+    /// What each tier of the cache held, while the race is on.
+    tiers: BTreeMap<Tier, CachedSet>,
+    adoption: Adoption,
     specs: Specs,
     list: ListState,
+    authority: Duration,
+    /// When the stream was lost over which the list was confirmed.
+    disconnected_at: Option<Instant>,
     /// When a message would have removed every environment, and the first connection that did.
     wipe_announced: Option<(u64, Instant)>,
 }
 
 impl State {
     /// Nothing is known; these cache tiers are being read.
-    pub fn new(settings: SpecSettings, tiers: &[Tier]) -> Self {
+    pub fn new(settings: SpecSettings, tiers: &[Tier], policy: Policy) -> Self {
         Self {
             settings,
             race: StartupRace::new(tiers),
             environments: Ordered::default(),
             filters: Ordered::default(),
-            served_cache: None,
+            gone: BTreeMap::new(),
+            known: BTreeMap::new(),
+            tiers: BTreeMap::new(),
+            adoption: Adoption::new(policy.adopt, tiers),
             specs: Specs::new(),
             list: ListState::Unknown,
+            authority: policy.authority,
+            disconnected_at: None,
             wipe_announced: None,
         }
     }
 
     /// A tier of the cache was read.
     pub fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) -> Reaction {
-        let set = match self.race.on(Event::Cache(tier, outcome)) {
-            Some(Action::ApplyCached(set)) => set,
-            Some(Action::ApplyIfNewer(set)) => match self.served_cache.take() {
-                Some(served) if set.is_newer_than(&served) => set.or_rest_of(&served),
-                Some(served) => served.or_rest_of(&set),
-                None => set,
-            },
-            Some(Action::StopCacheReads) | None => return Reaction::default(),
-        };
-        let records = &set.records;
+        self.adoption.note(tier, &outcome);
+        if let Some(Action::Apply(set)) = self.race.on(Event::Cache(tier, outcome)) {
+            let set = match self.tiers.remove(&tier) {
+                Some(before) if before.origin == set.origin => set.merged_with(&before),
+                Some(_) | None => set,
+            };
+            self.tiers.insert(tier, set);
+        }
+        if self.race.is_live() {
+            return Reaction::default();
+        }
+        let mut known: Option<CachedSet> = None;
+        for set in self.tiers.values() {
+            let verdict = self.adoption.verdict(set);
+            self.adoption.tell(set, verdict);
+            if verdict == Verdict::Used {
+                known = Some(match known {
+                    Some(known) => known.merged_with(set),
+                    None => set.clone(),
+                });
+            }
+        }
+        let known = known.unwrap_or_default();
+        if known.records.environments.is_empty() && self.environments.is_empty() {
+            return Reaction::default();
+        }
+        self.load(&known.records);
+        Reaction {
+            changes: self.changes(ListState::Provisional),
+            learnt: Some(Arc::new(known)),
+            ..Reaction::default()
+        }
+    }
+
+    fn load(&mut self, records: &RecordSet) {
         for (id, record) in &records.environments {
             if self.environments.get(id) != Some(record) {
                 report_views(record);
@@ -106,8 +157,36 @@ impl State {
         self.environments
             .load_cached(records.environments.iter().map(|(id, r)| (id.clone(), r.clone())));
         self.filters.load_cached(records.filters.iter().map(|(id, r)| (id.clone(), r.clone())));
-        self.served_cache = Some(set);
-        Reaction { changes: self.changes(ListState::Provisional), ..Reaction::default() }
+        add_gone(&mut self.gone, &records.gone);
+        self.known = records.versions();
+    }
+
+    /// The stream was lost. Known environments go on; after a while the list is no longer
+    /// authoritative.
+    pub fn on_disconnected(&mut self, now: Instant) {
+        if self.list == ListState::Authoritative {
+            self.disconnected_at.get_or_insert(now);
+        }
+    }
+
+    /// When the list ceases to be authoritative, if nothing happens before.
+    pub fn lapse_at(&self) -> Option<Instant> {
+        let disconnected_at = self.disconnected_at?;
+        (self.list == ListState::Authoritative).then(|| disconnected_at + self.authority)
+    }
+
+    /// Time has passed.
+    pub fn on_time(&mut self, now: Instant) -> Reaction {
+        if self.lapse_at().is_none_or(|at| now < at) {
+            return Reaction::default();
+        }
+        tracing::warn!(
+            after = ?self.authority,
+            "the autoconfig stream has been away for longer than disconnectedStatusTime; keys that \
+             are not known get 503 instead of 401 until LaunchDarkly answers, because they may \
+             have been made since"
+        );
+        Reaction { changes: self.changes(ListState::Lapsed), ..Reaction::default() }
     }
 
     /// A decoded message arrived on a connection.
@@ -134,10 +213,16 @@ impl State {
                     return Reaction { stream: Some(step), ..Reaction::default() };
                 }
                 self.environments = remaining;
+                if applied == Applied::Changed {
+                    self.removed(&environment_name(&id), version);
+                }
                 self.after_item(applied)
             }
             Message::DeleteFilter(id, version) => {
                 let applied = self.filters.delete(&id, version);
+                if applied == Applied::Changed {
+                    self.removed(&filter_name(&id), version);
+                }
                 self.after_item(applied)
             }
             Message::Reconnect => {
@@ -163,7 +248,9 @@ impl State {
     fn doubted(&self) -> ListState {
         match self.list {
             ListState::Unknown => ListState::Unknown,
-            ListState::Provisional | ListState::Authoritative => ListState::Provisional,
+            ListState::Provisional | ListState::Lapsed | ListState::Authoritative => {
+                ListState::Provisional
+            }
         }
     }
 
@@ -210,7 +297,8 @@ impl State {
         self.environments = environments;
         let stop_cache_reads =
             self.race.on(Event::<CachedSet>::LivePut) == Some(Action::StopCacheReads);
-        self.served_cache = None;
+        self.tiers.clear();
+        self.disconnected_at = None;
 
         named.clear();
         for (id, record) in put.filters {
@@ -232,6 +320,7 @@ impl State {
             persist: Some(self.accepted()),
             stream: flaws.step(),
             stop_cache_reads,
+            learnt: None,
         }
     }
 
@@ -281,13 +370,31 @@ impl State {
         changes
     }
 
+    fn removed(&mut self, name: &str, version: i64) {
+        let order = next_order(&self.gone);
+        add_gone(&mut self.gone, [(name, &Gone { version, order })]);
+    }
+
     /// What the cache shall hold: the accepted state, never the raw message, so that the last
-    /// good form of an environment survives a malformed put.
-    fn accepted(&self) -> Arc<RecordSet> {
-        Arc::new(RecordSet {
+    /// good form of an environment survives a malformed put. With it go the names of what was
+    /// removed, so that no older copy brings it back.
+    fn accepted(&mut self) -> Arc<RecordSet> {
+        let mut set = RecordSet {
             environments: self.environments.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
             filters: self.filters.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
-        })
+            gone: BTreeMap::new(),
+        };
+        let versions = set.versions();
+        let before = std::mem::replace(&mut self.known, versions);
+        for (name, version) in before {
+            if !self.known.contains_key(&name) {
+                self.removed(&name, version);
+            }
+        }
+        let exists = &self.known;
+        self.gone.retain(|name, _| !exists.contains_key(name));
+        set.gone.clone_from(&self.gone);
+        Arc::new(set)
     }
 }
 

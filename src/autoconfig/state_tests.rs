@@ -1,9 +1,8 @@
-use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::autoconfig::messages::Malformed;
-use crate::autoconfig::record_set::Stamp;
+use crate::autoconfig::record_set::{SetOrigin, Stamp};
 
 fn record(id: &str, version: i64) -> EnvironmentRecord {
     let value = json!({"envID": id, "sdkKey": {"value": format!("sdk-{id}-{version}")},
@@ -22,12 +21,13 @@ fn put(environments: &[(&str, Option<i64>)]) -> Message {
     Message::Put(Put { environments: environments.iter().map(entry).collect(), filters: vec![] })
 }
 
+/// How long the list stays authoritative without the stream.
+const AUTHORITY: Duration = Duration::from_secs(60);
+
 fn cached(written_at: u64, environments: &[(&str, i64)]) -> CacheOutcome<CachedSet> {
+    let confirmed_at = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(written_at);
     let mut set = CachedSet {
-        stamp: Some(Stamp {
-            written_at: std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(written_at),
-            sequence: 1,
-        }),
+        stamp: Some(Stamp { confirmed_at: Some(confirmed_at), sequence: 1 }),
         complete: true,
         ..CachedSet::default()
     };
@@ -41,20 +41,26 @@ fn cached(written_at: u64, environments: &[(&str, i64)]) -> CacheOutcome<CachedS
 struct Bench {
     state: State,
     start: Instant,
-    running: std::collections::BTreeMap<String, String>,
+    running: BTreeMap<String, String>,
     list: ListState,
     persisted: Option<Arc<RecordSet>>,
+    learnt: Option<Arc<CachedSet>>,
     step: Option<StreamStep>,
 }
 
 impl Bench {
     fn new(tiers: &[Tier]) -> Self {
         Self {
-            state: State::new(SpecSettings::default(), tiers),
+            state: State::new(
+                SpecSettings::default(),
+                tiers,
+                Policy { adopt: Adopt::Once, authority: AUTHORITY },
+            ),
             start: Instant::now(),
-            running: std::collections::BTreeMap::new(),
+            running: BTreeMap::new(),
             list: ListState::Unknown,
             persisted: None,
+            learnt: None,
             step: None,
         }
     }
@@ -74,6 +80,9 @@ impl Bench {
         }
         if reaction.persist.is_some() {
             self.persisted = reaction.persist;
+        }
+        if reaction.learnt.is_some() {
+            self.learnt = reaction.learnt;
         }
         self.step = reaction.stream;
     }
@@ -113,40 +122,118 @@ fn a_live_put_replaces_cached_environments_whatever_their_versions() {
     assert_eq!(bench.persisted.as_ref().unwrap().environments.len(), 2);
 }
 
-#[test]
-fn a_second_tier_counts_only_if_newer() {
-    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
-    bench.cache(Tier::Local, cached(5, &[("a", 2)]));
-    bench.cache(Tier::Shared, cached(4, &[("a", 1), ("b", 1)]));
-    assert_eq!(bench.running(), "sdk-a-2");
-
-    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
-    bench.cache(Tier::Local, cached(5, &[("a", 2)]));
-    bench.cache(Tier::Shared, cached(6, &[("b", 1)]));
-    assert_eq!(bench.running(), "sdk-b-1");
+/// A cached set that knows that some environments were removed.
+fn without(outcome: CacheOutcome<CachedSet>, gone: &[(&str, i64)]) -> CacheOutcome<CachedSet> {
+    let CacheOutcome::Loaded(mut set) = outcome else { return outcome };
+    for (id, version) in gone {
+        set.records.gone.insert(environment_name(id), Gone { version: *version, order: 1 });
+    }
+    CacheOutcome::Loaded(set)
 }
 
 #[test]
-fn a_cached_set_that_is_not_whole_takes_no_environment_away() {
-    let partial = |written_at, environments: &[(&str, i64)]| match cached(written_at, environments)
-    {
-        CacheOutcome::Loaded(set) => CacheOutcome::Loaded(CachedSet { complete: false, ..set }),
+fn of_two_tiers_the_newer_record_counts_whatever_the_clocks_say() {
+    for order in [[Tier::Local, Tier::Shared], [Tier::Shared, Tier::Local]] {
+        let mut bench = Bench::new(&order);
+        for tier in order {
+            match tier {
+                // The clock of this machine is far ahead.
+                Tier::Local => bench.cache(tier, cached(1_000, &[("a", 1), ("b", 1), ("c", 3)])),
+                Tier::Shared => {
+                    bench.cache(tier, without(cached(5, &[("a", 2), ("c", 2)]), &[("b", 1)]))
+                }
+            }
+        }
+        assert_eq!(bench.running(), "sdk-a-2 sdk-c-3", "{order:?}");
+        // That is what both tiers shall hold from here on.
+        let learnt = bench.learnt.unwrap();
+        let versions: Vec<i64> = learnt.records.versions().into_values().collect();
+        assert_eq!(versions, [2, 3]);
+        assert_eq!(learnt.records.gone["env:b"].version, 1);
+    }
+}
+
+#[test]
+fn a_shared_cache_that_knows_all_environments_to_be_gone_ends_what_the_disk_holds() {
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.cache(Tier::Local, cached(5, &[("a", 1)]));
+    bench.cache(Tier::Shared, without(cached(5, &[]), &[("a", 1)]));
+    assert_eq!((bench.running().as_str(), bench.list), ("", ListState::Provisional));
+}
+
+#[test]
+fn what_only_one_tier_holds_stays_unless_the_other_knows_it_to_be_removed() {
+    let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+    bench.cache(Tier::Local, cached(5, &[("a", 1), ("b", 1)]));
+    bench.cache(Tier::Shared, cached(6, &[("a", 2)]));
+    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1");
+    bench.cache(Tier::Shared, cached(6, &[("a", 2)]));
+    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1", "read again");
+    bench.cache(Tier::Shared, without(cached(7, &[("a", 2)]), &[("b", 1)]));
+    assert_eq!(bench.running(), "sdk-a-2", "a peer heard of its removal");
+    bench.cache(Tier::Shared, cached(8, &[("a", 1), ("b", 1)]));
+    assert_eq!(bench.running(), "sdk-a-2", "a tier that was rolled back as a whole");
+}
+
+#[test]
+fn ld_relays_rows_give_way_to_a_sealed_set() {
+    let adopted = |outcome| match outcome {
+        CacheOutcome::Loaded(set) => {
+            CacheOutcome::Loaded(CachedSet { origin: SetOrigin::Adopted, stamp: None, ..set })
+        }
         other => other,
     };
     let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
-    bench.cache(Tier::Local, cached(5, &[("a", 1), ("b", 1)]));
-    bench.cache(Tier::Shared, partial(6, &[("a", 2)]));
-    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1");
-    bench.cache(Tier::Shared, partial(6, &[("a", 2)]));
-    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1", "read again");
-    bench.cache(Tier::Shared, cached(7, &[("a", 2)]));
-    assert_eq!(bench.running(), "sdk-a-2", "a peer made it whole");
-
-    // The same in the other order of arrival.
+    bench.cache(Tier::Shared, adopted(cached(1, &[("old", 9)])));
+    assert_eq!((bench.running().as_str(), bench.list), ("", ListState::Unknown));
+    bench.cache(Tier::Local, cached(5, &[("a", 1)]));
+    assert_eq!(bench.running(), "sdk-a-1");
+    // Without a sealed set anywhere they are adopted.
     let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
-    bench.cache(Tier::Shared, partial(6, &[("a", 2)]));
-    bench.cache(Tier::Local, cached(5, &[("a", 1), ("b", 1)]));
-    assert_eq!(bench.running(), "sdk-a-2 sdk-b-1");
+    bench.cache(Tier::Shared, adopted(cached(1, &[("old", 9)])));
+    bench.cache(Tier::Local, CacheOutcome::Empty);
+    assert_eq!(bench.running(), "sdk-old-9");
+    bench.cache(Tier::Shared, cached(5, &[("a", 1)]));
+    assert_eq!(bench.running(), "sdk-a-1", "a peer has written a sealed set");
+}
+
+#[test]
+fn what_was_removed_is_remembered_in_the_cache() {
+    let gone = |bench: &Bench| -> Vec<(String, i64)> {
+        let gone = &bench.persisted.as_ref().unwrap().gone;
+        gone.iter().map(|(name, gone)| (name.clone(), gone.version)).collect()
+    };
+    let mut bench = Bench::new(&[Tier::Local]);
+    bench.cache(Tier::Local, without(cached(1, &[("a", 1), ("b", 4)]), &[("x", 3)]));
+    bench.message(1, 0, 1, put(&[("a", Some(1)), ("c", Some(2))]));
+    assert_eq!(gone(&bench), [("env:b".to_owned(), 4), ("env:x".to_owned(), 3)]);
+    bench.message(1, 0, 2, Message::DeleteEnvironment("c".to_owned(), 7));
+    assert_eq!(gone(&bench)[1], ("env:c".to_owned(), 7), "at the version of the removal");
+    bench.message(1, 0, 3, Message::PatchEnvironment("c".to_owned(), Ok(record("c", 8))));
+    assert_eq!(gone(&bench).len(), 2, "it is back");
+}
+
+#[test]
+fn the_list_is_no_longer_authoritative_when_the_stream_stays_away() {
+    let second = |bench: &Bench, s: u64| bench.start + Duration::from_secs(s);
+    let mut bench = Bench::new(&[]);
+    bench.state.on_disconnected(bench.start);
+    assert_eq!(bench.state.lapse_at(), None, "nothing is known");
+    bench.message(1, 0, 1, put(&[("a", Some(1))]));
+    assert_eq!(bench.state.lapse_at(), None, "the stream is live");
+    bench.state.on_disconnected(second(&bench, 10));
+    // Attempts that fail put nothing off.
+    bench.state.on_disconnected(second(&bench, 40));
+    assert_eq!(bench.state.lapse_at(), Some(second(&bench, 70)));
+    let reaction = bench.state.on_time(second(&bench, 69));
+    assert!(reaction.changes.is_empty());
+    let reaction = bench.state.on_time(second(&bench, 70));
+    bench.take(reaction);
+    assert_eq!((bench.running().as_str(), bench.list), ("sdk-a-1", ListState::Lapsed));
+    assert_eq!(bench.state.lapse_at(), None);
+    bench.message(2, 80, 81, put(&[("a", Some(1))]));
+    assert_eq!(bench.list, ListState::Authoritative);
+    assert_eq!(bench.state.lapse_at(), None);
 }
 
 #[test]
@@ -358,87 +445,5 @@ fn an_empty_put_waits_for_the_caches() {
     assert_eq!(bench.list, ListState::Authoritative, "nothing was there to lose");
 }
 
-#[derive(Clone, Debug)]
-enum Word {
-    Local(Vec<(u8, i64)>),
-    Shared(Vec<(u8, i64)>),
-    Put(Vec<(u8, Option<i64>)>),
-    Patch(u8, i64),
-    Delete(u8, i64),
-}
-
-fn words() -> impl Strategy<Value = Vec<Word>> {
-    let id = 0u8..4;
-    let set = prop::collection::vec((id.clone(), 0i64..6), 1..4);
-    let live = prop::collection::vec((id.clone(), prop::option::weighted(0.9, 0i64..6)), 1..4);
-    let word = prop_oneof![
-        1 => set.clone().prop_map(Word::Local),
-        1 => set.prop_map(Word::Shared),
-        2 => live.prop_map(Word::Put),
-        2 => (id.clone(), 0i64..6).prop_map(|(id, v)| Word::Patch(id, v)),
-        2 => (id, 0i64..6).prop_map(|(id, v)| Word::Delete(id, v)),
-    ];
-    prop::collection::vec(word, 0..12)
-}
-
-proptest! {
-    #[test]
-    fn no_interleaving_breaks_the_invariants(words in words()) {
-        const CACHED: i64 = 1000; // versions of cached records lie far above live ones
-        let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
-        let mut put_seen = false;
-        // Highest version of a delete since the last put that named or dropped the ID.
-        let mut deleted = std::collections::HashMap::<String, i64>::new();
-        for (second, word) in (0u64..).zip(words) {
-            let name = |id: u8| format!("e{id}");
-            match word {
-                Word::Local(set) | Word::Shared(set) => {
-                    let tier = if second % 2 == 0 { Tier::Local } else { Tier::Shared };
-                    let set: Vec<_> = set.iter().map(|&(id, v)| (name(id), CACHED + v)).collect();
-                    let set: Vec<_> = set.iter().map(|(id, v)| (id.as_str(), *v)).collect();
-                    let before = bench.running.clone();
-                    bench.cache(tier, cached(second, &set));
-                    if put_seen {
-                        prop_assert_eq!(&bench.running, &before, "cached content follows live");
-                    }
-                }
-                Word::Put(set) => {
-                    let set: Vec<_> = set.iter().map(|&(id, v)| (name(id), v)).collect();
-                    let named: Vec<_> = set.iter().map(|(id, v)| (id.as_str(), *v)).collect();
-                    bench.message(second, second, second, put(&named));
-                    // One that would remove everything is kept back.
-                    if !matches!(bench.step, Some(StreamStep::ConfirmAt(_))) {
-                        put_seen = true;
-                        deleted.retain(|id, _| named.iter().any(|(n, _)| n == id));
-                        for id in bench.running.keys() {
-                            let is_named = named.iter().any(|(n, _)| n == id);
-                            prop_assert!(is_named, "a put drops the rest");
-                        }
-                    }
-                }
-                Word::Patch(id, v) => bench.message(second, second, second,
-                    Message::PatchEnvironment(name(id), Ok(record(&name(id), v)))),
-                Word::Delete(id, v) => {
-                    bench.message(second, second, second, Message::DeleteEnvironment(name(id), v));
-                    // A stale delete, and one that would remove everything, leave it running.
-                    if !bench.running.contains_key(&name(id)) {
-                        let highest = deleted.entry(name(id)).or_insert(v);
-                        *highest = (*highest).max(v);
-                    }
-                }
-            }
-            for (id, key) in &bench.running {
-                let version: i64 = key.rsplit('-').next().unwrap().parse().unwrap();
-                if let Some(at) = deleted.get(id) {
-                    prop_assert!(version > *at, "{id} came back at {version} after {at}");
-                    prop_assert!(version < CACHED, "{id} came back from a cache");
-                }
-                if let Some(persisted) = &bench.persisted {
-                    let held = persisted.environments.get(id);
-                    prop_assert!(held.is_some_and(|r| r.anchor.expose() == key),
-                        "the cache gets what is accepted");
-                }
-            }
-        }
-    }
-}
+#[path = "state_properties.rs"]
+mod properties;

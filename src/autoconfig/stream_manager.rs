@@ -9,12 +9,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cache::keeper::Wanted;
+use super::cache::keeper::{Source, Wanted};
 use super::messages::{Message, decode};
 use super::record_set::CachedSet;
 use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
-use super::state::{Connection, Reaction, State, StreamStep};
+use super::state::{Connection, Policy, Reaction, State, StreamStep};
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
 use crate::telemetry::{At, Chain, Rounded};
 use crate::upstream::{
@@ -108,6 +108,8 @@ pub struct StreamManager {
     ignore_up_to: u64,
     /// Whether the log has told of an unknown event on this connection.
     told_unknown: bool,
+    /// Whether this connection has delivered something that could be used.
+    has_delivered: bool,
 }
 
 /// All reasons to wake.
@@ -117,6 +119,7 @@ enum Wake {
     Stream(Option<StreamEvent>),
     KeyChanged,
     Reopen,
+    Lapse,
 }
 
 impl StreamManager {
@@ -125,18 +128,20 @@ impl StreamManager {
         streams: AutoConfigStreams,
         settings: SpecSettings,
         tiers: &[Tier],
+        policy: Policy,
         channels: Channels,
     ) -> Self {
         Self {
             streams,
             channels,
-            state: State::new(settings, tiers),
+            state: State::new(settings, tiers, policy),
             stream: None,
             reopen_at: None,
             connection: None,
             connections: 0,
             ignore_up_to: 0,
             told_unknown: false,
+            has_delivered: false,
         }
     }
 
@@ -154,6 +159,7 @@ impl StreamManager {
                 }
                 event = next_event(&mut self.stream) => Wake::Stream(event),
                 () = at(self.reopen_at) => Wake::Reopen,
+                () = at(self.state.lapse_at()) => Wake::Lapse,
             };
             match wake {
                 Wake::Stop => break,
@@ -171,6 +177,10 @@ impl StreamManager {
                     self.open();
                 }
                 Wake::Reopen => self.open(),
+                Wake::Lapse => {
+                    let reaction = self.state.on_time(Instant::now());
+                    self.carry_out(reaction).await;
+                }
             }
         }
         self.channels.status.update(|status| status.on_close(SystemTime::now()));
@@ -194,6 +204,7 @@ impl StreamManager {
     /// The connection is gone: what is known is no longer confirmed.
     fn disconnected(&mut self, failure: Option<StreamFailure>) {
         self.connection = None;
+        self.state.on_disconnected(Instant::now());
         let now = SystemTime::now();
         self.channels.status.update(|status| match failure {
             Some(failure) => status.on_failure(failure.kind, failure.status, now),
@@ -204,22 +215,20 @@ impl StreamManager {
 
     async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
         let found = match &outcome {
-            CacheOutcome::Loaded(set) => Some((
-                set.records.environments.len(),
-                set.complete,
-                set.stamp.map(|stamp| stamp.written_at),
-            )),
+            CacheOutcome::Loaded(set) => {
+                Some((set.records.environments.len(), set.complete, set.confirmed_at()))
+            }
             CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
         };
         let reaction = self.state.on_cache(tier, outcome);
-        if let Some((environments, complete, written_at)) = found
+        if let Some((environments, complete, confirmed_at)) = found
             && !reaction.changes.is_empty()
         {
             tracing::info!(
                 ?tier,
                 environments,
                 complete,
-                written_at = %At(written_at),
+                confirmed_at = %At(confirmed_at),
                 "running the environments of the autoconfig cache until LaunchDarkly answers"
             );
         }
@@ -236,9 +245,16 @@ impl StreamManager {
                 let opened = Connection { number: self.connections, opened_at: Instant::now() };
                 self.connection = Some((connection, opened));
                 self.told_unknown = false;
+                self.has_delivered = false;
             }
             StreamEvent::Event { connection, event } if connection > self.ignore_up_to => {
                 self.on_event(connection, &event).await;
+            }
+            // A heartbeat says that what was delivered still holds.
+            StreamEvent::Comment { connection } if connection > self.ignore_up_to => {
+                if self.has_delivered {
+                    self.channels.status.update(|status| status.on_valid(SystemTime::now()));
+                }
             }
             StreamEvent::Event { .. } | StreamEvent::Comment { .. } => {}
             StreamEvent::Closed { failure, .. } => self.disconnected(failure),
@@ -263,9 +279,11 @@ impl StreamManager {
             }
         };
         self.note(&message);
+        let is_usable = is_usable(&message);
         let reaction = self.state.on_message(connection, message, Instant::now());
         let step = reaction.stream;
-        if step != Some(StreamStep::RestartMalformed) {
+        if is_usable && step != Some(StreamStep::RestartMalformed) {
+            self.has_delivered = true;
             self.channels.status.update(|status| status.on_valid(SystemTime::now()));
         }
         self.carry_out(reaction).await;
@@ -297,11 +315,25 @@ impl StreamManager {
             // Fails only when the process is ending.
             let _ = self.channels.changes.send(reaction.changes).await;
         }
+        if let Some(known) = reaction.learnt {
+            self.channels.wanted.send_if_modified(|wanted| {
+                let is_news = match wanted.as_ref().map(|wanted| &wanted.source) {
+                    Some(Source::Stream) => false,
+                    Some(Source::Tiers(before)) => **before != *known,
+                    None => true,
+                };
+                if is_news {
+                    *wanted = Some(Wanted::learnt(known, Instant::now()));
+                }
+                is_news
+            });
+        }
         // A put also ends the reading of the caches, by giving them something to write.
         if let Some(records) = reaction.persist {
             self.channels.wanted.send_replace(Some(Wanted {
                 records,
-                confirmed_at: SystemTime::now(),
+                confirmed_at: Some(SystemTime::now()),
+                source: Source::Stream,
                 live: true,
                 heard_at: Instant::now(),
             }));
@@ -323,7 +355,7 @@ impl StreamManager {
             Some(wanted) if wanted.live != live => {
                 wanted.live = live;
                 // Up to this moment.
-                wanted.confirmed_at = SystemTime::now();
+                wanted.confirmed_at = Some(SystemTime::now());
                 // Nobody is woken for it: it matters only when something is to be written.
                 false
             }
@@ -367,6 +399,23 @@ impl StreamManager {
                 tracing::debug!(path, "change of an unknown kind of item ignored");
             }
         }
+    }
+}
+
+/// Whether a message tells something about environments or filters. Unknown events and requests to
+/// reconnect show that somebody answers, not that the list is valid.
+fn is_usable(message: &Message) -> bool {
+    match message {
+        Message::Put(_)
+        | Message::PatchEnvironment(_, Ok(_))
+        | Message::PatchFilter(..)
+        | Message::DeleteEnvironment(..)
+        | Message::DeleteFilter(..) => true,
+        Message::PatchEnvironment(_, Err(_))
+        | Message::Reconnect
+        | Message::PutElsewhere
+        | Message::UnknownEvent(_)
+        | Message::UnknownItem(_) => false,
     }
 }
 

@@ -161,6 +161,7 @@ fn autoconfig(page: &mut Page, autoconfig: &AutoConfigSection) {
         page.line("cachePreviousEncryptionKeys", From(keys.file.as_deref(), &count));
     }
     page.line("cacheFormat", autoconfig.cache_format.as_str());
+    page.line("cacheAdopt", autoconfig.cache_adopt.as_str());
     page.interval("cacheMaxAge", autoconfig.cache_max_age, "no limit");
     let defaults = &autoconfig.environments;
     page.text("envDatastorePrefix", defaults.store_prefix_template());

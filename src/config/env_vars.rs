@@ -123,6 +123,8 @@ variables! {
     AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS_FILE
     /// `[AutoConfig] cacheFormat`: how shared records are written.
     AUTO_CONFIG_CACHE_FORMAT
+    /// `[AutoConfig] cacheAdopt`: whether ld-relay's records may stand in for sealed ones.
+    AUTO_CONFIG_CACHE_ADOPT
     /// `[AutoConfig] cacheMaxAge`: older cached environments are refused.
     AUTO_CONFIG_CACHE_MAX_AGE
     /// `envDatastorePrefix` of `[AutoConfig]` or `[OfflineMode]`.

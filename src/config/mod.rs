@@ -35,7 +35,7 @@ pub use env_vars::{ProcessVariables, Variables};
 pub use files::{Disk, Files};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secrets::{InvalidSecret, SecretKind, SecretSource};
-pub use sections::autoconfig::{AutoConfigSection, CacheFormat, EnvironmentDefaults};
+pub use sections::autoconfig::{AutoConfigSection, CacheAdopt, CacheFormat, EnvironmentDefaults};
 pub use sections::concurrency::{ConcurrencyConfig, ConcurrencyLimit};
 pub use sections::consul::ConsulConfig;
 pub use sections::database::{ClientCertificate, Database, DatabaseTls};

@@ -2,9 +2,10 @@
 //! left it. Pure.
 //!
 //! A credential that stays keeps its lease, so that its streams go on; one that expired, was
-//! removed or moved to another environment loses it.
+//! removed or moved to another environment loses it. The list alone decides: what upstream
+//! connections do changes nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,8 +13,25 @@ use super::environment::Environment;
 use super::registry::{Access, Lease, Table};
 use crate::model::{Credential, EnvironmentRef, EnvironmentSpec, FilterKey, ListState};
 
-/// Who holds a lease, by credential and filter.
+/// Revoked credentials that are remembered. Those beyond it get 503 instead of 401 when the list is
+/// no longer authoritative, which costs retries and nothing else.
+const REVOKED_MAX: usize = 10_000;
+
+/// The environments that hold leases, by credential and filter.
 type Leases = HashMap<(Credential, FilterKey), (EnvironmentRef, Arc<Lease>)>;
+
+/// Credentials that once opened an environment and open none by now, the oldest first.
+#[derive(Debug, Default)]
+struct Revoked(VecDeque<(Credential, FilterKey)>);
+
+impl Revoked {
+    fn update(&mut self, former: &Leases, current: &Leases) {
+        self.0.retain(|key| !current.contains_key(key));
+        self.0.extend(former.keys().filter(|key| !current.contains_key(*key)).cloned());
+        let surplus = self.0.len().saturating_sub(REVOKED_MAX);
+        self.0.drain(..surplus);
+    }
+}
 
 /// What the newest table says, as far as the next one needs it.
 #[derive(Debug, Default)]
@@ -23,6 +41,8 @@ pub(super) struct Credentials {
     conflicts: HashSet<(Credential, EnvironmentRef)>,
     /// The soonest end of a key.
     next_expiry: Option<SystemTime>,
+    /// What opens nothing any more.
+    revoked: Revoked,
 }
 
 impl Credentials {
@@ -48,10 +68,17 @@ impl Credentials {
                 draft.admit(environment, credential, expiry);
             }
         }
-        for environment in environments.iter() {
-            draft.hold_anchor(environment);
+        let Draft { mut table, mut next, .. } = draft;
+        next.revoked = std::mem::take(&mut self.revoked);
+        next.revoked.update(&self.leases, &next.leases);
+        if list == ListState::Lapsed {
+            table.refused.extend(next.revoked.0.iter().cloned());
+            for environment in environments.iter() {
+                let expired = expired(&environment.spec(), now).into_iter();
+                let filter = &environment.reference.filter;
+                table.refused.extend(expired.map(|credential| (credential, filter.clone())));
+            }
         }
-        let Draft { table, next, .. } = draft;
         // Told once, not at every look for expired keys.
         for (_, environment) in next.conflicts.difference(&self.conflicts) {
             tracing::warn!(%environment, "a key of this environment already opens another one");
@@ -96,20 +123,6 @@ impl Draft<'_> {
         let soonest = self.next.next_expiry.into_iter().chain(expiry).min();
         self.next.next_expiry = soonest;
     }
-
-    /// Lets the former designated key in while the new one's connection is not live yet, unless
-    /// it belongs to another environment by now.
-    fn hold_anchor(&mut self, environment: &Arc<Environment>) {
-        let Some(held) = environment.held_anchor(&environment.spec()) else { return };
-        let credential = Credential::Sdk(held.value.clone());
-        let name = &environment.reference.environment;
-        let is_taken = self.table.by_credential.get(&credential).is_some_and(|views| {
-            views.iter().any(|(_, access)| access.environment.reference.environment != *name)
-        });
-        if !is_taken {
-            self.admit(environment, credential, None);
-        }
-    }
 }
 
 /// The credentials that open an environment at a moment.
@@ -121,6 +134,16 @@ fn accepted(spec: &EnvironmentSpec, now: SystemTime) -> Vec<(Credential, Option<
     let mobile = mobile.map(|key| (Credential::Mobile(key.value.clone()), key.expiry));
     let id = keys.environment_id.iter().map(|id| (Credential::EnvironmentId(id.clone()), None));
     sdk.chain(mobile).chain(id).collect()
+}
+
+/// The keys of an environment whose time has passed at a moment.
+fn expired(spec: &EnvironmentSpec, now: SystemTime) -> Vec<Credential> {
+    let keys = &spec.credentials;
+    let sdk = keys.sdk_keys.iter().filter(|key| !key.is_valid_at(now));
+    let mobile = keys.mobile_keys.iter().filter(|key| !key.is_valid_at(now));
+    sdk.map(|key| Credential::Sdk(key.value.clone()))
+        .chain(mobile.map(|key| Credential::Mobile(key.value.clone())))
+        .collect()
 }
 
 #[cfg(test)]

@@ -100,54 +100,55 @@ fn while_the_list_is_doubtful_an_expired_key_is_no_more_refused_than_an_unknown_
 }
 
 #[test]
-fn a_former_anchor_opens_until_the_new_one_is_in_use() {
+fn a_replaced_key_is_refused_at_once() {
     let mut bench = Bench::default();
     let one = environment("one", "a");
     bench.rebuild(&[&one]);
     let a = bench.access("a").unwrap();
-    assert!(!one.set_anchor_in_use(&SdkKey::new("a")), "it opens the environment anyway");
-    one.set_spec(spec("one", "b"));
-    assert_eq!(bench.rebuild(&[&one]), 0);
-    assert_eq!(bench.opened("a b"), "one one");
-    assert_eq!(one.held_anchor(&one.spec()).unwrap().value.expose(), "a");
-
-    // An explicit end counts also for a key that is held.
-    one.set_spec(spec("one", "b a@3"));
-    bench.now = 4;
-    bench.rebuild(&[&one]);
-    assert_eq!(bench.opened("a b"), "- one");
-    bench.now = 0;
-    one.set_spec(spec("one", "b"));
-    bench.rebuild(&[&one]);
-
-    // Another environment has a better right to it.
-    let other = environment("z", "a");
-    bench.rebuild(&[&one, &other]);
-    assert_eq!(bench.opened("a b"), "z one");
-    bench.rebuild(&[&one]);
-
-    assert!(one.set_anchor_in_use(&SdkKey::new("b")));
-    assert!(!one.set_anchor_in_use(&SdkKey::new("b")), "no news");
-    bench.rebuild(&[&one]);
-    assert_eq!(bench.opened("a b"), "- one");
-    assert!(a.lease.is_revoked());
-}
-
-#[test]
-fn a_former_anchor_under_which_nothing_ever_came_in_opens_nothing() {
-    let mut bench = Bench::default();
-    let one = environment("one", "a");
-    bench.rebuild(&[&one]);
     one.set_spec(spec("one", "b"));
     assert_eq!(bench.rebuild(&[&one]), 1);
     assert_eq!(bench.opened("a b"), "- one");
-    // Its connection comes up all the same, before the other one.
-    assert!(one.set_anchor_in_use(&SdkKey::new("a")));
-    bench.rebuild(&[&one]);
-    assert_eq!(bench.opened("a b"), "one one");
-    assert!(one.set_anchor_in_use(&SdkKey::new("b")));
-    bench.rebuild(&[&one]);
-    assert_eq!(bench.opened("a b"), "- one");
+    assert!(a.lease.is_revoked());
+    // A grace period is in the list.
+    one.set_spec(spec("one", "c b@3"));
+    assert_eq!(bench.rebuild(&[&one]), 0);
+    assert_eq!(bench.opened("b c"), "one one");
+}
+
+#[test]
+fn when_the_list_is_no_longer_authoritative_only_what_is_known_to_be_over_is_refused_for_good() {
+    let (one, two) = (environment("one", "a b@7 c"), environment("two", "d"));
+    let registry = Registry::default();
+    let mut credentials = Credentials::default();
+    let mut rebuild = |list, environments: &[&Arc<Environment>], second| {
+        let environments = environments.iter().map(|environment| (*environment).clone()).collect();
+        registry.swap(credentials.rebuild(list, &environments, at(second)).0);
+    };
+    let answer = |key: &str, second| {
+        let credential = Credential::Sdk(SdkKey::new(key));
+        match registry.look_up(&credential, &FilterKey::new(""), || at(second)) {
+            Lookup::Found(_) => "found",
+            Lookup::UnknownForNow => "later",
+            Lookup::UnknownCredential => "never",
+            Lookup::NoList | Lookup::UnknownFilter => "other",
+        }
+    };
+    rebuild(ListState::Authoritative, &[&one, &two], 1);
+    one.set_spec(spec("one", "a b@7"));
+    rebuild(ListState::Authoritative, &[&one], 2);
+    assert_eq!(["c", "d", "x"].map(|key| answer(key, 2)), ["never"; 3]);
+    rebuild(ListState::Lapsed, &[&one], 3);
+    let answers = ["a", "b", "c", "d", "x"].map(|key| answer(key, 3));
+    assert_eq!(answers, ["found", "found", "never", "never", "later"]);
+    // It expires before and after the next look.
+    assert_eq!(answer("b", 8), "never");
+    rebuild(ListState::Lapsed, &[&one], 8);
+    assert_eq!(answer("b", 8), "never");
+    // A key that is back opens again.
+    rebuild(ListState::Lapsed, &[&one, &two], 9);
+    assert_eq!(answer("d", 9), "found");
+    rebuild(ListState::Authoritative, &[&one, &two], 10);
+    assert_eq!(answer("x", 10), "never");
 }
 
 #[test]

@@ -45,9 +45,8 @@ pub(super) fn difference(before: &DataSet, after: &DataSet) -> Difference {
             }
             changes.push((ItemKey { kind, key: key.clone() }, item.clone()));
         }
-        let vanished = |(key, item): (&Arc<str>, &Arc<Item>)| {
-            !item.is_tombstone() && told.get(key).is_none()
-        };
+        let vanished =
+            |(key, item): (&Arc<str>, &Arc<Item>)| !item.is_tombstone() && told.get(key).is_none();
         if held.iter().any(vanished) {
             return Difference::Everything;
         }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::flagstore::SharedFlags;
-use crate::model::{AcceptedKey, ConnectionStatus, EnvironmentRef, EnvironmentSpec, ItemKey, SdkKey};
+use crate::model::{ConnectionStatus, EnvironmentRef, EnvironmentSpec, ItemKey};
 use crate::streams::Hub;
 
 use super::store_status::StoreStatus;
@@ -35,9 +35,6 @@ pub struct Environment {
     /// What it serves and to whom.
     pub hub: Arc<Hub>,
     spec: ArcSwap<EnvironmentSpec>,
-    /// The SDK key under which data comes in from upstream; `None` before it ever did. Differs
-    /// from the designated one while that key's connection is not live yet.
-    anchor_in_use: ArcSwapOption<AcceptedKey<SdkKey>>,
     status: Mutex<EnvironmentStatus>,
     loading: watch::Sender<Loading>,
     shared: ArcSwapOption<SharedFlags>,
@@ -63,7 +60,6 @@ impl Environment {
             created_at: now,
             known_at: Instant::now(),
             hub: Arc::default(),
-            anchor_in_use: ArcSwapOption::empty(),
             spec: ArcSwap::new(spec),
             status: Mutex::new(EnvironmentStatus {
                 connection: ConnectionStatus::initializing(now),
@@ -111,28 +107,6 @@ impl Environment {
         *self.loading.borrow() == Loading::InProgress
     }
 
-    /// The former designated key, if it still opens the environment only because the connection
-    /// of the new one is not live yet (ld-relay v8: the old anchor stays accepted until the new
-    /// client is there; SDKs that were refused meanwhile would never come back). A key that an
-    /// older cached list designates and a newer one does not is not held: no connection of this
-    /// process was ever live under it, and it may have been revoked for a reason.
-    pub fn held_anchor(&self, spec: &EnvironmentSpec) -> Option<Arc<AcceptedKey<SdkKey>>> {
-        let held = self.anchor_in_use.load_full()?;
-        (!is_listed(&held.value, spec)).then_some(held)
-    }
-
-    /// Data comes in under that key. Returns whether other keys open the environment by that.
-    pub(super) fn set_anchor_in_use(&self, anchor: &SdkKey) -> bool {
-        let before = self.anchor_in_use.load();
-        if before.as_ref().is_some_and(|held| held.value == *anchor) {
-            return false;
-        }
-        self.anchor_in_use.store(Some(Arc::new(permanent(anchor, &self.spec()))));
-        // Read after the store: whoever exchanges it later finds the new key in use.
-        let spec = self.spec();
-        before.is_some() || !is_listed(anchor, &spec)
-    }
-
     /// The environment is gone for good.
     pub(super) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
@@ -152,19 +126,5 @@ impl Environment {
 
     pub(super) fn update_status(&self, change: impl FnOnce(&mut EnvironmentStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-fn is_listed(key: &SdkKey, spec: &EnvironmentSpec) -> bool {
-    spec.credentials.sdk_keys.iter().any(|listed| listed.value == *key)
-}
-
-/// A key without an end, with its name.
-fn permanent(key: &SdkKey, spec: &EnvironmentSpec) -> AcceptedKey<SdkKey> {
-    let named = spec.credentials.sdk_keys.iter().find(|listed| listed.value == *key);
-    AcceptedKey {
-        value: key.clone(),
-        name: named.and_then(|listed| listed.name.clone()),
-        expiry: None,
     }
 }

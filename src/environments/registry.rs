@@ -3,7 +3,7 @@
 //! The table is immutable and swapped whole; readers take no lock. A credential leaves the table
 //! before its streams end, so that a client that reconnects at once is refused, not served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -69,11 +69,35 @@ pub(super) struct Table {
     pub(super) list: ListState,
     pub(super) environments: Arc<[Arc<Environment>]>,
     pub(super) by_credential: HashMap<Credential, Vec<(FilterKey, Access)>>,
+    /// What is known to have been revoked or to have expired. Looked at only when the list is no
+    /// longer authoritative.
+    pub(super) refused: HashSet<(Credential, FilterKey)>,
 }
 
 impl Table {
     pub(super) fn of(list: ListState, environments: Arc<[Arc<Environment>]>) -> Self {
-        Self { list, environments, by_credential: HashMap::new() }
+        Self { list, environments, by_credential: HashMap::new(), refused: HashSet::new() }
+    }
+}
+
+impl Table {
+    /// The answer to something that opens nothing.
+    ///
+    /// design 5, D49: it is refused for good only when that is certain, because SDKs take 401 and
+    /// 404 as final. `is_refused`: it is known to have been revoked or to have expired.
+    fn refusal(&self, is_refused: bool, for_good: Lookup) -> Lookup {
+        match self.list {
+            ListState::Unknown => Lookup::NoList,
+            ListState::Provisional => Lookup::UnknownForNow,
+            ListState::Lapsed if is_refused => for_good,
+            ListState::Lapsed => Lookup::UnknownForNow,
+            ListState::Authoritative => for_good,
+        }
+    }
+
+    fn is_refused(&self, credential: &Credential, filter: &FilterKey) -> bool {
+        self.list == ListState::Lapsed
+            && self.refused.contains(&(credential.clone(), filter.clone()))
     }
 }
 
@@ -86,9 +110,6 @@ impl Default for Registry {
 
 impl Registry {
     /// What a credential opens under a payload filter, at a moment.
-    ///
-    /// design 5: unknown credentials are refused for good only when the list is authoritative,
-    /// because SDKs take 401 and 404 as final.
     pub fn look_up(
         &self,
         credential: &Credential,
@@ -96,22 +117,18 @@ impl Registry {
         now: impl FnOnce() -> SystemTime,
     ) -> Lookup {
         let table = self.table.load();
-        let refused = |authoritative: Lookup| match table.list {
-            ListState::Unknown => Lookup::NoList,
-            ListState::Provisional => Lookup::UnknownForNow,
-            ListState::Authoritative => authoritative,
-        };
         let Some(views) = table.by_credential.get(credential) else {
-            return refused(Lookup::UnknownCredential);
+            let is_refused = table.is_refused(credential, filter)
+                || table.is_refused(credential, &FilterKey::default());
+            return table.refusal(is_refused, Lookup::UnknownCredential);
         };
         let Some((_, access)) = views.iter().find(|(key, _)| key == filter) else {
-            return refused(Lookup::UnknownFilter);
+            return table.refusal(table.is_refused(credential, filter), Lookup::UnknownFilter);
         };
         match access.expiry {
             // Expired keys are refused at once, not at the next sweep, and also when the list
-            // comes from a cache: the expiry is in the record. They are refused as what they are
-            // after the sweep: as unknown.
-            Some(expiry) if now() > expiry => refused(Lookup::UnknownCredential),
+            // comes from a cache: the expiry is in the record.
+            Some(expiry) if now() > expiry => table.refusal(true, Lookup::UnknownCredential),
             Some(_) | None => Lookup::Found(access.clone()),
         }
     }
@@ -161,6 +178,7 @@ impl Registry {
                 .into_iter()
                 .map(|key| (Credential::Sdk(key), views.clone()))
                 .collect(),
+            refused: HashSet::new(),
         });
         (registry, environment)
     }

@@ -8,7 +8,7 @@ mod stored;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -67,8 +67,6 @@ pub(super) struct Runner {
     settings: RunnerSettings,
     /// The SDK key that LaunchDarkly designates.
     designated: watch::Receiver<SdkKey>,
-    /// Told when data comes in under another key than before.
-    anchor_moved: Arc<Notify>,
     /// Name of its data set in stores.
     set_id: DataSetId,
     /// The embedded store, once it is open.
@@ -98,7 +96,6 @@ impl Runner {
         environment: Arc<Environment>,
         settings: RunnerSettings,
         mut designated: watch::Receiver<SdkKey>,
-        anchor_moved: Arc<Notify>,
     ) -> Self {
         let set_id = set_id(&environment);
         let anchor = designated.borrow_and_update().clone();
@@ -107,7 +104,6 @@ impl Runner {
             environment,
             settings,
             designated,
-            anchor_moved,
             set_id,
             local: None,
             shared: None,
@@ -204,7 +200,8 @@ impl Runner {
             self.next = None;
         } else if self.next.as_ref().is_none_or(|next| next.anchor != anchor) {
             tracing::info!(
-                "SDK key changed; the old upstream connection stays until the new one is live"
+                "SDK key changed; clients with the old one are refused, and the old upstream \
+                 connection brings the data until the new one is live"
             );
             self.next = Some(self.open(anchor));
         }
@@ -355,9 +352,8 @@ impl Runner {
         }
         let now = SystemTime::now();
         let data = Arc::new(data);
-        let snapshot = |data: &Arc<DataSet>| {
-            Arc::new(Snapshot::new(data.clone(), Origin::Live, now))
-        };
+        let snapshot =
+            |data: &Arc<DataSet>| Arc::new(Snapshot::new(data.clone(), Origin::Live, now));
         // The stores are given what is served from here on: if one is lost it takes the data from
         // there again.
         let served = match (before, difference) {
@@ -387,9 +383,6 @@ impl Runner {
         }
         if let Some(local) = &self.local {
             local.replaced(&self.set_id, served);
-        }
-        if self.environment.set_anchor_in_use(&self.current.anchor) {
-            self.anchor_moved.notify_one();
         }
     }
 

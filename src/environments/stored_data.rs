@@ -153,8 +153,7 @@ impl StoredData {
 
 /// What a store holds that is newer than what is served, or not known there.
 fn added(served: &DataSet, stored: &DataSet) -> Reaction {
-    let news: Vec<_> =
-        stored.newer_than(served).map(|(key, item)| (key, item.clone())).collect();
+    let news: Vec<_> = stored.newer_than(served).map(|(key, item)| (key, item.clone())).collect();
     if news.is_empty() { Reaction::Keep } else { Reaction::Add(news) }
 }
 
@@ -288,7 +287,10 @@ mod tests {
 
     #[test]
     fn a_failing_source_does_not_answer_for_another() {
-        check(&["shared", "shared", "shared", "local=a1"], &["wait", "wait", "wait", "localStore a1"]);
+        check(
+            &["shared", "shared", "shared", "local=a1"],
+            &["wait", "wait", "wait", "localStore a1"],
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -60,8 +60,6 @@ pub struct Supervisor {
     /// Tasks that were told to stop, with what is cancelled when they have.
     leaving: BTreeMap<EnvironmentRef, CancellationToken>,
     credentials: Credentials,
-    /// Told by an environment's task when its data comes in under another key than before.
-    anchor_moved: Arc<Notify>,
     list: ListState,
     /// Whether stored data of strangers is still to be looked for.
     has_strangers: bool,
@@ -103,7 +101,6 @@ impl Supervisor {
             running: BTreeMap::new(),
             leaving: BTreeMap::new(),
             credentials: Credentials::default(),
-            anchor_moved: Arc::default(),
             list: ListState::Unknown,
         }
     }
@@ -119,7 +116,6 @@ impl Supervisor {
                 () = cancel.cancelled() => break,
                 Some(changes) = self.changes.recv() => self.apply(changes, &mut tasks),
                 (reference, error) = tasks.ended() => self.on_ended(&reference, error, &mut tasks),
-                () = self.anchor_moved.notified() => self.rebuild(SystemTime::now()),
                 _ = sweep.tick() => self.sweep(SystemTime::now()),
             }
         }
@@ -219,7 +215,6 @@ impl Supervisor {
             environment: environment.clone(),
             settings: self.settings.runner.clone(),
             designated: receiver,
-            anchor_moved: self.anchor_moved.clone(),
             begin,
             _ended: ended.clone().drop_guard(),
         };
@@ -269,7 +264,6 @@ struct EnvironmentTask {
     environment: Arc<Environment>,
     settings: RunnerSettings,
     designated: watch::Receiver<SdkKey>,
-    anchor_moved: Arc<Notify>,
     begin: Begin,
     /// Tells the next task of the same environment that this one is over, however it ends.
     _ended: DropGuard,
@@ -277,11 +271,11 @@ struct EnvironmentTask {
 
 impl EnvironmentTask {
     async fn run(self, cancel: CancellationToken) {
-        let Self { environment, settings, designated, anchor_moved, begin, _ended } = self;
+        let Self { environment, settings, designated, begin, _ended } = self;
         begin.reached(&cancel).await;
         if !cancel.is_cancelled() {
             let settings = settings.clone();
-            let runner = Runner::new(environment.clone(), settings, designated, anchor_moved);
+            let runner = Runner::new(environment.clone(), settings, designated);
             runner.run(cancel).await;
         }
         if environment.is_doomed()

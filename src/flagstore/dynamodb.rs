@@ -425,7 +425,9 @@ impl FlagBackend for DynamoDbFlags {
         match Box::pin(put).await? {
             Put::Applied => Ok(Marker::read(value, 0)),
             Put::Refused(Some(stored)) => Ok(marked(stored)),
-            Put::Refused(None) => Err(StoreError::Refused("the marker was removed meanwhile".into())),
+            Put::Refused(None) => {
+                Err(StoreError::Refused("the marker was removed meanwhile".into()))
+            }
         }
     }
 }

@@ -134,7 +134,9 @@ impl Note {
             flags: Some(self.counts.flags),
             segments: Some(self.counts.segments),
             environment: identity.map(|identity| (&*identity.environment).into()),
-            filter: identity.map(|it| (&*it.filter).into()).filter(|filter: &std::borrow::Cow<'_, str>| !filter.is_empty()),
+            filter: identity
+                .map(|it| (&*it.filter).into())
+                .filter(|filter: &std::borrow::Cow<'_, str>| !filter.is_empty()),
             confirmed_at: self
                 .confirmed_at
                 .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
@@ -153,9 +155,9 @@ impl Note {
                 environment: (*environment).into(),
                 filter: (*filter).into(),
             }),
-            confirmed_at: wire
-                .confirmed_at
-                .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))),
+            confirmed_at: wire.confirmed_at.and_then(|seconds| {
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+            }),
         })
     }
 }
@@ -223,7 +225,9 @@ mod tests {
             assert_eq!(ours.token.len(), TOKEN_BYTES);
         }
         // A note that cannot be read vouches for nothing.
-        for rest in ["", " ", " {", " []", " {}", r#" {"flags":1}"#, r#" {"flags":-1,"segments":0}"#] {
+        for rest in
+            ["", " ", " {", " []", " {}", r#" {"flags":1}"#, r#" {"flags":-1,"segments":0}"#]
+        {
             let marker = Marker::read(format!("pilotlight-0123456789abcdef{rest}").into(), 3);
             assert_eq!((marker.token.len(), marker.note), (TOKEN_BYTES, None), "{rest}");
         }

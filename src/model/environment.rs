@@ -94,6 +94,9 @@ pub enum ListState {
     /// Known from a cache, or from a put with unusable records: an unknown credential may still
     /// turn out to be good.
     Provisional,
+    /// Was known from a live put, but the stream has been away for a while: a credential that is
+    /// not known may have been made since, one that was revoked or has expired stays refused.
+    Lapsed,
     /// Known from a live put or from explicit configuration: unknown credentials are refused.
     Authoritative,
 }

@@ -280,7 +280,8 @@ mod tests {
             assert_eq!(found, tolerant, "{version}");
         };
         use VersionForm::{AsWritten, Odd};
-        for (version, read) in [("7", 7), ("3.0", 3), ("null", 0), ("18446744073709551615", u64::MAX)]
+        for (version, read) in
+            [("7", 7), ("3.0", 3), ("null", 0), ("18446744073709551615", u64::MAX)]
         {
             check(version, Some(read), Some((read, AsWritten)));
         }
@@ -298,7 +299,10 @@ mod tests {
             assert_eq!(with_version(json, 4).as_deref(), expected, "{json}");
         };
         check(r#"{"version":1.5,"on":true}"#, Some(r#"{"on":true,"version":4}"#));
-        check(r#"{ "a":[ 1e400 ], "version":-1, "k\n":"v" }"#, Some(r#"{"a":[ 1e400 ],"k\n":"v","version":4}"#));
+        check(
+            r#"{ "a":[ 1e400 ], "version":-1, "k\n":"v" }"#,
+            Some(r#"{"a":[ 1e400 ],"k\n":"v","version":4}"#),
+        );
         check("{}", Some(r#"{"version":4}"#));
         check("[]", None);
     }

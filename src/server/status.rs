@@ -158,7 +158,6 @@ fn environment_status(
         mobile_key: keys.primary_mobile.as_ref().map(|key| obscured(key.expose())),
         expiring_sdk_key: soonest.map(|key| obscured(key.value.expose())),
         sdk_keys: sdk_keys()
-            .chain(environment.held_anchor(&spec).as_deref())
             .map(|key| key_status(key.name.as_ref(), key.value.expose(), key.expiry))
             .collect(),
         mobile_keys: keys
@@ -181,7 +180,12 @@ fn environment_status(
             age_seconds: snapshot.as_ref().and_then(age),
             streams: environment.hub.streams(),
             stored_data_problem: state.stored_data_problem,
-            missing_items: state.missing_items.iter().take(NAMES_MAX).map(ToString::to_string).collect(),
+            missing_items: state
+                .missing_items
+                .iter()
+                .take(NAMES_MAX)
+                .map(ToString::to_string)
+                .collect(),
         },
     }
 }

@@ -118,11 +118,7 @@ impl Hub {
         Subscription { hub: self.clone(), kind, next: None, slot }
     }
 
-    fn publish(
-        &self,
-        snapshot: Option<Arc<Snapshot>>,
-        entries: impl IntoIterator<Item = Entry>,
-    ) {
+    fn publish(&self, snapshot: Option<Arc<Snapshot>>, entries: impl IntoIterator<Item = Entry>) {
         let wakers = {
             let mut inner = self.lock();
             if snapshot.is_some() {

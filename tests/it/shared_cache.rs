@@ -32,6 +32,7 @@ mod loss;
 mod outage;
 mod redis_topologies;
 mod refusal;
+mod rollback;
 mod rotation;
 pub(crate) mod scene;
 mod upkeep;

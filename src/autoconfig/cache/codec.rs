@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::backend::Row;
 use super::ld_relay_format::LdRelayKeys;
+use super::manifest::Entry;
 use crate::sealing::{KeyRing, OpenError, Place};
 
 /// All keys of the cache, in both formats.
@@ -20,9 +21,9 @@ pub struct CacheKeys {
 /// One format in one namespace.
 #[derive(Clone, Debug)]
 pub enum Codec {
-    /// Ours: authenticated with its place, names hashed.
+    /// Ours: authenticated with its place, names hashed. Made by [`Codec::sealed`].
     Sealed {
-        /// The keys.
+        /// The keys of the namespace.
         ring: KeyRing,
         /// The namespace, part of what is authenticated.
         namespace: String,
@@ -51,12 +52,14 @@ pub struct Skipped {
     pub forged: usize,
     /// Opened, but cannot be decoded, or of an unknown kind or model version.
     pub undecodable: usize,
+    /// Older than the manifest says: put back by somebody.
+    pub rolled_back: usize,
 }
 
 impl Skipped {
     /// How many rows were left out.
     pub fn total(self) -> usize {
-        self.unknown_key + self.forged + self.undecodable
+        self.unknown_key + self.forged + self.undecodable + self.rolled_back
     }
 
     /// Counts from two places.
@@ -64,6 +67,16 @@ impl Skipped {
         self.unknown_key += other.unknown_key;
         self.forged += other.forged;
         self.undecodable += other.undecodable;
+        self.rolled_back += other.rolled_back;
+    }
+
+    /// Counts a row that did not open.
+    pub fn count(&mut self, error: OpenError) {
+        match error {
+            OpenError::UnknownKey => self.unknown_key += 1,
+            OpenError::Forged => self.forged += 1,
+            OpenError::Format => self.undecodable += 1,
+        }
     }
 }
 
@@ -76,6 +89,8 @@ pub struct OpenedRows {
     pub superseded: Vec<Row>,
     /// What did not open, by reason.
     pub skipped: Skipped,
+    /// The names of the rows that did not open.
+    pub closed: Vec<(String, OpenError)>,
 }
 
 impl OpenedRows {
@@ -94,8 +109,15 @@ impl OpenedRows {
 }
 
 impl Codec {
+    /// Our own format in a namespace. Its keys are derived for that namespace alone.
+    pub fn sealed(ring: &KeyRing, namespace: &str) -> Self {
+        Self::Sealed { ring: ring.within(namespace), namespace: namespace.to_owned() }
+    }
+
     /// The row name of a record.
     pub fn row_name(&self, name: &str) -> String {
+        #[cfg(test)]
+        NAMES_COMPUTED.with(|count| count.set(count.get() + 1));
         match self {
             Self::Sealed { ring, .. } => {
                 let hashed = ring.current().name(&[b"autoconfig", name.as_bytes()]);
@@ -117,6 +139,15 @@ impl Codec {
                 ring.current().seal(place, &plaintext).into()
             }
             Self::LdRelay(keys) => keys.seal(text.as_bytes()).into(),
+        }
+    }
+
+    /// What a manifest says of a record in this format.
+    pub fn entry(&self, name: &str, version: i64, text: &str) -> Entry {
+        match self {
+            Self::Sealed { .. } => Entry::of(name, version, text),
+            // Other relays write the same record in other words.
+            Self::LdRelay(_) => Entry { version, digest: None },
         }
     }
 
@@ -144,13 +175,20 @@ impl Codec {
         for row in rows {
             match self.open(row) {
                 Ok(record) => all.take(row.clone(), record),
-                Err(OpenError::UnknownKey) => all.skipped.unknown_key += 1,
-                Err(OpenError::Forged) => all.skipped.forged += 1,
-                Err(OpenError::Format) => all.skipped.undecodable += 1,
+                Err(error) => {
+                    all.skipped.count(error);
+                    all.closed.push((row.name.clone(), error));
+                }
             }
         }
         all
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many row names were computed: each costs a keyed hash.
+    pub(super) static NAMES_COMPUTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 fn split(plaintext: &[u8]) -> Option<(&str, &str)> {
@@ -168,7 +206,7 @@ mod tests {
     fn sealed(namespace: &str, keys: &[&str]) -> Codec {
         let mut keys = keys.iter().map(|text| SealingKey::derive(text));
         let ring = KeyRing::new(keys.next().unwrap(), keys);
-        Codec::Sealed { ring, namespace: namespace.to_owned() }
+        Codec::sealed(&ring, namespace)
     }
 
     fn row(codec: &Codec, name: &str, text: &str) -> Row {
@@ -194,7 +232,7 @@ mod tests {
         assert!(!one.name.contains("e1"));
         let renamed = Row { name: codec.row_name("env:e2"), ..one.clone() };
         assert_eq!(codec.open(&renamed), Err(OpenError::Forged));
-        assert_eq!(sealed("there", &["k"]).open(&one), Err(OpenError::Forged));
+        assert_eq!(sealed("there", &["k"]).open(&one), Err(OpenError::UnknownKey));
         assert_eq!(sealed("here", &["other"]).open(&one), Err(OpenError::UnknownKey));
     }
 
@@ -216,6 +254,9 @@ mod tests {
             all.records.values().map(|(_, r)| (r.text.as_str(), r.key_rank)).collect();
         assert_eq!(shown, [("new", 0), ("old", 1)]);
         assert_eq!(all.superseded, rows[..1]);
-        assert_eq!(all.skipped, Skipped { unknown_key: 1, forged: 1, undecodable: 1 });
+        assert_eq!(
+            all.skipped,
+            Skipped { unknown_key: 1, forged: 1, undecodable: 1, rolled_back: 0 }
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The task of one tier of the cache: reads it while the stream is not live, and keeps it equal
-//! to what was accepted once it is.
+//! The task of one tier of the cache: reads it until the stream has delivered, adds what the other
+//! tier knew, and keeps it equal to what was accepted once the stream has delivered.
 //!
 //! Nothing here is on the path of events: what is wanted arrives over a watch, of which only the
 //! newest value counts, so that a slow database costs neither memory nor order.
@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::codec::Skipped;
+use super::judge::Reading;
 use super::report::{ReadState, SharedReport};
 use super::schedule::{Due, RETRY, STREAM_LAG, Schedule, jittered};
-use super::shared_tier::{Reading, Written};
-use crate::autoconfig::record_set::{CachedSet, RecordSet};
+use super::shared_tier::Written;
+use crate::autoconfig::record_set::{CachedSet, RecordSet, SetOrigin};
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::telemetry::Chain;
 
@@ -54,19 +55,52 @@ pub trait TierAccess: Send + 'static {
 #[error(transparent)]
 pub struct TierError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// Where the knowledge comes from that a tier shall hold.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// From the stream: what LaunchDarkly said.
+    Stream,
+    /// From all tiers together, before the stream has delivered: what one tier knows is added to
+    /// the other, so that the next start does not depend on both (design D50).
+    Tiers(Arc<CachedSet>),
+}
+
 /// What the tier shall hold.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The accepted records.
     pub records: Arc<RecordSet>,
-    /// When LaunchDarkly last confirmed them.
-    pub confirmed_at: SystemTime,
-    /// Whether the stream is live. Repairs of what relays share wait for that; accepted changes
-    /// do not.
+    /// When LaunchDarkly last confirmed them, if that is known.
+    pub confirmed_at: Option<SystemTime>,
+    /// Where they come from.
+    pub source: Source,
+    /// Whether the stream is live. Repairs of what relays share wait for that.
     pub live: bool,
     /// When the stream last delivered anything. Whoever stored something else than these records
     /// well before that moment, and still does, knows no better than this relay.
     pub heard_at: Instant,
+}
+
+impl Wanted {
+    /// What all tiers together know.
+    pub fn learnt(known: Arc<CachedSet>, now: Instant) -> Self {
+        Self {
+            records: Arc::new(known.records.clone()),
+            confirmed_at: known.confirmed_at(),
+            source: Source::Tiers(known),
+            live: false,
+            heard_at: now,
+        }
+    }
+
+    fn is_from_stream(&self) -> bool {
+        matches!(self.source, Source::Stream)
+    }
+
+    /// Whether these are ld-relay's records that LaunchDarkly has not confirmed.
+    pub(super) fn is_adopted(&self) -> bool {
+        matches!(&self.source, Source::Tiers(known) if known.origin == SetOrigin::Adopted)
+    }
 }
 
 /// How a tier is kept.
@@ -89,6 +123,8 @@ pub struct Keeper<A> {
     wanted: watch::Receiver<Option<Wanted>>,
     results: mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
     report: SharedReport,
+    /// What the tier holds, as far as it could be read.
+    held: Option<CachedSet>,
 }
 
 impl<A: TierAccess> Keeper<A> {
@@ -100,7 +136,7 @@ impl<A: TierAccess> Keeper<A> {
         results: mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
         report: SharedReport,
     ) -> Self {
-        Self { settings, access, wanted, results, report }
+        Self { settings, access, wanted, results, report, held: None }
     }
 
     /// Runs until it is told to stop.
@@ -113,7 +149,7 @@ impl<A: TierAccess> Keeper<A> {
     }
 
     /// Reads again and again until the stream has delivered. Dropped at any await without harm:
-    /// it only reads.
+    /// a write that is cut off is repeated with what the stream has delivered.
     async fn read_until_wanted(&mut self) {
         let mut wanted = self.wanted.clone();
         let reading = async {
@@ -127,15 +163,50 @@ impl<A: TierAccess> Keeper<A> {
                     (0, Tier::Local) if is_loaded => None,
                     (0, Tier::Local | Tier::Shared) => Some(jittered(REREAD, fastrand::f64())),
                 };
-                tokio::select! {
-                    () = sleep_if(pause) => {}
-                    () = self.access.disturbed() => {}
+                let mut next = pause.map(|pause| Instant::now() + pause);
+                self.wanted.mark_changed();
+                loop {
+                    tokio::select! {
+                        biased;
+                        Ok(()) = self.wanted.changed() => {
+                            if !self.learn().await {
+                                next = Some(Instant::now() + jittered(REREAD, fastrand::f64()));
+                            }
+                        }
+                        () = self.access.disturbed() => break,
+                        () = sleep_until_if(next) => break,
+                    }
                 }
             }
         };
         tokio::select! {
             () = reading => {}
-            _ = wanted.wait_for(Option::is_some) => {}
+            _ = wanted.wait_for(|wanted| wanted.as_ref().is_some_and(Wanted::is_from_stream)) => {}
+        }
+    }
+
+    /// Adds what the other tier knows. Returns whether that is done, or need not be done.
+    async fn learn(&mut self) -> bool {
+        let Some(wanted) = self.wanted.borrow_and_update().clone() else { return true };
+        let (Source::Tiers(known), Some(held)) = (&wanted.source, &self.held) else { return true };
+        let has_news = match self.settings.tier {
+            // Its age may be confirmed too, and nothing is read for it.
+            Tier::Local => true,
+            Tier::Shared => known.origin == SetOrigin::Own && held.lacks(&wanted.records),
+        };
+        if !has_news {
+            return true;
+        }
+        let known = known.clone();
+        match self.write_once(&wanted).await {
+            Ok(()) => {
+                self.held = Some((*known).clone());
+                true
+            }
+            Err(error) => {
+                self.write_failed(error, false);
+                false
+            }
         }
     }
 
@@ -148,6 +219,11 @@ impl<A: TierAccess> Keeper<A> {
                 return self.read_failed(error).await;
             }
             Err(_) => return self.read_failed("it did not answer in time".to_owned()).await,
+        };
+        self.held = match &reading.outcome {
+            CacheOutcome::Loaded(set) => Some(set.clone()),
+            CacheOutcome::Empty => Some(CachedSet::default()),
+            CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
         };
         let (outcome, state) = self.judge(reading.outcome);
         self.tell(state, reading.skipped);
@@ -178,6 +254,15 @@ impl<A: TierAccess> Keeper<A> {
                 altered = skipped.forged,
                 undecodable = skipped.undecodable,
                 "records of the autoconfig cache cannot be used and are left out"
+            );
+        }
+        if skipped.rolled_back > before.skipped.rolled_back {
+            tracing::warn!(
+                tier = ?self.settings.tier,
+                records = skipped.rolled_back,
+                "the autoconfig cache holds records that are older than its manifest says: they \
+                 were put back, and are not used. Their keys get 503 until LaunchDarkly answers. \
+                 Check who can write to this store"
             );
         }
         if before.read == state {
@@ -219,18 +304,24 @@ impl<A: TierAccess> Keeper<A> {
     /// Refuses what is too old, or may be.
     fn judge(&self, outcome: CacheOutcome<CachedSet>) -> (CacheOutcome<CachedSet>, ReadState) {
         match outcome {
-            CacheOutcome::Loaded(set) => {
-                let is_young = self.settings.age_max.is_none_or(|max| {
-                    // By a clock ahead of ours it was written in the future: young.
-                    set.stamp.is_some_and(|stamp| {
-                        stamp.written_at.elapsed().map_or(true, |age| age <= max)
-                    })
-                });
-                if is_young {
-                    (CacheOutcome::Loaded(set), ReadState::Loaded)
-                } else {
-                    (CacheOutcome::Unavailable, ReadState::TooOld)
+            CacheOutcome::Loaded(mut set) => {
+                let had_any = !set.records.environments.is_empty();
+                if let Some(max) = self.settings.age_max {
+                    for name in std::mem::take(&mut set.unvouched) {
+                        set.complete = false;
+                        set.records.remove(&name);
+                    }
+                    let is_young = set.confirmed_at().is_some_and(|at| {
+                        // By a clock ahead of ours it was written in the future: young.
+                        at.elapsed().map_or(true, |age| age <= max)
+                    });
+                    let is_left = !had_any || !set.records.environments.is_empty();
+                    if !is_young || !is_left {
+                        return (CacheOutcome::Unavailable, ReadState::TooOld);
+                    }
                 }
+                let state = if had_any { ReadState::Loaded } else { ReadState::Empty };
+                (CacheOutcome::Loaded(set), state)
             }
             CacheOutcome::Empty => (CacheOutcome::Empty, ReadState::Empty),
             CacheOutcome::Unavailable => (CacheOutcome::Unavailable, ReadState::Unavailable),
@@ -370,14 +461,14 @@ impl<A: TierAccess> Keeper<A> {
 /// While the stream is live, what was accepted is confirmed at every moment.
 fn confirmed(mut wanted: Wanted) -> Wanted {
     if wanted.live {
-        wanted.confirmed_at = SystemTime::now();
+        wanted.confirmed_at = Some(SystemTime::now());
     }
     wanted
 }
 
-async fn sleep_if(pause: Option<Duration>) {
-    match pause {
-        Some(pause) => tokio::time::sleep(pause).await,
+async fn sleep_until_if(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -56,10 +56,12 @@ impl TierAccess for Bench {
         let outcome = match found {
             None => CacheOutcome::Empty,
             Some((written_at, complete)) => {
-                let written_at = SystemTime::UNIX_EPOCH + Duration::from_secs(written_at);
-                let stamp = (written_at > SystemTime::UNIX_EPOCH)
-                    .then_some(Stamp { written_at, sequence: 1 });
-                CacheOutcome::Loaded(CachedSet { records: records(1), stamp, complete })
+                let confirmed_at = (written_at > 0)
+                    .then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(written_at));
+                let stamp = Some(Stamp { confirmed_at, sequence: 1 });
+                let set =
+                    CachedSet { records: records(1), stamp, complete, ..CachedSet::default() };
+                CacheOutcome::Loaded(set)
             }
         };
         Ok(Reading { outcome, skipped: Skipped::default() })
@@ -119,10 +121,17 @@ impl Surroundings {
     fn want(&self, version: i64) {
         self.wanted.send_replace(Some(Wanted {
             records: Arc::new(records(version)),
-            confirmed_at: SystemTime::now(),
+            confirmed_at: Some(SystemTime::now()),
+            source: Source::Stream,
             live: true,
             heard_at: Instant::now(),
         }));
+    }
+
+    /// All tiers together know that version.
+    fn know(&self, version: i64) {
+        let known = CachedSet { records: records(version), ..CachedSet::default() };
+        self.wanted.send_replace(Some(Wanted::learnt(Arc::new(known), Instant::now())));
     }
 
     fn die(&self) {
@@ -179,6 +188,39 @@ async fn a_tier_is_read_until_something_is_wanted() {
     assert_eq!(bench.with(|state| state.written.clone()), [(2, true)]);
     around.pass(300).await;
     assert_eq!(bench.with(|state| state.read), 0, "no read after that");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
+    for (tier, known, expected) in [
+        (Tier::Shared, 2, &[(2, false)][..]),
+        (Tier::Local, 2, &[(2, false)]),
+        // It is visited only if it lacks something.
+        (Tier::Shared, 1, &[]),
+    ] {
+        let bench = Bench::default();
+        bench.with(|state| state.reads.push_back((7, true)));
+        let around = keep(&bench, KeeperSettings { tier, ..shared() });
+        around.pass(1).await;
+        around.know(known);
+        around.pass(1).await;
+        assert_eq!(bench.with(|state| state.written.clone()), expected, "{tier:?}");
+    }
+    // One that does not answer is given it when it does.
+    let bench = Bench::default();
+    bench.with(|state| state.away = true);
+    let around = keep(&bench, shared());
+    around.know(2);
+    around.pass(10).await;
+    assert_eq!(around.visits(), 0);
+    bench.with(|state| state.away = false);
+    bench.disturb();
+    around.pass(1).await;
+    assert_eq!(bench.with(|state| state.written.clone()), [(2, false)]);
+    // What LaunchDarkly says ends that.
+    around.want(3);
+    around.pass(1).await;
+    assert_eq!(bench.with(|state| state.written.last().copied()), Some((3, true)));
 }
 
 #[tokio::test(start_paused = true)]

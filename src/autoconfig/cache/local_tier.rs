@@ -7,15 +7,25 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::codec::{CacheKeys, Skipped};
-use super::keeper::{TierAccess, TierError, Wanted};
-use super::manifest::{MANIFEST_NAME, Manifest};
-use super::shared_tier::{Reading, Written, cached_set, is_fresh};
-use crate::autoconfig::record_set::Stamp;
+use super::judge::{Reading, judge};
+use super::keeper::{Source, TierAccess, TierError, Wanted};
+use super::manifest::{Entry, MANIFEST_NAME, Manifest};
+use super::shared_tier::{Written, is_fresh};
+use crate::autoconfig::record_set::{Gone, SetOrigin, Stamp, add_gone, next_order};
 use crate::storage::local::{LocalStore, LocalStoreStatus, NamedRecords};
 
 /// Space of the store that holds the records. Fixed: independent of the shared cache's key
 /// (design D33).
 const SPACE: &str = "autoconfig";
+
+/// What becomes of records that do not open with the keys at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closed {
+    /// They stay: with the right key they may open again.
+    Keep,
+    /// They go.
+    Remove,
+}
 
 /// The embedded store seen as a tier of the cache.
 #[derive(Debug)]
@@ -77,6 +87,7 @@ impl LocalTier {
             unknown_key: count(skipped.unknown_key),
             forged: count(skipped.forged),
             undecodable: count(skipped.format),
+            rolled_back: 0,
         };
         let mut texts = BTreeMap::new();
         for record in records {
@@ -98,21 +109,20 @@ impl LocalTier {
         wanted: &BTreeMap<String, String>,
         manifest: &Manifest,
         held: &Stored,
+        closed: Closed,
     ) -> Result<usize, TierError> {
         let mut puts: Vec<(String, Vec<u8>)> = wanted
             .iter()
-            .filter(|(name, text)| held.skipped.total() > 0 || held.texts.get(*name) != Some(*text))
+            .filter(|(name, text)| closed == Closed::Remove || held.texts.get(*name) != Some(*text))
             .map(|(name, text)| (name.clone(), text.clone().into_bytes()))
             .collect();
         puts.push((MANIFEST_NAME.to_owned(), manifest.encode().into_bytes()));
         let is_gone = |name: &&String| !wanted.contains_key(*name);
         let deletes: Vec<String> = held.texts.keys().filter(is_gone).cloned().collect();
         let rows = puts.len() + deletes.len();
-        let outcome = if held.skipped.total() > 0 {
-            // What nobody here can read is worth nothing any more.
-            self.store.replace_named(SPACE, puts).await
-        } else {
-            self.store.write_named(SPACE, puts, deletes).await
+        let outcome = match closed {
+            Closed::Remove => self.store.replace_named(SPACE, puts).await,
+            Closed::Keep => self.store.write_named(SPACE, puts, deletes).await,
         };
         outcome.map_err(|error| TierError(error.into()))?;
         Ok(rows)
@@ -124,11 +134,11 @@ impl TierAccess for LocalTier {
         self.look_for_loss();
         if let Some(Stored { texts, manifest: Some(manifest), .. }) = &self.to_restore {
             // The store's own content goes back to where it was read from, as it was.
-            self.store(texts, manifest, &Stored::default()).await?;
+            self.store(texts, manifest, &Stored::default(), Closed::Keep).await?;
         }
         self.to_restore = None;
         let stored = self.stored.insert(self.load().await?);
-        Ok(cached_set(&stored.texts, stored.manifest.clone(), stored.skipped))
+        Ok(judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own))
     }
 
     async fn write(&mut self, wanted: &Wanted) -> Result<Written, TierError> {
@@ -139,28 +149,49 @@ impl TierAccess for LocalTier {
             Some(held) => held,
             None => self.load().await?,
         };
-        let texts: BTreeMap<String, String> =
-            wanted.records.encoded().into_iter().map(|(name, (_, text))| (name, text)).collect();
-        let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
-        let stamp = Stamp {
-            written_at: wanted.confirmed_at,
-            sequence: standing.map_or(0, |stamp| stamp.sequence).saturating_add(1),
+        let encoded = wanted.records.encoded();
+        let entry = |(name, (version, text)): (&String, &(i64, String))| {
+            (name.clone(), Entry::of(name, *version, text))
         };
-        let due = Manifest::of(&texts, texts.len(), stamp, &self.writer);
-        let records = texts.len();
+        let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
+        let due = Manifest {
+            stamp: Stamp {
+                confirmed_at: wanted.confirmed_at,
+                sequence: standing.map_or(0, |stamp| stamp.sequence).saturating_add(1),
+            },
+            writer: self.writer.clone(),
+            records: encoded.iter().map(entry).collect(),
+            gone: removed(held.manifest.as_ref(), wanted),
+            adopted: wanted.is_adopted(),
+        };
+        let texts: BTreeMap<String, String> =
+            encoded.into_iter().map(|(name, (_, text))| (name, text)).collect();
+        let closed = match wanted.source {
+            // What nobody here can read is worth nothing any more.
+            Source::Stream if held.skipped.total() > 0 => Closed::Remove,
+            Source::Stream | Source::Tiers(_) => Closed::Keep,
+        };
+        let skipped = if closed == Closed::Keep { held.skipped } else { Skipped::default() };
+        let written = Written {
+            records: texts.len(),
+            complete: !wanted.is_adopted(),
+            skipped,
+            ..Written::default()
+        };
         if let Some(standing) = &held.manifest
             && held.texts == texts
-            && held.skipped.total() == 0
+            && closed == Closed::Keep
             && standing.says_the_same_as(&due)
-            && is_fresh(standing.stamp, stamp)
+            && is_fresh(standing.stamp, due.stamp)
         {
             let stamp = Some(standing.stamp);
             self.stored = Some(held);
-            return Ok(Written { records, stamp, complete: true, ..Written::default() });
+            return Ok(Written { stamp, ..written });
         }
-        let rows = self.store(&texts, &due, &held).await?;
-        self.stored = Some(Stored { texts, manifest: Some(due), skipped: Skipped::default() });
-        Ok(Written { rows, records, stamp: Some(stamp), complete: true, ..Written::default() })
+        let rows = self.store(&texts, &due, &held, closed).await?;
+        let stamp = Some(due.stamp);
+        self.stored = Some(Stored { texts, manifest: Some(due), skipped });
+        Ok(Written { rows, stamp, ..written })
     }
 
     fn doubts_since(&self) -> Option<Instant> {
@@ -176,6 +207,24 @@ impl TierAccess for LocalTier {
             else => std::future::pending().await,
         }
     }
+}
+
+/// The removals that the next manifest lists: those that are known, and what the one that stands
+/// lists although it does not exist any more.
+fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gone> {
+    let mut gone = wanted.records.gone.clone();
+    let exists = wanted.records.versions();
+    if let Some(standing) = standing {
+        add_gone(&mut gone, &standing.gone);
+        let order = next_order(&gone);
+        for (name, entry) in &standing.records {
+            if !exists.contains_key(name) {
+                add_gone(&mut gone, [(name, &Gone { version: entry.version, order })]);
+            }
+        }
+    }
+    gone.retain(|name, _| !exists.contains_key(name));
+    gone
 }
 
 /// Waits until the store's file was replaced more often than that.

@@ -1,15 +1,51 @@
-//! The manifest of a cached set: proves that the set is whole, and says how old it is. Pure.
+//! The manifest of a cached set: names each record with its version and a digest of its text, and
+//! the records that were removed. Pure.
+//!
+//! A record of its own cannot prove that it is the newest one: whoever can write the database can
+//! put an old one back. The manifest can, because it is sealed too.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::autoconfig::record_set::Stamp;
+use crate::autoconfig::record_set::{Gone, Stamp};
 
-/// Name under which a manifest stands beside the records. Not a name that a record can have.
+/// Name of the manifest of our sealed rows. Not a name that a record can have.
 pub const MANIFEST_NAME: &str = "manifest";
+
+/// Name of the manifest of ld-relay's rows. It stands among our sealed rows, because ld-relay
+/// removes what it does not know from its own.
+pub const LD_RELAY_MANIFEST_NAME: &str = "manifest of ld-relay's rows";
+
+/// Version of the manifest's text.
+const FORMAT: u64 = 2;
+
+/// Bytes of a digest. The key holder alone makes records, so nobody can search for a collision;
+/// chance is all that is left.
+const DIGEST_BYTES: usize = 12;
+
+/// What a manifest says of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The record's version.
+    pub version: i64,
+    /// Digest of its text; `None` where another writer's text of the same version may differ.
+    pub digest: Option<String>,
+}
+
+impl Entry {
+    /// The entry of a record, with a digest.
+    pub fn of(name: &str, version: i64, text: &str) -> Self {
+        Self { version, digest: Some(digest(name, text)) }
+    }
+
+    /// Whether a record of this version has that text.
+    pub fn fits(&self, name: &str, text: &str) -> bool {
+        self.digest.as_ref().is_none_or(|known| *known == digest(name, text))
+    }
+}
 
 /// What vouches for a set of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,38 +54,57 @@ pub struct Manifest {
     pub stamp: Stamp,
     /// Random name of the process that wrote it.
     pub writer: String,
-    /// Number of records that the set has. More than are stored if the database could not hold
-    /// some.
-    pub count: usize,
-    /// Hash of all names and texts that are stored.
-    pub digest: String,
+    /// All records of the set by name, those that the database could not hold among them.
+    pub records: BTreeMap<String, Entry>,
+    /// Removed records by name.
+    pub gone: BTreeMap<String, Gone>,
+    /// Whether the records are ld-relay's and LaunchDarkly has not confirmed them since.
+    pub adopted: bool,
 }
 
 impl Manifest {
-    /// A manifest of these stored records, of a set that has `count`.
-    pub fn of(texts: &BTreeMap<String, String>, count: usize, stamp: Stamp, writer: &str) -> Self {
-        Self { stamp, writer: writer.to_owned(), count, digest: digest(texts) }
-    }
-
-    /// Whether both tell of the same records.
+    /// Whether both list the same records and removals.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
-        self.count == other.count && self.digest == other.digest
+        let versions = |gone: &BTreeMap<String, Gone>| -> BTreeMap<String, i64> {
+            gone.iter().map(|(name, gone)| (name.clone(), gone.version)).collect()
+        };
+        self.records == other.records
+            && self.adopted == other.adopted
+            && versions(&self.gone) == versions(&other.gone)
     }
 
     /// Whether these are exactly the records of the set.
     pub fn vouches_for(&self, texts: &BTreeMap<String, String>) -> bool {
-        self.count == texts.len() && self.digest == digest(texts)
+        self.records.len() == texts.len()
+            && texts.iter().all(|(name, text)| {
+                self.records.get(name).is_some_and(|entry| entry.fits(name, text))
+            })
     }
 
     /// Its text.
     pub fn encode(&self) -> String {
-        let written_at = self.stamp.written_at.duration_since(SystemTime::UNIX_EPOCH);
+        let milliseconds = self.stamp.confirmed_at.map(|at| {
+            let since = at.duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+        });
+        let records: Map<String, Value> = self
+            .records
+            .iter()
+            .map(|(name, entry)| (name.clone(), json!([entry.version, entry.digest])))
+            .collect();
+        let gone: Map<String, Value> = self
+            .gone
+            .iter()
+            .map(|(name, gone)| (name.clone(), json!([gone.version, gone.order])))
+            .collect();
         json!({
+            "format": FORMAT,
             "sequence": self.stamp.sequence,
-            "writtenAt": written_at.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0)),
+            "confirmedAt": milliseconds,
             "writer": self.writer,
-            "count": self.count,
-            "digest": self.digest,
+            "records": records,
+            "gone": gone,
+            "adopted": self.adopted,
         })
         .to_string()
     }
@@ -57,29 +112,42 @@ impl Manifest {
     /// Reads a text; `None` if it is not a manifest.
     pub fn decode(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
-        let written_at = Duration::from_millis(value["writtenAt"].as_u64()?);
+        if value["format"].as_u64()? != FORMAT {
+            return None;
+        }
+        let confirmed_at = if value["confirmedAt"].is_null() {
+            None
+        } else {
+            let since = Duration::from_millis(value["confirmedAt"].as_u64()?);
+            Some(SystemTime::UNIX_EPOCH.checked_add(since)?)
+        };
+        let entry = |(name, value): (&String, &Value)| {
+            let digest =
+                if value[1].is_null() { None } else { Some(value[1].as_str()?.to_owned()) };
+            Some((name.clone(), Entry { version: value[0].as_i64()?, digest }))
+        };
+        let gone = |(name, value): (&String, &Value)| {
+            let gone = Gone { version: value[0].as_i64()?, order: value[1].as_u64()? };
+            Some((name.clone(), gone))
+        };
         Some(Self {
-            stamp: Stamp {
-                written_at: SystemTime::UNIX_EPOCH.checked_add(written_at)?,
-                sequence: value["sequence"].as_u64()?,
-            },
+            stamp: Stamp { confirmed_at, sequence: value["sequence"].as_u64()? },
             writer: value["writer"].as_str()?.to_owned(),
-            count: usize::try_from(value["count"].as_u64()?).ok()?,
-            digest: value["digest"].as_str()?.to_owned(),
+            records: value["records"].as_object()?.iter().map(entry).collect::<Option<_>>()?,
+            gone: value["gone"].as_object()?.iter().map(gone).collect::<Option<_>>()?,
+            adopted: value["adopted"].as_bool()?,
         })
     }
 }
 
-fn digest(texts: &BTreeMap<String, String>) -> String {
+fn digest(name: &str, text: &str) -> String {
     let mut hash = Sha256::new();
-    for (name, text) in texts {
-        for part in [name, text] {
-            // The length keeps (ab, c) and (a, bc) apart.
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
-        }
+    for part in [name, text] {
+        // The length keeps (ab, c) and (a, bc) apart.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hash.finalize().iter().take(DIGEST_BYTES).map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -90,19 +158,28 @@ mod tests {
         pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
     }
 
+    fn manifest(confirmed_at: Option<SystemTime>, pairs: &[(&str, &str)]) -> Manifest {
+        let entry = |(name, text): &(&str, &str)| ((*name).to_owned(), Entry::of(name, 1, text));
+        Manifest {
+            stamp: Stamp { confirmed_at, sequence: 7 },
+            writer: "w".to_owned(),
+            records: pairs.iter().map(entry).collect(),
+            gone: BTreeMap::from([("c".to_owned(), Gone { version: 3, order: 1 })]),
+            adopted: false,
+        }
+    }
+
     #[test]
     fn vouches_for_exactly_its_records() {
-        let stamp = Stamp {
-            written_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_234),
-            sequence: 7,
-        };
-        let records = texts(&[("a", "1"), ("b", "2")]);
-        let manifest = Manifest::of(&records, 2, stamp, "w");
-        assert_eq!(Manifest::decode(&manifest.encode()), Some(manifest.clone()));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234);
+        let pairs = [("a", "1"), ("b", "2")];
+        let records = texts(&pairs);
+        for confirmed_at in [Some(at), None] {
+            let manifest = manifest(confirmed_at, &pairs);
+            assert_eq!(Manifest::decode(&manifest.encode()), Some(manifest));
+        }
+        let manifest = manifest(Some(at), &pairs);
         assert!(manifest.vouches_for(&records));
-        let of_three = Manifest::of(&records, 3, stamp, "w");
-        assert!(!of_three.vouches_for(&records), "one could not be stored");
-        assert!(!of_three.says_the_same_as(&manifest));
         for other in [
             texts(&[("a", "1")]),
             texts(&[("a", "1"), ("b", "3")]),
@@ -112,21 +189,30 @@ mod tests {
         ] {
             assert!(!manifest.vouches_for(&other), "{other:?}");
         }
+        let mut other = manifest.clone();
+        other.gone.get_mut("c").unwrap().order = 9;
+        assert!(other.says_the_same_as(&manifest), "the order of removals is bookkeeping");
+        other.gone.get_mut("c").unwrap().version = 4;
+        assert!(!other.says_the_same_as(&manifest));
     }
 
     #[test]
     fn what_is_not_a_manifest_is_none() {
+        let far = r#"{"format":2,"sequence":1,"confirmedAt":18446744073709551615,"writer":"",
+            "records":{},"gone":{},"adopted":false}"#;
+        // This lies beyond what the clock can hold on some platforms, and within on others: it
+        // must not panic on either.
+        let _ = Manifest::decode(far);
         for text in [
             "",
             "{}",
             "[]",
-            r#"{"sequence":-1}"#,
-            r#"{"sequence":1,"writtenAt":18446744073709551615,"writer":"","count":0,"digest":""}"#,
+            r#"{"format":2,"sequence":-1}"#,
+            &far.replace("\"format\":2", "\"format\":3"),
+            r#"{"format":2,"sequence":1,"confirmedAt":1,"writer":"","records":{"a":[]},"gone":{},
+                "adopted":false}"#,
         ] {
-            // The last one lies beyond what the clock can hold on some platforms, and within on
-            // others: it must not panic on either.
-            let _ = Manifest::decode(text);
+            assert_eq!(Manifest::decode(text), None, "{text}");
         }
-        assert_eq!(Manifest::decode("{}"), None);
     }
 }

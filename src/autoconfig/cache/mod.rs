@@ -10,6 +10,7 @@ pub mod codec;
 mod consul;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
+pub mod judge;
 pub mod keeper;
 pub mod ld_relay_format;
 pub mod local_tier;

@@ -1,227 +1,281 @@
 //! What must be written so that a shared cache holds what was accepted. Pure.
 //!
 //! Several relays write the same rows. Each write is a compare-and-swap against the row that was
-//! read. A record that a peer stored at a higher version, and one that is not ours, is left: that
-//! peer may have heard of it a moment before our own stream tells. It is corrected if we heard of
-//! its removal, or if it is still the same on a second look some seconds later, when our stream
-//! has gone on without telling of it (as in design D28).
+//! read.
+//!
+//! A relay whose stream is live may write everything ([`plan_live`]). What a peer stored or removed
+//! at a higher version is left at first: that peer may have heard of it a moment before our own
+//! stream tells. It is corrected if we heard of its removal, or if it is still the same on a second
+//! look some seconds later, when our stream has gone on without telling of it (as in design D28).
+//!
+//! A relay whose stream is not live adds only what is newer by version than anything stored
+//! ([`plan_upward`]): it must not bring back what a peer has removed since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::backend::{Row, Swap};
 use super::codec::{Codec, OpenedRow, OpenedRows};
-use super::manifest::MANIFEST_NAME;
-use crate::autoconfig::records::{Record, decode};
+use super::judge::version_of;
+use super::manifest::{Entry, LD_RELAY_MANIFEST_NAME, MANIFEST_NAME, Manifest};
+use crate::autoconfig::record_set::{Gone, add_gone, next_order};
 
 /// Records to be stored: version and text by name.
 pub type Desired = BTreeMap<String, (i64, String)>;
+
+/// What the cache held when it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// All rows.
+    pub rows: &'a [Row],
+    /// What they hold.
+    pub opened: &'a OpenedRows,
+    /// The manifest among them.
+    pub manifest: Option<&'a Manifest>,
+}
+
+/// What a relay knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The records that exist.
+    pub desired: &'a Desired,
+    /// Records that were removed, by name.
+    pub gone: &'a BTreeMap<String, Gone>,
+}
+
+/// Something in the cache that differs from what this relay knows and may be newer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The row, if one stands there.
+    pub row: Option<Row>,
+    /// The version that the row or the manifest tells.
+    pub version: Option<i64>,
+}
 
 /// One pass over the rows of a cache.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The writes, additions before removals.
     pub swaps: Vec<Swap>,
-    /// Rows that are not what is desired and wait for a second look, by record name.
-    pub doubtful: BTreeMap<String, Row>,
-    /// The texts that are stored once all writes are done.
-    pub texts: BTreeMap<String, String>,
+    /// Names of the records of the first swaps.
+    pub written: Vec<String>,
+    /// What waits for a second look, by record name.
+    pub doubtful: BTreeMap<String, Claim>,
+    /// The records that the manifest lists once all writes are done.
+    pub records: BTreeMap<String, Entry>,
+    /// The removals that it lists.
+    pub gone: BTreeMap<String, Gone>,
+    /// Names of the rows that hold the desired records.
+    pub row_names: HashSet<String>,
 }
 
-/// Plans a pass. `rows` are all rows that were read, `opened` what they hold; `gone` names
-/// records that we heard to be removed, with the last version we knew; `due` are those of
-/// [`Plan::doubtful`] of an earlier pass whose second look this is.
-pub fn plan(
+/// Plans a pass of a relay whose stream is live. `removed` names records that we wrote and heard
+/// to be removed, with the last version we knew; `due` are those of [`Plan::doubtful`] of an
+/// earlier pass whose second look this is.
+pub fn plan_live(
     codec: &Codec,
-    rows: &[Row],
-    opened: &OpenedRows,
-    desired: &Desired,
-    gone: &BTreeMap<String, i64>,
-    due: &BTreeMap<String, Row>,
+    stored: Stored<'_>,
+    known: Known<'_>,
+    removed: &BTreeMap<String, i64>,
+    due: &BTreeMap<String, Claim>,
 ) -> Plan {
-    let mut plan = Plan::default();
-    let mut removals = Vec::new();
-    for (name, (version, text)) in desired {
-        let row_name = codec.row_name(name);
-        let stored = opened.records.get(name);
-        let is_newer = |(row, held): &&(Row, OpenedRow)| {
-            version_of(&held.text) > Some(*version) && due.get(name) != Some(row)
-        };
-        let text = match stored.filter(is_newer) {
-            Some((row, held)) => {
-                plan.doubtful.insert(name.clone(), row.clone());
-                &held.text
-            }
-            None => text,
-        };
-        plan.texts.insert(name.clone(), text.clone());
-        if stored.is_some_and(|(_, held)| held.key_rank == 0 && held.text == *text) {
-            continue;
-        }
-        plan.swaps.push(Swap {
-            // Whatever stands under the name, readable or not.
-            expected: rows.iter().find(|row| row.name == row_name).cloned(),
-            value: Some(codec.seal(name, text)),
-            name: row_name.clone(),
-        });
-        // Sealed under another key it stands under another name.
-        removals.extend(stored.map(|(row, _)| row).filter(|row| row.name != row_name));
-    }
-    for (name, (row, held)) in &opened.records {
-        if desired.contains_key(name) || name == MANIFEST_NAME {
-            continue;
-        }
-        // A peer may have heard that it is back: then it stands at a higher version.
-        let removed = gone.get(name).is_some_and(|known| version_of(&held.text) <= Some(*known));
-        if removed || due.get(name) == Some(row) {
-            removals.push(row);
+    let mut draft = Draft::new(codec, stored);
+    for (name, (version, text)) in known.desired {
+        let claim = draft.claim(name);
+        let is_ahead = claim.version > Some(*version) || draft.gone_at(name) >= Some(*version);
+        if is_ahead && due.get(name) != Some(&claim) {
+            draft.doubt(name, claim);
         } else {
-            plan.doubtful.insert(name.clone(), row.clone());
-            plan.texts.insert(name.clone(), held.text.clone());
+            draft.put(name, *version, text);
         }
     }
-    removals.extend(&opened.superseded);
-    plan.swaps.extend(removals.into_iter().map(|row| Swap {
-        name: row.name.clone(),
-        expected: Some(row.clone()),
-        value: None,
-    }));
-    plan
+    for (name, (row, held)) in &stored.opened.records {
+        if known.desired.contains_key(name) || is_manifest(name) {
+            continue;
+        }
+        let version = version_of(&held.text);
+        let gone_at = [draft.gone_at(name), below(known.gone.get(name))];
+        // A peer may have heard that it is back: then it stands at a higher version.
+        let is_removed = removed.get(name).is_some_and(|at| version <= Some(*at))
+            || gone_at.into_iter().flatten().any(|at| version <= Some(at));
+        let claim = Claim { row: Some(row.clone()), version };
+        if is_removed || due.get(name) == Some(&claim) {
+            draft.remove(name, row, version);
+        } else {
+            draft.doubt(name, claim);
+        }
+    }
+    draft.removals.extend(stored.opened.superseded.iter().cloned());
+    draft.finish(known.gone)
 }
 
-/// The version inside a stored record; `None` if it cannot be decoded.
-fn version_of(text: &str) -> Option<i64> {
-    match decode(text.as_bytes()).ok()? {
-        Record::Environment { record, .. } => Some(record.version),
-        Record::Filter(record) => Some(record.version),
+/// Plans a pass of a relay whose stream is not live.
+pub fn plan_upward(codec: &Codec, stored: Stored<'_>, known: Known<'_>) -> Plan {
+    let mut draft = Draft::new(codec, stored);
+    draft.keep_listed();
+    let is_empty = stored.rows.is_empty() && stored.manifest.is_none();
+    for (name, (version, text)) in known.desired {
+        let claim = draft.claim(name);
+        let listed = stored.manifest.and_then(|manifest| manifest.records.get(name));
+        let stands = stored.opened.records.get(name).and_then(|(_, held)| version_of(&held.text));
+        // Nothing says that it does not exist any more.
+        let is_news = match claim.version {
+            Some(claimed) => {
+                let is_lost = listed.is_some() && stands != claim.version;
+                *version > claimed || (is_lost && *version == claimed)
+            }
+            None => is_empty,
+        };
+        if is_news {
+            draft.put(name, *version, text);
+        }
+    }
+    for (name, gone) in known.gone {
+        if known.desired.contains_key(name) {
+            continue;
+        }
+        let claim = draft.claim(name);
+        if let Some(row) = claim.row
+            && claim.version <= Some(gone.version)
+        {
+            draft.remove(name, &row, claim.version);
+        }
+    }
+    draft.finish(known.gone)
+}
+
+/// The last version before a removal. A record that stands at the version of the removal itself
+/// may be one that was only missing from a put; it waits for the second look.
+fn below(gone: Option<&Gone>) -> Option<i64> {
+    gone.map(|gone| gone.version.saturating_sub(1))
+}
+
+pub(super) fn is_manifest(name: &str) -> bool {
+    name == MANIFEST_NAME || name == LD_RELAY_MANIFEST_NAME
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    codec: &'a Codec,
+    stored: Stored<'a>,
+    rows: HashMap<&'a str, &'a Row>,
+    removals: Vec<Row>,
+    plan: Plan,
+}
+
+impl<'a> Draft<'a> {
+    fn new(codec: &'a Codec, stored: Stored<'a>) -> Self {
+        let rows = stored.rows.iter().map(|row| (row.name.as_str(), row)).collect();
+        let mut plan = Plan::default();
+        if let Some(manifest) = stored.manifest {
+            plan.gone.clone_from(&manifest.gone);
+        }
+        Self { codec, stored, rows, removals: Vec::new(), plan }
+    }
+
+    /// Starts from what the manifest lists; without one, from the rows.
+    fn keep_listed(&mut self) {
+        match self.stored.manifest {
+            Some(manifest) => self.plan.records.clone_from(&manifest.records),
+            None => {
+                for (name, (_, held)) in &self.stored.opened.records {
+                    if let Some(version) = version_of(&held.text).filter(|_| !is_manifest(name)) {
+                        let entry = self.codec.entry(name, version, &held.text);
+                        self.plan.records.insert(name.clone(), entry);
+                    }
+                }
+            }
+        }
+    }
+
+    fn gone_at(&self, name: &str) -> Option<i64> {
+        Some(self.stored.manifest?.gone.get(name)?.version)
+    }
+
+    /// What the cache says of a record: the highest version that its row, the list of records or
+    /// the list of removals tells.
+    fn claim(&self, name: &str) -> Claim {
+        let held = self.stored.opened.records.get(name);
+        let listed = self.stored.manifest.and_then(|manifest| manifest.records.get(name));
+        let versions = [
+            held.and_then(|(_, held): &(Row, OpenedRow)| version_of(&held.text)),
+            listed.map(|entry| entry.version),
+            self.gone_at(name),
+        ];
+        let version = versions.into_iter().flatten().max();
+        Claim { row: held.map(|(row, _)| row.clone()), version }
+    }
+
+    /// Leaves what stands there, for now.
+    fn doubt(&mut self, name: &str, claim: Claim) {
+        let listed = self.stored.manifest.and_then(|manifest| manifest.records.get(name)).cloned();
+        let from_row = || {
+            let (_, held) = self.stored.opened.records.get(name)?;
+            let version = version_of(&held.text)?;
+            Some(self.codec.entry(name, version, &held.text))
+        };
+        let newer = from_row().filter(|entry| {
+            self.gone_at(name) < Some(entry.version)
+                && listed.as_ref().is_none_or(|listed| listed.version < entry.version)
+        });
+        if newer.is_some() {
+            self.plan.gone.remove(name);
+        }
+        if let Some(entry) = newer.or(listed) {
+            self.plan.records.insert(name.to_owned(), entry);
+        }
+        self.plan.doubtful.insert(name.to_owned(), claim);
+    }
+
+    /// Makes the record stand as given.
+    fn put(&mut self, name: &str, version: i64, text: &str) {
+        let row_name = self.codec.row_name(name);
+        self.plan.records.insert(name.to_owned(), self.codec.entry(name, version, text));
+        self.plan.gone.remove(name);
+        let stored = self.stored.opened.records.get(name);
+        self.plan.row_names.insert(row_name.clone());
+        if stored.is_some_and(|(_, held)| held.key_rank == 0 && held.text == text) {
+            return;
+        }
+        // Sealed under another key it stands under another name.
+        self.removals.extend(stored.map(|(row, _)| row.clone()).filter(|row| row.name != row_name));
+        self.plan.written.push(name.to_owned());
+        self.plan.swaps.push(Swap {
+            // Whatever stands under the name, readable or not.
+            expected: self.rows.get(row_name.as_str()).map(|row| (*row).clone()),
+            value: Some(self.codec.seal(name, text)),
+            name: row_name,
+        });
+    }
+
+    fn remove(&mut self, name: &str, row: &Row, version: Option<i64>) {
+        self.plan.records.remove(name);
+        self.removals.push(row.clone());
+        if let Some(version) = version {
+            let order = next_order(&self.plan.gone);
+            let gone = Gone { version, order };
+            add_gone(&mut self.plan.gone, [(name, &gone)]);
+        }
+    }
+
+    fn finish(mut self, gone: &BTreeMap<String, Gone>) -> Plan {
+        let listed = &self.plan.records;
+        let is_certain = |(name, gone): &(&String, &Gone)| {
+            listed.get(*name).is_none_or(|entry| entry.version <= gone.version)
+                && !self.plan.doubtful.contains_key(*name)
+        };
+        let certain: Vec<_> = gone.iter().filter(is_certain).collect();
+        add_gone(&mut self.plan.gone, certain);
+        let gone = &self.plan.gone;
+        self.plan.records.retain(|name, _| !gone.contains_key(name));
+        self.plan.swaps.extend(self.removals.into_iter().map(|row| Swap {
+            name: row.name.clone(),
+            expected: Some(row),
+            value: None,
+        }));
+        self.plan
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::autoconfig::records::{FilterRecord, encode_filter};
-    use crate::sealing::{KeyRing, SealingKey};
-
-    fn codec(keys: &[&str]) -> Codec {
-        let mut keys = keys.iter().map(|text| SealingKey::derive(text));
-        let ring = KeyRing::new(keys.next().unwrap(), keys);
-        Codec::Sealed { ring, namespace: "here".to_owned() }
-    }
-
-    fn text(version: i64) -> String {
-        let project_key = "p".to_owned();
-        encode_filter(&FilterRecord { project_key, key: "f".to_owned(), version })
-    }
-
-    /// Plans with names and versions, and shows the writes: `+a`, `~a` (over a row), `-a`.
-    #[track_caller]
-    fn check(
-        stored: &[(&str, i64)],
-        desired: &[(&str, i64)],
-        gone: &[&str],
-        due: &[&str],
-        expected: &str,
-    ) {
-        let codec = codec(&["k"]);
-        let row = |name: &str, version| Row {
-            name: codec.row_name(name),
-            value: codec.seal(name, &text(version)),
-            revision: 0,
-        };
-        let rows: Vec<Row> = stored.iter().map(|&(name, version)| row(name, version)).collect();
-        let opened = codec.open_all(&rows);
-        let desired: Desired =
-            desired.iter().map(|&(name, v)| (name.to_owned(), (v, text(v)))).collect();
-        let gone = gone.iter().map(|name| ((*name).to_owned(), 1)).collect();
-        let due =
-            due.iter().map(|name| ((*name).to_owned(), opened.records[*name].0.clone())).collect();
-        let plan = plan(&codec, &rows, &opened, &desired, &gone, &due);
-        let by_row = |row_name: &str| {
-            ["a", "b", "c"].into_iter().find(|name| codec.row_name(name) == row_name).unwrap()
-        };
-        let mut shown: Vec<String> = plan
-            .swaps
-            .iter()
-            .map(|swap| match (&swap.expected, &swap.value) {
-                (None, Some(_)) => format!("+{}", by_row(&swap.name)),
-                (Some(_), Some(_)) => format!("~{}", by_row(&swap.name)),
-                (_, None) => format!("-{}", by_row(&swap.name)),
-            })
-            .collect();
-        shown.extend(plan.doubtful.keys().map(|name| format!("?{name}")));
-        let texts: Vec<_> = plan.texts.keys().map(String::as_str).collect();
-        shown.push(format!("={}", texts.join("")));
-        assert_eq!(shown.join(" "), expected);
-    }
-
-    #[test]
-    fn writes_what_differs_and_nothing_else() {
-        check(&[], &[("a", 1), ("b", 1)], &[], &[], "+a +b =ab");
-        check(&[("a", 1)], &[("a", 1), ("b", 1)], &[], &[], "+b =ab");
-        check(&[("a", 1)], &[("a", 2)], &[], &[], "~a =a");
-    }
-
-    #[test]
-    fn what_a_peer_stored_at_a_higher_version_stands_until_the_second_look() {
-        check(&[("a", 3)], &[("a", 2)], &[], &[], "?a =a");
-        check(&[("a", 3)], &[("a", 2)], &[], &["a"], "~a =a");
-        check(&[("a", 3)], &[("a", 3)], &[], &["a"], "=a");
-    }
-
-    #[test]
-    fn removes_what_was_removed_and_looks_twice_at_the_rest() {
-        check(&[("a", 1), ("b", 1)], &[("a", 1)], &["b"], &[], "-b =a");
-        check(&[("a", 1), ("b", 1)], &[("a", 1)], &[], &[], "?b =ab");
-        check(&[("a", 1), ("b", 1)], &[("a", 1)], &[], &["b"], "-b =a");
-        check(&[("a", 1)], &[], &["a"], &[], "-a =");
-        check(&[("a", 2)], &[], &["a"], &[], "?a =a");
-    }
-
-    #[test]
-    fn a_new_key_moves_every_row() {
-        let old = codec(&["old"]);
-        let new = codec(&["new", "old"]);
-        let foreign = codec(&["foreign"]);
-        let sealed = |codec: &Codec, name: &str| Row {
-            name: codec.row_name(name),
-            value: codec.seal(name, &text(1)),
-            revision: 0,
-        };
-        let rows = [sealed(&old, "a"), sealed(&old, "b"), sealed(&new, "b"), sealed(&foreign, "c")];
-        let opened = new.open_all(&rows);
-        let desired: Desired =
-            ["a", "b"].into_iter().map(|name| (name.to_owned(), (1, text(1)))).collect();
-        let plan = plan(&new, &rows, &opened, &desired, &BTreeMap::new(), &BTreeMap::new());
-        let names: Vec<_> =
-            plan.swaps.iter().map(|swap| (swap.name.as_str(), swap.value.is_some())).collect();
-        assert_eq!(
-            names,
-            [
-                (new.row_name("a").as_str(), true),
-                (rows[0].name.as_str(), false),
-                (rows[1].name.as_str(), false)
-            ],
-            "rows of foreign keys are not ours to remove"
-        );
-    }
-
-    #[test]
-    fn a_row_that_does_not_open_is_overwritten_in_its_place() {
-        let codec = codec(&["k"]);
-        let rows = [Row {
-            name: codec.row_name("a"),
-            value: bytes::Bytes::from_static(b"x"),
-            revision: 4,
-        }];
-        let desired = Desired::from([("a".to_owned(), (1, text(1)))]);
-        let plan = plan(
-            &codec,
-            &rows,
-            &codec.open_all(&rows),
-            &desired,
-            &BTreeMap::new(),
-            &BTreeMap::new(),
-        );
-        assert_eq!(plan.swaps[0].expected.as_ref(), Some(&rows[0]));
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

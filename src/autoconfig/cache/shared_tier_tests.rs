@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::super::ld_relay_format::LdRelayKeys;
 use super::super::memory::MemoryBackend;
 use super::*;
+use crate::autoconfig::record_set::{CachedSet, RecordSet};
 use crate::autoconfig::records::{EnvironmentRecord, Record};
 use crate::sealing::{KeyRing, SealingKey};
 
@@ -45,7 +46,13 @@ impl Relay {
         key_texts: &[&str],
     ) -> Self {
         Self {
-            tier: SharedTier::new(sealed.clone(), theirs.clone(), "cache", format, "w"),
+            tier: SharedTier::new(
+                sealed.clone(),
+                theirs.clone(),
+                "cache",
+                (format, Adopt::Once),
+                "w",
+            ),
             keys: keys(key_texts),
             memory: Memory::default(),
             start: Instant::now(),
@@ -68,7 +75,7 @@ impl Relay {
         self.update(environments, seconds, Some(heard_at)).await
     }
 
-    /// Writes what was accepted up to that second, when the stream died.
+    /// Writes when the stream died at that second.
     async fn write_when_not_live(&mut self, environments: &[(&str, i64)], died: u64) -> Written {
         self.update(environments, died, None).await
     }
@@ -81,7 +88,8 @@ impl Relay {
     ) -> Written {
         let update = Update {
             desired: &desired(environments),
-            confirmed_at: at(seconds),
+            gone: &BTreeMap::new(),
+            confirmed_at: Some(at(seconds)),
             live: heard_at.is_some(),
             heard_at: heard_at.unwrap_or(self.start),
         };
@@ -121,16 +129,6 @@ async fn what_was_written_is_read_whole() {
     assert!(theirs.with(|state| state.rows.is_empty()), "ld-relay's rows are left alone");
     // An old manifest is confirmed although nothing differs.
     assert_eq!(relay.write(&[("b", 2)], 4 + 600).await.rows, 1);
-}
-
-#[test]
-fn filters_without_environments_are_an_empty_cache() {
-    let filter =
-        r#"{"kind":"filter","modelVersion":2,"data":{"projKey":"p","key":"f","version":1}}"#;
-    let texts = BTreeMap::from([("filter:p.f".to_owned(), filter.to_owned())]);
-    let reading = cached_set(&texts, None, Skipped::default());
-    assert!(matches!(reading.outcome, CacheOutcome::Empty), "{:?}", reading.outcome);
-    assert_eq!(reading.skipped.total(), 0, "the filter itself is good");
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,8 +226,56 @@ async fn a_relay_that_is_not_live_writes_only_what_nobody_knows_better() {
     peer.write(&[("a", 2)], 20).await;
     let written = dead.write_when_not_live(&[("a", 1), ("b", 1)], 15).await;
     assert_eq!((written.rows, written.records, written.complete), (0, 1, true));
-    assert_eq!(written.stamp.unwrap().written_at, at(20));
+    assert_eq!(written.stamp.unwrap().confirmed_at, Some(at(20)));
     assert_eq!(dead.read().await, "a2", "what was deleted does not come back");
+    // Its clock runs fast, so that what it accepted seems to be newer. Clocks decide nothing.
+    let written = dead.write_when_not_live(&[("a", 1), ("b", 1), ("c", 1)], 60).await;
+    assert_eq!(written.rows, 0);
+    assert_eq!(dead.read().await, "a2");
+    // What it knows at a higher version is added; the age of the set is not confirmed by that.
+    let written = dead.write_when_not_live(&[("a", 3), ("b", 1)], 70).await;
+    assert_eq!((written.rows, written.stamp.unwrap().confirmed_at), (2, Some(at(20))));
+    assert_eq!(dead.read().await, "a3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_put_back_is_not_used() {
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    relay.write(&[("a", 1), ("b", 1)], 1).await;
+    let old = sealed.with(|state| state.rows.clone());
+    relay.write(&[("a", 2)], 2).await;
+    let codec = relay.tier.codec(CacheFormat::Sealed, &relay.keys);
+    for name in ["env:a", "env:b"] {
+        let row = codec.row_name(name);
+        sealed.with(|state| state.rows.insert(row.clone(), old[&row].clone()));
+    }
+    let reading = relay.tier.read(&relay.keys).await.unwrap();
+    assert_eq!(reading.skipped, Skipped { rolled_back: 2, ..Skipped::default() });
+    assert_eq!(relay.read().await, "!");
+    // A live relay makes it right at once.
+    relay.write(&[("a", 2)], 3).await;
+    assert_eq!(relay.read().await, "a2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_row_that_does_not_open_costs_no_more_names() {
+    const COUNT: i64 = 1_500;
+    let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    let ids: Vec<String> = (0..COUNT).map(|number| format!("e{number:04}")).collect();
+    let environments: Vec<(&str, i64)> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+    relay.write(&environments, 1).await;
+    sealed.with(|state| {
+        let row =
+            Row { name: "junk".to_owned(), value: bytes::Bytes::from_static(b"x"), revision: 0 };
+        state.rows.insert("junk".to_owned(), row);
+    });
+    let before = super::super::codec::NAMES_COMPUTED.get();
+    let written = relay.write(&environments, 2).await;
+    assert_eq!((written.rows, written.skipped.undecodable), (0, 1));
+    let computed = super::super::codec::NAMES_COMPUTED.get() - before;
+    assert!(computed <= ids.len() + 10, "{computed} row names for {} records", ids.len());
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +298,7 @@ async fn a_write_tells_what_is_stored_after_it() {
         rows: 2,
         records: 1,
         skipped: Skipped { undecodable: 1, ..Skipped::default() },
-        stamp: Some(Stamp { written_at: at(7), sequence: 1 }),
+        stamp: Some(Stamp { confirmed_at: Some(at(7)), sequence: 1 }),
         complete: true,
         too_large: Vec::new(),
     };
@@ -261,7 +307,7 @@ async fn a_write_tells_what_is_stored_after_it() {
     assert_eq!(relay.write(&[("a", 1)], 9).await, Written { rows: 0, ..expected });
     let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);
     let written = mixed.write(&[("a", 1)], 8).await;
-    assert_eq!((written.stamp, written.complete), (None, true));
+    assert_eq!((written.rows, written.complete), (2, true), "with a manifest of its own");
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,19 +330,38 @@ async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
     let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);
     mixed.write(&[("a", 1), ("b", 1)], 1).await;
     let names: Vec<_> = theirs.with(|state| state.rows.keys().cloned().collect());
-    assert_eq!(names, ["env:a", "env:b"], "names in clear, no manifest");
+    assert_eq!(names, ["env:a", "env:b"], "names in clear");
+    assert_eq!(sealed.with(|state| state.rows.len()), 1, "the manifest stands among ours");
+    assert_eq!(mixed.read().await, "a1 b1");
+    let old = theirs.with(|state| state.rows.clone());
+    mixed.write(&[("a", 2), ("b", 1)], 3).await;
+    theirs.with(|state| state.rows.insert("env:a".to_owned(), old["env:a"].clone()));
+    assert_eq!(mixed.read().await, "b1!", "an older row is not used in this format either");
+    mixed.write(&[("a", 2), ("b", 1)], 4).await;
     let mut ours = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["other", "k"]);
-    assert_eq!(ours.read().await, "a1 b1!");
-    ours.write(&[("a", 2)], 2).await;
-    assert_eq!(ours.read().await, "a2", "a sealed manifest comes before ld-relay's rows");
-    assert_eq!(mixed.read().await, "a1 b1!");
+    assert_eq!(ours.read().await, "a2 b1!");
+    ours.write(&[("a", 3)], 5).await;
+    assert_eq!(ours.read().await, "a3", "a sealed manifest comes before ld-relay's rows");
+    assert_eq!(mixed.read().await, "a2 b1");
     theirs.with(|state| {
         let row = state.rows.get_mut("env:b").unwrap();
         row.value = bytes::Bytes::from_static(b"junk");
     });
     let reading = mixed.tier.read(&mixed.keys).await.unwrap();
     // The sealed rows of the other key are counted with it.
-    assert_eq!(reading.skipped, Skipped { unknown_key: 3, forged: 0, undecodable: 0 });
+    assert_eq!(reading.skipped, Skipped { unknown_key: 3, ..Skipped::default() });
+    let adopted = |outcome: CacheOutcome<CachedSet>| match outcome {
+        CacheOutcome::Loaded(set) => set.origin == SetOrigin::Adopted && set.stamp.is_none(),
+        CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => false,
+    };
+    // Where sealed rows stood, ld-relay's do not take their place if only the manifest goes.
+    let codec = ours.tier.codec(CacheFormat::Sealed, &ours.keys);
+    sealed.with(|state| state.rows.remove(&codec.row_name(MANIFEST_NAME)));
+    assert!(!adopted(ours.tier.read(&ours.keys).await.unwrap().outcome));
+    sealed.with(|state| state.rows.clear());
+    assert!(adopted(ours.tier.read(&ours.keys).await.unwrap().outcome));
+    ours.tier.adopt = Adopt::Never;
+    assert_eq!(ours.read().await, "Empty");
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,6 +43,8 @@ pub struct AutoConfigSection {
     pub cache_previous_encryption_keys: Option<SecretSource<Vec<Password>>>,
     /// How shared records are written.
     pub cache_format: CacheFormat,
+    /// Whether ld-relay's records may be used where sealed ones are expected.
+    pub cache_adopt: CacheAdopt,
     /// Older cached environments are refused; `None` is no limit.
     pub cache_max_age: Option<Duration>,
     /// What holds for each environment.
@@ -65,6 +67,29 @@ impl CacheFormat {
         match self {
             Self::Sealed => "sealed",
             Self::LdRelay => "ld-relay",
+        }
+    }
+}
+
+/// Whether ld-relay's records in the shared cache may be used where sealed ones are expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheAdopt {
+    /// Only where neither tier of the cache ever held sealed records.
+    #[default]
+    Once,
+    /// Whenever no sealed manifest can be read.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl CacheAdopt {
+    /// The word in configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Once => "once",
+            Self::Always => "always",
+            Self::Never => "never",
         }
     }
 }
@@ -171,6 +196,7 @@ fn read(
         ),
     );
     let format = Names::both("cacheFormat", var::AUTO_CONFIG_CACHE_FORMAT);
+    let adopt = Names::both("cacheAdopt", var::AUTO_CONFIG_CACHE_ADOPT);
     let max_age = Names::both("cacheMaxAge", var::AUTO_CONFIG_CACHE_MAX_AGE);
     AutoConfigSection {
         key,
@@ -178,6 +204,7 @@ fn read(
         cache_encryption_key: encryption_key.and_then(trimmed),
         cache_previous_encryption_keys: previous_keys,
         cache_format: section.parsed(format, cache_format).unwrap_or_default(),
+        cache_adopt: section.parsed(adopt, cache_adopt).unwrap_or_default(),
         cache_max_age: section.parsed(max_age, values::duration_or_off).flatten(),
         environments: EnvironmentDefaults::read(&mut section, owns_variables),
     }
@@ -197,6 +224,16 @@ fn cache_format(text: &str) -> Result<CacheFormat, Invalid> {
         .ok_or_else(|| Invalid {
             what: format!("{} is not a format", quoted(text)),
             allowed: Some("sealed, ld-relay"),
+        })
+}
+
+fn cache_adopt(text: &str) -> Result<CacheAdopt, Invalid> {
+    [CacheAdopt::Once, CacheAdopt::Always, CacheAdopt::Never]
+        .into_iter()
+        .find(|adopt| text.eq_ignore_ascii_case(adopt.as_str()))
+        .ok_or_else(|| Invalid {
+            what: format!("{} is not a rule for adoption", quoted(text)),
+            allowed: Some("once, always, never"),
         })
 }
 

@@ -95,6 +95,9 @@ fn autoconfig_section() {
     let format = section("cacheFormat", "AUTO_CONFIG_CACHE_FORMAT");
     check(format, "ld-relay", |it| it.autoconfig.cache_format, CacheFormat::LdRelay);
     check(format, "sealed", |it| it.autoconfig.cache_format, CacheFormat::Sealed);
+    let adopt = section("cacheAdopt", "AUTO_CONFIG_CACHE_ADOPT");
+    check(adopt, "Always", |it| it.autoconfig.cache_adopt, CacheAdopt::Always);
+    check(adopt, "never", |it| it.autoconfig.cache_adopt, CacheAdopt::Never);
     let age = section("cacheMaxAge", "AUTO_CONFIG_CACHE_MAX_AGE");
     check(age, "24h", |it| it.autoconfig.cache_max_age, Some(seconds(86_400)));
     check(age, "0", |it| it.autoconfig.cache_max_age, None);

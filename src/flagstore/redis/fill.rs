@@ -19,11 +19,7 @@ const STAGING_MS: u64 = 60_000;
 type Staged = (ItemKind, usize);
 
 impl RedisFlags {
-    pub(super) async fn fill_empty(
-        &self,
-        rows: &[Row],
-        note: &Note,
-    ) -> Result<Filled, StoreError> {
+    pub(super) async fn fill_empty(&self, rows: &[Row], note: &Note) -> Result<Filled, StoreError> {
         // Somebody else was faster: nothing need be prepared to find that out.
         if self.is_occupied().await? {
             return Ok(Filled::NotEmpty);

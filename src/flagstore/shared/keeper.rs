@@ -352,7 +352,8 @@ impl<B: FlagBackend> Keeper<B> {
         }
         let note = self.note(counts, authority);
         let marker = self.backend.mark(found, &note).await?;
-        let is_told = marker.note.as_ref().is_some_and(|it| it.is_current(counts, note.identity.as_ref()));
+        let is_told =
+            marker.note.as_ref().is_some_and(|it| it.is_current(counts, note.identity.as_ref()));
         self.known.marker = Some(marker);
         Ok(is_told)
     }
@@ -572,9 +573,9 @@ impl<B: FlagBackend> Keeper<B> {
         let (Some(marker), true) = (found, live && !put && !dirty) else { return Ok(()) };
         let Some(note) = &marker.note else { return Ok(()) };
         // By a clock ahead of ours it was confirmed in the future.
-        let is_old = note.confirmed_at.is_none_or(|at| {
-            at.elapsed().is_ok_and(|age| age >= CONFIRMATION_AGE)
-        });
+        let is_old = note
+            .confirmed_at
+            .is_none_or(|at| at.elapsed().is_ok_and(|age| age >= CONFIRMATION_AGE));
         if is_old {
             let note = self.note(note.counts, authority);
             self.known.marker = Some(self.backend.mark(Some(&marker), &note).await?);

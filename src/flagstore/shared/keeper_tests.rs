@@ -93,7 +93,8 @@ impl Bench {
         let (flags, orders) = channel(report);
         let (sender, reads) = mpsc::channel(1);
         let timing = Timing { check, reread: REREAD };
-        let keeper = Keeper::new(store.clone(), identity, timing, orders, sender, health.subscribe());
+        let keeper =
+            Keeper::new(store.clone(), identity, timing, orders, sender, health.subscribe());
         let mut tasks = TaskGroup::new(&CancellationToken::new());
         tasks.spawn("keeper", |cancel| keeper.run(cancel));
         let mut bench = Self { store, flags, reads, health, tasks };

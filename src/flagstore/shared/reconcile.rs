@@ -212,7 +212,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-        use crate::flagstore::layout;
+    use crate::flagstore::layout;
     use crate::flagstore::marker::Marker;
     use crate::model::{Item, ItemKind};
 

@@ -1,5 +1,5 @@
-//! A new designated SDK key: the old upstream connection and the old key stay until the new
-//! connection is live.
+//! A new designated SDK key: clients follow the list at once, whatever the upstream connections do.
+//! The old upstream connection brings the data until the new one is live.
 
 use std::time::Duration;
 
@@ -21,42 +21,38 @@ async fn upstream_streams(scene: &Scene, key: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_old_connection_and_the_old_key_stay_until_the_new_one_is_live() {
+async fn a_replaced_key_is_refused_at_once_and_the_old_connection_brings_the_data_for_the_new_one()
+{
     let scene = Scene::healthy(&[environment("e1")]).await;
     let (mut old, _) = scene.stream(&sdk("e1")).await;
     let hole = scene.launchdarkly.inject(flags_of("sdk-new", Fault::BlackHole));
     scene.launchdarkly.upsert_environment(with_anchor(environment("e1"), "sdk-new"));
-    scene.wait_for_flag_requests("sdk-new", 1).await;
 
+    // LaunchDarkly hangs on the new key, and the old one is not in the list any more.
+    assert_ends(&mut old).await;
+    assert_eq!(scene.code(&sdk("e1")).await, 401);
     // The new key is accepted and served from what the old connection brings.
     let (mut new, put) = scene.stream("sdk-new").await;
     assert_eq!(flags(&put), ["of-e1"]);
+    scene.wait_for_flag_requests("sdk-new", 1).await;
     scene.expect_patch("e1", &mut new).await;
-    // The old one is not in the list any more. A client that were refused would never come back.
-    let (name, _) = next_event(&mut old).await;
-    assert_eq!(name, "patch");
-    assert_eq!(scene.code(&sdk("e1")).await, 200);
     let status = scene.relay.status().await;
     let connection = &status["environments"]["e1"]["connectionStatus"];
     assert_eq!(connection["state"], "VALID", "{status:#}");
     let keys = status["environments"]["e1"]["sdkKeys"].as_array().unwrap();
-    assert_eq!(keys.len(), 2, "the key that is held shows: {status:#}");
+    assert_eq!(keys.len(), 1, "{status:#}");
 
     scene.launchdarkly.clear_fault(hole);
-    assert_ends(&mut old).await;
-    assert_eq!(scene.code(&sdk("e1")).await, 401);
-    scene.expect_patch("e1", &mut new).await;
     upstream_streams(&scene, "sdk-new", 1).await;
     upstream_streams(&scene, &sdk("e1"), 0).await;
-    let status = scene.relay.status().await;
-    assert_eq!(status["environments"]["e1"]["sdkKeys"].as_array().unwrap().len(), 1);
+    scene.expect_patch("e1", &mut new).await;
+    assert_eq!(scene.code(&sdk("e1")).await, 401);
     scene.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_key_that_launchdarkly_rejects_does_no_harm() {
+async fn a_new_key_that_launchdarkly_rejects_does_no_harm_to_the_data() {
     let scene = Scene::healthy(&[environment("e1")]).await;
-    let (mut old, _) = scene.stream(&sdk("e1")).await;
     scene.launchdarkly.inject(flags_of("sdk-bad", Fault::status(401)));
     scene.launchdarkly.upsert_environment(with_anchor(environment("e1"), "sdk-bad"));
     let status = scene
@@ -68,12 +64,12 @@ async fn a_new_key_that_launchdarkly_rejects_does_no_harm() {
     // The data is as live as before.
     assert_eq!(status["environments"]["e1"]["connectionStatus"]["state"], "VALID", "{status:#}");
     assert_eq!(status["status"], "healthy");
-    scene.expect_patch("e1", &mut old).await;
-    assert_eq!(scene.code(&sdk("e1")).await, 200);
-    assert_eq!(scene.code("sdk-bad").await, 200);
+    let (mut client, _) = scene.stream("sdk-bad").await;
+    scene.expect_patch("e1", &mut client).await;
+    assert_eq!(scene.code(&sdk("e1")).await, 401);
 
     scene.launchdarkly.upsert_environment(with_anchor(environment("e1"), "sdk-good"));
-    assert_ends(&mut old).await;
+    assert_ends(&mut client).await;
     for (key, expected) in [(&*sdk("e1"), 401), ("sdk-bad", 401), ("sdk-good", 200)] {
         assert_eq!(scene.code(key).await, expected, "{key}");
     }
@@ -86,7 +82,6 @@ async fn a_new_key_that_launchdarkly_rejects_does_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_key_that_is_rejected_at_first_takes_over_when_it_is_known() {
     let scene = Scene::healthy(&[environment("e1")]).await;
-    let (mut old, _) = scene.stream(&sdk("e1")).await;
     let rejection = scene.launchdarkly.inject(flags_of("sdk-new", Fault::status(401)));
     scene.launchdarkly.upsert_environment(with_anchor(environment("e1"), "sdk-new"));
     scene.wait_for_flag_requests("sdk-new", 1).await;
@@ -94,7 +89,7 @@ async fn a_new_key_that_is_rejected_at_first_takes_over_when_it_is_known() {
     scene.launchdarkly.clear_fault(rejection);
     let selector = StreamSelector::key("sdk-new");
     scene.launchdarkly.wait_for_streams(&selector, 1, 3 * LONG).await.unwrap();
-    assert_ends(&mut old).await;
+    upstream_streams(&scene, &sdk("e1"), 0).await;
     assert_eq!(scene.code(&sdk("e1")).await, 401);
     scene.expect_patch("e1", &mut new).await;
     scene.assert_sound();
@@ -103,13 +98,13 @@ async fn a_new_key_that_is_rejected_at_first_takes_over_when_it_is_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_can_be_taken_back() {
     let scene = Scene::healthy(&[environment("e1")]).await;
-    let (mut client, _) = scene.stream(&sdk("e1")).await;
     scene.launchdarkly.inject(flags_of("sdk-new", Fault::BlackHole));
     scene.launchdarkly.upsert_environment(with_anchor(environment("e1"), "sdk-new"));
     scene.wait_for_flag_requests("sdk-new", 1).await;
     scene.wait_for_code("sdk-new", 200).await;
     scene.launchdarkly.upsert_environment(environment("e1"));
     scene.wait_for_code("sdk-new", 401).await;
+    let (mut client, _) = scene.stream(&sdk("e1")).await;
     scene.launchdarkly.clear_faults();
     scene.expect_patch("e1", &mut client).await;
     assert_eq!(scene.flag_requests(&sdk("e1")), 1, "the connection is the first one");

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
+use pilotlight::demo::representations::KeyRep;
 use serde_json::Value;
 
 use crate::support::relay::{LONG, RelaySettings};
-use crate::support::scene::{Scene, environment, load, sdk};
+use crate::support::scene::{Scene, environment, from_now, load, sdk, with_keys};
 
 fn on_autoconfig(fault: Fault) -> FaultRule {
     FaultRule::new(FaultScope::Autoconfig, fault)
@@ -22,7 +23,7 @@ async fn wait_for_error(scene: &Scene, kind: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_an_event_makes_it_valid() {
+async fn only_what_tells_of_environments_makes_it_valid() {
     let scene = Scene::start(|launchdarkly| {
         load(launchdarkly, &environment("e1"));
         launchdarkly.set_heartbeat(Some(Duration::from_millis(20)));
@@ -38,13 +39,16 @@ async fn only_an_event_makes_it_valid() {
         assert_eq!(scene.code(&sdk("e1")).await, 503);
         assert_eq!(scene.relay.get("/readyz", &[]).await.status, 503);
     }
-    // Any event counts, an unknown one too; it makes nothing ready.
+    // An unknown event shows that somebody answers, and tells nothing of environments.
     scene.launchdarkly.push_raw(&autoconfig, "news", b"{}");
-    let status = scene.wait_for_autoconfig("VALID").await;
-    assert!(status["autoConfigStatus"]["stateSince"].is_u64());
+    scene.relay.wait_for_log("unknown autoconfig event ignored").await;
+    let status = scene.relay.status().await;
+    assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING", "{status:#}");
     assert_eq!(status["status"], "degraded", "no list is known");
     assert_eq!(scene.code(&sdk("e1")).await, 503);
     scene.launchdarkly.send_autoconfig_put();
+    let status = scene.wait_for_autoconfig("VALID").await;
+    assert!(status["autoConfigStatus"]["stateSince"].is_u64());
     scene.relay.wait_until_healthy(1).await;
     scene.assert_sound();
 }
@@ -86,6 +90,38 @@ async fn failures_before_the_first_event_leave_it_initializing() {
     assert!(status["lastError"]["statusCode"].is_null());
     scene.launchdarkly.clear_faults();
     scene.relay.wait_until_healthy(1).await;
+    scene.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_was_cut_off_for_long_does_not_tell_new_keys_never() {
+    let removed = KeyRep::permanent("removed", "sdk-removed");
+    let near = KeyRep::expiring("near", "sdk-near", from_now(Duration::from_secs(5)));
+    let rep = |keys: &[&KeyRep]| {
+        with_keys(environment("e1"), keys.iter().map(|key| (*key).clone()).collect::<Vec<_>>())
+    };
+    let scene = Scene::start_with(
+        |launchdarkly| load(launchdarkly, &rep(&[&removed, &near])),
+        |settings| settings.with("DISCONNECTED_STATUS_TIME", "2s"),
+    );
+    scene.relay.wait_until_healthy(1).await;
+    assert_eq!(scene.code("sdk-removed").await, 200);
+    scene.launchdarkly.upsert_environment(rep(&[&near]));
+    scene.wait_for_code("sdk-removed", 401).await;
+    assert_eq!(scene.code("sdk-made-later").await, 401);
+
+    scene.launchdarkly.inject(on_autoconfig(Fault::Hang));
+    scene.cut_autoconfig();
+    scene.wait_for_code("sdk-made-later", 503).await;
+    assert_eq!(scene.code("sdk-removed").await, 401, "its removal is known");
+    assert_eq!(scene.code(&sdk("e1")).await, 200);
+    scene.wait_for_code("sdk-near", 401).await;
+    scene.relay.wait_for_log("away for longer than disconnectedStatusTime").await;
+    assert_eq!(scene.relay.get("/readyz", &[]).await.status, 200);
+
+    scene.launchdarkly.clear_faults();
+    scene.launchdarkly.cut_connections();
+    scene.wait_for_code("sdk-made-later", 401).await;
     scene.assert_sound();
 }
 

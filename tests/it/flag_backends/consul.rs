@@ -4,8 +4,8 @@ use bytes::Bytes;
 use pilotlight::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
 };
-use pilotlight::flagstore::marker::{Marker, Note};
 use pilotlight::flagstore::consul::{ConsulFlags, DEFAULT_PREFIX};
+use pilotlight::flagstore::marker::{Marker, Note};
 use pilotlight::model::{ItemKey, Password};
 use pilotlight::storage::consul::{
     ConsulConnection, ConsulDialer, ConsulSettings, ConsulStore, Put, TRANSACTION_OPERATIONS_MAX,
@@ -128,7 +128,11 @@ async fn what_other_writers_leave_is_read() {
     let look = flags.look().await.unwrap();
     let counts = look.counts.unwrap();
     assert_eq!((counts.segments, counts.flags), (1, 2));
-    assert_eq!(Some(flags.mark(None, &Note::default()).await.unwrap()), look.marker, "it is theirs");
+    assert_eq!(
+        Some(flags.mark(None, &Note::default()).await.unwrap()),
+        look.marker,
+        "it is theirs"
+    );
     assert_eq!(peer.value("ld/$inited").await.unwrap(), "something");
     let marker = flags.mark(None, &Note::default()).await.unwrap();
     upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;

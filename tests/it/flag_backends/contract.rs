@@ -79,7 +79,10 @@ async fn a_fill_touches_no_store_that_holds_something<P: Peer>(peer: &P) {
     for (prefix, present) in [("fill-flag", "a1"), ("fill-segment", "/a1")] {
         let backend = peer.flags(prefix);
         upserts(&backend, present, Always, "w").await;
-        assert_eq!(backend.fill(&rows("/s1 b1"), &Note::default()).await.unwrap(), Filled::NotEmpty);
+        assert_eq!(
+            backend.fill(&rows("/s1 b1"), &Note::default()).await.unwrap(),
+            Filled::NotEmpty
+        );
         holds(&backend, present).await;
     }
     let backend = peer.flags("fill-marker");

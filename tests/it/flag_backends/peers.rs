@@ -6,8 +6,8 @@ use bytes::Bytes;
 use pilotlight::flagstore::backend::{
     Condition, Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
 };
-use pilotlight::flagstore::marker::Note;
 use pilotlight::flagstore::layout;
+use pilotlight::flagstore::marker::Note;
 use pilotlight::model::{Item, ItemKey, ItemKind};
 
 use ItemKind::{Flag, Segment};

@@ -1,8 +1,8 @@
 //! Several relays that write at once.
 
 use pilotlight::flagstore::backend::{Condition, Correction, Filled, FlagBackend, Row, Upserted};
-use pilotlight::flagstore::marker::Note;
 use pilotlight::flagstore::layout;
+use pilotlight::flagstore::marker::Note;
 use pilotlight::model::{Item, ItemKey};
 use tokio::task::JoinSet;
 

@@ -324,7 +324,10 @@ async fn keys_of_another_type_are_refused_and_left() {
             refused(flags.read().await.unwrap_err());
             refused(flags.look().await.unwrap_err());
             refused(flags.upsert(&rows("/s1 a1"), Always).await.unwrap_err());
-            assert_eq!(flags.fill(&rows("/s1 a1"), &Note::default()).await.unwrap(), Filled::NotEmpty);
+            assert_eq!(
+                flags.fill(&rows("/s1 a1"), &Note::default()).await.unwrap(),
+                Filled::NotEmpty
+            );
             let found = |key| StoredRow { key, json: "{}".into(), head: None, revision: 0 };
             let both =
                 [flag("a"), segment("s")].map(|key| Correction { found: found(key), wanted: None });

@@ -57,7 +57,8 @@ pub(super) async fn rows_have_a_limit<P: Peer>(peer: &P) {
     upserts(&backend, "v9", Always, "w").await;
 
     let backend = peer.flags("sizes-fill");
-    let filled = backend.fill(&[sized(&flag("v"), 1, longest + 1)], &Note::default()).await.unwrap();
+    let filled =
+        backend.fill(&[sized(&flag("v"), 1, longest + 1)], &Note::default()).await.unwrap();
     assert_eq!(filled, Filled::Impossible);
     assert_eq!(shown(&backend.read().await.unwrap()), "");
 }

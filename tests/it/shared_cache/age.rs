@@ -28,7 +28,7 @@ async fn grow_old(scene: &Scene, age: Duration) {
         revision: 0,
     };
     let manifest = Manifest::decode(&codec.open(&row).unwrap().text).unwrap();
-    let stamp = Stamp { written_at: SystemTime::now() - age, ..manifest.stamp };
+    let stamp = Stamp { confirmed_at: Some(SystemTime::now() - age), ..manifest.stamp };
     let value = codec.seal("manifest", &Manifest { stamp, ..manifest }.encode());
     scene.database.put(SEALED, &manifest_row(), &value).await;
 }
@@ -57,6 +57,7 @@ async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
     let written_at = shared(&status)["writtenAt"].as_u64().unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     assert!(u128::from(written_at) < now - 47 * 3_600_000, "/status tells how old it is");
+    assert!(shared(&status)["ageSeconds"].as_u64().unwrap() > 47 * 3_600);
     check(Some("72h"), "loaded", 2).await;
     let (relay, _) = check(Some("24h"), "tooOld", 0).await;
     let refusals = "older than cacheMaxAge allows";
@@ -65,7 +66,8 @@ async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
 
     // Without its manifest nobody knows how old it is.
     scene.database.remove(SEALED, &manifest_row()).await;
-    check(None, "loaded", 2).await;
+    let (_, status) = check(None, "loaded", 2).await;
+    assert_eq!(shared(&status)["ageSeconds"], Value::Null);
     check(Some("72h"), "tooOld", 0).await;
     // LaunchDarkly confirms it, and it is young.
     scene.launchdarkly.start().unwrap();

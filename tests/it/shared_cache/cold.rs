@@ -6,7 +6,8 @@ use tempfile::TempDir;
 
 use super::database::Kind;
 use super::scene::{
-    CACHE_KEY, NEVER, OFTEN, Scene, assert_later, shared, wait_for_shared, wait_until_stored,
+    CACHE_KEY, NEVER, OFTEN, Scene, assert_later, difference, shared, wait_for_shared,
+    wait_until_stored,
 };
 use crate::support::eventually;
 
@@ -31,8 +32,12 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
     assert!(tier["writtenAt"].is_u64(), "{tier}");
     let status = relay
         .wait_for_status("the environments are known", |status| {
+            let local = &status["autoConfigCache"]["local"];
+            // What the shared cache told stands on this machine's disk at once.
             status["environments"].as_object().unwrap().len() == 6
-                && status["autoConfigCache"]["local"]["state"] == "empty"
+                && local["state"] == "loaded"
+                && local["complete"] == true
+                && local["writtenAt"] == shared(status)["writtenAt"]
         })
         .await;
     assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
@@ -124,5 +129,40 @@ async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
     wait_for_shared(&relay, "loaded").await;
     assert_later(&relay.get_with_key("/all", "sdk-second").await);
     relay.stream_with_put("/all", "sdk-third").await;
-    assert_eq!(scene.rows().await, before, "nothing cached is written back");
+    // What this machine has learnt is in the shared cache too now, for those that have no disk.
+    scene.wait_until_whole().await;
+    let after = scene.rows().await;
+    assert_eq!(difference(&before, &after), (0, 2, 0), "one record, one manifest");
+    // A machine without a disk does not accept the revoked keys.
+    let other = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    other.stream_with_put("/all", "sdk-third").await;
+    assert_later(&other.get_with_key("/all", "sdk-second").await);
+    other.kill().await.unwrap();
+
+    // A revocation that came by the shared cache stays known without it.
+    relay.kill().await.unwrap();
+    scene.launchdarkly.start().unwrap();
+    let peer_disk = TempDir::new().unwrap();
+    let peer = scene.filled_by(&scene.relay(&peer_disk, NEVER)).await;
+    scene.rotate(0, "sdk-fourth");
+    scene.launchdarkly.delete_environment(&environment_id(1));
+    scene.wait_until_whole().await;
+    peer.kill().await.unwrap();
+    scene.launchdarkly.stop().await;
+    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    relay.stream_with_put("/all", "sdk-fourth").await;
+    assert_later(&relay.get_with_key("/all", "sdk-third").await);
+    assert_later(&relay.get_with_key("/all", &sdk_key(1)).await);
+    relay
+        .wait_for_status("it stands on the disk", |status| {
+            let local = &status["autoConfigCache"]["local"];
+            local["records"] == 1 && local["writePending"] == false
+        })
+        .await;
+    relay.kill().await.unwrap();
+    scene.database.proxy().black_hole();
+    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    relay.stream_with_put("/all", "sdk-fourth").await;
+    assert_later(&relay.get_with_key("/all", "sdk-third").await);
+    assert_later(&relay.get_with_key("/all", &sdk_key(1)).await);
 }

@@ -110,9 +110,14 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
     let relay = scene.relay(&TempDir::new().unwrap(), OFTEN).start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     let tier = shared(&status);
-    assert_eq!(tier["skipped"], json!({"unknownKey": 3, "altered": 0, "undecodable": 4}));
+    assert_eq!(
+        tier["skipped"],
+        json!({"unknownKey": 3, "altered": 0, "undecodable": 4, "rolledBack": 0})
+    );
     assert_eq!((&tier["complete"], &tier["records"]), (&json!(false), &json!(4)));
     relay.wait_for_log("records of the autoconfig cache cannot be used").await;
+    relay.wait_for_log("adopting environments that ld-relay left").await;
+    assert_eq!(tier["ageSeconds"], Value::Null, "nobody knows how old they are");
     // Three environments, each seen also through the filter.
     let status = relay
         .wait_for_status("the environments are known", |status| {
@@ -210,7 +215,11 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     })
     .await;
     assert_eq!(opened(&scene.database.rows(CACHE_KEY).await, KEY), expected);
-    assert_eq!(scene.rows().await.len(), 0, "nothing under our own name");
+    eventually("the manifest stands", async || match scene.rows().await.len() {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
 
     // A change is one row; what is lost comes back; a filter is a row like the others.
     wait_until_stored(&relay).await;
@@ -252,8 +261,8 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     let settings = scene.relay(&TempDir::new().unwrap(), OFTEN);
     let relay = settings.with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay").start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
-    assert_eq!(shared(&status)["complete"], false, "that format cannot tell");
-    assert_eq!(shared(&status)["writtenAt"], Value::Null);
+    assert_eq!(shared(&status)["complete"], true, "the manifest among our own rows tells");
+    assert!(shared(&status)["writtenAt"].is_u64());
     assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
 }
 
@@ -284,6 +293,13 @@ async fn the_two_formats_stand_side_by_side(kind: Kind) {
         if found.len() == 2 && !found.contains(&gone) { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
+    eventually("so does the manifest of ld-relay's rows", async || {
+        match scene.rows().await.len() {
+            4 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
     let sealed = scene.rows().await;
     for relay in [&ours, &mixed] {
         wait_until_stored(relay).await;
@@ -295,6 +311,6 @@ async fn the_two_formats_stand_side_by_side(kind: Kind) {
             .await;
     }
     assert_eq!(scene.rows().await, sealed);
-    assert_eq!(scene.database.rows(SEALED).await.len(), 2 + 1);
+    assert_eq!(scene.database.rows(SEALED).await.len(), 2 + 1 + 1);
     assert_eq!(scene.database.rows(CACHE_KEY).await.len(), 2);
 }

@@ -31,6 +31,9 @@ pub(crate) const KEY: &str = "correct horse battery staple";
 /// Name of the manifest's record.
 const MANIFEST: &str = "manifest";
 
+/// Name of the record that vouches for ld-relay's rows.
+const LD_RELAY_MANIFEST: &str = "manifest of ld-relay's rows";
+
 /// Environments have indices below this.
 pub(crate) const ENVIRONMENTS_MAX: usize = 100;
 
@@ -203,10 +206,8 @@ pub(crate) fn assert_later(response: &Response) {
 
 pub(crate) fn codec(keys: &[&str]) -> Codec {
     let mut ring = keys.iter().map(|key| SealingKey::derive(key));
-    Codec::Sealed {
-        ring: KeyRing::new(ring.next().unwrap(), ring),
-        namespace: format!("shared/{SEALED}"),
-    }
+    let ring = KeyRing::new(ring.next().unwrap(), ring);
+    Codec::sealed(&ring, &format!("shared/{SEALED}"))
 }
 
 /// Name of the row that holds a record under the key.
@@ -229,6 +230,7 @@ pub(crate) fn open(rows: &Rows, keys: &[&str]) -> Found {
     let opened = codec(keys).open_all(&rows.iter().map(row).collect::<Vec<_>>());
     let mut texts: BTreeMap<String, String> =
         opened.records.into_iter().map(|(name, (_, record))| (name, record.text)).collect();
+    texts.remove(LD_RELAY_MANIFEST);
     let manifest = texts.remove(MANIFEST).as_deref().and_then(Manifest::decode);
     let is_whole = manifest.is_some_and(|manifest| manifest.vouches_for(&texts));
     let record = |(name, text): (&String, &String)| {
