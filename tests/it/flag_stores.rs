@@ -20,6 +20,7 @@ mod redis_connections;
 mod redis_eviction;
 mod redis_failover;
 mod redis_faults;
+mod redis_full;
 mod redis_scene;
 mod redis_topologies;
 mod scene;
