@@ -46,6 +46,10 @@ const WATCH_ATTEMPTS: usize = 10;
 /// Readings without a transaction, until one finds the same marker before and after the rows.
 const READ_ATTEMPTS: usize = 3;
 
+/// Most bytes of JSON in a write that counts as a small call: a slow line moves them within its
+/// budget.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+
 /// The server takes no longer string (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
@@ -136,14 +140,18 @@ impl RedisFlags {
             script.arg(&*row.key.key).arg(row.version).arg(&row.json[..]);
         }
         let script = &script;
-        let done: Option<Vec<i64>> = self
-            .store
-            .bulk(async |mut conn| match script.query_async(&mut conn).await {
-                Ok(done) => Ok(Some(done)),
-                Err(error) if scripts_are_denied(&error) => Ok(None),
-                Err(error) => Err(classify(error)),
-            })
-            .await?;
+        let run = async |mut conn: RedisConnection| match script.query_async(&mut conn).await {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if scripts_are_denied(&error) => Ok(None),
+            Err(error) => Err(classify(error)),
+        };
+        // A change does not wait for its turn behind whole data sets of other environments.
+        let bytes: usize = rows.iter().map(|row| row.json.len()).sum();
+        let done: Option<Vec<i64>> = if bytes <= SMALL_BYTES_MAX {
+            self.store.call(run).await?
+        } else {
+            self.store.bulk(run).await?
+        };
         let Some(done) = done else { return Ok(None) };
         if done == [-1] {
             return Ok(Some(vec![Upserted::NoMarker; rows.len()]));
