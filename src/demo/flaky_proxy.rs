@@ -10,7 +10,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::kept_port::KeptPort;
@@ -58,6 +59,8 @@ struct Conditions {
     gate: Gate,
     delay: Duration,
     bytes_per_second: Option<NonZeroU32>,
+    /// The same for all connections together.
+    line_bytes_per_second: Option<NonZeroU32>,
     /// How often the writing side towards the client, and towards upstream, was shut down.
     half_closed: [u32; 2],
 }
@@ -78,6 +81,10 @@ struct Shared {
     cut: Mutex<CancellationToken>,
     accepted: watch::Sender<usize>,
     open: AtomicUsize,
+    /// When the line is free again, towards the client and towards upstream.
+    line_free: [Mutex<Option<Instant>>; 2],
+    /// Bytes carried so far, towards the client and towards upstream.
+    carried: [AtomicU64; 2],
 }
 
 impl FlakyProxy {
@@ -95,6 +102,7 @@ impl FlakyProxy {
             gate: Gate::Open,
             delay: Duration::ZERO,
             bytes_per_second: None,
+            line_bytes_per_second: None,
             half_closed: [0, 0],
         };
         let shared = Arc::new(Shared {
@@ -103,6 +111,8 @@ impl FlakyProxy {
             cut: Mutex::default(),
             accepted: watch::Sender::new(0),
             open: AtomicUsize::new(0),
+            line_free: Default::default(),
+            carried: Default::default(),
         });
         let mut tasks = TaskGroup::new(&CancellationToken::new());
         tasks.spawn("flaky proxy", |cancel| accept_connections(shared.clone(), cancel));
@@ -121,6 +131,7 @@ impl FlakyProxy {
             conditions.gate = Gate::Open;
             conditions.delay = Duration::ZERO;
             conditions.bytes_per_second = None;
+            conditions.line_bytes_per_second = None;
         });
         self.shared.port.open()
     }
@@ -170,6 +181,18 @@ impl FlakyProxy {
         self.change(|conditions| conditions.bytes_per_second = Some(rate));
     }
 
+    /// Carries at most so many bytes a second in each direction, all connections together: a slow
+    /// line that they share. 0 is taken as 1.
+    pub fn limit_line(&self, bytes_per_second: u32) {
+        let rate = NonZeroU32::new(bytes_per_second).unwrap_or(NonZeroU32::MIN);
+        self.change(|conditions| conditions.line_bytes_per_second = Some(rate));
+    }
+
+    /// Bytes carried to that side so far, over all connections.
+    pub fn carried_bytes(&self, towards: Side) -> u64 {
+        self.shared.carried[towards as usize].load(Ordering::Relaxed)
+    }
+
     /// Ends what is sent *to* that side on all open connections; the other direction goes on.
     pub fn half_close(&self, towards: Side) {
         self.change(|conditions| conditions.half_closed[towards as usize] += 1);
@@ -217,7 +240,7 @@ async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
                         biased;
                         () = cancel.cancelled() => {}
                         () = cut.cancelled() => {}
-                        () = carry(client, shared.conditions.subscribe()) => {}
+                        () = carry(client, &shared) => {}
                     }
                     shared.open.fetch_sub(1, Ordering::AcqRel);
                 });
@@ -232,7 +255,8 @@ async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
 }
 
 /// Carries one connection to its end.
-async fn carry(client: TcpStream, mut conditions: watch::Receiver<Conditions>) {
+async fn carry(client: TcpStream, shared: &Shared) {
+    let mut conditions = shared.conditions.subscribe();
     if !is_past_freezing(&mut conditions).await {
         return;
     }
@@ -258,7 +282,7 @@ async fn carry(client: TcpStream, mut conditions: watch::Receiver<Conditions>) {
     let (from_upstream, to_upstream) = upstream.into_split();
     let pump = |from, to, towards| {
         let conditions = conditions.clone();
-        Pump { from, to, towards, conditions, lost: &lost }.run()
+        Pump { from, to, towards, shared, conditions, lost: &lost }.run()
     };
     let (up, down) = tokio::join!(
         pump(from_client, to_upstream, Side::Upstream),
@@ -295,6 +319,7 @@ struct Pump<'a> {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     towards: Side,
+    shared: &'a Shared,
     conditions: watch::Receiver<Conditions>,
     /// Whether this connection lost bytes, in whichever direction.
     lost: &'a AtomicBool,
@@ -366,13 +391,31 @@ impl Pump<'_> {
                 None => (usize::MAX, None),
             };
             let (now, later) = bytes.split_at(bytes.len().min(allowed));
+            self.pass_line(now.len()).await;
             self.to.write_all(now).await?;
+            self.shared.carried[self.towards as usize]
+                .fetch_add(now.len() as u64, Ordering::Relaxed);
             bytes = later;
             if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
         }
         Ok(())
+    }
+
+    /// Waits until the line that all connections share has carried so many bytes. Each piece takes
+    /// its place behind those that were there before.
+    async fn pass_line(&self, bytes: usize) {
+        let Some(rate) = self.conditions.borrow().line_bytes_per_second else { return };
+        let took = Duration::from_secs_f64(bytes as f64 / f64::from(rate.get()));
+        let carried = {
+            let free = &self.shared.line_free[self.towards as usize];
+            let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let begins = free.map_or(now, |free| free.max(now));
+            *free.insert(begins + took)
+        };
+        tokio::time::sleep_until(carried).await;
     }
 
     fn is_lost(&self) -> bool {

@@ -159,3 +159,27 @@ async fn a_missing_upstream_ends_the_connection() {
     proxy.set_upstream(echo.address);
     assert!(answers(&mut TcpStream::connect(proxy.address()).await.unwrap()).await);
 }
+
+#[tokio::test]
+async fn a_line_is_shared_by_all_connections() {
+    const RATE: u32 = 400_000;
+    const BYTES: usize = 40_000;
+    let echo = echo().await;
+    let proxy = FlakyProxy::start(echo.address).unwrap();
+    proxy.limit_line(RATE);
+    let begun = Instant::now();
+    let exchange = async || {
+        let stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut from, mut to) = stream.into_split();
+        let (sent, mut echoed) = (vec![7; BYTES], vec![0; BYTES]);
+        let (written, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut echoed));
+        written.unwrap();
+        read.unwrap();
+    };
+    tokio::join!(exchange(), exchange());
+    let least = Duration::from_secs_f64(2.0 * BYTES as f64 / f64::from(RATE));
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    for side in [Side::Client, Side::Upstream] {
+        assert_eq!(proxy.carried_bytes(side), 2 * BYTES as u64);
+    }
+}

@@ -1,8 +1,8 @@
 //! What a shared database must do to hold the flag data of one environment, in the layout that
 //! SDKs read. It decides nothing: what is to be written, and when, is the keeper's part.
 //!
-//! Every call fits into one time budget of its database, or is made of calls that do; nothing is
-//! repeated here except what a compare-and-set must repeat.
+//! Every call is bounded by the time budgets of its database; nothing is repeated here except what
+//! a compare-and-set must repeat.
 
 use std::borrow::Borrow;
 use std::future::Future;

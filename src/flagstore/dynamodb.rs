@@ -42,9 +42,11 @@ use super::batches::{Limits, batches};
 use super::layout;
 use super::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
-use crate::storage::StoreError;
-use crate::storage::dynamodb::{DynamoDbStore, classify, last_attempt_at, patiently};
+use crate::storage::dynamodb::{
+    DynamoDbStore, as_part_of_bulk, classify, last_attempt_at, patiently,
+};
 use crate::storage::join::join_bounded;
+use crate::storage::{Meter, StoreError};
 
 /// Requests under way at a time for one environment. At 5 ms each these are 3 000 items a second,
 /// about what a young on-demand table takes; a server on the same machine is not faster with more.
@@ -152,9 +154,9 @@ impl DynamoDbFlags {
         let mut from = None;
         loop {
             let start = from.take();
-            let ask = self.store.bulk(async |client| {
+            let ask = self.store.metered(async |client, meter| {
                 let deadline = last_attempt_at(self.store.budgets().bulk);
-                patiently(deadline, || self.page(&client, kind, start.clone())).await
+                patiently(deadline, || self.page(&client, &meter, kind, start.clone())).await
             });
             let (mut page, next) = Box::pin(ask).await?;
             rows.append(&mut page);
@@ -169,21 +171,21 @@ impl DynamoDbFlags {
     async fn page(
         &self,
         client: &Client,
+        meter: &Meter,
         kind: ItemKind,
         from: Option<Attributes>,
     ) -> Result<(Vec<StoredRow>, Option<Attributes>), StoreError> {
         let namespace = AttributeValue::S(self.prefixed(kind.store_name()));
-        let output = client
+        let query = client
             .query()
             .table_name(&self.table)
             .consistent_read(true)
             .key_condition_expression("#namespace = :namespace")
             .expression_attribute_names("#namespace", NAMESPACE)
             .expression_attribute_values(":namespace", namespace)
-            .set_exclusive_start_key(from)
-            .send()
-            .await
-            .map_err(classify)?;
+            .set_exclusive_start_key(from);
+        let asked = as_part_of_bulk(query.customize(), meter.clone()).send().await;
+        let output = asked.map_err(classify)?;
         let items = output.items.unwrap_or_default().into_iter();
         let rows = items.filter_map(|attributes| stored_row(kind, attributes)).collect();
         Ok((rows, output.last_evaluated_key.filter(|key| !key.is_empty())))

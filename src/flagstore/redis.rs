@@ -10,6 +10,11 @@
 //! see nothing or everything. On a cluster whose slots part the keys, each hash is moved by
 //! itself, segments first, and the marker comes last (design D30).
 //!
+//! Marker and rows are read in one transaction. A Redis whose memory is full (`maxmemory` is
+//! reached, `noeviction`) refuses every command of a transaction, also those that only read, and
+//! rules (ACL) may deny `MULTI`. Then they are read without one: the marker, the rows, the marker
+//! again.
+//!
 //! The marker's token is random, so that one look shows whether the store has been initialized
 //! anew since the last one.
 
@@ -17,6 +22,7 @@ mod fill;
 mod watch;
 
 use bytes::Bytes;
+use redis::RedisResult;
 
 use self::watch::Change;
 use super::backend::{
@@ -26,7 +32,9 @@ use super::layout;
 use super::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
-use crate::storage::redis::{RedisStore, ScriptDenial, classify, run_id, scripts_are_denied};
+use crate::storage::redis::{
+    RedisConnection, RedisStore, ScriptDenial, classify, run_id, scripts_are_denied,
+};
 
 /// Prefix where none is configured (ld-relay v8).
 pub const DEFAULT_PREFIX: &str = "launchdarkly";
@@ -34,6 +42,13 @@ pub const DEFAULT_PREFIX: &str = "launchdarkly";
 /// Transactions tried under `WATCH`, where any other write to the hash gets in the way
 /// (go-server-sdk-redis: 10 attempts).
 const WATCH_ATTEMPTS: usize = 10;
+
+/// Readings without a transaction, until one finds the same marker before and after the rows.
+const READ_ATTEMPTS: usize = 3;
+
+/// Most bytes of JSON in a write that counts as a small call: a slow line moves them within its
+/// budget.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// The server takes no longer string (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -135,14 +150,18 @@ impl RedisFlags {
             script.arg(&*row.key.key).arg(row.version).arg(&row.json[..]);
         }
         let script = &script;
-        let done: Option<Vec<i64>> = self
-            .store
-            .bulk(async |mut conn| match script.query_async(&mut conn).await {
-                Ok(done) => Ok(Some(done)),
-                Err(error) if scripts_are_denied(&error) => Ok(None),
-                Err(error) => Err(classify(error)),
-            })
-            .await?;
+        let run = async |mut conn: RedisConnection| match script.query_async(&mut conn).await {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if scripts_are_denied(&error) => Ok(None),
+            Err(error) => Err(classify(error)),
+        };
+        // A change does not wait for its turn behind whole data sets of other environments.
+        let bytes: usize = rows.iter().map(|row| row.json.len()).sum();
+        let done: Option<Vec<i64>> = if bytes <= SMALL_BYTES_MAX {
+            self.store.call(run).await?
+        } else {
+            self.store.bulk(run).await?
+        };
         let Some(done) = done else { return Ok(None) };
         if done == [-1] {
             return Ok(Some(vec![Upserted::NoMarker; rows.len()]));
@@ -182,8 +201,7 @@ impl RedisFlags {
 
 impl FlagBackend for RedisFlags {
     async fn read(&self) -> Result<StoredRows, StoreError> {
-        let (marker, [segments, flags]) =
-            if self.together { self.read_together().await? } else { self.read_apart().await? };
+        let (marker, [segments, flags]) = self.read_marker_and_rows().await?;
         let mut found = StoredRows { marker: marker.map(marked), rows: Vec::new() };
         found.rows.reserve(segments.len() + flags.len());
         for (kind, fields) in ItemKind::ALL.into_iter().zip([segments, flags]) {
@@ -347,39 +365,72 @@ impl RedisFlags {
             .await
     }
 
-    /// Marker and both hashes at one moment: whoever wipes them out or fills them meanwhile
-    /// comes before or after.
-    async fn read_together(&self) -> Result<(Option<Vec<u8>>, [Fields; 2]), StoreError> {
+    /// Marker and rows of both kinds. The marker is `None` also where it changed at each attempt:
+    /// such rows are not of one moment.
+    async fn read_marker_and_rows(&self) -> Result<(Option<Vec<u8>>, [Fields; 2]), StoreError> {
+        self.store
+            .bulk(async |mut conn| {
+                if self.together
+                    && let Some(found) = self.read_in_transaction(&mut conn).await?
+                {
+                    return Ok(found);
+                }
+                let mut rows = Default::default();
+                for _ in 0..READ_ATTEMPTS {
+                    let (before, after);
+                    (before, rows, after) = self.read_plainly(&mut conn).await.map_err(classify)?;
+                    if before == after {
+                        return Ok((before, rows));
+                    }
+                }
+                Ok((None, rows))
+            })
+            .await
+    }
+
+    /// `None` where Redis refuses the transaction. What it refuses for another reason (a key of a
+    /// wrong type), it refuses in a plain reading too.
+    async fn read_in_transaction(
+        &self,
+        conn: &mut RedisConnection,
+    ) -> Result<Option<(Option<Vec<u8>>, [Fields; 2])>, StoreError> {
         let mut look = redis::pipe();
         look.atomic().cmd("GET").arg(self.marker());
         for kind in ItemKind::ALL {
             look.cmd("HGETALL").arg(self.hash(kind));
         }
-        let look = &look;
-        let (marker, segments, flags) = self
-            .store
-            .bulk(async |mut conn| look.query_async(&mut conn).await.map_err(classify))
-            .await?;
-        Ok((marker, [segments, flags]))
+        match look.query_async(conn).await.map_err(classify) {
+            Ok((marker, segments, flags)) => Ok(Some((marker, [segments, flags]))),
+            Err(StoreError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The marker before the items, because it was the last that was written, and after them,
-    /// because what was wiped out while it was read is not complete.
-    async fn read_apart(&self) -> Result<(Option<Vec<u8>>, [Fields; 2]), StoreError> {
-        let before = self.look_for_marker().await?;
-        let mut found = [Fields::new(), Fields::new()];
-        for (fields, kind) in found.iter_mut().zip(ItemKind::ALL) {
-            let hash = self.hash(kind);
-            *fields = self
-                .store
-                .bulk(async |mut conn| {
-                    let mut command = redis::cmd("HGETALL");
-                    command.arg(&hash).query_async(&mut conn).await.map_err(classify)
-                })
-                .await?;
+    /// The marker, the rows of both kinds, the marker again: before the rows, because it is the
+    /// last thing that a fill writes, and after them, because rows that were wiped out meanwhile
+    /// are not complete.
+    async fn read_plainly(
+        &self,
+        conn: &mut RedisConnection,
+    ) -> RedisResult<(Option<Vec<u8>>, [Fields; 2], Option<Vec<u8>>)> {
+        let mut commands = vec![redis::cmd("GET").arg(self.marker()).take()];
+        commands
+            .extend(ItemKind::ALL.map(|kind| redis::cmd("HGETALL").arg(self.hash(kind)).take()));
+        commands.push(commands[0].clone());
+        if self.together {
+            // In one packet, so that next to nothing comes between them.
+            let mut look = redis::pipe();
+            for command in commands {
+                look.add_command(command);
+            }
+            let (before, segments, flags, after) = look.query_async(conn).await?;
+            return Ok((before, [segments, flags], after));
         }
-        let is_same = before.is_some() && self.look_for_marker().await? == before;
-        Ok((before.filter(|_| is_same), found))
+        let before = commands[0].query_async(conn).await?;
+        let segments = commands[1].query_async(conn).await?;
+        let flags = commands[2].query_async(conn).await?;
+        let after = commands[3].query_async(conn).await?;
+        Ok((before, [segments, flags], after))
     }
 }
 

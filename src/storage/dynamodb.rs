@@ -17,20 +17,27 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::client::customize::CustomizableOperation;
+use aws_sdk_dynamodb::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{
-    Credentials, IdentityCache, Region, SharedHttpClient, StalledStreamProtectionConfig,
+    ConfigBag, Credentials, IdentityCache, Intercept, Region, RuntimeComponents, SharedHttpClient,
+    StalledStreamProtectionConfig,
 };
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_smithy_http_client::Builder as HttpClientBuilder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::StoreError;
 use super::fail_fast::{Dialer, FailFast};
+use super::{Meter, StoreError};
 use crate::backoff::Backoff;
 use crate::model::Password;
 
@@ -199,10 +206,56 @@ fn http_client() -> SharedHttpClient {
     HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
+/// Makes a request part of a bulk call: instead of the SDK's fixed times, which a long page does
+/// not keep on a slow line, the progress that the meter shows decides how long it may take.
+pub fn as_part_of_bulk<T, E, B>(
+    operation: CustomizableOperation<T, E, B>,
+    meter: Meter,
+) -> CustomizableOperation<T, E, B> {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .disable_operation_attempt_timeout()
+        .disable_operation_timeout()
+        .build();
+    let config = aws_sdk_dynamodb::config::Builder::new().timeout_config(timeouts);
+    operation.config_override(config).interceptor(Metering(meter))
+}
+
+/// Counts the bytes of answers as they arrive.
+#[derive(Debug)]
+struct Metering(Meter);
+
+#[dyn_dispatch_hint]
+impl Intercept for Metering {
+    fn name(&self) -> &'static str {
+        "Metering"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let meter = self.0.clone();
+        let body = context.response_mut().body_mut();
+        let counted = std::mem::replace(body, SdkBody::taken()).map_frame(move |frame| {
+            meter.add(frame.data_ref().map_or(0, Bytes::len));
+            frame
+        });
+        *body = SdkBody::from_body_1_x(counted);
+        Ok(())
+    }
+}
+
 impl Dialer for DynamoDbDialer {
     type Conn = Client;
 
-    async fn dial(&self) -> Result<Client, StoreError> {
+    /// Pages of many tables and environments; none is longer than 1 MB.
+    const BULK_CALLS: usize = 8;
+    const BULK_ON_OWN_CONNECTIONS: bool = false;
+
+    async fn dial(&self, _meter: &Meter) -> Result<Client, StoreError> {
         if self.settings.endpoint.as_ref().is_some_and(|endpoint| !is_web_url(endpoint)) {
             return Err(StoreError::Refused(Box::new(BadEndpoint)));
         }
@@ -471,7 +524,7 @@ mod tests {
         };
         assert!(!format!("{settings:?}").contains("s3cret-s"));
         let dialer = DynamoDbDialer::new(settings);
-        let client = dialer.dial().await.unwrap();
+        let client = dialer.dial(&Meter::default()).await.unwrap();
         let error = dialer.check(client).await.unwrap_err();
         assert_eq!(word(&error), "unreachable");
     }

@@ -8,6 +8,7 @@ pub mod dynamodb;
 pub mod fail_fast;
 pub mod join;
 pub mod local;
+pub mod meter;
 #[cfg(any(feature = "redis", feature = "consul"))]
 pub mod net;
 #[cfg(feature = "redis")]
@@ -17,6 +18,7 @@ pub mod tls;
 
 pub use breaker::{Breaker, BreakerState, LastError};
 pub use fail_fast::{Budgets, Dialer, FailFast, Health};
+pub use meter::Meter;
 
 /// What a database call can end in, as far as a caller can act on it.
 #[derive(Debug, thiserror::Error)]

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::StoreError;
 use super::tls::TlsSettings;
+use super::{Meter, StoreError};
 
 /// Quiet time before the kernel asks whether the peer is alive, pace and number of its questions:
 /// a dead peer is noticed after 30 s even when nobody sends (stores.md 4.2).
@@ -66,16 +66,23 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static 
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Stream for T {}
 
-/// Connects, with the TLS handshake if asked for.
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Stream>, StoreError> {
+/// Connects, with the TLS handshake if asked for. The bytes on the wire are counted.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    meter: &Meter,
+) -> Result<Box<dyn Stream>, StoreError> {
     match endpoint {
-        Endpoint::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(lost)?)),
-        Endpoint::Tcp { host, port, tls: None } => Ok(Box::new(tcp(host, *port).await?)),
+        Endpoint::Unix(path) => {
+            Ok(Box::new(meter.count(UnixStream::connect(path).await.map_err(lost)?)))
+        }
+        Endpoint::Tcp { host, port, tls: None } => {
+            Ok(Box::new(meter.count(tcp(host, *port).await?)))
+        }
         Endpoint::Tcp { host, port, tls: Some(settings) } => {
             let config = settings.load().await?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|error| StoreError::Refused(Box::new(error)))?;
-            let stream = tcp(host, *port).await?;
+            let stream = meter.count(tcp(host, *port).await?);
             let stream = TlsConnector::from(config).connect(name, stream).await.map_err(lost)?;
             Ok(Box::new(stream))
         }
@@ -128,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn failures_to_connect_are_transient_and_bad_names_are_not() {
         let check = async |endpoint: Endpoint, transient: bool| {
-            let error = connect(&endpoint).await.err().unwrap();
+            let error = connect(&endpoint, &Meter::default()).await.err().unwrap();
             assert_eq!(error.is_transient(), transient, "{endpoint}: {error:?}");
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use super::backend::{Backend, Row, Swap, Swapped};
 use super::batches::{Limits, batches, content_bytes};
-use crate::storage::StoreError;
-use crate::storage::dynamodb::{DynamoDbStore, classify, patiently};
+use crate::storage::dynamodb::{DynamoDbStore, as_part_of_bulk, classify, patiently};
 use crate::storage::join::join_bounded;
+use crate::storage::{Meter, StoreError};
 
 /// Requests under way at a time.
 const IN_FLIGHT: usize = 16;
@@ -78,19 +78,19 @@ impl DynamoDbCache {
     async fn page(
         &self,
         client: &Client,
+        meter: &Meter,
         from: Option<Attributes>,
     ) -> Result<(Vec<Row>, Option<Attributes>), StoreError> {
-        let output = client
+        let query = client
             .query()
             .table_name(&self.table)
             .consistent_read(true)
             .key_condition_expression("#namespace = :namespace")
             .expression_attribute_names("#namespace", NAMESPACE)
             .expression_attribute_values(":namespace", AttributeValue::S(self.namespace.clone()))
-            .set_exclusive_start_key(from)
-            .send()
-            .await
-            .map_err(classify)?;
+            .set_exclusive_start_key(from);
+        let asked = as_part_of_bulk(query.customize(), meter.clone()).send().await;
+        let output = asked.map_err(classify)?;
         let rows = output.items.unwrap_or_default().into_iter().filter_map(row).collect();
         Ok((rows, output.last_evaluated_key.filter(|key| !key.is_empty())))
     }
@@ -196,9 +196,9 @@ impl Backend for DynamoDbCache {
             let start = from.take();
             let (mut page, next) = self
                 .store
-                .bulk(async |client| {
+                .metered(async |client, meter| {
                     let deadline = deadline(self.store.budgets().bulk);
-                    patiently(deadline, || self.page(&client, start.clone())).await
+                    patiently(deadline, || self.page(&client, &meter, start.clone())).await
                 })
                 .await?;
             rows.append(&mut page);

@@ -100,9 +100,9 @@ impl RedisCache {
     async fn swap_by_watch(&self, swaps: &[&Swap]) -> Result<Vec<Swapped>, StoreError> {
         let dialer = self.store.dialer();
         self.store
-            .bulk(async |_shared| {
+            .metered(async |_shared, meter| {
                 // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial_for_key(self.namespace.as_bytes()).await?;
+                let mut conn = dialer.dial_for_key(self.namespace.as_bytes(), &meter).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     if let Some(outcomes) = self.transaction(&mut conn, swaps).await? {
                         return Ok(outcomes);

@@ -106,9 +106,9 @@ impl RedisFlags {
         let dialer = self.store.dialer();
         let marker = note.value(None);
         self.store
-            .bulk(async |_shared| {
+            .metered(async |_shared, meter| {
                 // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial_for_key(names[0].as_bytes()).await?;
+                let mut conn = dialer.dial_for_key(names[0].as_bytes(), &meter).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     let mut look = redis::pipe();
                     look.cmd("WATCH").arg(&names);

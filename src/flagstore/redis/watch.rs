@@ -34,9 +34,9 @@ impl RedisFlags {
         let name = self.marker();
         let marker = demanded.map(|marker| (name.as_str(), marker));
         self.store
-            .bulk(async |_shared| {
+            .metered(async |_shared, meter| {
                 // WATCH belongs to a connection, so nobody else may use this one.
-                let mut conn = dialer.dial_for_key(hash.as_bytes()).await?;
+                let mut conn = dialer.dial_for_key(hash.as_bytes(), &meter).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     match transaction(&mut conn, &hash, marker, fields, &judge).await? {
                         Attempt::Done(changed) => return Ok(Some(changed)),
@@ -60,8 +60,8 @@ impl RedisFlags {
         let dialer = self.store.dialer();
         let key = self.marker();
         self.store
-            .call(async |_shared| {
-                let mut conn = dialer.dial_for_key(key.as_bytes()).await?;
+            .metered(async |_shared, meter| {
+                let mut conn = dialer.dial_for_key(key.as_bytes(), &meter).await?;
                 let mut look = redis::pipe();
                 look.cmd("WATCH").arg(&key).ignore().cmd("GET").arg(&key);
                 let (stored,): (Option<Vec<u8>>,) =

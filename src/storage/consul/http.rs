@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::token::{TOKEN_HEADER, Token};
 use crate::storage::net::{self, Endpoint};
-use crate::storage::{Cause, StoreError};
+use crate::storage::{Cause, Meter, StoreError};
 use crate::tasks::TaskGroup;
 
-/// Connections to the agent. The agent allows 200 per client address by default
+/// Connections of one pool to the agent; each bulk call has a pool for itself. The agent allows 200 per client address by default
 /// (`http_max_conns_per_client`), shared by all processes of a machine.
 const CONNECTIONS_MAX: usize = 8;
 
@@ -29,6 +29,8 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub(super) struct Pool {
     endpoint: Endpoint,
     token: Arc<Token>,
+    /// Counts what all its connections move.
+    meter: Meter,
     places: Semaphore,
     idle: Mutex<Vec<Http>>,
 }
@@ -47,10 +49,14 @@ pub(super) struct Answer {
 
 impl Pool {
     /// A pool with one connection made.
-    pub(super) async fn connect(endpoint: Endpoint, token: Arc<Token>) -> Result<Self, StoreError> {
-        let first = Http::connect(&endpoint).await?;
+    pub(super) async fn connect(
+        endpoint: Endpoint,
+        token: Arc<Token>,
+        meter: Meter,
+    ) -> Result<Self, StoreError> {
+        let first = Http::connect(&endpoint, &meter).await?;
         let idle = Mutex::new(vec![first]);
-        Ok(Self { endpoint, token, places: Semaphore::new(CONNECTIONS_MAX), idle })
+        Ok(Self { endpoint, token, meter, places: Semaphore::new(CONNECTIONS_MAX), idle })
     }
 
     pub(super) async fn send(
@@ -73,7 +79,7 @@ impl Pool {
         };
         let mut http = match self.take_idle() {
             Some(http) => http,
-            None => Http::connect(&self.endpoint).await?,
+            None => Http::connect(&self.endpoint, &self.meter).await?,
         };
         let answer = http.exchange(request, ANSWER_BYTES_MAX).await?;
         if !http.sender.is_closed() {
@@ -94,8 +100,8 @@ impl Pool {
 }
 
 impl Http {
-    async fn connect(endpoint: &Endpoint) -> Result<Self, StoreError> {
-        let stream = net::connect(endpoint).await?;
+    async fn connect(endpoint: &Endpoint, meter: &Meter) -> Result<Self, StoreError> {
+        let stream = net::connect(endpoint, meter).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let mut driver = TaskGroup::new(&CancellationToken::new());
         driver.spawn("consul connection", |_cancel| async move {
@@ -168,7 +174,7 @@ mod tests {
         });
         let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port, tls: None };
         let token = Arc::new(Token::new(TokenSource::None));
-        (Pool::connect(endpoint, token).await.unwrap(), tasks)
+        (Pool::connect(endpoint, token, Meter::default()).await.unwrap(), tasks)
     }
 
     async fn get(pool: &Pool) -> Result<Answer, StoreError> {

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use self::http::{Answer, Pool};
 use self::token::Token;
-use super::StoreError;
 use super::fail_fast::{Dialer, FailFast};
 use super::net::Endpoint;
 use super::tls::TlsSettings;
+use super::{Meter, StoreError};
 pub use kv::{
     Entry, Operation, Put, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX, Transaction,
     VALUE_BYTES_MAX,
@@ -124,8 +124,9 @@ impl ConsulDialer {
 impl Dialer for ConsulDialer {
     type Conn = ConsulConnection;
 
-    async fn dial(&self) -> Result<ConsulConnection, StoreError> {
-        let pool = Pool::connect(self.endpoint.clone(), self.token.clone()).await?;
+    async fn dial(&self, meter: &Meter) -> Result<ConsulConnection, StoreError> {
+        let (endpoint, token) = (self.endpoint.clone(), self.token.clone());
+        let pool = Pool::connect(endpoint, token, meter.clone()).await?;
         Ok(ConsulConnection { pool: Arc::new(pool) })
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tokio::time::{Duration, Instant};
 
-use super::{IDLE_LIMIT, Lane, REFUSAL_MEMORY};
-use crate::storage::StoreError;
+use super::{FIRST, IDLE_LIMIT, REFUSAL_MEMORY};
 use crate::storage::breaker::{Breaker, BreakerState, LastError};
+use crate::storage::{Meter, StoreError};
 
 /// What others may know about a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,9 @@ pub struct Health {
     pub since: Instant,
     /// Whether a connection stands. Closed and not connected: not asked yet, or refused.
     pub connected: bool,
-    /// Grows with each connection that was made after none stood: who sees it grow knows that
-    /// the database may have been restarted or replaced.
+    /// Grows when the database may have been restarted or replaced: with each connection that was
+    /// made after none stood, and when a connection was ended and its successor leads to a
+    /// database of another identity, or of an unknown one.
     pub connected_epoch: u64,
     /// The newest failure, kept after recovery.
     pub last_error: Option<LastError>,
@@ -32,17 +33,34 @@ pub(super) struct Core<C> {
     pub(super) breaker: Breaker,
     generation: u64,
     lanes: Vec<LaneSlot<C>>,
-    next_bulk: usize,
+    /// Who answers, as of `identified_generation`.
+    identity: Option<String>,
+    identified_generation: Option<u64>,
+    /// True after a connection was ended, until the database was asked who it is.
+    is_doubted: bool,
     connected_epoch: u64,
+    connections: u64,
     /// The generation that the epoch was counted for.
     connected_generation: Option<u64>,
-    /// The connection whose end is the end of all; the first lane's, if that has one.
-    standing: Option<C>,
+    /// The connection whose end is to be noticed: the first lane's, if that has one.
+    standing: Option<Standing<C>>,
     refusal: Option<Refusal>,
+}
+
+/// A connection whose end is to be noticed.
+#[derive(Clone)]
+pub(super) struct Standing<C> {
+    pub(super) generation: u64,
+    pub(super) lane: usize,
+    pub(super) conn: C,
 }
 
 struct LaneSlot<C> {
     cell: Arc<OnceCell<C>>,
+    /// Counts what its connections move, one after the other.
+    meter: Meter,
+    /// Whether a bulk call has it to itself.
+    is_taken: bool,
     /// When the connection last answered; `None` before it was made.
     answered: Option<Instant>,
 }
@@ -59,12 +77,21 @@ struct RepeatedRefusal(Arc<str>);
 
 impl<C: Clone> Core<C> {
     pub(super) fn new(now: Instant, bulk_connections: usize) -> Self {
+        let lane = || LaneSlot {
+            cell: Arc::default(),
+            meter: Meter::default(),
+            is_taken: false,
+            answered: None,
+        };
         Self {
             breaker: Breaker::new(now),
             generation: 1,
-            lanes: empty_lanes(1 + bulk_connections),
-            next_bulk: 0,
+            lanes: std::iter::repeat_with(lane).take(1 + bulk_connections).collect(),
+            identity: None,
+            identified_generation: None,
+            is_doubted: false,
             connected_epoch: 0,
+            connections: 0,
             connected_generation: None,
             standing: None,
             refusal: None,
@@ -81,6 +108,11 @@ impl<C: Clone> Core<C> {
         }
     }
 
+    /// How many connections for small calls were made.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections
+    }
+
     /// How long the database has been away.
     pub(super) fn away(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.breaker.since())
@@ -94,21 +126,83 @@ impl<C: Clone> Core<C> {
         self.lanes[lane].cell.clone()
     }
 
-    /// The connection whose end is to be noticed, with its generation.
-    pub(super) fn standing(&self) -> Option<(u64, C)> {
-        Some((self.generation, self.standing.clone()?))
+    /// The connection whose end is to be noticed.
+    pub(super) fn standing(&self) -> Option<Standing<C>> {
+        self.standing.clone()
     }
 
-    /// The index of the connection for a call; bulk calls go round.
-    pub(super) fn pick(&mut self, lane: Lane) -> usize {
-        let bulk_lanes = self.lanes.len() - 1;
-        match lane {
-            Lane::Bulk if bulk_lanes > 0 => {
-                self.next_bulk = (self.next_bulk + 1) % bulk_lanes;
-                1 + self.next_bulk
-            }
-            Lane::First | Lane::Bulk => 0,
+    /// The count of what the lane's connections move.
+    pub(super) fn meter(&self, lane: usize) -> Meter {
+        self.lanes[lane].meter.clone()
+    }
+
+    /// Takes a lane for a bulk call: the first free one, so that a relay with little to do keeps
+    /// few connections. The first lane is shared, where bulk calls have none of their own.
+    pub(super) fn take_lane(&mut self) -> usize {
+        let free = self.lanes.iter().skip(1).position(|lane| !lane.is_taken);
+        let lane = free.map_or(FIRST, |place| 1 + place);
+        self.lanes[lane].is_taken = true;
+        lane
+    }
+
+    /// Gives a lane back, without its connection if that may still be busy with the call.
+    pub(super) fn give_back(&mut self, lane: usize, is_usable: bool) {
+        self.lanes[lane].is_taken = false;
+        if !is_usable && lane != FIRST {
+            self.drop_connection(lane);
         }
+    }
+
+    /// The database has ended the connection of a lane, or all of them. The lane's is dropped, so
+    /// that the next call dials, and the database is to be asked who it is.
+    pub(super) fn connection_ended(&mut self, lane: usize, generation: u64) {
+        if generation == self.generation {
+            self.drop_connection(lane);
+            self.is_doubted = true;
+        }
+    }
+
+    /// The connection of a lane did not answer when it was to be used again.
+    pub(super) fn died_unnoticed(&mut self, lane: usize, generation: u64) {
+        if lane == FIRST {
+            self.drop_generation(generation);
+        } else if generation == self.generation {
+            self.drop_connection(lane);
+        }
+    }
+
+    fn drop_connection(&mut self, lane: usize) {
+        let slot = &mut self.lanes[lane];
+        (slot.cell, slot.answered) = (Arc::default(), None);
+        if self.standing.as_ref().is_some_and(|standing| standing.lane == lane) {
+            self.standing = None;
+        }
+    }
+
+    /// Whether nothing is to be asked about who answers.
+    pub(super) fn is_identified(&self) -> bool {
+        let is_connected = self.connected_generation == Some(self.generation);
+        let is_known = self.identified_generation == Some(self.generation);
+        !is_connected || (is_known && !self.is_doubted)
+    }
+
+    /// Whether a connection was ended since the database was last asked who it is.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.is_doubted
+    }
+
+    /// The database has said who it is, over a connection of this generation.
+    pub(super) fn identified(&mut self, generation: u64, identity: Option<String>) {
+        if generation != self.generation {
+            return;
+        }
+        let is_same = identity.is_some() && identity == self.identity;
+        if self.is_doubted && !is_same {
+            self.connected_epoch += 1;
+        }
+        self.is_doubted = false;
+        self.identity = identity;
+        self.identified_generation = Some(generation);
     }
 
     /// Whether an ordinary call may dial.
@@ -142,8 +236,9 @@ impl<C: Clone> Core<C> {
             return;
         }
         self.lanes[lane].answered = Some(now);
-        if lane == 0 || self.standing.is_none() {
-            self.standing = Some(conn.clone());
+        self.connections += u64::from(lane == FIRST);
+        if lane == FIRST || self.standing.is_none() {
+            self.standing = Some(Standing { generation, lane, conn: conn.clone() });
         }
         if self.connected_generation != Some(generation) {
             self.connected_generation = Some(generation);
@@ -154,8 +249,8 @@ impl<C: Clone> Core<C> {
     /// Takes over the connection of a successful probe as the only one.
     pub(super) fn adopt(&mut self, now: Instant, conn: C) {
         self.drop_all();
-        self.connected(0, self.generation, now, &conn);
-        self.lanes[0].cell = Arc::new(OnceCell::new_with(Some(conn)));
+        self.connected(FIRST, self.generation, now, &conn);
+        self.lanes[FIRST].cell = Arc::new(OnceCell::new_with(Some(conn)));
         self.breaker.on_probe_success(now);
     }
 
@@ -180,10 +275,10 @@ impl<C: Clone> Core<C> {
     pub(super) fn drop_all(&mut self) {
         self.generation += 1;
         self.standing = None;
-        self.lanes = empty_lanes(self.lanes.len());
+        // The next connection is a new epoch anyway.
+        self.is_doubted = false;
+        for slot in &mut self.lanes {
+            (slot.cell, slot.answered) = (Arc::default(), None);
+        }
     }
-}
-
-fn empty_lanes<C>(count: usize) -> Vec<LaneSlot<C>> {
-    (0..count).map(|_| LaneSlot { cell: Arc::new(OnceCell::new()), answered: None }).collect()
 }

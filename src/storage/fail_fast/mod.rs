@@ -1,41 +1,59 @@
 //! One database behind deadlines and one breaker.
 //!
 //! Each call gets a time budget that covers dialling and asking together. A timeout or transport
-//! failure costs the connection and opens the breaker; while it is open, calls are refused at
-//! once and only the probe dials ([`FailFast::run_probe`], design D23). A connection that the
-//! database ends while nobody uses it is replaced. Nothing is repeated here:
-//! who wants a retry has a queue. It knows no database and no data.
+//! failure of a small call costs the connections and opens the breaker; while it is open, calls
+//! are refused at once and only the probe dials ([`FailFast::run_probe`], design D23). Nothing is
+//! repeated here: a caller that wants a retry has a queue. This module knows no database and no
+//! data.
+//!
+//! Bulk calls move whole data sets, which may take long over a slow line (design D45):
+//!
+//! - A few are admitted at a time ([`Dialer::BULK_CALLS`]), the others wait in the order in which
+//!   they came. An environment has one call under way, so the environment that has waited longest
+//!   is next, and the first data sets are complete early instead of all being complete late. The
+//!   budget begins with the admission.
+//! - An admitted call has a connection for itself, so that small calls do not stand behind a long
+//!   answer, and so that the bytes on the connection are this call's progress.
+//! - A call that makes progress has no deadline ([`pace`]).
+//! - A call that is given up, or whose connection breaks, costs that connection only. Then a small
+//!   call on the first connection decides whether the database is away.
 //!
 //! Connections are shared handles ([`Dialer::Conn`] is `Clone`): a multiplexed Redis connection,
-//! an HTTP client. That lets any number of callers wait at the same time without a lock held over
-//! I/O, and a caller that goes away takes nothing with it. Long answers hold up short ones on one
-//! multiplexed connection, so a dialer may ask for further connections for bulk calls
-//! ([`Dialer::BULK_CONNECTIONS`]).
+//! an HTTP client. That lets any number of small calls wait at the same time without a lock held
+//! over I/O, and the caller of a small call that goes away takes nothing with it.
+//!
+//! A connection that the database has ended is replaced without a word. Whether the database was
+//! restarted or replaced at that moment is told by its identity ([`Dialer::identity`]); only if
+//! that changed, or is not known, is the new connection a new *epoch* ([`Health`]), in which
+//! everything stored is in doubt.
 //!
 //! Invariant: all connections of one *generation* are dropped together, and a failure counts only
 //! against the generation it was seen on. A hundred calls that time out on one dead connection
 //! are one loss, and none of them reopens the breaker after the probe has closed it.
 
 mod core;
+mod pace;
+mod turn;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::core::Core;
 pub use self::core::Health;
-use super::StoreError;
+use self::core::{Core, Standing};
+use self::pace::{Pace, Progress};
+use super::{Meter, StoreError};
 use crate::telemetry::Rounded;
 
 /// Budget of an ordinary call (stores.md 4.3: the socket timeout that proved itself).
 pub const CALL_BUDGET: Duration = Duration::from_secs(2);
 
-/// Budget of a call that moves a whole data set.
+/// Budget in which a call that moves a whole data set must end, or make progress.
 pub const BULK_BUDGET: Duration = Duration::from_secs(5);
 
 /// A connection that was quiet for so long is checked before use: load balancers and connection
@@ -59,17 +77,44 @@ pub trait Dialer: Send + Sync + 'static {
     /// A handle that may be cloned and used by many callers at once.
     type Conn: Clone + Send + Sync + 'static;
 
-    /// Connections beside the first one, taken in turn by bulk calls. 0: they share the first.
-    const BULK_CONNECTIONS: usize = 0;
+    /// Bulk calls under way at a time. Few, because calls that share a slow line end later the
+    /// more of them there are; and more than one, because a database that is far away leaves most
+    /// of the time of a call unused.
+    const BULK_CALLS: usize = 4;
 
-    /// Connects and authenticates. The caller keeps the time.
-    fn dial(&self) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;
+    /// Whether each bulk call has a connection of its own. Otherwise bulk calls share the first
+    /// connection: a client that itself opens what it needs.
+    const BULK_ON_OWN_CONNECTIONS: bool = true;
+
+    /// Connects and authenticates. The caller keeps the time. What the connection moves from the
+    /// first byte on is counted by `meter`. A dialer that cannot count leaves it alone; then bulk
+    /// calls count for themselves ([`FailFast::metered`]) or must end within their budget.
+    fn dial(&self, meter: &Meter) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;
 
     /// Asks something cheap. An error that is not transient counts as an answer.
     fn check(&self, conn: Self::Conn) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Waits until the database ends the connection, where that shows while nobody asks anything.
-    /// Cancel-safe.
+    /// The identity of the database that the connection leads to, which changes when the database
+    /// is restarted or another one takes its place. `None` if it is not known.
+    fn identity(
+        &self,
+        _conn: Self::Conn,
+    ) -> impl Future<Output = Result<Option<String>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
+    /// Whether the database has ended the connection, where that shows while nobody asks anything.
+    fn has_ended(&self, _conn: &Self::Conn) -> bool {
+        false
+    }
+
+    /// True if the error is an answer of the database about its own state, such as that it loads
+    /// its data. False if the error may be the connection's alone.
+    fn is_answer(&self, _error: &StoreError) -> bool {
+        false
+    }
+
+    /// Waits until [`Dialer::has_ended`] is true. Cancel-safe.
     fn ended(&self, _conn: Self::Conn) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
@@ -83,7 +128,7 @@ pub trait Dialer: Send + Sync + 'static {
 pub struct Budgets {
     /// For [`FailFast::call`] and for a probe.
     pub call: Duration,
-    /// For [`FailFast::bulk`].
+    /// For [`FailFast::bulk`], from its admission on; renewed by progress.
     pub bulk: Duration,
 }
 
@@ -103,7 +148,9 @@ struct Shared<D: Dialer> {
     dialer: D,
     budgets: Budgets,
     core: Mutex<Core<D::Conn>>,
+    admission: Semaphore,
     health: watch::Sender<Health>,
+    connections: watch::Sender<u64>,
 }
 
 impl<D: Dialer> Clone for FailFast<D> {
@@ -118,19 +165,19 @@ impl<D: Dialer> std::fmt::Debug for FailFast<D> {
     }
 }
 
-/// Which connection a call takes.
-#[derive(Clone, Copy)]
-enum Lane {
-    First,
-    Bulk,
-}
+/// The place of the connection of small calls among all connections.
+const FIRST: usize = 0;
 
 impl<D: Dialer> FailFast<D> {
     /// A database that is not dialled before the first call. `name` stands in log lines.
     pub fn new(name: &'static str, dialer: D, budgets: Budgets) -> Self {
-        let core = Core::new(Instant::now(), D::BULK_CONNECTIONS);
+        let own_connections = if D::BULK_ON_OWN_CONNECTIONS { D::BULK_CALLS } else { 0 };
+        let core = Core::new(Instant::now(), own_connections);
         let health = watch::Sender::new(core.health());
-        Self { shared: Arc::new(Shared { name, dialer, budgets, core: Mutex::new(core), health }) }
+        let (core, admission) = (Mutex::new(core), Semaphore::new(D::BULK_CALLS));
+        let connections = watch::Sender::new(0);
+        let shared = Shared { name, dialer, budgets, core, admission, health, connections };
+        Self { shared: Arc::new(shared) }
     }
 
     /// What makes the connections, for callers that need one of their own.
@@ -154,22 +201,63 @@ impl<D: Dialer> FailFast<D> {
         self.shared.health.subscribe()
     }
 
+    /// The number of connections for small calls that were made so far. It also grows where the
+    /// epoch of the health does not: when a connection that was ended is replaced.
+    pub fn watch_connections(&self) -> watch::Receiver<u64> {
+        self.shared.connections.subscribe()
+    }
+
     /// Runs `op` on a connection within the ordinary budget.
     pub async fn call<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
     where
         F: FnOnce(D::Conn) -> Fut + Send,
         Fut: Future<Output = Result<T, StoreError>> + Send,
     {
-        self.run(Lane::First, self.shared.budgets.call, op).await
+        let budget = self.shared.budgets.call;
+        // Written by the attempt and read after it, also when it ran out of time.
+        let generation = AtomicU64::new(0);
+        let attempt = self.attempt(FIRST, &generation, op);
+        let outcome =
+            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }));
+        self.settle(FIRST, generation.into_inner(), outcome.as_ref().err());
+        outcome
     }
 
-    /// Runs `op`, which moves much data, on a connection within the larger budget.
+    /// Runs `op`, which moves much data, when its turn comes, on a connection of its own.
     pub async fn bulk<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
     where
         F: FnOnce(D::Conn) -> Fut + Send,
         Fut: Future<Output = Result<T, StoreError>> + Send,
     {
-        self.run(Lane::Bulk, self.shared.budgets.bulk, op).await
+        self.metered(|conn, _meter| op(conn)).await
+    }
+
+    /// The same, for an `op` that moves bytes beside its connection: what it counts with the meter
+    /// is progress of the call too.
+    pub async fn metered<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(D::Conn, Meter) -> Fut + Send,
+        Fut: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let turn = self.turn().await?;
+        let (lane, generation) = (turn.lane(), AtomicU64::new(0));
+        let metered = |conn| op(conn, turn.meter().clone());
+        // Boxed, because a call that moves much may also be a large future.
+        let attempt = Box::pin(self.attempt(lane, &generation, metered));
+        let outcome = self.paced(turn.meter(), attempt).await;
+        let generation = generation.into_inner();
+        let lost = outcome.as_ref().err().filter(|error| self.is_loss(error));
+        if let Some(error) = lost {
+            // The turn takes its connection along.
+            drop(turn);
+            let error = error_text(error);
+            tracing::debug!(store = self.shared.name, %error, "a bulk call failed");
+            self.ask_whether_away(generation, error).await;
+        } else {
+            turn.finish();
+            self.settle(lane, generation, outcome.as_ref().err());
+        }
+        outcome
     }
 
     /// Drops the connections and forgets a refusal, because the settings changed (a new
@@ -185,65 +273,77 @@ impl<D: Dialer> FailFast<D> {
     /// used just then: it may have been restarted or replaced. Until cancelled. One task of the
     /// owner runs it.
     pub async fn run_probe(self, cancel: CancellationToken) {
+        // Dropping a step midway is safe: the breaker has scheduled the next probe already, and
+        // what is not identified is identified by the next step.
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.keep_probing() => {}
+        }
+    }
+
+    async fn keep_probing(&self) {
         let mut health = self.watch_health();
         loop {
-            let (due, standing) = {
+            let (due, standing, is_identified) = {
                 let core = self.core();
-                (core.breaker.next_probe(), core.standing())
+                (core.breaker.next_probe(), core.standing(), core.is_identified())
             };
+            if !is_identified {
+                self.identify().await;
+                continue;
+            }
             let far = Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
                 // An error would mean that the sender is gone, and `self` holds it.
                 _ = health.changed() => continue,
-                generation = self.ended(standing) => {
-                    tokio::select! {
-                        biased;
-                        () = cancel.cancelled() => return,
-                        () = self.replace(generation) => continue,
-                    }
+                (generation, lane) = self.ended(standing) => {
+                    let mut core = self.core();
+                    core.connection_ended(lane, generation);
+                    self.publish(&core);
+                    continue;
                 }
                 () = sleep_until(due.unwrap_or(far)) => {}
             }
-            if !self.begin_probe() {
-                continue;
-            }
-            // Dropping a probe midway is safe: the breaker scheduled the next one already.
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => return,
-                () = self.probe() => {}
+            if self.begin_probe() {
+                self.probe().await;
             }
         }
     }
 
-    /// Waits for the end of a connection; gives its generation.
-    async fn ended(&self, standing: Option<(u64, D::Conn)>) -> u64 {
+    /// Waits for the end of a connection; gives its generation and its place.
+    async fn ended(&self, standing: Option<Standing<D::Conn>>) -> (u64, usize) {
         match standing {
-            Some((generation, conn)) => {
+            Some(Standing { generation, lane, conn }) => {
                 self.shared.dialer.ended(conn).await;
-                generation
+                (generation, lane)
             }
             None => std::future::pending().await,
         }
     }
 
-    /// The database has ended a connection: another one shows what became of it. What that comes
+    /// Asks the database who it is: it is new, or it has ended a connection. What a failure comes
     /// to is settled as for any call.
-    async fn replace(&self, generation: u64) {
-        {
-            let mut core = self.core();
-            if !core.drop_generation(generation) {
-                return;
+    async fn identify(&self) {
+        let (generation, is_doubted) = {
+            let core = self.core();
+            (core.generation(), core.is_doubted())
+        };
+        if is_doubted {
+            tokio::time::sleep(REPLACE_WAIT.mul_f64(fastrand::f64())).await;
+        }
+        let asked = self.call(|conn| self.shared.dialer.identity(conn)).await;
+        let mut core = self.core();
+        match asked {
+            Ok(identity) => core.identified(generation, identity),
+            Err(error) if error.is_transient() => {
+                let error = error_text(&error);
+                tracing::debug!(store = self.shared.name, %error, "store does not say who it is");
             }
-            self.publish(&core);
+            Err(_) => core.identified(generation, None),
         }
-        tokio::time::sleep(REPLACE_WAIT.mul_f64(fastrand::f64())).await;
-        if let Err(error) = self.call(|conn| self.shared.dialer.check(conn)).await {
-            let error = error_text(&error);
-            tracing::debug!(store = self.shared.name, %error, "the connection was ended");
-        }
+        self.publish(&core);
     }
 
     fn begin_probe(&self) -> bool {
@@ -258,8 +358,9 @@ impl<D: Dialer> FailFast<D> {
     async fn probe(&self) {
         let Shared { name, dialer, budgets, .. } = &*self.shared;
         let budget = budgets.call;
+        let meter = self.core().meter(FIRST);
         let attempt = async {
-            let conn = dialer.dial().await?;
+            let conn = dialer.dial(&meter).await?;
             dialer.check(conn.clone()).await?;
             Ok(conn)
         };
@@ -294,22 +395,89 @@ impl<D: Dialer> FailFast<D> {
         self.publish(&core);
     }
 
-    async fn run<T, F, Fut>(&self, lane: Lane, budget: Duration, op: F) -> Result<T, StoreError>
+    /// Runs `op` on the lane's connection, and notes of which generation that is.
+    async fn attempt<T, F, Fut>(
+        &self,
+        lane: usize,
+        generation: &AtomicU64,
+        op: F,
+    ) -> Result<T, StoreError>
     where
         F: FnOnce(D::Conn) -> Fut + Send,
         Fut: Future<Output = Result<T, StoreError>> + Send,
     {
-        let lane = self.core().pick(lane);
-        // Written by the attempt and read after it, also when it ran out of time.
-        let generation = AtomicU64::new(0);
-        let attempt = async {
-            let conn = self.connection(lane, &generation).await?;
-            op(conn).await
-        };
-        let outcome =
-            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }));
-        self.settle(lane, generation.into_inner(), outcome.as_ref().err());
-        outcome
+        let conn = self.connection(lane, generation).await?;
+        op(conn).await
+    }
+
+    /// Waits for a bulk call as long as it makes progress. Silence is looked into after the budget
+    /// of a small call, so that a database that is away is noticed as soon as by small calls.
+    async fn paced<T>(
+        &self,
+        meter: &Meter,
+        attempt: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let Shared { budgets, dialer, .. } = &*self.shared;
+        let given_up = Err(StoreError::TimedOut { budget: budgets.bulk });
+        let mut pace = Pace::new(*budgets, Instant::now(), meter.total());
+        let mut is_looked_into = false;
+        let mut attempt = std::pin::pin!(attempt);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut attempt => return outcome,
+                () = sleep_until(pace.next(Instant::now())) => {}
+            }
+            match pace.observe(Instant::now(), meter.total()) {
+                Progress::Enough => is_looked_into = false,
+                Progress::TooLittle => return given_up,
+                Progress::Silent if is_looked_into => {
+                    // Another call may have found out meanwhile that the database is away.
+                    if !self.core().breaker.admits() {
+                        return given_up;
+                    }
+                }
+                Progress::Silent => tokio::select! {
+                    biased;
+                    outcome = &mut attempt => return outcome,
+                    asked = self.call(|conn| dialer.check(conn)) => {
+                        if asked.is_err_and(|error| error.is_transient()) {
+                            return given_up;
+                        }
+                        is_looked_into = true;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Whether a bulk call has failed by its connection, as far as that can be told.
+    fn is_loss(&self, error: &StoreError) -> bool {
+        match error {
+            StoreError::TimedOut { .. } | StoreError::Unreachable(_) => {
+                !self.shared.dialer.is_answer(error)
+            }
+            StoreError::CoolingDown | StoreError::Refused(_) | StoreError::Unreadable { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Asks by a small call, after a bulk call has failed on a connection of its own. If that fails
+    /// too, it opens the breaker.
+    async fn ask_whether_away(&self, generation: u64, error: Arc<str>) {
+        {
+            let mut core = self.core();
+            if core.generation() != generation {
+                return;
+            }
+            core.breaker.note(Instant::now(), error);
+            self.publish(&core);
+        }
+        if let Err(error) = self.call(|conn| self.shared.dialer.check(conn)).await {
+            let error = error_text(&error);
+            tracing::debug!(store = self.shared.name, %error, "small calls fail too");
+        }
     }
 
     /// The lane's connection: checked if it was quiet, dialled if there is none. Callers of one
@@ -322,6 +490,13 @@ impl<D: Dialer> FailFast<D> {
                 (core.generation(), core.cell(lane), idle)
             };
             used.store(generation, Ordering::Relaxed);
+            let known = cell.get().cloned();
+            if known.is_some_and(|conn| self.shared.dialer.has_ended(&conn)) {
+                let mut core = self.core();
+                core.connection_ended(lane, generation);
+                self.publish(&core);
+                continue;
+            }
             let conn = cell.get_or_try_init(|| self.dial(lane, generation)).await?.clone();
             if !quiet {
                 return Ok(conn);
@@ -335,7 +510,7 @@ impl<D: Dialer> FailFast<D> {
                 Ok(Err(_)) | Err(_) => {
                     // It died unnoticed. That alone is no outage: dial a new one.
                     let mut core = self.core();
-                    core.drop_generation(generation);
+                    core.died_unnoticed(lane, generation);
                     self.publish(&core);
                 }
             }
@@ -344,7 +519,8 @@ impl<D: Dialer> FailFast<D> {
 
     async fn dial(&self, lane: usize, generation: u64) -> Result<D::Conn, StoreError> {
         self.core().admit(Instant::now())?;
-        let outcome = self.shared.dialer.dial().await;
+        let meter = self.core().meter(lane);
+        let outcome = self.shared.dialer.dial(&meter).await;
         let now = Instant::now();
         let mut core = self.core();
         match &outcome {
@@ -399,6 +575,9 @@ impl<D: Dialer> FailFast<D> {
 
     fn publish(&self, core: &Core<D::Conn>) {
         self.shared.health.send_replace(core.health());
+        self.shared.connections.send_if_modified(|connections| {
+            std::mem::replace(connections, core.connections()) != core.connections()
+        });
     }
 
     fn core(&self) -> MutexGuard<'_, Core<D::Conn>> {

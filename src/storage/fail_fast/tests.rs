@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::atomic::AtomicUsize;
 
@@ -35,16 +35,35 @@ struct Fake {
     checked: AtomicUsize,
     lost: AtomicUsize,
     ends: Notify,
+    /// Who answers, if it says.
+    identity: Mutex<Option<&'static str>>,
+    /// Connections that were ended.
+    ended: Mutex<BTreeSet<usize>>,
+    /// The counts of all connections, in the order of the dials.
+    meters: Mutex<Vec<Meter>>,
 }
 
-/// Two bulk connections, so that taking turns shows.
+/// Two bulk calls at a time, so that waiting shows.
 impl Dialer for Arc<Fake> {
     type Conn = usize;
-    const BULK_CONNECTIONS: usize = 2;
+    const BULK_CALLS: usize = 2;
 
-    async fn dial(&self) -> Result<usize, StoreError> {
+    async fn dial(&self, meter: &Meter) -> Result<usize, StoreError> {
         let number = self.dialled.fetch_add(1, Ordering::Relaxed) + 1;
+        self.meters.lock().unwrap().push(meter.clone());
         act(&self.dials).await.map(|()| number)
+    }
+
+    async fn identity(&self, _conn: usize) -> Result<Option<String>, StoreError> {
+        Ok(self.identity.lock().unwrap().map(str::to_owned))
+    }
+
+    fn has_ended(&self, conn: &usize) -> bool {
+        self.ended.lock().unwrap().contains(conn)
+    }
+
+    fn is_answer(&self, error: &StoreError) -> bool {
+        error_text(error).contains("answered")
     }
 
     async fn check(&self, _conn: usize) -> Result<(), StoreError> {
@@ -294,24 +313,14 @@ async fn answers_that_are_errors_cost_no_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bulk_calls_take_turns_on_connections_of_their_own() {
-    let bench = bench(&[]);
-    assert_eq!(bench.ask().await.unwrap(), 1);
-    let bulk = || bench.store.bulk(async |conn| Ok(conn));
-    let seen = [bulk().await.unwrap(), bulk().await.unwrap(), bulk().await.unwrap()];
-    assert_eq!(seen, [2, 3, 2]);
-    assert_eq!(bench.ask().await.unwrap(), 1);
-    assert_eq!(bench.health().connected_epoch, 1, "one database, one period of connectedness");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_loss_on_one_connection_drops_all_and_is_seen_as_a_reconnect() {
+async fn an_answer_about_the_database_on_any_connection_is_a_loss_of_all() {
     let bench = bench(&[]);
     let mut tasks = TaskGroup::new(&CancellationToken::new());
     tasks.spawn("probe", |cancel| bench.store.clone().run_probe(cancel));
     bench.ask().await.unwrap();
+    let answer = "answered that it loads its data";
     let failed =
-        bench.store.bulk::<(), _, _>(async |_| Err(StoreError::Unreachable("reset".into())));
+        bench.store.bulk::<(), _, _>(async |_| Err(StoreError::Unreachable(answer.into())));
     assert!(failed.await.is_err());
     assert!(!bench.health().connected);
     bench.wait_for(|health| health.connected).await;
@@ -369,3 +378,5 @@ async fn a_database_that_ends_each_connection_at_once_is_not_hammered() {
     assert!((10..most).contains(&(bench.dialled() as u128)), "{}", bench.dialled());
     tasks.shutdown(Duration::from_secs(1)).await;
 }
+
+mod bulk;

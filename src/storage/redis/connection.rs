@@ -35,6 +35,14 @@ impl RedisConnection {
         }
     }
 
+    /// Whether a server has ended the connection.
+    pub(super) fn has_ended(&self) -> bool {
+        match &self.0 {
+            Kind::Node(node) => node.has_ended(),
+            Kind::Cluster(cluster) => cluster.has_ended(),
+        }
+    }
+
     /// Waits until a server ends the connection. Cancel-safe.
     pub(super) async fn ended(self) {
         match self.0 {

@@ -80,6 +80,11 @@ pub(super) fn is_read_only(error: &StoreError) -> bool {
     failure(error).and_then(RedisFailure::code) == Some("READONLY")
 }
 
+/// Whether a server has answered with this error, so that the connection to it is sound.
+pub(super) fn is_answer(error: &StoreError) -> bool {
+    failure(error).is_some_and(|failure| failure.code().is_some())
+}
+
 /// Whether the server knows no scripts or forbids them to this user: rules (ACL) deny commands
 /// with NOPERM, managed services remove them.
 pub fn scripts_are_denied(error: &RedisError) -> bool {

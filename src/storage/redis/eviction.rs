@@ -49,13 +49,13 @@ impl EvictionWatch {
     }
 
     async fn keep_looking(&self) {
-        let mut health = self.store.watch_health();
+        let mut connections = self.store.watch_connections();
         let mut seen = 0;
         loop {
             tokio::select! {
-                changed = health.wait_for(|health| health.connected_epoch != seen) => {
+                changed = connections.wait_for(|connections| *connections != seen) => {
                     // An error would mean that the sender is gone, and `self` holds it.
-                    seen = changed.map_or(seen, |health| health.connected_epoch);
+                    seen = changed.map_or(seen, |connections| *connections);
                 }
                 () = passed(self.pause), if seen > 0 => {}
             }

@@ -30,9 +30,9 @@ use self::cluster::Cluster;
 use self::connection::Kind;
 use self::node::{Entrance, Node};
 use self::sentinel::Sentinels;
-use super::StoreError;
 use super::fail_fast::{Dialer, FailFast};
 use super::net::Endpoint;
+use super::{Meter, StoreError};
 use crate::model::Password;
 pub use connection::{RedisConnection, run_id};
 pub use denial::ScriptDenial;
@@ -101,11 +101,17 @@ impl RedisDialer {
     }
 
     /// A connection that nobody shares, for `WATCH`: to the server that holds `key`. It does not
-    /// follow a slot that moves to another server later.
-    pub async fn dial_for_key(&self, key: &[u8]) -> Result<RedisConnection, StoreError> {
+    /// follow a slot that moves to another server later. What it moves is counted by `meter`.
+    pub async fn dial_for_key(
+        &self,
+        key: &[u8],
+        meter: &Meter,
+    ) -> Result<RedisConnection, StoreError> {
         match &self.shared.servers {
-            Servers::Standalone(_) | Servers::Sentinel(_) => self.dial().await,
-            Servers::Cluster(cluster) => Ok(Kind::Node(cluster.dial_owner(key).await?).into()),
+            Servers::Standalone(_) | Servers::Sentinel(_) => self.dial(meter).await,
+            Servers::Cluster(cluster) => {
+                Ok(Kind::Node(cluster.dial_owner(key, meter).await?).into())
+            }
         }
     }
 }
@@ -113,21 +119,31 @@ impl RedisDialer {
 impl Dialer for RedisDialer {
     type Conn = RedisConnection;
 
-    /// Environments are read in parallel at a cold start; the answers of two connections are
-    /// parsed on two cores, and the first connection stays free for short calls.
-    const BULK_CONNECTIONS: usize = 2;
-
-    async fn dial(&self) -> Result<RedisConnection, StoreError> {
+    async fn dial(&self, meter: &Meter) -> Result<RedisConnection, StoreError> {
         let kind = match &self.shared.servers {
-            Servers::Standalone(server) => Kind::Node(server.dial(&self.shared.entrance).await?),
-            Servers::Sentinel(sentinels) => Kind::Node(sentinels.dial().await?),
-            Servers::Cluster(cluster) => Kind::Cluster(cluster.dial().await?),
+            Servers::Standalone(server) => {
+                Kind::Node(server.dial(&self.shared.entrance, meter).await?)
+            }
+            Servers::Sentinel(sentinels) => Kind::Node(sentinels.dial(meter).await?),
+            Servers::Cluster(cluster) => Kind::Cluster(cluster.dial(meter).await?),
         };
         Ok(kind.into())
     }
 
     async fn check(&self, conn: RedisConnection) -> Result<(), StoreError> {
         conn.check().await
+    }
+
+    async fn identity(&self, mut conn: RedisConnection) -> Result<Option<String>, StoreError> {
+        run_id(&mut conn).await
+    }
+
+    fn has_ended(&self, conn: &RedisConnection) -> bool {
+        conn.has_ended()
+    }
+
+    fn is_answer(&self, error: &StoreError) -> bool {
+        errors::is_answer(error)
     }
 
     async fn ended(&self, conn: RedisConnection) {
@@ -154,8 +170,8 @@ struct Standalone {
 }
 
 impl Standalone {
-    async fn dial(&self, entrance: &Entrance) -> Result<Node, StoreError> {
-        let mut node = entrance.connect(&self.endpoint).await?;
+    async fn dial(&self, entrance: &Entrance, meter: &Meter) -> Result<Node, StoreError> {
+        let mut node = entrance.connect(&self.endpoint, meter).await?;
         if self.master_wanted.load(Ordering::Relaxed) {
             node.must_be_master().await?;
             self.master_wanted.store(false, Ordering::Relaxed);

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::errors::classify;
 use super::settings::Login;
 use crate::model::Password;
-use crate::storage::StoreError;
 use crate::storage::net::{self, Endpoint};
+use crate::storage::{Meter, StoreError};
 use crate::tasks::TaskGroup;
 
 /// How to get in, the same for all servers that hold the data.
@@ -30,9 +30,13 @@ impl Entrance {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).password = password;
     }
 
-    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Node, StoreError> {
+    pub(super) async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        meter: &Meter,
+    ) -> Result<Node, StoreError> {
         let login = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Node::connect(endpoint, &login).await
+        Node::connect(endpoint, &login, meter).await
     }
 }
 
@@ -48,8 +52,12 @@ pub(super) struct Node {
 
 impl Node {
     /// Connects and signs in.
-    pub(super) async fn connect(endpoint: &Endpoint, login: &Login) -> Result<Self, StoreError> {
-        let stream = net::connect(endpoint).await?;
+    pub(super) async fn connect(
+        endpoint: &Endpoint,
+        login: &Login,
+        meter: &Meter,
+    ) -> Result<Self, StoreError> {
+        let stream = net::connect(endpoint, meter).await?;
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (conn, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
@@ -70,6 +78,11 @@ impl Node {
     /// Waits until the connection has ended.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
     }
 
     async fn enter(&mut self, login: &Login) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use super::errors::classify;
 use super::node::{Entrance, Node};
 use super::settings::RedisSettings;
 use super::topology::SentinelSettings;
-use crate::storage::StoreError;
+use crate::storage::{Meter, StoreError};
 
 /// How long one sentinel is given before the next one is asked. A quarter of a call's budget:
 /// silent sentinels must leave time for the others and for the master.
@@ -35,7 +35,7 @@ impl Sentinels {
     }
 
     /// Connects to the master.
-    pub(super) async fn dial(&self) -> Result<Node, StoreError> {
+    pub(super) async fn dial(&self, meter: &Meter) -> Result<Node, StoreError> {
         let sentinels = &self.settings.sentinels;
         let mut failures = Failures::default();
         let mut tried: Vec<Address> = Vec::new();
@@ -43,7 +43,7 @@ impl Sentinels {
         while let Some(place) = round.next() {
             let others = round.len() > 0;
             let sentinel = &sentinels[place];
-            let asked = within(others.then_some(SENTINEL_BUDGET), self.ask(sentinel)).await;
+            let asked = within(others.then_some(SENTINEL_BUDGET), self.ask(sentinel, meter)).await;
             let address = match asked {
                 Ok(address) => address,
                 Err(error) => {
@@ -56,7 +56,7 @@ impl Sentinels {
             }
             let endpoint = address.endpoint(self.settings.tls.as_ref());
             let enter = async {
-                let mut node = self.entrance.connect(&endpoint).await?;
+                let mut node = self.entrance.connect(&endpoint, meter).await?;
                 node.must_be_master().await?;
                 Ok(node)
             };
@@ -72,8 +72,8 @@ impl Sentinels {
         Err(failures.into_error("the sentinels lead to no master"))
     }
 
-    async fn ask(&self, sentinel: &RedisSettings) -> Result<Address, StoreError> {
-        let mut node = Node::connect(&sentinel.endpoint, &sentinel.login()).await?;
+    async fn ask(&self, sentinel: &RedisSettings, meter: &Meter) -> Result<Address, StoreError> {
+        let mut node = Node::connect(&sentinel.endpoint, &sentinel.login(), meter).await?;
         let answer: Option<(String, u16)> = redis::cmd("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.settings.master)

@@ -33,7 +33,10 @@ struct ConsulPeer {
 impl ConsulPeer {
     async fn start() -> Self {
         let agent = Consul::start().await;
-        let conn = ConsulDialer::new(agent.settings()).dial().await.unwrap();
+        let conn = ConsulDialer::new(agent.settings())
+            .dial(&pilotlight::storage::Meter::default())
+            .await
+            .unwrap();
         Self { agent, conn }
     }
 

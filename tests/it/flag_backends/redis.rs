@@ -214,7 +214,7 @@ async fn a_reader_sees_nothing_or_everything() {
     // Others read without transactions, but one command is one moment.
     let raw = store(server.settings());
     tasks.spawn(async move {
-        let mut conn = raw.dialer().dial().await.unwrap();
+        let mut conn = raw.dialer().dial(&pilotlight::storage::Meter::default()).await.unwrap();
         while !*is_done.borrow() {
             let mut exists = redis::cmd("EXISTS");
             exists.arg(&["ld:$inited", "ld:features", "ld:segments"]);
@@ -279,7 +279,7 @@ async fn a_fill_of_which_a_part_was_evicted_leaves_no_marker() {
     let saboteur = store(server.settings());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let mut conn = saboteur.dialer().dial().await.unwrap();
+        let mut conn = saboteur.dialer().dial(&pilotlight::storage::Meter::default()).await.unwrap();
         while !*is_done.borrow() {
             let mut evict = redis::cmd("EVAL");
             evict.arg("for _, key in ipairs(redis.call('KEYS', 'ld:segments:*')) do redis.call('DEL', key) end").arg(0);

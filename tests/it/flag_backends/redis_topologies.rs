@@ -180,7 +180,8 @@ async fn read_as_an_sdk<const TOGETHER: bool>(
     mut rounds: watch::Receiver<Option<usize>>,
 ) -> usize {
     let [segments, flags] = counts(&set);
-    let mut conn = RedisDialer::new(topology).dial().await.unwrap();
+    let mut conn =
+        RedisDialer::new(topology).dial(&pilotlight::storage::Meter::default()).await.unwrap();
     let mut complete = 0;
     loop {
         let Some(round) = *rounds.borrow_and_update() else { return complete };

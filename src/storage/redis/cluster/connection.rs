@@ -12,8 +12,8 @@ use super::super::node::Node;
 use super::layout::{Address, Redirect};
 use super::route::{Destination, destination, slot_of_all};
 use super::{Cluster, DIALS_MAX, Members, REDIRECTS_MAX, must_be_up};
-use crate::storage::StoreError;
 use crate::storage::join::join_bounded;
+use crate::storage::{Meter, StoreError};
 use crate::telemetry::Chain;
 
 /// A connection to all masters. Clones share it and what it learns about the slots.
@@ -25,6 +25,8 @@ pub(in super::super) struct ClusterConnection {
 struct Shared {
     cluster: Arc<Cluster>,
     members: Mutex<Arc<Members>>,
+    /// Counts what the connections to all servers move.
+    meter: Meter,
     /// Held by who reads the layout anew. The others wait for it and use the result.
     turn: tokio::sync::Mutex<()>,
 }
@@ -33,9 +35,9 @@ struct Shared {
 type Guest = Option<(Address, Node)>;
 
 impl ClusterConnection {
-    pub(super) fn new(cluster: Arc<Cluster>, members: Members) -> Self {
-        let members = Mutex::new(Arc::new(members));
-        Self { shared: Arc::new(Shared { cluster, members, turn: tokio::sync::Mutex::new(()) }) }
+    pub(super) fn new(cluster: Arc<Cluster>, members: Members, meter: Meter) -> Self {
+        let (members, turn) = (Mutex::new(Arc::new(members)), tokio::sync::Mutex::new(()));
+        Self { shared: Arc::new(Shared { cluster, members, meter, turn }) }
     }
 
     /// Makes sure that all masters answer and that the cluster is in order for each of them: one
@@ -45,6 +47,11 @@ impl ClusterConnection {
             must_be_up(redis::cmd("CLUSTER").arg("INFO").query_async(&mut node).await)
         });
         join_bounded(DIALS_MAX, looks.collect()).await.into_iter().collect()
+    }
+
+    /// Whether a master has ended its connection.
+    pub(in super::super) fn has_ended(&self) -> bool {
+        self.members().nodes.iter().any(Node::has_ended)
     }
 
     /// Waits until a master ends its connection. Cancel-safe.
@@ -133,7 +140,10 @@ impl ClusterConnection {
         if guest.as_ref().is_none_or(|(address, _)| address != heir) {
             let node = match self.members().find(heir) {
                 Some(node) => node,
-                None => self.shared.cluster.connect(heir).await.map_err(as_redis_error)?,
+                None => {
+                    let Shared { cluster, meter, .. } = &*self.shared;
+                    cluster.connect(heir, meter).await.map_err(as_redis_error)?
+                }
             };
             *guest = Some((heir.clone(), node));
         }
@@ -202,16 +212,16 @@ impl ClusterConnection {
             return Ok(());
         }
         let read = async {
-            let cluster = &self.shared.cluster;
+            let Shared { cluster, meter, .. } = &*self.shared;
             let mut node = match stale.find(named) {
                 Some(node) => node,
-                None => cluster.connect(named).await?,
+                None => cluster.connect(named, meter).await?,
             };
             let layout = cluster.read_layout(&mut node, &named.host).await?;
             let known = |address: &Address| {
                 if address == named { Some(node.clone()) } else { stale.find(address) }
             };
-            cluster.connect_all(layout, known).await
+            cluster.connect_all(layout, meter, known).await
         };
         let members = read.await.map_err(as_redis_error)?;
         tracing::debug!(masters = members.nodes.len(), "slots of the cluster have moved");

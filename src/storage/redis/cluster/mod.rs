@@ -29,10 +29,10 @@ use super::errors::classify;
 use super::node::{Entrance, Node, info_field};
 use super::slots::slot_of;
 use super::topology::ClusterSettings;
-use crate::storage::StoreError;
 use crate::storage::join::join_bounded;
 use crate::storage::net::Endpoint;
 use crate::storage::tls::TlsSettings;
+use crate::storage::{Meter, StoreError};
 
 /// How long one server is given to describe the cluster before the next one is asked. A quarter
 /// of a call's budget: silent servers must leave time for the others.
@@ -66,21 +66,24 @@ impl Cluster {
     }
 
     /// Connects to all masters.
-    pub(super) async fn dial(self: &Arc<Self>) -> Result<ClusterConnection, StoreError> {
-        let found = self.find_layout().await?;
+    pub(super) async fn dial(
+        self: &Arc<Self>,
+        meter: &Meter,
+    ) -> Result<ClusterConnection, StoreError> {
+        let found = self.find_layout(meter).await?;
         let known = |address: &Address| address.is_at(&found.endpoint).then(|| found.node.clone());
-        let members = self.connect_all(found.layout, known).await?;
+        let members = self.connect_all(found.layout, meter, known).await?;
         // Not before all are reached: who describes a cluster of the past is not asked again.
         self.start.found(found.place);
-        Ok(ClusterConnection::new(self.clone(), members))
+        Ok(ClusterConnection::new(self.clone(), members, meter.clone()))
     }
 
     /// A connection of its own to the server that owns the slot of `key`.
-    pub(super) async fn dial_owner(&self, key: &[u8]) -> Result<Node, StoreError> {
-        let layout = self.find_layout().await?.layout;
+    pub(super) async fn dial_owner(&self, key: &[u8], meter: &Meter) -> Result<Node, StoreError> {
+        let layout = self.find_layout(meter).await?.layout;
         let mut address = layout.masters()[layout.owner(slot_of(key))].clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut node = self.connect(&address).await?;
+            let mut node = self.connect(&address, meter).await?;
             // The layout may be older than a failover.
             let mut look = Cmd::new();
             look.arg("EXISTS").arg(key);
@@ -102,7 +105,7 @@ impl Cluster {
     }
 
     /// Asks one server after the other what the cluster looks like.
-    async fn find_layout(&self) -> Result<Found, StoreError> {
+    async fn find_layout(&self, meter: &Meter) -> Result<Found, StoreError> {
         let candidates = self.candidates();
         let mut failures = Failures::default();
         let mut round = self.start.round(candidates.len());
@@ -110,7 +113,7 @@ impl Cluster {
             let others = round.len() > 0;
             let endpoint = &candidates[place];
             let ask = async {
-                let mut node = self.entrance.connect(endpoint).await?;
+                let mut node = self.entrance.connect(endpoint, meter).await?;
                 let layout = self.read_layout(&mut node, host(endpoint)).await?;
                 Ok((node, layout))
             };
@@ -154,14 +157,15 @@ impl Cluster {
         Ok(layout)
     }
 
-    async fn connect(&self, address: &Address) -> Result<Node, StoreError> {
-        self.entrance.connect(&address.endpoint(self.tls.as_ref())).await
+    async fn connect(&self, address: &Address, meter: &Meter) -> Result<Node, StoreError> {
+        self.entrance.connect(&address.endpoint(self.tls.as_ref()), meter).await
     }
 
     /// Connects to the masters to whom there is no connection.
     async fn connect_all(
         &self,
         layout: Layout,
+        meter: &Meter,
         known: impl Fn(&Address) -> Option<Node>,
     ) -> Result<Members, StoreError> {
         let connections = layout.masters().iter().map(|address| {
@@ -169,7 +173,7 @@ impl Cluster {
             async move {
                 match known {
                     Some(node) => Ok(node),
-                    None => self.connect(address).await,
+                    None => self.connect(address, meter).await,
                 }
             }
         });

@@ -106,7 +106,10 @@ impl DynamoDb {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        DynamoDbDialer::new(self.settings()).dial().await.unwrap()
+        DynamoDbDialer::new(self.settings())
+            .dial(&pilotlight::storage::Meter::default())
+            .await
+            .unwrap()
     }
 
     /// A table with ld-relay's keys.

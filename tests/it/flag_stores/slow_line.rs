@@ -1,0 +1,77 @@
+//! A slow line to the database, on which one environment takes longer than the budget of a call:
+//! each environment is read once, and served.
+
+use pilotlight::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::demo::flaky_proxy::Side;
+use pilotlight::storage::fail_fast::BULK_BUDGET;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::scene::{store_status, wait_until_complete};
+use crate::shared_cache::database::Kind;
+use crate::shared_cache::scene::{NEVER, Scene};
+use crate::support::relay::RelayProcess;
+
+const ENVIRONMENTS: usize = 10;
+
+/// Flags of the large environment beside the composed ones, and the bytes of each.
+const LARGE: (usize, usize) = (16, 75_000);
+
+const BYTES_PER_SECOND: u32 = 200_000;
+
+on_every_database!(each_environment_is_read_once_over_a_slow_line);
+
+async fn each_environment_is_read_once_over_a_slow_line(kind: Kind) {
+    let scene = Scene::on(kind, ENVIRONMENTS, 30).await;
+    let (flags, bytes) = LARGE;
+    for flag in 0..flags {
+        let flag = json!({"key": format!("large-{flag}"), "on": true, "salt": "s".repeat(bytes)});
+        scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+    }
+    let alone = (flags * bytes) as f64 / f64::from(BYTES_PER_SECOND);
+    assert!(alone > BULK_BUDGET.as_secs_f64(), "{alone}");
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    for index in 0..ENVIRONMENTS {
+        wait_until_complete(&scene, kind, index).await;
+    }
+    relay.kill().await.unwrap();
+    scene.launchdarkly.stop().await;
+
+    // Over a line without a limit: what a start reads.
+    let needed = bytes_of_a_start(&scene).await;
+    scene.database.proxy().limit_line(BYTES_PER_SECOND);
+    let read = bytes_of_a_start(&scene).await;
+    assert!(read < needed + needed / 10, "{read} bytes instead of {needed}");
+}
+
+/// Starts a relay on a new machine, waits until it serves everything, and counts what it has read.
+async fn bytes_of_a_start(scene: &Scene) -> u64 {
+    let carried = || scene.database.proxy().carried_bytes(Side::Client);
+    let (disk, before) = (TempDir::new().unwrap(), carried());
+    let relay = scene.relay(&disk, NEVER).with("CACHE_TTL", NEVER).start().unwrap();
+    let status = relay
+        .wait_for_status("everything is served", |status| {
+            (0..ENVIRONMENTS).all(|index| {
+                let environment = &status["environments"][environment_id(index)];
+                environment["data"]["origin"] == "sharedStore"
+            })
+        })
+        .await;
+    for index in 0..ENVIRONMENTS {
+        let store = store_status(&status, index);
+        let shown = (&store["state"], &store["breaker"], &store["error"]);
+        assert_eq!(shown, (&json!("VALID"), &json!("closed"), &json!(null)), "{store}");
+    }
+    let (_client, put) = relay.stream_with_put("/all", &sdk_key(0)).await;
+    assert!(put["data"]["flags"].get(format!("large-{}", LARGE.0 - 1)).is_some());
+    assert_undisturbed(&relay);
+    relay.kill().await.unwrap();
+    carried() - before
+}
+
+fn assert_undisturbed(relay: &RelayProcess) {
+    for bad in ["store is away", "cannot be used"] {
+        assert!(!relay.log().contains(bad), "{}", relay.log());
+    }
+}
