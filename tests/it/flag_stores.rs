@@ -12,6 +12,7 @@ mod limits;
 mod loss;
 mod onlooker;
 mod outage;
+mod partial;
 mod peers;
 mod prefixes;
 mod reader;

@@ -103,7 +103,8 @@ async fn the_layout_is_ld_relays() {
             "launchdarkly/segments/s",
         ]
     );
-    assert_eq!(peer.value("launchdarkly/$inited").await.unwrap(), "");
+    let marker = peer.value("launchdarkly/$inited").await.unwrap();
+    assert_eq!(Marker::read(marker.into(), 1).note, Some(Note::default()));
     assert_eq!(peer.value("launchdarkly/segments/s").await.unwrap(), set[0].json);
     assert_eq!(peer.value("launchdarkly/features/a").await.unwrap(), set[1].json);
     assert_eq!(peer.value("launchdarkly/features/b").await.unwrap(), set[2].json);

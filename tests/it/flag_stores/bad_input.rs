@@ -1,24 +1,23 @@
 //! What an operator gets wrong, and what somebody wrote who should not have: the start goes on,
 //! the log tells it once with what and where, `/status` shows it, and it ends with its cause.
 
-use pilotlight::demo::composed_data::{environment_id, flag_key, sdk_key};
+use pilotlight::demo::composed_data::{environment_id, flag_key};
 use pilotlight::model::ItemKind;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::scene::{
-    complaints, is_complete, namespace, prefix, store_status, wait_for_error, wait_for_store,
-    wait_until_complete, wait_until_in_order,
+    complaints, is_complete, namespace, prefix, wait_for_error, wait_until_complete,
+    wait_until_in_order,
 };
 use super::witness::Witness;
 use crate::shared_cache::database::{CacheDatabase, Kind};
-use crate::shared_cache::scene::{NEVER, OFTEN, Scene};
+use crate::shared_cache::scene::{NEVER, Scene};
 use crate::support::databases::MASTER_TOKEN;
 use crate::support::relay::{RelayProcess, RelaySettings};
 
 on_every_database!(
     items_that_cannot_be_read_are_named_and_written_anew,
-    items_that_cannot_be_read_are_not_served,
     a_database_that_cannot_be_reached_at_the_start,
     a_database_that_does_not_answer_at_the_start,
 );
@@ -59,35 +58,10 @@ async fn items_that_cannot_be_read_are_named_and_written_anew(kind: Kind) {
 fn assert_named(relay: &RelayProcess) {
     let log = relay.log();
     let lines: Vec<&str> =
-        log.lines().filter(|line| line.contains("cannot be decoded; they are written")).collect();
+        log.lines().filter(|line| line.contains("cannot be decoded; they are left out")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     let segment = pilotlight::demo::composed_data::segment_key(0);
     assert!(lines[0].contains(&flag_key(2)) && lines[0].contains(&segment), "{}", lines[0]);
-}
-
-async fn items_that_cannot_be_read_are_not_served(kind: Kind) {
-    let scene = Scene::on(kind, 1, 20).await;
-    scene.fill().await;
-    spoil(&scene, kind).await;
-    scene.launchdarkly.stop().await;
-    // A new machine, so there is no local store either.
-    let disk = TempDir::new().unwrap();
-    let relay = scene.relay(&disk, OFTEN).with("CACHE_TTL", "0s").start().unwrap();
-    wait_for_store(&relay, "it shows what is wrong", |store| {
-        store["undecodable"] == 2
-            && store["problem"].as_str().is_some_and(|text| text.contains("2 items"))
-    })
-    .await;
-    assert_eq!(relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await.status, 503);
-    assert_named(&relay);
-    assert_eq!(relay.log().matches("cannot be served from").count(), 1, "{}", relay.log());
-    scene.launchdarkly.start().unwrap();
-    wait_until_complete(&scene, kind, 0).await;
-    let status = wait_until_in_order(&relay).await;
-    let store = store_status(&status, 0);
-    // How many there are is known again after the next reading.
-    assert!(store["undecodable"] == 2 || store["undecodable"] == 0, "{store}");
-    assert_eq!(relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await.status, 200);
 }
 
 async fn a_database_that_cannot_be_reached_at_the_start(kind: Kind) {
