@@ -144,41 +144,48 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// ld-relay v8 `exitAlways`: connect every environment once, then end; 0 if all could be
-/// connected. Bounded by `initTimeout`.
+/// ld-relay v8 `exitAlways`: connect every environment once, store what it says, then end; 0 if
+/// all of that succeeded. Bounded by `initTimeout`.
 async fn one_shot(config: &Config, app: App, stopped: impl Future<Output = ()>) -> ExitCode {
-    let all_connected = async {
-        loop {
-            let registry = app.registry();
-            let connected = |environment: &Arc<crate::environments::Environment>| {
-                environment.status().connection.state == ConnectionState::Valid
-            };
-            if registry.list() == ListState::Authoritative
-                && registry.environments().iter().all(connected)
-            {
-                return;
-            }
+    let done = async {
+        while !is_connected(&app) || !app.unwritten().is_empty() {
             tokio::time::sleep(ONE_SHOT_LOOK).await;
         }
     };
     let code = tokio::select! {
-        () = all_connected => {
-            tracing::info!("exitAlways: all environments were connected");
+        () = done => {
+            tracing::info!("exitAlways: all environments were connected, and their flags are stored");
             EXIT_OK
         }
         () = tokio::time::sleep(config.main.init_timeout) => {
-            tracing::error!(
-                "exitAlways: some environments could not be connected within initTimeout"
-            );
+            if is_connected(&app) {
+                let unwritten = app.unwritten().join(", ");
+                tracing::error!(
+                    unwritten,
+                    "exitAlways: some data could not be stored within initTimeout"
+                );
+            } else {
+                tracing::error!(
+                    "exitAlways: some environments could not be connected within initTimeout"
+                );
+            }
             EXIT_FAILED
         }
         () = stopped => {
-            tracing::warn!("exitAlways: stopped before all environments were connected");
+            tracing::warn!("exitAlways: stopped before everything was connected and stored");
             EXIT_FAILED
         }
     };
     app.stop().await;
     ExitCode::from(code)
+}
+
+fn is_connected(app: &App) -> bool {
+    let registry = app.registry();
+    let connected = |environment: &Arc<crate::environments::Environment>| {
+        environment.status().connection.state == ConnectionState::Valid
+    };
+    registry.list() == ListState::Authoritative && registry.environments().iter().all(connected)
 }
 
 /// Tells what is understood of the configuration, or everything for which the relay would refuse

@@ -23,7 +23,7 @@ use self::prepared::Prepared;
 pub use self::prepared::{StartError, StartErrors, check};
 use crate::autoconfig::cache::keeper::{Keeper, KeeperSettings, Wanted};
 use crate::autoconfig::cache::local_tier::LocalTier;
-use crate::autoconfig::cache::report::SharedReport;
+use crate::autoconfig::cache::report::{ReadState, SharedReport, TierReport};
 use crate::autoconfig::specs::SpecSettings;
 use crate::autoconfig::startup_race::Tier;
 use crate::autoconfig::state::Policy;
@@ -57,6 +57,9 @@ const LAST_BYTES_GRACE: Duration = Duration::from_millis(500);
 /// How often the end of all streams is looked for while leaving.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
+/// Name of the autoconfig cache's tier in the local store.
+const LOCAL_TIER: &str = "local";
+
 /// A relay that is bound and whose parts are running.
 #[derive(Debug)]
 pub struct App {
@@ -70,6 +73,8 @@ pub struct App {
     /// Everything behind it.
     parts: TaskGroup,
     graceful_shutdown: Duration,
+    /// Reports of the autoconfig cache's tiers.
+    tiers: Vec<(&'static str, SharedReport)>,
 }
 
 impl App {
@@ -139,6 +144,7 @@ impl App {
         }
         watch_secret_files(&config.autoconfig, secrets_sender, &mut parts);
 
+        let tiers = sources.tiers.clone();
         let drain = Arc::new(Drain::default());
         let server = Arc::new(Server::new(
             registry.clone(),
@@ -153,7 +159,7 @@ impl App {
         }
         let local = local.flags;
         let graceful_shutdown = config.main.graceful_shutdown_timeout;
-        Ok(Self { address, registry, drain, local, front, parts, graceful_shutdown })
+        Ok(Self { address, registry, drain, local, front, parts, graceful_shutdown, tiers })
     }
 
     /// Where the relay listens; `None` if it serves nothing.
@@ -164,6 +170,23 @@ impl App {
     /// What it serves.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Names what LaunchDarkly said that is not stored yet.
+    pub fn unwritten(&self) -> Vec<String> {
+        let environments = self.registry.environments();
+        let flags = environments
+            .iter()
+            .filter(|environment| !environment.is_stored())
+            .map(|environment| format!("flags of environment {}", environment.reference));
+        let is_written = |name: &str, report: &TierReport| {
+            // A local store that another relay holds, or that this machine refuses, is no
+            // reason to wait.
+            (name == LOCAL_TIER && report.read == ReadState::Unavailable)
+                || (!report.write_pending && report.last_write.is_some())
+        };
+        let tiers = self.tiers.iter().filter(|(name, report)| !is_written(name, &report.get()));
+        flags.chain(tiers.map(|(name, _)| format!("the {name} autoconfig cache"))).collect()
     }
 
     /// Waits until a part ends that should run for ever: a defect.
@@ -252,7 +275,7 @@ impl Wiring<'_> {
         if !self.local.is_off {
             tiers.push(Tier::Local);
             let report = SharedReport::default();
-            sources.tiers.push(("local", report.clone()));
+            sources.tiers.push((LOCAL_TIER, report.clone()));
             let settings = keeper_settings(section, Tier::Local, None);
             let mut flags = self.local.flags.clone();
             let (keys, wanted, results) =

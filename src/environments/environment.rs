@@ -49,6 +49,8 @@ pub struct EnvironmentStatus {
     pub connection: ConnectionStatus,
     /// Why stored data could not be used, if it could not.
     pub stored_data_problem: Option<String>,
+    /// True once it is known whether there is a local store; from then on it gets what is served.
+    pub local_store_known: bool,
     /// Items that no store holds in a form that can be decoded, so that clients do not get them.
     pub missing_items: Vec<ItemKey>,
 }
@@ -64,6 +66,7 @@ impl Environment {
             status: Mutex::new(EnvironmentStatus {
                 connection: ConnectionStatus::initializing(now),
                 stored_data_problem: None,
+                local_store_known: false,
                 missing_items: Vec::new(),
             }),
             loading: watch::Sender::new(Loading::InProgress),
@@ -80,6 +83,14 @@ impl Environment {
     /// Its state at this moment.
     pub fn status(&self) -> EnvironmentStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True if what LaunchDarkly said has reached the stores, or is on its way to the local one.
+    pub fn is_stored(&self) -> bool {
+        let is_in_order = |store: StoreStatus| {
+            store.state == "VALID" && !store.write_pending && store.last_write.is_some()
+        };
+        self.status().local_store_known && self.shared_store().is_none_or(is_in_order)
     }
 
     /// The store of its flags that is shared with others, if there is one.

@@ -27,6 +27,7 @@ impl Runner {
     /// The embedded store answered: serve what it holds, unless LaunchDarkly has spoken. It holds
     /// what was said before, so nothing of it counts then, also if LaunchDarkly is gone again.
     pub(super) fn on_stored(&mut self, stored: Stored) {
+        self.environment.update_status(|status| status.local_store_known = true);
         let Some(local) = stored.local else { return self.answer(Source::Local, Answer::Nothing) };
         let served = self.environment.hub.snapshot();
         let live = served.filter(|served| served.origin == Origin::Live);

@@ -20,6 +20,7 @@ on_every_database!(
     items_that_cannot_be_read_are_named_and_written_anew,
     a_database_that_cannot_be_reached_at_the_start,
     a_database_that_does_not_answer_at_the_start,
+    exit_always_ends_with_0_only_when_everything_is_stored,
 );
 
 /// Puts in what cannot be decoded, and an item without a version.
@@ -74,6 +75,31 @@ async fn a_database_that_does_not_answer_at_the_start(kind: Kind) {
     let scene = Scene::on(kind, 1, 20).await;
     scene.database.proxy().black_hole();
     starts_without(&scene, kind, "").await;
+}
+
+async fn exit_always_ends_with_0_only_when_everything_is_stored(kind: Kind) {
+    let scene = Scene::on(kind, 2, 60).await;
+    let disk = TempDir::new().unwrap();
+    let run = async |init_timeout: &str| {
+        let settings = scene.relay(&disk, NEVER).with("EXIT_ALWAYS", "true");
+        let mut relay = settings.with("INIT_TIMEOUT", init_timeout).start().unwrap();
+        let status = relay.ended().await.unwrap();
+        (status.code(), relay.log().to_owned())
+    };
+    let fault: [&dyn Fn(); 2] =
+        [&|| scene.database.proxy().refuse(), &|| scene.database.proxy().black_hole()];
+    for fault in fault {
+        fault();
+        let (code, log) = run("2s").await;
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("could not be stored within initTimeout"), "{log}");
+    }
+    scene.database.proxy().pass().unwrap();
+    let (code, log) = run("30s").await;
+    assert_eq!(code, Some(0), "{log}");
+    for index in 0..2 {
+        is_complete(&scene, kind, index).await.unwrap();
+    }
 }
 
 async fn starts_without(scene: &Scene, kind: Kind, error: &str) {
