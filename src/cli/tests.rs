@@ -78,6 +78,7 @@ fn version_and_help_go_before_the_rest() {
 #[test]
 fn subcommands_stand_first() {
     check("demo", Ok(Command::Demo));
+    check("generate-key", Ok(Command::GenerateKey));
     check("health", Ok(Command::Health { url: DEFAULT_URL.to_owned() }));
     check("ready", Ok(Command::Ready { url: DEFAULT_URL.to_owned() }));
     let url = "http://127.0.0.1:9000".to_owned();
