@@ -25,6 +25,7 @@ Usage: pilotlight [flags]                serve, as ld-relay does
        pilotlight demo                   try it out against a LaunchDarkly of its own
        pilotlight health [--url URL]     ask a running relay whether it is alive
        pilotlight ready [--url URL]      ask a running relay whether it is ready
+       pilotlight generate-key           print a new random key for cacheEncryptionKey
 
 Flags:
   --config PATH          read the configuration file PATH, which must exist
@@ -65,6 +66,8 @@ pub enum Command {
         /// Where it listens; `None` leaves it to the variables.
         url: Option<String>,
     },
+    /// Print a new random key.
+    GenerateKey,
     /// Print the version.
     Version,
     /// Print [`USAGE`].
@@ -117,10 +120,12 @@ enum Subcommand {
     CheckConfig,
     Health,
     Ready,
+    GenerateKey,
 }
 
 impl Subcommand {
-    const ALL: [Self; 4] = [Self::Demo, Self::CheckConfig, Self::Health, Self::Ready];
+    const ALL: [Self; 5] =
+        [Self::Demo, Self::CheckConfig, Self::Health, Self::Ready, Self::GenerateKey];
 
     fn name(self) -> &'static str {
         match self {
@@ -128,12 +133,13 @@ impl Subcommand {
             Self::CheckConfig => "check-config",
             Self::Health => "health",
             Self::Ready => "ready",
+            Self::GenerateKey => "generate-key",
         }
     }
 
     fn flags(self) -> &'static [Flag] {
         match self {
-            Self::Demo => &[Flag::Help],
+            Self::Demo | Self::GenerateKey => &[Flag::Help],
             Self::CheckConfig => &CONFIG_FLAGS,
             Self::Health | Self::Ready => &[Flag::Url, Flag::Help],
         }
@@ -169,6 +175,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Subcommand::CheckConfig => Command::CheckConfig(flags.source()),
         Subcommand::Health => Command::Health { url },
         Subcommand::Ready => Command::Ready { url },
+        Subcommand::GenerateKey => Command::GenerateKey,
     })
 }
 

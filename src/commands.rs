@@ -291,6 +291,21 @@ pub fn demo() -> ExitCode {
     failed(&"this binary was built without the demo")
 }
 
+/// Random bytes of a generated key, printed as twice as many hexadecimal digits: as many as the key
+/// that is derived from it has.
+const GENERATED_KEY_BYTES: usize = 32;
+
+/// Prints a new random key for `cacheEncryptionKey`.
+pub fn generate_key() -> ExitCode {
+    let mut bytes = zeroize::Zeroizing::new([0; GENERATED_KEY_BYTES]);
+    if let Err(error) = getrandom::fill(&mut *bytes) {
+        return failed(&error);
+    }
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    say(&zeroize::Zeroizing::new(digits));
+    ExitCode::from(EXIT_OK)
+}
+
 /// Prints the version.
 pub fn version() -> ExitCode {
     say(&format!("Pilotlight {}", crate::VERSION));

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Ok(Command::Health { url }) => commands::ask(url.as_deref(), "/livez"),
         Ok(Command::Ready { url }) => commands::ask(url.as_deref(), "/readyz"),
         Ok(Command::Demo) => commands::demo(),
+        Ok(Command::GenerateKey) => commands::generate_key(),
         Ok(Command::Version) => commands::version(),
         Ok(Command::Help) => commands::help(),
         Err(error) => commands::usage_error(&error),

@@ -214,17 +214,25 @@ fn tls(
 
 #[cfg(feature = "redis")]
 mod redis {
+    use std::path::PathBuf;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::keys::{Problems, look_ticks, read};
     use super::{
-        Arc, Budgets, DatabaseFacts, FailFast, SharedDatabase, StartError, StoreFacts, Timing,
+        Arc, Budgets, DatabaseFacts, Dialer, FailFast, SharedDatabase, StartError, StoreFacts,
+        Timing,
     };
     use crate::autoconfig::cache::RedisCache;
-    use crate::config::{RedisConfig, RedisServers};
+    use crate::config::{RedisConfig, RedisServers, SecretSource};
     use crate::flagstore::redis::RedisFlags;
-    use crate::model::RedactedUrl;
+    use crate::model::{Password, RedactedUrl};
+    use crate::storage::Meter;
     use crate::storage::redis::{
         ClusterSettings, EvictionWatch, Login, RedisDialer, RedisSettings, RedisStore,
         RedisTopology, RedisUrlError, SentinelSettings,
     };
+    use crate::telemetry::Chain;
 
     pub(super) fn open(config: &RedisConfig, timing: Timing) -> Result<SharedDatabase, StartError> {
         let topology = topology(config)?;
@@ -237,6 +245,7 @@ mod redis {
             server: Some(servers.join(",")),
             evicts: Some(eviction.warning()),
         });
+        let password_store = store.clone();
         let (cache, flags) = (store.clone(), store.clone());
         let mut shared = SharedDatabase::of(
             store,
@@ -251,7 +260,78 @@ mod redis {
         shared.tasks.push(Box::new(|parts| {
             parts.spawn("database eviction policy", |stop| eviction.run(stop));
         }));
+        if let Some(SecretSource { value, file: Some(file) }) = &config.password {
+            let follower = PasswordFollower {
+                store: password_store,
+                config: config.clone(),
+                file: file.clone(),
+                used: value.clone(),
+            };
+            shared.tasks.push(Box::new(|parts| {
+                parts.spawn("redis password", |stop| follower.run(stop));
+            }));
+        }
         Ok(shared)
+    }
+
+    /// Uses a new password from its file as soon as the server accepts it (design D47). Until
+    /// then connections that work stay, and new ones use the password before it, so it does not
+    /// matter whether the file or the server is changed first.
+    struct PasswordFollower {
+        store: RedisStore,
+        config: RedisConfig,
+        file: PathBuf,
+        /// The password that connections are made with.
+        used: Password,
+    }
+
+    impl PasswordFollower {
+        async fn run(mut self, stop: CancellationToken) {
+            let mut ticks = look_ticks();
+            let mut problems = Problems::default();
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                let mut found = Vec::new();
+                let read: Option<Password> = read(Some(&self.file), &mut found).await;
+                if let Some(new) = read.filter(|new| *new != self.used) {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        refusal = self.try_password(new) => found.extend(refusal),
+                    }
+                }
+                problems.update(found);
+            }
+        }
+
+        /// Connects once with a password; if that works, every connection is replaced by one that
+        /// uses it. Returns why it is refused.
+        async fn try_password(&mut self, new: Password) -> Option<String> {
+            self.config.password =
+                Some(SecretSource { value: new.clone(), file: Some(self.file.clone()) });
+            // The settings were understood at the start.
+            let topology = topology(&self.config).ok()?;
+            let dialer = RedisDialer::new(topology);
+            let budget = self.store.budgets().call;
+            match tokio::time::timeout(budget, dialer.dial(&Meter::default())).await {
+                Ok(Ok(_)) => {
+                    self.store.dialer().replace_password(Some(new.clone()));
+                    self.store.reconnect();
+                    self.used = new;
+                    tracing::info!(file = %self.file.display(), "the Redis password was exchanged");
+                    None
+                }
+                Ok(Err(error)) if !error.is_transient() => Some(format!(
+                    "the password in {} is refused by Redis: {}",
+                    self.file.display(),
+                    Chain(&error)
+                )),
+                // Redis is away: nothing is known of the password.
+                Ok(Err(_)) | Err(_) => None,
+            }
+        }
     }
 
     /// A call's budget covers connecting too, so both options count.
@@ -363,7 +443,9 @@ mod consul {
         }
         if let Some(token) = &config.token {
             settings.token = match &token.file {
-                Some(file) => TokenSource::File(file.clone()),
+                Some(file) => {
+                    TokenSource::File { path: file.clone(), last: Some(token.value.clone()) }
+                }
                 None => TokenSource::Fixed(token.value.clone()),
             };
         }

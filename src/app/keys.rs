@@ -1,19 +1,19 @@
-//! The keys of this process: from the configuration, and again from their files when those
-//! change.
+//! The secrets of this process: from the configuration, and again from their files when those
+//! change (design D47).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::autoconfig::cache::codec::CacheKeys;
 use crate::autoconfig::cache::ld_relay_format::LdRelayKeys;
-use crate::config::{AutoConfigSection, Disk, Files, SecretKind, SecretSource};
+use crate::config::{AutoConfigSection, Disk, Files, SecretKind, SecretSource, WeakKey};
 use crate::model::{AutoConfigKey, Password};
 use crate::sealing::{KeyRing, SealingKey};
-use crate::storage::local::{KeyFileError, KeyFileWarning, ring_with_key_file};
+use crate::storage::local::{KeyFile, KeyFileError, KeyFileWarning};
 use crate::telemetry::Chain;
 
 /// How often secret files are looked at. Orchestrators swap links, which file watches miss.
@@ -23,14 +23,19 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// loses nothing before everything is sealed anew.
 const FORMER_KEYS_MAX: usize = 8;
 
+/// How long such a key opens records after it was exchanged. Sealing anew takes seconds where the
+/// stores can be written; an hour outlasts most outages of a database.
+const FORMER_KEY_TIME: Duration = Duration::from_secs(3600);
+
 /// The secrets of `[AutoConfig]` as they are at this moment.
 #[derive(Clone, Debug)]
 pub(super) struct Secrets {
     pub(super) autoconfig: Option<AutoConfigKey>,
     encryption: Option<Password>,
     previous: Vec<Password>,
-    /// Keys of both kinds that were exchanged, the newest first.
-    former: Vec<Password>,
+    /// Keys of both kinds that were exchanged, the newest first, with the time at which they stop
+    /// opening.
+    former: Vec<(Password, Instant)>,
 }
 
 impl Secrets {
@@ -57,10 +62,16 @@ impl Secrets {
     fn others(&self) -> impl Iterator<Item = &str> {
         let previous = self.previous.iter().map(Password::expose);
         let autoconfig = self.autoconfig.iter().map(AutoConfigKey::expose);
-        previous.chain(autoconfig).chain(self.former.iter().map(Password::expose))
+        previous.chain(autoconfig).chain(self.former.iter().map(|(key, _)| key.expose()))
     }
 
-    /// Keys for the embedded store in a directory; without a key that seals the store has one of
+    /// True if a key is configured that seals. Then the key file of the embedded store opens
+    /// nothing (design D41).
+    pub(super) fn has_sealing_key(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// Keys for the embedded store in a directory. Without a key that seals, the store has one of
     /// its own there (design D33).
     pub(super) fn local_ring(
         &self,
@@ -68,13 +79,10 @@ impl Secrets {
     ) -> Result<(KeyRing, Option<KeyFileWarning>), KeyFileError> {
         let others = self.others().map(SealingKey::derive);
         match self.current() {
-            Some(current) => {
-                let current = std::iter::once(SealingKey::derive(current));
-                ring_with_key_file(directory, current.chain(others))
-            }
+            Some(current) => Ok((KeyRing::new(SealingKey::derive(current), others), None)),
             None => {
-                let (ring, warning) = ring_with_key_file(directory, [])?;
-                Ok((KeyRing::new(ring.current().clone(), others), warning))
+                let file = KeyFile::read_or_make(directory)?;
+                Ok((KeyRing::new(file.key, others), file.warning))
             }
         }
     }
@@ -89,10 +97,17 @@ impl Secrets {
         })
     }
 
-    fn keep_former(&mut self, key: Password) {
-        self.former.retain(|known| *known != key);
-        self.former.insert(0, key);
+    fn keep_former(&mut self, key: Password, now: Instant) {
+        self.former.retain(|(known, _)| *known != key);
+        self.former.insert(0, (key, now + FORMER_KEY_TIME));
         self.former.truncate(FORMER_KEYS_MAX);
+    }
+
+    /// Drops exchanged keys whose time is over. Returns whether there were any.
+    fn drop_former(&mut self, now: Instant) -> bool {
+        let before = self.former.len();
+        self.former.retain(|(_, until)| now < *until);
+        self.former.len() < before
     }
 }
 
@@ -121,23 +136,30 @@ impl SecretFiles {
     /// Looks at the files until told to stop, and publishes what changed. A file that cannot be
     /// used keeps the secret that is in use, and no other one from being exchanged.
     pub(super) async fn watch(self, secrets: watch::Sender<Secrets>, cancel: CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told: Vec<String> = Vec::new();
+        let mut ticks = look_ticks();
+        let mut problems = Problems::default();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let (read, problems) = self.read().await;
-            secrets.send_if_modified(|secrets| read.apply(secrets));
-            for problem in problems.iter().filter(|problem| !told.contains(problem)) {
-                tracing::error!(
-                    problem,
-                    "a secret file cannot be used; the secret that was read before stays in use"
-                );
+            let (read, found) = self.read().await;
+            problems.update(found);
+            let known = secrets.borrow().encryption.clone();
+            if let Some(key) = read.encryption.as_ref().filter(|key| known.as_ref() != Some(key))
+                && let Some(weakness) = WeakKey::find(key.expose())
+            {
+                tracing::warn!(file = ?self.encryption, "the new cacheEncryptionKey {weakness}");
             }
-            told = problems;
+            let now = Instant::now();
+            secrets.send_if_modified(|secrets| {
+                let changed = read.apply(secrets, now);
+                let dropped = secrets.drop_former(now);
+                if dropped {
+                    tracing::info!("keys that were exchanged 1h ago no longer open records");
+                }
+                changed || dropped
+            });
         }
     }
 
@@ -161,15 +183,16 @@ struct ReadSecrets {
 }
 
 impl ReadSecrets {
-    /// Takes over what differs; returns whether anything did. A key that was exchanged still
-    /// opens; one that was taken from the list of previous keys does not.
-    fn apply(self, secrets: &mut Secrets) -> bool {
+    /// Takes over what differs; returns whether anything did. A key that was exchanged still opens
+    /// for [`FORMER_KEY_TIME`]. A changed list of previous keys says which older keys open, so it
+    /// drops all exchanged ones that it does not name at once.
+    fn apply(self, secrets: &mut Secrets, now: Instant) -> bool {
         let mut changed = false;
         if let Some(key) = self.autoconfig
             && secrets.autoconfig.as_ref() != Some(&key)
         {
             if let Some(former) = secrets.autoconfig.replace(key) {
-                secrets.keep_former(Password::new(former.expose()));
+                secrets.keep_former(Password::new(former.expose()), now);
             }
             changed = true;
         }
@@ -177,7 +200,7 @@ impl ReadSecrets {
             && secrets.encryption.as_ref() != Some(&key)
         {
             if let Some(former) = secrets.encryption.replace(key) {
-                secrets.keep_former(former);
+                secrets.keep_former(former, now);
             }
             changed = true;
         }
@@ -185,9 +208,33 @@ impl ReadSecrets {
             && secrets.previous != keys
         {
             secrets.previous = keys;
+            secrets.former.clear();
             changed = true;
         }
         changed
+    }
+}
+
+/// The ticks at which secret files are looked at.
+pub(super) fn look_ticks() -> Interval {
+    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Problems of secret files, each of which is logged once while it lasts.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<String>);
+
+impl Problems {
+    pub(super) fn update(&mut self, found: Vec<String>) {
+        for problem in found.iter().filter(|problem| !self.0.contains(problem)) {
+            tracing::warn!(
+                problem,
+                "a secret file cannot be used; the secret that was read before stays in use"
+            );
+        }
+        self.0 = found;
     }
 }
 
@@ -197,7 +244,11 @@ fn read_again(file: &Path) -> std::io::Result<Option<Vec<u8>>> {
     if std::fs::metadata(file)?.is_file() { Disk.read(file).map(Some) } else { Ok(None) }
 }
 
-async fn read<T: SecretKind>(path: Option<&PathBuf>, problems: &mut Vec<String>) -> Option<T> {
+/// Reads a secret from its file; `None` without a file and where it cannot be used.
+pub(super) async fn read<T: SecretKind>(
+    path: Option<&PathBuf>,
+    problems: &mut Vec<String>,
+) -> Option<T> {
     let path = path?;
     let file = path.clone();
     let content = match tokio::task::spawn_blocking(move || read_again(&file)).await {
@@ -268,7 +319,7 @@ mod tests {
         assert_eq!(same.current().id(), ring.current().id(), "the key beside the store");
         let (ring, _) = secrets(Some("auto"), None, &[]).local_ring(directory.path()).unwrap();
         assert_eq!(ring.current().id(), ids(&["auto"])[0]);
-        assert!(ring.holds(same.current().id()), "what was sealed before autoconfig still opens");
+        assert!(!ring.holds(same.current().id()), "where a key is configured, the file's is none");
     }
 
     /// Applies what files hold; empty: there is no such file.
@@ -280,7 +331,7 @@ mod tests {
             previous: (!previous.is_empty())
                 .then(|| previous.iter().map(|key| Password::new(*key)).collect()),
         };
-        read.apply(secrets)
+        read.apply(secrets, Instant::now())
     }
 
     #[test]
@@ -294,11 +345,27 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_left_the_list_of_previous_ones_opens_no_more() {
+    fn a_changed_list_of_previous_keys_drops_all_others_at_once() {
         let mut secrets = secrets(Some("auto"), Some("key"), &["old", "older"]);
+        assert!(apply(&mut secrets, "", "key2", &["old", "older"]));
+        check(&secrets, &["key2", "old", "older", "auto", "key"]);
         assert!(apply(&mut secrets, "", "key2", &["old"]));
-        check(&secrets, &["key2", "old", "auto", "key"]);
+        check(&secrets, &["key2", "old", "auto"]);
         assert!(!apply(&mut secrets, "", "key2", &["old"]));
+        assert!(apply(&mut secrets, "", "key3", &["old", "key2"]));
+        check(&secrets, &["key3", "old", "key2", "auto"]);
+    }
+
+    #[test]
+    fn an_exchanged_key_opens_for_a_bounded_time() {
+        let mut secrets = secrets(Some("auto"), Some("key"), &[]);
+        let begun = Instant::now();
+        assert!(apply(&mut secrets, "", "key2", &[]));
+        assert!(!secrets.drop_former(begun + FORMER_KEY_TIME / 2));
+        check(&secrets, &["key2", "auto", "key"]);
+        assert!(secrets.drop_former(Instant::now() + FORMER_KEY_TIME));
+        check(&secrets, &["key2", "auto"]);
+        assert!(!secrets.drop_former(Instant::now() + FORMER_KEY_TIME));
     }
 
     #[test]
@@ -308,7 +375,7 @@ mod tests {
             assert!(apply(&mut secrets, "", &number.to_string(), &[]));
         }
         assert_eq!(secrets.former.len(), FORMER_KEYS_MAX);
-        assert_eq!(secrets.former[0], Password::new("18"));
+        assert_eq!(secrets.former[0].0, Password::new("18"));
     }
 
     #[tokio::test]

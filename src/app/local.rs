@@ -13,7 +13,10 @@ use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::config::LocalStoreConfig;
 use crate::flagstore::{LocalFlags, LocalFlagsState};
 use crate::sealing::KeyRing;
-use crate::storage::local::{KeyFileWarning, LocalStore, LocalStoreStatus, Opened, SetAsideReason};
+use crate::storage::local::{
+    Adoption, KeyFileError, KeyFileWarning, LocalStore, LocalStoreError, LocalStoreStatus, Opened,
+    SetAsideReason,
+};
 use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 
@@ -73,9 +76,19 @@ impl Opening {
         loop {
             let (directories, now) = (self.directories.clone(), secrets.borrow().clone());
             let opening = tokio::task::spawn_blocking(move || first_usable(&directories, &now));
-            let opened = opening.await.unwrap_or_else(|error| Err(Chain(&error).to_string()));
+            let opened = opening.await.unwrap_or_else(|error| {
+                Err(Unusable { problem: Chain(&error).to_string(), is_unwritable: false })
+            });
             match opened {
-                Ok(Usable { directory, ring, opened }) => {
+                Ok(Usable { directory, ring, opened, passed_over }) => {
+                    if let Some(problem) = passed_over {
+                        tracing::error!(
+                            problem,
+                            directory = %directory.display(),
+                            "a directory that comes first for the local store is not used; using \
+                             the next one"
+                        );
+                    }
                     note(&opened, &directory);
                     let store = opened.store;
                     self.problem.send_replace(None);
@@ -88,17 +101,26 @@ impl Opening {
         }
     }
 
-    /// Tells of a problem once, however long it lasts.
-    fn failed(&self, problem: String) {
+    /// Logs a problem once, however long it lasts.
+    fn failed(&self, unusable: Unusable) {
+        let Unusable { problem, is_unwritable } = unusable;
         if self.problem.borrow().as_ref() == Some(&problem) {
             return;
         }
-        tracing::error!(
-            problem,
-            explicit = self.explicit,
-            "running without a local store: a restart during an outage will depend on shared \
-             stores; it is tried again in the background"
-        );
+        if is_unwritable && !self.explicit {
+            tracing::warn!(
+                problem,
+                "running without a local store, because no directory for it can be written: a \
+                 restart while LaunchDarkly is away depends on the shared database; set \
+                 LOCAL_STORE_DIR to a directory that can be written, or to off if this is intended"
+            );
+        } else {
+            tracing::error!(
+                problem,
+                "running without a local store: a restart while LaunchDarkly is away depends on \
+                 the shared database; the local store is tried again every 5 s"
+            );
+        }
         self.problem.send_replace(Some(problem));
         self.flags.send_replace(LocalFlagsState::Unavailable);
     }
@@ -109,36 +131,76 @@ struct Usable {
     directory: PathBuf,
     ring: KeyRing,
     opened: Opened,
+    /// The problem of directories that come first and hold something.
+    passed_over: Option<String>,
+}
+
+/// No store could be opened.
+#[derive(Debug, PartialEq, Eq)]
+struct Unusable {
+    problem: String,
+    /// True if all that is wrong is that nothing can be written, as in a container with a
+    /// read-only root.
+    is_unwritable: bool,
+}
+
+/// Why one directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum OpenFailure {
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    #[error(transparent)]
+    Store(#[from] LocalStoreError),
+}
+
+impl OpenFailure {
+    fn is_unwritable(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let (Self::Key(KeyFileError::Io { source, .. })
+        | Self::Store(LocalStoreError::Directory { source, .. })) = self
+        else {
+            return false;
+        };
+        matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem)
+    }
 }
 
 /// Opens the store in the first directory where that works.
-fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<Usable, String> {
+fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<Usable, Unusable> {
     let mut problems = Vec::new();
+    let mut is_unwritable = true;
     for directory in directories {
-        let opened = secrets
-            .local_ring(directory)
-            .map_err(|error| Chain(&error).to_string())
-            .and_then(|(ring, warning)| {
-                if let Some(warning) = warning {
-                    let KeyFileWarning::OpenToOthers { path } = warning;
-                    tracing::warn!(
-                        file = %path.display(),
-                        "others than this user may read the key of the local store; mode 0600 is better"
-                    );
-                }
-                LocalStore::open(directory, ring.clone())
-                    .map(|opened| Usable { directory: directory.clone(), ring, opened })
-                    .map_err(|error| Chain(&error).to_string())
-            });
-        match opened {
-            Ok(usable) => return Ok(usable),
-            Err(problem) => problems.push(problem),
+        match open_in(directory, secrets) {
+            Ok((ring, opened)) => {
+                let passed_over = (!is_unwritable).then(|| problems.join("; "));
+                return Ok(Usable { directory: directory.clone(), ring, opened, passed_over });
+            }
+            Err(failure) => {
+                is_unwritable &= failure.is_unwritable();
+                problems.push(Chain(&failure).to_string());
+            }
         }
     }
     if problems.is_empty() {
         problems.push("no directory for it is known; set LOCAL_STORE_DIR".to_owned());
     }
-    Err(problems.join("; "))
+    Err(Unusable { problem: problems.join("; "), is_unwritable })
+}
+
+fn open_in(directory: &Path, secrets: &Secrets) -> Result<(KeyRing, Opened), OpenFailure> {
+    let (ring, warning) = secrets.local_ring(directory)?;
+    if let Some(KeyFileWarning::OpenToOthers { path }) = warning {
+        tracing::warn!(
+            file = %path.display(),
+            "users other than its owner can read the key of the local store; set its mode to 0600"
+        );
+    }
+    let opened = if secrets.has_sealing_key() {
+        LocalStore::open_and_adopt(directory, ring.clone())?
+    } else {
+        LocalStore::open(directory, ring.clone())?
+    };
+    Ok((ring, opened))
 }
 
 fn note(opened: &Opened, directory: &Path) {
@@ -148,6 +210,9 @@ fn note(opened: &Opened, directory: &Path) {
             directory = %directory.display(),
             "others than this user can enter the directory of the local store; mode 0700 is better"
         );
+    }
+    if let Some(adoption) = &opened.adoption {
+        note_adoption(adoption, directory);
     }
     if let Some(aside) = &opened.set_aside {
         let why = match aside.reason {
@@ -159,6 +224,31 @@ fn note(opened: &Opened, directory: &Path) {
             set_aside = %aside.path.display(),
             "the local store {why}; it was set aside and an empty one is used"
         );
+    }
+}
+
+/// Logs what became of a key file that was found although a key is configured (design D41).
+fn note_adoption(adoption: &Adoption, directory: &Path) {
+    let directory = directory.display();
+    match adoption {
+        Adoption::Adopted { sets } => tracing::warn!(
+            %directory,
+            sets,
+            "the local store was written before an encryption key or AUTO_CONFIG_KEY was \
+             configured; its flags were adopted and sealed under the configured key, and local.key \
+             was removed. This happens once: if you did not add a key just now, somebody has \
+             placed a store there; remove the directory"
+        ),
+        Adoption::KeyFileRemoved => tracing::warn!(
+            %directory,
+            "removed local.key, which opened nothing in the local store: a key is configured"
+        ),
+        Adoption::Refused(why) => tracing::error!(
+            %directory,
+            reason = %Chain(why),
+            "the local store has a local.key although a key is configured; what that file opens is \
+             not used. Remove local.key; if you did not place it there, remove the directory"
+        ),
     }
 }
 
@@ -214,6 +304,7 @@ impl Following {
             (Some(_), None) => tracing::info!("the local store is written again"),
             (Some(_), Some(_)) | (None, None) => {}
         }
+        self.on_rewrite(before, now);
         if now.replaced > before.replaced {
             match now.set_aside.as_ref().filter(|_| now.set_aside != before.set_aside) {
                 Some(aside) => tracing::error!(
@@ -229,6 +320,33 @@ impl Following {
                 ),
             }
             self.look_after_key_file();
+        }
+    }
+
+    /// Logs how writing the file anew after a change of keys goes.
+    fn on_rewrite(&self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
+        let directory = self.directory.display();
+        if let Some(problem) = &now.rewrite_problem
+            && now.rewrite_problem != before.rewrite_problem
+        {
+            tracing::warn!(
+                %directory,
+                problem,
+                "the local store could not be written anew after a change of keys; the file may \
+                 still hold records that the former key opens; next attempt in 1m"
+            );
+        }
+        if now.to_reseal == Some(0) && before.to_reseal.is_some_and(|left| left > 0) {
+            tracing::info!(
+                %directory,
+                "the local store was written anew; it holds nothing that a former key opens"
+            );
+            if let (Some(aside), None) = (&before.set_aside, &now.set_aside) {
+                tracing::info!(
+                    file = %aside.path.display(),
+                    "removed files that were set aside, because a former key may open them"
+                );
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod database;
 mod keys;
 mod local;
+mod manual;
 mod prepared;
 mod status;
 
@@ -35,7 +36,7 @@ use crate::environments::{
     LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings,
 };
 use crate::flagstore::LocalFlagsState;
-use crate::model::{AutoConfigKey, EnvironmentChange, ListState};
+use crate::model::{AutoConfigKey, EnvironmentChange};
 use crate::server::{Drain, InitialPayloads, Listener, Server, ServerSettings};
 use crate::tasks::{TaskGroup, supervised};
 use crate::telemetry::Rounded;
@@ -136,7 +137,7 @@ impl App {
                 wiring.autoconfig(streams, &mut parts, &mut sources);
             }
             None => {
-                manual(config, &changes_sender, &mut parts);
+                manual::start(config, &changes_sender, &mut parts);
                 if let Some(database) = database {
                     database.start(None, &mut parts);
                 }
@@ -371,22 +372,6 @@ fn watch_secret_files(
     if !files.is_empty() {
         parts.spawn("secret files", |cancel| files.watch(secrets, cancel));
     }
-}
-
-/// Manual environments: an authoritative list from the start.
-fn manual(config: &Config, changes: &mpsc::Sender<Vec<EnvironmentChange>>, parts: &mut TaskGroup) {
-    let mut batch: Vec<EnvironmentChange> = config
-        .manual_environments()
-        .into_iter()
-        .map(|spec| EnvironmentChange::Upsert(Arc::new(spec)))
-        .collect();
-    batch.push(EnvironmentChange::List(ListState::Authoritative));
-    let changes = changes.clone();
-    parts.spawn("manual environments", |cancel| async move {
-        // Fails only when the process is ending.
-        let _ = changes.send(batch).await;
-        cancel.cancelled().await;
-    });
 }
 
 fn keeper_settings(

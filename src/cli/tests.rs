@@ -77,6 +77,7 @@ fn version_and_help_go_before_the_rest() {
 #[test]
 fn subcommands_stand_first() {
     check("demo", Ok(Command::Demo));
+    check("generate-key", Ok(Command::GenerateKey));
     check("health", Ok(Command::Health { url: None }));
     check("ready", Ok(Command::Ready { url: None }));
     check("ready --url=", Ok(Command::Ready { url: None }));

@@ -34,7 +34,7 @@ pub use describe::describe;
 pub use env_vars::{ProcessVariables, Variables};
 pub use files::{Disk, Files};
 pub use problems::{Place, Problem, Problems, Warning};
-pub use secrets::{InvalidSecret, SecretKind, SecretSource};
+pub use secrets::{InvalidSecret, SecretKind, SecretSource, WeakKey};
 pub use sections::autoconfig::{AutoConfigSection, CacheAdopt, CacheFormat, EnvironmentDefaults};
 pub use sections::concurrency::{ConcurrencyConfig, ConcurrencyLimit};
 pub use sections::consul::ConsulConfig;

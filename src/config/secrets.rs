@@ -48,6 +48,49 @@ pub enum InvalidSecret {
     TooLarge,
 }
 
+/// Characters that a text needs at least to be a key that cannot be guessed.
+const KEY_CHARACTERS_MIN: usize = 16;
+/// Different characters that such a text needs at least.
+const KEY_VARIETY_MIN: usize = 8;
+
+/// Why a text is easy to guess for a key that seals data at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeakKey {
+    /// It is short, or a short text repeated.
+    #[error(
+        "is shorter than {KEY_CHARACTERS_MIN} characters, or repeats a shorter text; whoever reads \
+         the disk or the database can guess it. Make one with `pilotlight generate-key`"
+    )]
+    Short,
+    /// It has few different characters.
+    #[error(
+        "has fewer than {KEY_VARIETY_MIN} different characters; whoever reads the disk or the \
+         database can guess it. Make one with `pilotlight generate-key`"
+    )]
+    Uniform,
+}
+
+impl WeakKey {
+    /// Judges the text of an encryption key. A rough check: it finds placeholders and words, and
+    /// says nothing of a text that it lets pass.
+    pub fn find(text: &str) -> Option<Self> {
+        let characters: Vec<char> = text.chars().collect();
+        let repeats = |length: &usize| {
+            let (first, rest) = characters.split_at(*length);
+            rest.iter().zip(first.iter().cycle()).all(|(a, b)| a == b)
+        };
+        let length = (1..=characters.len() / 2).find(repeats).unwrap_or(characters.len());
+        let different: std::collections::BTreeSet<&char> = characters.iter().collect();
+        if length < KEY_CHARACTERS_MIN {
+            Some(Self::Short)
+        } else if different.len() < KEY_VARIETY_MIN {
+            Some(Self::Uniform)
+        } else {
+            None
+        }
+    }
+}
+
 impl<T: SecretKind> SecretSource<T> {
     /// Makes the secret of the content of its file; blanks and line breaks around it do not count.
     pub fn from_file_content(content: &[u8]) -> Result<T, InvalidSecret> {
@@ -175,6 +218,22 @@ mod tests {
         check("sdk-1\n", Err(InvalidSecret::NotHeaderSafe));
         check(" sdk-1", Err(InvalidSecret::NotHeaderSafe));
         check("sdk-ключ", Err(InvalidSecret::NotHeaderSafe));
+    }
+
+    #[test]
+    fn keys_that_are_easy_to_guess_are_found() {
+        let check = |text: &str, expected| assert_eq!(WeakKey::find(text), expected, "{text}");
+        for text in
+            ["", "a", "abc", "correct horse", "aaaaaaaaaaaaaaaaaaaaaaaa", "ключключключключ"]
+        {
+            check(text, Some(WeakKey::Short));
+        }
+        check("passwordpasswordpassword", Some(WeakKey::Short));
+        check("0101101011011010", Some(WeakKey::Uniform));
+        check("correct horse battery", None);
+        check("7c9e6679-7425-40de-944b-e07fc1f90ae7", None);
+        check("q1w2e3r4t5y6u7i8", None);
+        check("1qw2e3r4t5y6u7i1", None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const ROWS_MAX: usize = 512;
 pub const ROWS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// One item as it is to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its name.
     pub key: ItemKey,
@@ -34,8 +34,19 @@ pub struct Row {
     pub json: Bytes,
 }
 
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Row")
+            .field("key", &self.key)
+            .field("version", &self.version)
+            .field("json", &format_args!("{} bytes", self.json.len()))
+            .finish()
+    }
+}
+
 /// One item as it was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoredRow {
     /// Its name.
     pub key: ItemKey,
@@ -46,6 +57,18 @@ pub struct StoredRow {
     pub head: Option<StoredHead>,
     /// The database's own revision of it where it has one (Consul's ModifyIndex), else 0.
     pub revision: u64,
+}
+
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for StoredRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredRow")
+            .field("key", &self.key)
+            .field("json", &format_args!("{} bytes", self.json.len()))
+            .field("head", &self.head)
+            .field("revision", &self.revision)
+            .finish()
+    }
 }
 
 /// Everything that is stored for one environment.

@@ -60,12 +60,22 @@ impl fmt::Display for ItemKey {
 }
 
 /// One flag or segment, or the tombstone of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Item {
     /// LaunchDarkly's version of the item; higher is newer.
     pub version: u64,
     /// The item's JSON as received; `None` for a tombstone.
     pub json: Option<Bytes>,
+}
+
+/// Shows the size of the JSON and not the JSON: it holds rules and targets.
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.json {
+            Some(json) => write!(f, "Item(version {}, {} bytes)", self.version, json.len()),
+            None => write!(f, "Item(version {}, deleted)", self.version),
+        }
+    }
 }
 
 impl Item {

@@ -30,6 +30,13 @@ impl Secret {
     }
 }
 
+impl Secret {
+    /// What is shown of a secret that a person may have chosen.
+    fn nothing(&self) -> &'static str {
+        ""
+    }
+}
+
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
@@ -45,7 +52,7 @@ impl Hash for Secret {
 }
 
 macro_rules! secret {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $shown:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash)]
         pub struct $name(Secret);
@@ -64,7 +71,7 @@ macro_rules! secret {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "(…{})"), self.0.tail())
+                write!(f, concat!(stringify!($name), "(…{})"), $shown(&self.0))
             }
         }
     };
@@ -72,19 +79,20 @@ macro_rules! secret {
 
 secret! {
     /// Key of a server-side SDK for one environment (`sdk-…`).
-    SdkKey
+    SdkKey, Secret::tail
 }
 secret! {
     /// Key of a mobile SDK for one environment (`mob-…`).
-    MobileKey
+    MobileKey, Secret::tail
 }
 secret! {
     /// Key that opens the autoconfig stream (`rel-…`).
-    AutoConfigKey
+    AutoConfigKey, Secret::tail
 }
 secret! {
-    /// Any other secret from the configuration: passwords, tokens, encryption keys.
-    Password
+    /// Any other secret from the configuration: passwords, tokens, encryption keys. Its `Debug` shows
+    /// nothing of it: people choose passwords, and then a few characters help to guess the rest.
+    Password, Secret::nothing
 }
 
 /// Client-side ID of an environment. Public by design: it stands in web pages.
@@ -222,6 +230,7 @@ mod tests {
         assert_eq!(format!("{:?}", SdkKey::new("sdk-1234567890abcd")), "SdkKey(…abcd)");
         assert_eq!(format!("{:?}", SdkKey::new("short")), "SdkKey(…)");
         assert_eq!(format!("{:?}", MobileKey::new("mob-ключключ")), "MobileKey(…ключ)");
+        assert_eq!(format!("{:?}", Password::new("a long password")), "Password(…)");
     }
 
     #[test]

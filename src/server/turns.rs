@@ -68,10 +68,19 @@ impl Drop for Turn {
 
 /// What is left of a payload that is being handed to a connection; its turn ends with the last
 /// piece.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Payload {
     rest: Bytes,
     _turn: Option<Turn>,
+}
+
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Payload")
+            .field("rest", &format_args!("{} bytes", self.rest.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Payload {

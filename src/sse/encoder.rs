@@ -25,11 +25,19 @@ pub fn encode(name: &str, data: &[u8]) -> Bytes {
 }
 
 /// Encodes one event whose payload is put together from many slices, in one buffer.
-#[derive(Debug)]
 pub struct EventWriter {
     buffer: Vec<u8>,
     /// The last byte of the payload was a CR: an LF that follows belongs to the same line end.
     after_cr: bool,
+}
+
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for EventWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventWriter")
+            .field("buffer", &format_args!("{} bytes", self.buffer.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 impl EventWriter {

@@ -16,7 +16,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 const SCAN_BYTES: usize = 32;
 
 /// One event, complete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Event {
     /// What the `event` field said, `message` if there was none.
     pub name: String,
@@ -24,6 +24,17 @@ pub struct Event {
     pub data: Bytes,
     /// What an `id` field of this very event said; empty if it takes the ID back.
     pub id: Option<String>,
+}
+
+/// Shows the size of the content and not the content: it may hold keys and flags.
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Event")
+            .field("name", &self.name)
+            .field("data", &format_args!("{} bytes", self.data.len()))
+            .field("id", &self.id)
+            .finish()
+    }
 }
 
 /// What the parser finds in a stream.
@@ -99,7 +110,6 @@ enum AfterColon {
 }
 
 /// The state of one stream.
-#[derive(Debug)]
 pub struct Parser {
     limits: Limits,
     place: Place,
@@ -116,6 +126,16 @@ pub struct Parser {
     has_data: bool,
     last_event_id: String,
     failure: Option<ParseError>,
+}
+
+/// Shows the size of what was read and not what was read.
+impl std::fmt::Debug for Parser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parser")
+            .field("line", &format_args!("{} bytes", self.line.len()))
+            .field("data", &format_args!("{} bytes", self.data.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Parser {

@@ -32,12 +32,21 @@ pub enum StreamKind {
 }
 
 /// What a client is to be sent next.
-#[derive(Debug)]
 pub enum Next {
     /// The whole data set.
     Put(Arc<Snapshot>),
     /// One event or comment.
     Event(Bytes),
+}
+
+/// Shows the size of an event and not the event.
+impl std::fmt::Debug for Next {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Put(snapshot) => f.debug_tuple("Put").field(snapshot).finish(),
+            Self::Event(event) => write!(f, "Event({} bytes)", event.len()),
+        }
+    }
 }
 
 /// The fan-out of one environment, and the owner of what it serves.

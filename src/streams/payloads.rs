@@ -8,12 +8,22 @@ use bytes::Bytes;
 use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
 
 /// One change of an item, encoded for each kind of stream that tells of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Change {
     /// The event on `/all`.
     pub all: Bytes,
     /// The event on `/flags`; segments are not told there.
     pub flags: Option<Bytes>,
+}
+
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change")
+            .field("all", &format_args!("{} bytes", self.all.len()))
+            .field("flags", &self.flags.as_ref().map(Bytes::len))
+            .finish()
+    }
 }
 
 impl Change {

@@ -13,7 +13,6 @@ use crate::model::{DataSet, ItemKind, Origin};
 /// An immutable, complete data set. A change makes a new snapshot that shares the items.
 ///
 /// Encodings are built at most once, when somebody asks for them, and shared by all who do.
-#[derive(Debug)]
 pub struct Snapshot {
     /// The flags and segments.
     pub data: Arc<DataSet>,
@@ -27,6 +26,17 @@ pub struct Snapshot {
     latest_all: OnceLock<Bytes>,
     latest_flags: OnceLock<Bytes>,
     etag: OnceLock<String>,
+}
+
+/// Shows the number of items and not the items.
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("items", &self.data.len())
+            .field("origin", &self.origin)
+            .field("as_of", &self.as_of)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {

@@ -107,7 +107,7 @@ pub struct FetchLimits {
 }
 
 /// A response that was read as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Fetched {
     /// The status, whatever it is.
     pub status: StatusCode,
@@ -115,6 +115,16 @@ pub struct Fetched {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+}
+
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetched")
+            .field("status", &self.status)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 /// A connection that a request can be written to.

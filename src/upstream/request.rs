@@ -59,7 +59,7 @@ impl fmt::Debug for Authorization {
 }
 
 /// One request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpRequest {
     /// `GET` is the only method whose redirects are followed.
     pub method: Method,
@@ -71,6 +71,17 @@ pub struct HttpRequest {
     pub headers: HeaderMap,
     /// What is sent; empty for `GET`.
     pub body: Bytes,
+}
+
+/// Shows neither header values nor the body.
+impl fmt::Debug for HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpRequest")
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpRequest {

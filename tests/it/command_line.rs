@@ -45,6 +45,27 @@ fn with_file(content: &str) -> TempDir {
     directory
 }
 
+#[tokio::test]
+async fn generated_keys_are_strong_and_differ() {
+    let mut keys = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let ended = run_alone("generate-key", &[]).await;
+        assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""), "{ended:?}");
+        let key = ended.out.trim_end().to_owned();
+        assert!(key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
+        let variables = [("LD_ENV_a", "sdk-a"), ("AUTO_CONFIG_CACHE_ENCRYPTION_KEY", &*key)];
+        let checked = run_alone("check-config --from-env", &variables).await;
+        assert!(!checked.errors.contains("generate-key"), "{checked:?}");
+        keys.insert(key);
+    }
+    assert_eq!(keys.len(), 3);
+    let variables = [("LD_ENV_a", "sdk-a"), ("AUTO_CONFIG_CACHE_ENCRYPTION_KEY", "abc")];
+    let checked = run_alone("check-config --from-env", &variables).await;
+    let said = format!("{}{}", checked.out, checked.errors);
+    assert!(said.contains("is shorter than 16 characters") && !said.contains("abc"), "{said}");
+    assert_eq!(checked.code, Some(0));
+}
+
 fn launchdarkly(environments: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();
     for index in 0..environments {

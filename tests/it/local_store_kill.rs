@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pilotlight::flagstore::{LocalFlags, ReadOutcome};
 use pilotlight::model::DataSet;
-use pilotlight::storage::local::LocalStore;
+use pilotlight::sealing::KeyRing;
+use pilotlight::storage::local::{Adoption, KeyFile, LocalStore};
 
 use super::local_store_support::{LONG, complete, data, directory, id, item, key, ring, versions};
 
@@ -307,6 +308,66 @@ async fn a_kill_loses_a_quarter_of_a_second_at_most_and_damages_nothing() {
         let found = bytes.windows(clear.len()).any(|window| window == clear.as_bytes());
         assert!(!found, "{clear} stands in the file in clear");
     }
+}
+
+/// Adopts the store, and then waits for its end.
+#[tokio::test]
+async fn adopter_to_be_killed() {
+    let Some((directory, _)) = told() else { return };
+    say("ready");
+    let opened = LocalStore::open_and_adopt(&directory, ring()).unwrap();
+    assert_eq!(opened.set_aside, None, "a kill never damages a store");
+    say("flushed");
+    std::future::pending::<()>().await;
+}
+
+/// The file is written anew while a store is adopted, in the same way as after a rotation.
+#[tokio::test]
+async fn a_kill_while_the_file_is_written_anew_loses_nothing() {
+    const ADOPTIONS: u64 = 40;
+    const ADOPTED_ITEMS: usize = 3000;
+    let template = directory();
+    let file = KeyFile::read_or_make(template.path()).unwrap();
+    let store = LocalStore::open(template.path(), KeyRing::new(file.key, [])).unwrap().store;
+    let local = LocalFlags::new(store.clone());
+    for set in 0..SETS {
+        local.replaced(&id(set), Arc::new(data(set, ADOPTED_ITEMS, 1)));
+    }
+    assert!(store.close(LONG).await);
+
+    let (mut before, mut after) = (0, 0);
+    // Sought until about every second kill comes before the end, however busy the machine is.
+    let mut life_ms = 500;
+    for round in 0..ADOPTIONS {
+        let copy = directory();
+        for name in ["pilotlight.redb", "local.key"] {
+            std::fs::copy(template.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let command = child("local_store_kill::adopter_to_be_killed", copy.path(), 0).spawn();
+        let (events, _) = run_and_kill(command.unwrap(), 0..life_ms);
+        let is_left = copy.path().join("local.key").exists();
+        assert!(!is_left || events.is_empty(), "round {round}");
+        if is_left {
+            before += 1;
+            life_ms = (life_ms * 3 / 2).min(20_000);
+        } else {
+            after += 1;
+            life_ms = (life_ms * 2 / 3).max(10);
+        }
+        let opened = LocalStore::open_and_adopt(copy.path(), ring()).unwrap();
+        assert_eq!(opened.set_aside, None, "round {round}");
+        let adopted_now = matches!(opened.adoption, Some(Adoption::Adopted { sets: SETS }));
+        let removed_now = matches!(opened.adoption, Some(Adoption::KeyFileRemoved));
+        assert_eq!(adopted_now || removed_now, is_left, "round {round}: {:?}", opened.adoption);
+        let local = LocalFlags::new(opened.store.clone());
+        for set in 0..SETS {
+            let versions = versions(set, ADOPTED_ITEMS, &complete(&local, set));
+            assert_eq!(versions, vec![1; ADOPTED_ITEMS], "round {round}");
+        }
+        assert!(opened.store.close(LONG).await);
+        assert!(!copy.path().join("pilotlight.redb.new").exists(), "round {round}");
+    }
+    assert!(before >= 3 && after >= 3, "kills before the end: {before}, after it: {after}");
 }
 
 #[tokio::test]

@@ -16,10 +16,14 @@ mod command_line;
 mod demo;
 #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 mod flag_backends;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod live_secrets;
 mod local_store_damage;
 mod local_store_kill;
 mod local_store_support;
 mod log_lines;
+#[cfg(all(feature = "redis", feature = "dynamodb", feature = "consul"))]
+mod planted_store;
 mod relay_kill;
 mod rungs;
 mod sdk_drivers;

@@ -38,6 +38,59 @@ const PROXY_PASSWORD: &str = "password-of-the-outbound-proxy";
 const PROXY_LOGIN: &str = "login-secret-of-the-outbound-proxy";
 const SESSION_TOKEN: &str = "session-token-of-a-temporary-role";
 
+#[test]
+fn debug_shows_no_content() {
+    use std::sync::Arc;
+
+    use pilotlight::autoconfig::cache::codec::OpenedRow;
+    use pilotlight::flagstore::backend::{Row, StoredRow};
+    use pilotlight::model::{DataSet, Item, ItemKey, ItemKind, Origin, Password};
+    use pilotlight::sse::{Event, EventWriter, Limits, Parser};
+    use pilotlight::storage::consul::{Entry, Operation};
+    use pilotlight::streams::{Change, Next, Snapshot};
+
+    let text = "plaintext-of-a-record";
+    let bytes = bytes::Bytes::from_static(b"plaintext-of-a-record");
+    let key = ItemKey::new(ItemKind::Flag, "flag");
+    let item = Item::live(1, bytes.clone());
+    let mut data = DataSet::default();
+    data.upsert(&key, Arc::new(item.clone()));
+    let snapshot = Arc::new(Snapshot::new(Arc::new(data.clone()), Origin::Live, None));
+    let _ = (snapshot.put_all(), snapshot.latest_all());
+    let mut parser = Parser::new(Limits { line_bytes_max: 1000, event_bytes_max: 1000 });
+    let mut input = &b"data: plaintext-of-a-record\ndata: plaintext-of-a-record"[..];
+    parser.read(&mut input).unwrap();
+    let mut writer = EventWriter::new("put", 100);
+    writer.push(text.as_bytes());
+    let (name, index) = ("name".to_owned(), 1);
+    let shown = [
+        format!("{item:?}"),
+        format!("{data:?}"),
+        format!("{snapshot:?}"),
+        format!("{:?}", Next::Put(snapshot)),
+        format!("{:?}", Next::Event(bytes.clone())),
+        format!("{:?}", Change::of(&key, &item)),
+        format!("{:?}", Row { key: key.clone(), version: 1, json: bytes.clone() }),
+        format!("{:?}", StoredRow { key, json: bytes.clone(), head: None, revision: 1 }),
+        format!("{:?}", Event { name: name.clone(), data: bytes.clone(), id: None }),
+        format!("{parser:?}"),
+        format!("{writer:?}"),
+        format!("{:?}", OpenedRow { name: name.clone(), text: text.to_owned(), key_rank: 0 }),
+        format!("{:?}", Entry { key: name.clone(), value: bytes.clone(), modify_index: 1 }),
+        format!(
+            "{:?}",
+            Operation::CompareAndSet { key: name.clone(), value: bytes.clone(), index }
+        ),
+        format!("{:?}", Operation::Set { key: name, value: bytes }),
+        format!("{:?}", Password::new(text)),
+    ];
+    for shown in shown {
+        // As text, and as the numbers of a list of bytes.
+        assert!(!shown.contains("text-of") && !shown.contains("112, 108"), "{shown}");
+        assert!(!shown.contains("cord"), "{shown}");
+    }
+}
+
 /// Texts of a secret to look for: all of it, and a piece from its middle that no obscured form
 /// shows.
 fn traces(secret: &str) -> [String; 2] {

@@ -33,7 +33,7 @@ pub enum Codec {
 }
 
 /// A row that was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OpenedRow {
     /// The record's name, such as `env:…`.
     pub name: String,
@@ -41,6 +41,17 @@ pub struct OpenedRow {
     pub text: String,
     /// Which key it is sealed under: 0 for the one that seals, higher for those that only open.
     pub key_rank: usize,
+}
+
+/// Shows the size of the content and not the content: it holds SDK keys.
+impl std::fmt::Debug for OpenedRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenedRow")
+            .field("name", &self.name)
+            .field("text", &format_args!("{} bytes", self.text.len()))
+            .field("key_rank", &self.key_rank)
+            .finish()
+    }
 }
 
 /// Why rows were left out, with their numbers.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::env_vars as var;
 use crate::config::reader::{Names, Reader, SectionReader};
-use crate::config::secrets::SecretSource;
+use crate::config::secrets::{SecretSource, WeakKey};
 use crate::config::values::{self, Invalid, quoted};
 use crate::model::{AutoConfigKey, EnvironmentId, FilterKey, Password};
 
@@ -13,6 +13,10 @@ use super::offline::{self, OfflineConfig};
 pub(in crate::config) const SECTION: &str = "AutoConfig";
 pub(in crate::config) const KEY: Names = Names::both("key", var::AUTO_CONFIG_KEY);
 pub(in crate::config) const KEY_FILE: Names = Names::both("keyFile", var::AUTO_CONFIG_KEY_FILE);
+const ENCRYPTION_KEY: Names =
+    Names::both("cacheEncryptionKey", var::AUTO_CONFIG_CACHE_ENCRYPTION_KEY);
+const ENCRYPTION_KEY_FILE: Names =
+    Names::both("cacheEncryptionKeyFile", var::AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE);
 pub(in crate::config) const CACHE_KEY: Names = Names::both("cacheKey", var::AUTO_CONFIG_CACHE_KEY);
 pub(in crate::config) const STORE_PREFIX: Names =
     Names::both("envDatastorePrefix", var::ENV_DATASTORE_PREFIX);
@@ -184,10 +188,13 @@ fn read(
     if cache_key.is_some() && !has_key {
         section.warning(CACHE_KEY, "has no effect without an autoconfig key");
     }
-    let encryption_key = section.secret(
-        Names::both("cacheEncryptionKey", var::AUTO_CONFIG_CACHE_ENCRYPTION_KEY),
-        Names::both("cacheEncryptionKeyFile", var::AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE),
-    );
+    let encryption_key = section.secret(ENCRYPTION_KEY, ENCRYPTION_KEY_FILE).and_then(trimmed);
+    if let Some(source) = &encryption_key
+        && let Some(weakness) = WeakKey::find(source.value.expose())
+    {
+        let names = if source.file.is_some() { ENCRYPTION_KEY_FILE } else { ENCRYPTION_KEY };
+        section.warning(names, weakness.to_string());
+    }
     let previous_keys = section.secret_list(
         Names::both("cachePreviousEncryptionKeys", var::AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS),
         Names::both(
@@ -201,7 +208,7 @@ fn read(
     AutoConfigSection {
         key,
         cache_key: cache_key.filter(|_| has_key),
-        cache_encryption_key: encryption_key.and_then(trimmed),
+        cache_encryption_key: encryption_key,
         cache_previous_encryption_keys: previous_keys,
         cache_format: section.parsed(format, cache_format).unwrap_or_default(),
         cache_adopt: section.parsed(adopt, cache_adopt).unwrap_or_default(),

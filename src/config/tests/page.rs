@@ -116,7 +116,7 @@ struct Pointed;
 impl Files for Pointed {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let is_pointed = ["/run/secrets", "/etc/pilotlight"].iter().any(|at| path.starts_with(at));
-        if is_pointed { Ok(b"secret".to_vec()) } else { Disk.read(path) }
+        if is_pointed { Ok(b"a-secret-of-some-length".to_vec()) } else { Disk.read(path) }
     }
 }
 

@@ -23,7 +23,7 @@ pub const TRANSACTION_BYTES_MAX: usize = 400 * 1024;
 pub const VALUE_BYTES_MAX: usize = 512 * 1024;
 
 /// One stored value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The whole key.
     pub key: String,
@@ -33,8 +33,19 @@ pub struct Entry {
     pub modify_index: u64,
 }
 
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("value", &format_args!("{} bytes", self.value.len()))
+            .field("modify_index", &self.modify_index)
+            .finish()
+    }
+}
+
 /// One step of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Writes if the key has this index; 0: only if it does not exist.
     CompareAndSet {
@@ -69,6 +80,21 @@ pub enum Operation {
         /// The key.
         key: String,
     },
+}
+
+/// Shows the size of a value and not the value.
+impl std::fmt::Debug for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CompareAndSet { key, value, index } => {
+                write!(f, "CompareAndSet({key}, {} bytes, {index})", value.len())
+            }
+            Self::Set { key, value } => write!(f, "Set({key}, {} bytes)", value.len()),
+            Self::CheckIndex { key, index } => write!(f, "CheckIndex({key}, {index})"),
+            Self::CheckAbsent { key } => write!(f, "CheckAbsent({key})"),
+            Self::Delete { key } => write!(f, "Delete({key})"),
+        }
+    }
 }
 
 /// How a transaction ended.
@@ -426,14 +452,17 @@ mod tests {
         let check = |body: &'static str, expected: &str| {
             let answer = Answer { status: StatusCode::OK, body: body.into() };
             let shown = match entries(&answer) {
-                Ok(entries) => format!("{entries:?}"),
+                Ok(entries) => {
+                    let values: Vec<&Bytes> = entries.iter().map(|entry| &entry.value).collect();
+                    format!("{entries:?} {values:?}")
+                }
                 Err(error) => error.to_string(),
             };
             assert!(shown.contains(expected), "{shown}");
         };
         check(
             r#"[{"Key":"a","Value":"AP8=","ModifyIndex":3,"Flags":0}]"#,
-            r#"b"\0\xff", modify_index: 3"#,
+            r#"modify_index: 3 }] [b"\0\xff"]"#,
         );
         check(r#"[{"Key":"a","Value":null,"ModifyIndex":3}]"#, r#"b"""#);
         check("[]", "[]");

@@ -26,8 +26,14 @@ pub enum TokenSource {
     None,
     /// This text.
     Fixed(Password),
-    /// The content of this file without surrounding white space, read again when it changes.
-    File(PathBuf),
+    /// The content of this file without surrounding white space, read again when it changes. A
+    /// file that cannot be used changes nothing.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The token as it was read before, if it was.
+        last: Option<Password>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +60,10 @@ pub(super) struct Token {
 #[derive(Clone, Debug)]
 struct FileToken {
     looked: Instant,
-    stamp: (Option<SystemTime>, u64),
+    stamp: Stamp,
     token: Password,
+    /// Why the file cannot be used at the moment.
+    problem: Option<String>,
 }
 
 impl Token {
@@ -68,7 +76,9 @@ impl Token {
         let token = match &self.source {
             TokenSource::None => return Ok(None),
             TokenSource::Fixed(token) => token.clone(),
-            TokenSource::File(path) => self.read_file(path).await.map_err(refused)?,
+            TokenSource::File { path, last } => {
+                self.token_of_file(path, last.as_ref()).await.map_err(refused)?
+            }
         };
         let mut value =
             HeaderValue::from_str(token.expose()).map_err(|_| refused(TokenError::NotAHeader))?;
@@ -76,30 +86,62 @@ impl Token {
         Ok(Some(value))
     }
 
-    async fn read_file(&self, path: &PathBuf) -> Result<Password, TokenError> {
+    /// The token in the file; the last one while the file cannot be used.
+    async fn token_of_file(
+        &self,
+        path: &PathBuf,
+        last: Option<&Password>,
+    ) -> Result<Password, TokenError> {
         let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let now = Instant::now();
         if let Some(known) = known.as_ref().filter(|known| now < known.looked + LOOK_INTERVAL) {
             return Ok(known.token.clone());
         }
-        let unreadable = |cause| TokenError::Unreadable { path: path.clone(), cause };
-        let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
-        let stamp = (metadata.modified().ok(), metadata.len());
-        let token = match known.filter(|known| known.stamp == stamp) {
-            Some(known) => known.token,
-            None => {
-                let text =
-                    Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(unreadable)?);
-                if text.trim().is_empty() {
-                    return Err(TokenError::Empty { path: path.clone() });
+        let before = known.as_ref().map(|known| &known.token).or(last).cloned();
+        let read = match read_file(path, known.as_ref()).await {
+            Ok((stamp, token)) => FileToken { looked: now, stamp, token, problem: None },
+            Err(error) => {
+                let Some(token) = before else { return Err(error) };
+                let problem = error.to_string();
+                if known.as_ref().and_then(|known| known.problem.as_ref()) != Some(&problem) {
+                    tracing::warn!(
+                        problem,
+                        "the token file of Consul cannot be used; the token that was read before \
+                         stays in use"
+                    );
                 }
-                Password::new(text.trim())
+                // No stamp: the file is read again as soon as it can be used.
+                FileToken { looked: now, stamp: (None, 0), token, problem: Some(problem) }
             }
         };
-        let read = FileToken { looked: now, stamp, token: token.clone() };
+        let token = read.token.clone();
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
         Ok(token)
     }
+}
+
+/// Time of change and length of a file: one that differs is read again.
+type Stamp = (Option<SystemTime>, u64);
+
+async fn read_file(
+    path: &PathBuf,
+    known: Option<&FileToken>,
+) -> Result<(Stamp, Password), TokenError> {
+    let unreadable = |cause| TokenError::Unreadable { path: path.clone(), cause };
+    let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
+    let stamp = (metadata.modified().ok(), metadata.len());
+    if let Some(known) = known.filter(|known| known.problem.is_none() && known.stamp == stamp) {
+        return Ok((stamp, known.token.clone()));
+    }
+    let text = Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(unreadable)?);
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(TokenError::Empty { path: path.clone() });
+    }
+    if HeaderValue::from_str(text).is_err() {
+        return Err(TokenError::NotAHeader);
+    }
+    Ok((stamp, Password::new(text)))
 }
 
 fn refused(error: TokenError) -> StoreError {
@@ -126,7 +168,7 @@ mod tests {
     async fn a_file_is_read_again_when_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let token = Token::new(TokenSource::File(path.clone()));
+        let token = Token::new(TokenSource::File { path: path.clone(), last: None });
         assert!(shown(&token).await.contains("cannot be read"));
         std::fs::write(&path, "\n").unwrap();
         assert!(shown(&token).await.ends_with("is empty"));
@@ -136,6 +178,26 @@ mod tests {
         assert_eq!(shown(&token).await, "first", "not looked at again so soon");
         tokio::time::advance(LOOK_INTERVAL).await;
         assert_eq!(shown(&token).await, "the second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_cannot_be_used_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let first = Some(Password::new("first"));
+        let token = Token::new(TokenSource::File { path: path.clone(), last: first });
+        assert_eq!(shown(&token).await, "first", "absent");
+        for content in [&b"second"[..], b" \n", b"\xff", b"a\nb"] {
+            std::fs::write(&path, content).unwrap();
+            tokio::time::advance(LOOK_INTERVAL).await;
+            assert_eq!(shown(&token).await, "second", "{content:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::advance(LOOK_INTERVAL).await;
+        assert_eq!(shown(&token).await, "second", "removed");
+        std::fs::write(&path, "third").unwrap();
+        tokio::time::advance(LOOK_INTERVAL).await;
+        assert_eq!(shown(&token).await, "third");
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 #[cfg(test)]
 use std::sync::atomic::AtomicU8;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
-use super::directory::private_file;
+use super::directory::{no_follow, private_file};
 
 /// Where the database's header is: what is written there is put off.
 const HEADER_BYTES: u64 = 4096;
@@ -74,9 +75,12 @@ impl Switch {
 #[derive(Debug)]
 pub(super) struct SwitchedFile {
     file: FileBackend,
-    /// The file cannot be written to, and so it cannot be locked either; the lock of the directory
-    /// is left.
-    read_only: bool,
+    /// The file is not locked: it cannot be written to, or another handle of this process has
+    /// locked it. The lock of the directory is left.
+    unlocked: bool,
+    /// The file is not written to: what the database writes is an error, except for the header,
+    /// which is put off.
+    only_checked: bool,
     switch: Switch,
     /// What was to be written into the header and was put off, in order.
     put_off: Mutex<Vec<(u64, Vec<u8>)>>,
@@ -120,14 +124,37 @@ impl SwitchedFile {
         let opened = private_file(path);
         #[cfg(test)]
         let opened = switch.faults.on_open(opened);
-        let (file, read_only) = match opened {
+        let (file, unlocked) = match opened {
             Ok(file) => (file, false),
-            Err(error) if is_read_only(&error) => (File::open(path).map_err(|_| error)?, true),
+            Err(error) if is_read_only(&error) => (open_to_read(path).map_err(|_| error)?, true),
             Err(error) => return Err(error.into()),
         };
+        Self::of(file, switch, unlocked, false)
+    }
+
+    /// Opens a file that another handle of this process uses, to read all of it.
+    pub(super) fn open_to_check(path: &Path, switch: Switch) -> Result<Self, redb::Error> {
+        Self::of(open_to_read(path)?, switch, true, true)
+    }
+
+    fn of(
+        file: File,
+        switch: Switch,
+        unlocked: bool,
+        only_checked: bool,
+    ) -> Result<Self, redb::Error> {
         let file = FileBackend::new(file)?;
         let left = Mutex::new(Left::of(&file)?);
-        Ok(Self { file, read_only, switch, put_off: Mutex::default(), left })
+        Ok(Self { file, unlocked, only_checked, switch, put_off: Mutex::default(), left })
+    }
+
+    /// Fails for a file that is only checked: a sound file needs no write.
+    fn must_take_writes(&self) -> io::Result<()> {
+        if self.only_checked {
+            let text = "the database wants to repair the file";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(())
     }
 
     fn puts_off(&self) -> bool {
@@ -136,6 +163,7 @@ impl SwitchedFile {
 
     fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.switch.check()?;
+        self.must_take_writes()?;
         #[cfg(test)]
         self.switch.faults.on_write()?;
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,6 +203,10 @@ impl SwitchedFile {
     }
 }
 
+fn open_to_read(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(no_follow()).open(path)
+}
+
 /// Whether a file that cannot be opened to write may perhaps be opened to read.
 pub(super) fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
@@ -189,7 +221,7 @@ impl StorageBackend for SwitchedFile {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
         self.switch.check()?;
         #[cfg(test)]
-        self.switch.faults.on_read()?;
+        self.switch.faults.on_read(self.only_checked)?;
         self.file.read(offset, out)?;
         if offset < HEADER_BYTES {
             self.overlay(offset, out);
@@ -199,6 +231,7 @@ impl StorageBackend for SwitchedFile {
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
         self.switch.check()?;
+        self.must_take_writes()?;
         self.settle()?;
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.check(&self.file)?;
@@ -233,7 +266,7 @@ impl StorageBackend for SwitchedFile {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        if self.read_only { Ok(true) } else { self.file.try_lock_range(start, end) }
+        if self.unlocked { Ok(true) } else { self.file.try_lock_range(start, end) }
     }
 
     fn try_lock_shared_range(
@@ -241,23 +274,23 @@ impl StorageBackend for SwitchedFile {
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        if self.read_only { Ok(true) } else { self.file.try_lock_shared_range(start, end) }
+        if self.unlocked { Ok(true) } else { self.file.try_lock_shared_range(start, end) }
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        if self.read_only { Ok(()) } else { self.file.lock_range(start, end) }
+        if self.unlocked { Ok(()) } else { self.file.lock_range(start, end) }
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        if self.read_only { Ok(()) } else { self.file.lock_shared_range(start, end) }
+        if self.unlocked { Ok(()) } else { self.file.lock_shared_range(start, end) }
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        if self.read_only { Ok(()) } else { self.file.unlock_range(start, end) }
+        if self.unlocked { Ok(()) } else { self.file.unlock_range(start, end) }
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        if self.read_only { Ok(false) } else { self.file.query_lock_range(start, end) }
+        if self.unlocked { Ok(false) } else { self.file.query_lock_range(start, end) }
     }
 }
 
@@ -282,23 +315,33 @@ pub(super) enum Mood {
 /// Sets the mood of the files of a directory.
 #[cfg(test)]
 #[derive(Clone, Debug, Default)]
-pub(super) struct Faults(Arc<AtomicU8>);
+pub(super) struct Faults {
+    mood: Arc<AtomicU8>,
+    /// While this is locked, a check of a whole file does not get on.
+    pub(super) check_gate: Arc<Mutex<()>>,
+    /// Whether a check of a whole file has begun.
+    pub(super) check_begun: Arc<AtomicBool>,
+}
 
 #[cfg(test)]
 impl Faults {
     pub(super) fn set(&self, mood: Mood) {
-        self.0.store(mood as u8, Ordering::SeqCst);
+        self.mood.store(mood as u8, Ordering::SeqCst);
     }
 
     fn is(&self, mood: Mood) -> bool {
-        self.0.load(Ordering::SeqCst) == mood as u8
+        self.mood.load(Ordering::SeqCst) == mood as u8
     }
 
     fn on_open(&self, opened: io::Result<File>) -> io::Result<File> {
         if self.is(Mood::ReadOnly) { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { opened }
     }
 
-    fn on_read(&self) -> io::Result<()> {
+    fn on_read(&self, is_check: bool) -> io::Result<()> {
+        if is_check {
+            self.check_begun.store(true, Ordering::SeqCst);
+            drop(self.check_gate.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         assert!(!self.is(Mood::Panic), "the file is in a panic");
         if self.is(Mood::Short) {
             return Err(io::ErrorKind::UnexpectedEof.into());

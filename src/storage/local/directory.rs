@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::backend::{Switch, is_read_only};
+use super::trust::{self, Kind, NotTrusted};
 use super::{LocalStoreError, SetAsideReason};
 
 /// The database.
@@ -43,10 +44,12 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Creates the directory if need be and takes its lock.
+    /// Creates the directory if need be and takes its lock. Fails if the directory, the lock or the
+    /// database is not trusted.
     pub(super) fn hold(path: &Path) -> Result<Self, LocalStoreError> {
         let failed = |source| LocalStoreError::Directory { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
+        check_trust(path)?;
         let lock_path = path.join(LOCK_NAME);
         let lock = match private_file(&lock_path) {
             Ok(lock) => Some(lock),
@@ -62,12 +65,24 @@ impl Directory {
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => None,
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
+        // Left by a process that was killed while it made a database.
+        let _ = fs::remove_file(path.join(NEW_FILE_NAME));
         Ok(Self {
             path: path.to_owned(),
             lock: held,
             #[cfg(test)]
             faults: super::backend::Faults::default(),
         })
+    }
+
+    /// The directory's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails unless the directory and the files in it that are about to be used are trusted.
+    pub(super) fn check_trust(&self) -> Result<(), LocalStoreError> {
+        check_trust(&self.path)
     }
 
     /// Whether the lock and the database are still where they were made. Somebody may remove them
@@ -120,6 +135,11 @@ impl Directory {
     /// Gives a database that was made its final name, also after a power loss.
     pub(super) fn publish(&self, made: &Path) -> io::Result<()> {
         fs::rename(made, self.database())?;
+        self.sync()
+    }
+
+    /// Makes the names in the directory durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
 
@@ -142,6 +162,19 @@ impl Directory {
             let _ = fs::remove_file(path);
         }
         Ok(path)
+    }
+
+    /// True if there are files that were set aside.
+    pub(super) fn has_set_aside(&self) -> bool {
+        !self.aside().is_empty()
+    }
+
+    /// Removes the files that were set aside.
+    pub(super) fn remove_set_aside(&self) -> io::Result<()> {
+        self.aside().iter().try_for_each(|(_, path)| match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        })
     }
 
     /// The files that were set aside, the oldest first.
@@ -177,7 +210,24 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
-/// Opens a file to read and write that only its owner may use, making it if need be.
+/// Fails unless the directory, its lock and its database are trusted, as far as they exist.
+fn check_trust(directory: &Path) -> Result<(), LocalStoreError> {
+    let failed = |source| LocalStoreError::Directory { path: directory.to_owned(), source };
+    trust::check(directory, Kind::Directory).map_err(failed)??;
+    for name in [LOCK_NAME, FILE_NAME] {
+        trust::check_if_there(&directory.join(name), Kind::File).map_err(failed)??;
+    }
+    Ok(())
+}
+
+impl From<NotTrusted> for LocalStoreError {
+    fn from(reason: NotTrusted) -> Self {
+        Self::NotTrusted(reason)
+    }
+}
+
+/// Opens a file to read and write that only its owner may use, making it if need be. A link is not
+/// followed, and the mode of a file that has a second name elsewhere is not changed.
 pub(super) fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -185,12 +235,20 @@ pub(super) fn private_file(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(FILE_MODE)
+        .custom_flags(no_follow())
         .open(path)?;
-    if file.metadata()?.permissions().mode() & OTHERS != 0 {
+    let data = file.metadata()?;
+    if data.permissions().mode() & OTHERS != 0 && data.nlink() == 1 {
         // A file that was restored or copied by hand. On a file system without modes it stays.
         let _ = file.set_permissions(fs::Permissions::from_mode(FILE_MODE));
     }
     Ok(file)
+}
+
+/// Flags of an open that fails on a link and does not wait on a pipe.
+pub(super) fn no_follow() -> i32 {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    flags.bits() as i32
 }
 
 /// Whether others than the owner may use a file or directory.
@@ -200,6 +258,7 @@ pub(super) fn is_open_to_others(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trust::Distrust;
     use super::*;
 
     #[test]
@@ -264,6 +323,61 @@ mod tests {
         assert!(names[3].to_str().unwrap().contains("pilotlight.redb.other-format-"));
         let kept: Vec<bool> = names.iter().map(|name| name.exists()).collect();
         assert_eq!(kept, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn what_is_not_trusted_is_neither_used_nor_changed() {
+        use std::os::unix::fs::{chown, symlink};
+
+        let refused = |spoil: &dyn Fn(&Path)| {
+            let parent = tempfile::tempdir().unwrap();
+            let path = parent.path().join("store");
+            drop(Directory::hold(&path).unwrap());
+            fs::write(path.join(FILE_NAME), "").unwrap();
+            fs::write(parent.path().join("target"), "text").unwrap();
+            fs::set_permissions(parent.path().join("target"), mode(0o644)).unwrap();
+            spoil(&path);
+            let error = Directory::hold(&path).unwrap_err();
+            let LocalStoreError::NotTrusted(reason) = error else { panic!("{error:?}") };
+            let target = fs::metadata(parent.path().join("target")).unwrap();
+            assert_eq!(target.permissions().mode() & 0o777, 0o644, "the target of a link stays");
+            reason.why
+        };
+        fn mode(bits: u32) -> fs::Permissions {
+            fs::Permissions::from_mode(bits)
+        }
+        for name in ["", FILE_NAME, LOCK_NAME] {
+            let entry = |path: &Path| if name.is_empty() { path.into() } else { path.join(name) };
+            let why = refused(&|path| fs::set_permissions(entry(path), mode(0o775)).unwrap());
+            assert!(matches!(why, Distrust::WritableByOthers { mode: 0o775 }), "{name} {why:?}");
+            let why = refused(&|path| {
+                let target = path.with_file_name("target");
+                let elsewhere = path.with_file_name("elsewhere");
+                if name.is_empty() {
+                    fs::rename(path, &elsewhere).unwrap();
+                    symlink(elsewhere, path).unwrap();
+                } else {
+                    fs::remove_file(entry(path)).unwrap();
+                    symlink(target, entry(path)).unwrap();
+                }
+            });
+            assert_eq!(why, Distrust::Link, "{name}");
+            // Only root can give files away; `trust::judge` is tested for all users.
+            if rustix::process::geteuid().is_root() {
+                let why = refused(&|path| chown(entry(path), Some(4242), None).unwrap());
+                assert_eq!(why, Distrust::ForeignOwner { owner: 4242, user: 0 }, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_that_a_killed_process_left_half_made_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let left = parent.path().join(NEW_FILE_NAME);
+        fs::write(&left, "half").unwrap();
+        let held = Directory::hold(parent.path()).unwrap();
+        assert!(!left.exists());
+        drop(held);
     }
 
     #[test]

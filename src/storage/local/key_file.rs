@@ -1,23 +1,28 @@
 //! The key of last resort (design D33): with neither an encryption key nor an autoconfig key the
 //! store is sealed under a random key in a file beside it.
 //!
-//! That protects a copy of the database without the key file, and nothing else: whoever reads the
-//! directory has both. The file is made once and never changed.
+//! That protects a copy of the database without the key file, and nothing else: a reader of the
+//! directory has both. The file is made once and never changed. Where a key is configured, it is
+//! used for one purpose only, see `adoption.rs`.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::sealing::{KeyRing, SealingKey};
+use crate::sealing::SealingKey;
 
-use super::directory::is_open_to_others;
+use super::directory::{is_open_to_others, no_follow};
+use super::trust::{self, Kind, NotTrusted};
 
 const FILE_NAME: &str = "local.key";
 /// Random bytes of a key, written as twice as many hexadecimal digits.
 const KEY_BYTES: usize = 32;
+
+/// Bytes that are read of a file at most: more than a key has, whatever stands in its place.
+const FILE_BYTES_MAX: u64 = 4096;
 
 /// Why there is no key file to use.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,9 @@ pub enum KeyFileError {
         /// The file.
         path: PathBuf,
     },
+    /// The directory or the file could have been written by another user (design D41).
+    #[error("the key file of the local store is not used")]
+    NotTrusted(#[source] NotTrusted),
     /// The operating system gives no random bytes to make a key of.
     #[error("the operating system gives no random bytes")]
     NoRandomness,
@@ -66,8 +74,13 @@ impl KeyFile {
     /// Reads the key file of a store's directory, if there is one.
     pub fn read(directory: &Path) -> Result<Option<Self>, KeyFileError> {
         let path = directory.join(FILE_NAME);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => Zeroizing::new(text),
+        for (path, kind) in [(directory, Kind::Directory), (path.as_path(), Kind::File)] {
+            trust::check_if_there(path, kind)
+                .map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?
+                .map_err(KeyFileError::NotTrusted)?;
+        }
+        let text = match read_text(&path) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(KeyFileError::Malformed { path });
@@ -93,35 +106,28 @@ impl KeyFile {
         // Read back: what counts is what is in the file, also if another process was faster.
         Self::read(directory)?.ok_or(KeyFileError::Malformed { path })
     }
+
+    /// Removes the key file of a store's directory, durably.
+    pub(super) fn remove(directory: &Path) -> Result<(), KeyFileError> {
+        let path = directory.join(FILE_NAME);
+        fs::remove_file(&path)
+            .and_then(|()| File::open(directory)?.sync_all())
+            .map_err(|source| KeyFileError::Io { path, source })
+    }
 }
 
-/// The keys for the store in a directory: those that were configured, the first one sealing, and
-/// the key file's. Without a configured key the key file's seals, and is made if need be;
-/// otherwise it only opens what was sealed before a key was configured.
-///
-/// A key file that cannot be read is an error only where it is needed.
-pub fn ring_with_key_file(
-    directory: &Path,
-    configured: impl IntoIterator<Item = SealingKey>,
-) -> Result<(KeyRing, Option<KeyFileWarning>), KeyFileError> {
-    let mut configured = configured.into_iter();
-    match configured.next() {
-        Some(current) => {
-            let file = KeyFile::read(directory).ok().flatten();
-            let (key, warning) = file.map(|file| (file.key, file.warning)).unzip();
-            Ok((KeyRing::new(current, configured.chain(key)), warning.flatten()))
-        }
-        None => {
-            let file = KeyFile::read_or_make(directory)?;
-            Ok((KeyRing::new(file.key, []), file.warning))
-        }
-    }
+fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
+    let file = File::options().read(true).custom_flags(no_follow()).open(path)?;
+    let mut text = Zeroizing::new(String::new());
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Makes the file whole or not at all, and leaves one alone that is already there.
 fn make(directory: &Path, path: &Path) -> Result<(), KeyFileError> {
     let failed = |source| KeyFileError::Io { path: path.to_owned(), source };
     super::directory::make_directory(directory).map_err(failed)?;
+    trust::check(directory, Kind::Directory).map_err(failed)?.map_err(KeyFileError::NotTrusted)?;
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(&mut *key).map_err(|_| KeyFileError::NoRandomness)?;
     let mut text = Zeroizing::new(String::with_capacity(2 * KEY_BYTES + 1));
@@ -199,28 +205,39 @@ mod tests {
             let error = KeyFile::read_or_make(parent.path()).unwrap_err();
             assert!(matches!(error, KeyFileError::Malformed { .. }), "{error:?}");
         }
+        fs::write(&path, "0".repeat(10_000)).unwrap();
+        let error = KeyFile::read_or_make(parent.path()).unwrap_err();
+        assert!(matches!(error, KeyFileError::Malformed { .. }), "{error:?}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let error = KeyFile::read_or_make(parent.path()).unwrap_err();
-        assert!(matches!(error, KeyFileError::Io { .. }), "{error:?}");
+        assert!(matches!(error, KeyFileError::NotTrusted(_)), "{error:?}");
     }
 
     #[test]
-    fn the_ring_holds_it_last_or_alone() {
-        let parent = tempfile::tempdir().unwrap();
-        let one = SealingKey::derive("one");
-        let (ring, _) = ring_with_key_file(parent.path(), [one.clone()]).unwrap();
-        assert_eq!(ring.keys().len(), 1, "no file is made where a key is configured");
+    fn a_key_that_another_user_could_have_written_is_not_used() {
+        use super::super::trust::Distrust;
 
-        let (ring, _) = ring_with_key_file(parent.path(), []).unwrap();
-        let file = id(ring.current());
-        let (ring, _) =
-            ring_with_key_file(parent.path(), [one.clone(), SealingKey::derive("two")]).unwrap();
-        assert_eq!(id(ring.current()), id(&one));
-        assert!(ring.keys().len() == 3 && ring.holds(file));
-
-        fs::write(parent.path().join(FILE_NAME), "nonsense").unwrap();
-        assert_eq!(ring_with_key_file(parent.path(), [one]).unwrap().0.keys().len(), 1);
-        assert!(ring_with_key_file(parent.path(), []).is_err());
+        let refused = |spoil: &dyn Fn(&Path)| {
+            let parent = tempfile::tempdir().unwrap();
+            let directory = parent.path().join("store");
+            KeyFile::read_or_make(&directory).unwrap();
+            spoil(&directory);
+            let error = KeyFile::read_or_make(&directory).unwrap_err();
+            let KeyFileError::NotTrusted(reason) = error else { panic!("{error:?}") };
+            reason.why
+        };
+        let open = |path: &Path| {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o722)).unwrap();
+        };
+        let writable = Distrust::WritableByOthers { mode: 0o722 };
+        assert_eq!(refused(&|directory| open(directory)), writable);
+        assert_eq!(refused(&|directory| open(&directory.join(FILE_NAME))), writable);
+        let linked = refused(&|directory| {
+            let (path, elsewhere) = (directory.join(FILE_NAME), directory.join("elsewhere"));
+            fs::rename(&path, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(elsewhere, path).unwrap();
+        });
+        assert_eq!(linked, Distrust::Link);
     }
 }

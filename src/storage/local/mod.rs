@@ -20,20 +20,24 @@
 //! The first write to a file that was found waits for a check of all its checksums, some 100 ms
 //! for 200 MB; see `database.rs`.
 
+mod adoption;
 mod backend;
 mod batch;
 mod database;
 mod directory;
 pub(crate) mod fields;
 mod key_file;
+mod keys_on_disk;
 mod marker;
 mod named;
 mod names;
 mod pending;
+mod rewrite;
 mod sets;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -53,9 +57,11 @@ use pending::{Dirty, NamedWork, SetWork};
 use sets::Unknown;
 use shared::Shared;
 
-pub use key_file::{KeyFile, KeyFileError, KeyFileWarning, ring_with_key_file};
+pub use adoption::{Adoption, AdoptionRefused};
+pub use key_file::{KeyFile, KeyFileError, KeyFileWarning};
 pub use named::{NamedRecord, NamedRecords};
 pub use sets::{Content, FoundSet, SetRead};
+pub use trust::{Distrust, NotTrusted};
 
 /// How long changes are collected before they are written together. With the commit itself this
 /// stays far below the 250 ms of design promise 4; shorter would only mean more commits.
@@ -113,6 +119,9 @@ pub enum LocalStoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The directory or a file in it could have been written by another user (design D41).
+    #[error("the local store is not used")]
+    NotTrusted(#[source] NotTrusted),
     /// The file can neither be opened nor made.
     #[error("the local store {} cannot be opened", path.display())]
     Open {
@@ -248,9 +257,12 @@ pub struct LocalStoreStatus {
     pub skipped: Skipped,
     /// Sets that stand under keys that are not configured.
     pub unreadable_sets: u64,
-    /// Sets and named records that are still to be sealed anew under the current key; `None` while
-    /// they were not counted since the start or since the keys changed.
+    /// Sets and named records that are still to be sealed anew under the current key, and one more
+    /// until the file is free of everything that older keys opened; `None` while they were not
+    /// counted since the start or since the keys changed.
     pub to_reseal: Option<usize>,
+    /// Why the file could not be written anew after a change of keys; it is tried again.
+    pub rewrite_problem: Option<String>,
 }
 
 /// A store that was opened, and what its owner should say about it.
@@ -263,11 +275,20 @@ pub struct Opened {
     /// Others than the owner can enter the directory. The records are sealed, so this is worth a
     /// warning, not a refusal.
     pub open_to_others: bool,
+    /// What became of a key file that was there although a key is configured.
+    pub adoption: Option<Adoption>,
+}
+
+/// What an open does about a key file.
+#[derive(Clone, Copy, Debug)]
+enum KeyFileUse {
+    Ignore,
+    Adopt,
 }
 
 /// The embedded store; clones are handles to the same one. It is closed by
 /// [`close`](Self::close); when the last handle goes without that, the thread writes what waits
-/// and ends, unwatched.
+/// and ends, unwatched. It does not make a directory again that was removed.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     shared: Arc<Shared>,
@@ -279,7 +300,7 @@ struct StopOnDrop(Arc<Shared>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.stop_unwatched();
     }
 }
 
@@ -287,18 +308,31 @@ impl LocalStore {
     /// Opens the store in a directory, making both if need be. Takes milliseconds, and blocks: not
     /// for a runtime's thread.
     pub fn open(directory: &Path, ring: KeyRing) -> Result<Opened, LocalStoreError> {
-        Self::open_in(Directory::hold(directory)?, ring, Timing::default())
+        let directory = Directory::hold(directory)?;
+        Self::open_in(directory, ring, Timing::default(), KeyFileUse::Ignore)
+    }
+
+    /// As [`open`](Self::open), for a ring of configured keys: if the directory has a key file, the
+    /// store that was written before a key was configured is adopted (design D41).
+    pub fn open_and_adopt(directory: &Path, ring: KeyRing) -> Result<Opened, LocalStoreError> {
+        let directory = Directory::hold(directory)?;
+        Self::open_in(directory, ring, Timing::default(), KeyFileUse::Adopt)
     }
 
     fn open_in(
         directory: Directory,
         ring: KeyRing,
         timing: Timing,
+        key_file: KeyFileUse,
     ) -> Result<Opened, LocalStoreError> {
         let holder = Holder::default();
-        let set_aside = match holder.open(&directory)? {
+        let set_aside = match holder.open(&directory, &ring)? {
             Opening::Found | Opening::Made => None,
             Opening::Replaced(set_aside) => Some(set_aside),
+        };
+        let adoption = match key_file {
+            KeyFileUse::Adopt => adoption::adopt(&holder, &directory, &ring),
+            KeyFileUse::Ignore => None,
         };
         let open_to_others = directory.is_open_to_others();
         let path = directory.database();
@@ -306,7 +340,7 @@ impl LocalStore {
         writer::start(directory, shared.clone(), timing)
             .map_err(|error| LocalStoreError::Open { path, source: error.into() })?;
         let store = Self { _last: Arc::new(StopOnDrop(shared.clone())), shared };
-        Ok(Opened { store, set_aside, open_to_others })
+        Ok(Opened { store, set_aside, open_to_others, adoption })
     }
 
     /// Reads a set; `part` gets the plaintext of each part that opens, in no order. Only if the
@@ -414,7 +448,7 @@ impl LocalStore {
     }
 
     /// Exchanges the keys, live. What stands under a key of the new ring other than its current one
-    /// is sealed anew in the background.
+    /// is sealed anew in the background, and the file is written anew.
     pub fn set_ring(&self, ring: KeyRing) {
         self.shared.set_ring(ring);
     }

@@ -3,11 +3,11 @@
 //!
 //! A record's name in the file is a keyed hash; the plaintext begins with the name in clear.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{ReadableDatabase, ReadableTable};
 
-use crate::sealing::{KeyId, KeyRing, NAME_BYTES, OpenError, Place};
+use crate::sealing::{KeyId, KeyRing, OpenError, Place};
 
 use super::Skipped;
 use super::database::{NAMED, OpenFile, Tables};
@@ -155,58 +155,42 @@ pub(super) fn store(
     Ok(())
 }
 
-/// Seals records anew that stand under an older key: at most `count` of them, from `from` on.
-///
-/// Returns where to go on, or `None` at the end of the table.
-pub(super) fn reseal(
-    tables: &mut Tables<'_>,
+/// Records with those under older keys of the ring sealed under the current one. Of several records
+/// of one name, the one under the first key of the ring stays. Records that the ring cannot open
+/// stay as they are, unless they are damaged ones under an older key.
+pub(super) fn resealed(
+    records: Vec<([u8; NAMED_KEY_BYTES], Vec<u8>)>,
     ring: &KeyRing,
-    from: [u8; NAMED_KEY_BYTES],
-    count: usize,
-) -> Result<Option<[u8; NAMED_KEY_BYTES]>, redb::Error> {
+) -> Vec<([u8; NAMED_KEY_BYTES], Vec<u8>)> {
     let key = ring.current();
-    let mut moved = Vec::new();
-    let mut next = None;
-    for entry in tables.named.range::<&[u8; NAMED_KEY_BYTES]>(&from..)? {
-        let (old, sealed) = entry?;
-        let old = *old.value();
-        if moved.len() == count {
-            next = Some(old);
-            break;
-        }
-        if owner_of(&old) == key.id() {
-            continue;
-        }
-        let place = Place { namespace: SPACE, name: &old };
-        let Ok((plaintext, _)) = ring.open(place, sealed.value()) else { continue };
-        let Some((name, _)) = decode(&plaintext) else { continue };
-        let new = named_key(&prefix_of(&old), key.id(), &name_under(ring, name));
-        let sealed = key.seal(Place { namespace: SPACE, name: &new }, &plaintext);
-        moved.push((old, new, sealed));
-    }
-    for (old, new, sealed) in &moved {
-        tables.named.remove(old)?;
-        if tables.named.get(new)?.is_none() {
-            tables.named.insert(new, sealed.as_slice())?;
+    let is_older = |name: &_| owner_of(name) != key.id() && ring.holds(owner_of(name));
+    let (older, kept): (Vec<_>, Vec<_>) = records.into_iter().partition(|(name, _)| is_older(name));
+    let mut all: BTreeMap<_, _> = kept.into_iter().collect();
+    for under in ring.keys() {
+        for (old, sealed) in older.iter().filter(|(name, _)| owner_of(name) == under.id()) {
+            let place = Place { namespace: SPACE, name: old };
+            let Ok((plaintext, _)) = ring.open(place, sealed) else { continue };
+            let Some((name, _)) = decode(&plaintext) else { continue };
+            let new = named_key(&prefix_of(old), key.id(), &key.name(&[name.as_bytes()]));
+            all.entry(new)
+                .or_insert_with(|| key.seal(Place { namespace: SPACE, name: &new }, &plaintext));
         }
     }
-    Ok(next)
+    all.into_iter().collect()
 }
 
-fn name_under(ring: &KeyRing, name: &str) -> [u8; NAME_BYTES] {
-    ring.current().name(&[name.as_bytes()])
-}
-
-/// How many records of all spaces are to be sealed anew.
-pub(super) fn under_old_keys(open: &OpenFile, ring: &KeyRing) -> Result<usize, redb::Error> {
+/// The keys that records of all spaces stand under, each with the number of its records.
+pub(super) fn counts(open: &OpenFile) -> Result<BTreeMap<KeyId, usize>, redb::Error> {
     let reading = open.database.begin_read()?;
     let table = reading.open_table(NAMED)?;
-    let mut under_old_keys = 0;
+    let mut counts = BTreeMap::new();
     for entry in table.iter()? {
-        let owner = owner_of(entry?.0.value());
-        if owner != ring.current().id() && ring.holds(owner) {
-            under_old_keys += 1;
-        }
+        *counts.entry(owner_of(entry?.0.value())).or_insert(0) += 1;
     }
-    Ok(under_old_keys)
+    Ok(counts)
+}
+
+/// The keys that records of all spaces stand under.
+pub(super) fn owners(open: &OpenFile) -> Result<BTreeSet<KeyId>, redb::Error> {
+    Ok(counts(open)?.into_keys().collect())
 }

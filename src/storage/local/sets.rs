@@ -6,6 +6,7 @@
 //!
 //! This module does not decide when something is written and knows nothing of what items are.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use redb::{ReadableDatabase, ReadableTable};
@@ -30,7 +31,7 @@ const PARTS_MAX: u64 = 16 * 1024;
 const WINDOW: u32 = 128;
 
 const MARKER_SPACE: &str = "local/sets";
-const PART_SPACE: &str = "local/parts";
+pub(super) const PART_SPACE: &str = "local/parts";
 
 /// What a set holds, as its owner has it now. The store asks for it when it writes.
 pub trait Content: Send + Sync + 'static {
@@ -185,7 +186,8 @@ impl Markers {
     }
 }
 
-fn open_marker(
+/// Opens a marker; the key of the ring that it names must have sealed it.
+pub(super) fn open_marker(
     ring: &KeyRing,
     name: &[u8; SET_KEY_BYTES],
     sealed: &[u8],
@@ -204,6 +206,8 @@ pub(super) struct Inventory {
     pub(super) ids: Vec<String>,
     /// Sets that have a marker under a key of the ring other than the sealing one.
     pub(super) under_old_keys: Vec<Prefix>,
+    /// Keys that the ring does not hold and that markers stand under.
+    pub(super) unknown_keys: BTreeSet<KeyId>,
     /// Markers that do not open, by reason.
     pub(super) skipped: Skipped,
 }
@@ -222,13 +226,25 @@ pub(super) fn inventory(open: &OpenFile, ring: &KeyRing) -> Result<Inventory, re
                     found.under_old_keys.push(super::names::prefix_of(name));
                 }
             }
-            Err(error) => found.skipped.count(error),
+            Err(error) => {
+                found.skipped.count(error);
+                if error == OpenError::UnknownKey {
+                    found.unknown_keys.insert(owner_of(name));
+                }
+            }
         }
     }
     found.ids.sort_unstable();
     found.ids.dedup();
     found.under_old_keys.dedup();
     Ok(found)
+}
+
+/// The keys that markers stand under.
+pub(super) fn owners(open: &OpenFile) -> Result<BTreeSet<KeyId>, redb::Error> {
+    let reading = open.database.begin_read()?;
+    let table = reading.open_table(SETS)?;
+    table.iter()?.map(|entry| Ok(owner_of(entry?.0.value()))).collect()
 }
 
 /// Which part of `count` parts a slot belongs to.
@@ -383,11 +399,21 @@ fn store_marker(
     set: &Prefix,
     marker: &Marker,
 ) -> Result<(), redb::Error> {
+    let (name, sealed) = sealed_marker(ring, set, marker);
+    tables.sets.insert(&name, sealed.as_slice())?;
+    Ok(())
+}
+
+/// A marker under the current key, with its name.
+pub(super) fn sealed_marker(
+    ring: &KeyRing,
+    set: &Prefix,
+    marker: &Marker,
+) -> ([u8; SET_KEY_BYTES], Vec<u8>) {
     let name = set_key(set, ring.current().id());
     let place = Place { namespace: MARKER_SPACE, name: &name };
     let sealed = ring.current().seal(place, &marker.encode());
-    tables.sets.insert(&name, sealed.as_slice())?;
-    Ok(())
+    (name, sealed)
 }
 
 /// Removes all that is stored under a set's ID.
@@ -438,43 +464,4 @@ fn remove_other_keys(
         remove_parts(tables, &name)?;
     }
     Ok(())
-}
-
-/// Seals a set anew that stands under an older key. A set that is not complete stays as it is: it
-/// serves nobody, and the next live data replaces it.
-pub(super) fn reseal(
-    tables: &mut Tables<'_>,
-    ring: &KeyRing,
-    set: &Prefix,
-) -> Result<(), redb::Error> {
-    let markers = Markers::of(&tables.sets, ring, set)?;
-    let Some((owner, marker)) = markers.newest() else { return Ok(()) };
-    if *owner == ring.current().id() {
-        return remove_other_keys(tables, ring, set, Unknown::Keep);
-    }
-    let mut tags = vec![NO_PART; marker.tags.len()];
-    let mut resealed = Vec::new();
-    let mut plaintext = Vec::new();
-    for (number, held) in (0..).zip(&marker.tags).filter(|(_, tag)| **tag != NO_PART) {
-        let name = part_key(set, *owner, number);
-        let place = Place { namespace: PART_SPACE, name: &name };
-        let opened = tables.parts.get(&name)?.is_some_and(|sealed| {
-            tag_of(sealed.value()) == Some(*held)
-                && ring.open_into(place, sealed.value(), &mut plaintext).is_ok()
-        });
-        if !opened {
-            return Ok(());
-        }
-        let name = part_key(set, ring.current().id(), number);
-        let sealed = ring.current().seal(Place { namespace: PART_SPACE, name: &name }, &plaintext);
-        tags[number as usize] = tag_of(&sealed).unwrap_or(NO_PART);
-        resealed.push((name, sealed));
-    }
-    remove_parts(tables, &set_key(set, ring.current().id()))?;
-    for (name, sealed) in &resealed {
-        tables.parts.insert(name, sealed.as_slice())?;
-    }
-    let moved = Marker { tags, sequence: marker.sequence.saturating_add(1), ..marker.clone() };
-    store_marker(tables, ring, set, &moved)?;
-    remove_other_keys(tables, ring, set, Unknown::Keep)
 }

@@ -30,6 +30,8 @@ pub(super) struct Requests {
     pub(super) damage: Option<Fault>,
     /// Write what waits, and end.
     pub(super) stop: bool,
+    /// No handle is left: a directory that was removed is not made again.
+    pub(super) unwatched: bool,
     /// The thread does not write at the moment: named changes are refused at once.
     pub(super) failing: bool,
     /// Sets and changes that the thread has taken and not stored yet.
@@ -160,6 +162,11 @@ impl Shared {
         self.request(|requests| requests.stop = true);
     }
 
+    /// As [`stop`](Self::stop), when no handle is left.
+    pub(super) fn stop_unwatched(&self) {
+        self.request(|requests| (requests.stop, requests.unwatched) = (true, true));
+    }
+
     /// Over when the thread has ended.
     pub(super) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut ended = self.ended.subscribe();
@@ -167,6 +174,11 @@ impl Shared {
             // The sender lives in the store that is asked, so this only fails after the end.
             let _ = ended.wait_for(|ended| *ended).await;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
     }
 
     fn request(&self, change: impl FnOnce(&mut Requests)) {

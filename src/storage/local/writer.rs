@@ -1,8 +1,8 @@
 //! The thread that writes.
 //!
 //! Its loop: wait until something is due, write everything that waits in one transaction, and see
-//! to what went wrong. All reasons to wake are in [`Writer::wait`]. When nothing waits it seals
-//! records anew that stand under older keys, a set or a few records at a time.
+//! to what went wrong. All reasons to wake are in [`Writer::wait`]. When nothing waits and the file
+//! may hold what an older key opens, it is written anew, a portion at a time (`rewrite.rs`).
 //!
 //! What is done about a failure:
 //!
@@ -24,16 +24,13 @@ use tokio::time::Instant;
 use super::batch::{BatchWriter, Written};
 use super::database::{Fault, FaultKind, Opening};
 use super::directory::Directory;
-use super::names::{NAMED_KEY_BYTES, Prefix};
 use super::pending::{Batch, NamedWork};
+use super::rewrite::Rewrite;
 use super::sets;
 use super::shared::Shared;
 use super::{LocalStoreError, Problem, TRANSACTION_BYTES, Timing, named};
 
-/// Named records that are sealed anew at a time.
-const RESEAL_RECORDS: usize = 64;
-
-/// Pause before resealing is tried again after a failure.
+/// Pause before sealing anew is tried again after a failure.
 const RESEAL_RETRY: Duration = Duration::from_secs(60);
 
 /// Immediate attempts after damage: one on the file opened anew, one on the new file.
@@ -81,8 +78,7 @@ enum Reseal {
     Waiting {
         until: Option<Instant>,
     },
-    Sets(Vec<Prefix>),
-    Named([u8; NAMED_KEY_BYTES]),
+    Rewriting(Box<Rewrite>),
 }
 
 struct Writer {
@@ -163,7 +159,7 @@ impl Writer {
             Reseal::Waiting { until } => {
                 Some(*until.get_or_insert_with(|| now + self.timing.reseal_delay))
             }
-            Reseal::Sets(_) | Reseal::Named(_) => Some(now),
+            Reseal::Rewriting(_) => Some(now),
         }
     }
 
@@ -174,6 +170,13 @@ impl Writer {
             if requests.pending.is_empty() { None } else { requests.damage.take() }
         };
         if !self.directory.is_in_place() {
+            {
+                let mut requests = self.shared.requests();
+                if requests.unwatched {
+                    requests.gave_up = true;
+                    return;
+                }
+            }
             self.begin_again();
         } else if let Some(fault) = damage {
             self.recreate(&fault);
@@ -198,8 +201,8 @@ impl Writer {
         self.shared
             .holder
             .with(|open| {
-                open.commit(|tables| {
-                    let ring = &self.shared.ring();
+                let ring = &self.shared.ring();
+                open.commit(&[ring.current().id()].into(), |tables| {
                     let writer = BatchWriter { shared: &self.shared, open, ring };
                     writer.apply(tables, batch, |bytes| {
                         bytes > TRANSACTION_BYTES || begun.elapsed() > self.timing.transaction_time
@@ -211,7 +214,7 @@ impl Writer {
 
     /// Makes sure that the file can be written to.
     fn checked(&self) -> Result<(), Fault> {
-        self.shared.holder.check().unwrap_or_else(|| Err(no_file()))
+        self.shared.holder.check(&self.directory).unwrap_or_else(|| Err(no_file()))
     }
 
     fn committed(
@@ -246,8 +249,11 @@ impl Writer {
         for NamedWork { done, .. } in batch.named {
             let _ = done.send(Ok(()));
         }
-        if matches!(self.reseal, Reseal::Done) && self.shared.status().unreadable_sets > 0 {
-            // Some of them may be gone now: they are counted again.
+        let current = self.shared.ring().current().id();
+        let others = self.shared.holder.keys().and_then(|keys| keys.sealed);
+        let has_others = others.is_none_or(|keys| keys.iter().any(|key| *key != current));
+        if matches!(self.reseal, Reseal::Done) && has_others {
+            // The last records under another key may be gone: they are counted again.
             self.reseal = Reseal::Waiting { until: None };
         }
     }
@@ -332,7 +338,7 @@ impl Writer {
 
     /// Opens the file anew. One that does not open any more is replaced.
     fn reopen(&mut self) {
-        match self.shared.holder.open(&self.directory) {
+        match self.shared.holder.open(&self.directory, &self.shared.ring()) {
             Ok(Opening::Found) => self.shared.update(|status| status.available = true),
             Ok(Opening::Made) => self.replaced(None),
             Ok(Opening::Replaced(set_aside)) => self.replaced(Some(set_aside)),
@@ -352,7 +358,7 @@ impl Writer {
     }
 
     fn recreate(&mut self, fault: &Fault) {
-        match self.shared.holder.recreate(&self.directory, fault) {
+        match self.shared.holder.recreate(&self.directory, &self.shared.ring(), fault) {
             Ok(set_aside) => self.replaced(Some(set_aside)),
             Err(error) => self.not_open(&error),
         }
@@ -386,54 +392,90 @@ impl Writer {
 
     /// Goes one step on in sealing records anew.
     fn reseal(&mut self) {
-        let ring = self.shared.ring();
-        let state = std::mem::replace(&mut self.reseal, Reseal::Done);
-        let writes = matches!(state, Reseal::Sets(_) | Reseal::Named(_));
-        let ready = if writes { self.checked() } else { Ok(()) };
-        if let Err(fault) = ready {
-            self.see_to(&fault);
-            self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
-            return;
+        match std::mem::replace(&mut self.reseal, Reseal::Done) {
+            Reseal::Done => {}
+            Reseal::Waiting { .. } => self.count_old_records(),
+            Reseal::Rewriting(rewrite) => self.rewrite(rewrite),
         }
-        let step = self.shared.holder.with(|open| match state {
-            Reseal::Done => Ok(Reseal::Done),
-            Reseal::Waiting { .. } => {
-                let found = sets::inventory(open, &ring)?;
-                let count = found.under_old_keys.len() + named::under_old_keys(open, &ring)?;
-                self.shared.counted(|status| {
-                    status.to_reseal = Some(count);
-                    status.unreadable_sets = found.skipped.unknown_key;
-                });
-                Ok(if count == 0 { Reseal::Done } else { Reseal::Sets(found.under_old_keys) })
-            }
-            Reseal::Sets(mut left) => {
-                let Some(set) = left.pop() else { return Ok(Reseal::Named([0; NAMED_KEY_BYTES])) };
-                open.commit(|tables| sets::reseal(tables, &ring, &set))?;
-                self.shared.counted(|status| {
-                    status.to_reseal = status.to_reseal.map(|left| left.saturating_sub(1));
-                });
-                Ok(Reseal::Sets(left))
-            }
-            Reseal::Named(from) => {
-                let count = RESEAL_RECORDS;
-                let next = open.commit(|tables| named::reseal(tables, &ring, from, count))?;
-                if next.is_none() {
-                    self.shared.counted(|status| status.to_reseal = Some(0));
-                }
-                Ok(next.map_or(Reseal::Done, Reseal::Named))
-            }
+    }
+
+    /// Counts what is to be sealed anew, and begins if there is something.
+    fn count_old_records(&mut self) {
+        let ring = self.shared.ring();
+        let counted = self.shared.holder.with(|open| {
+            Ok((sets::inventory(open, &ring)?, named::counts(open)?, open.keys(), open.salt))
         });
-        match step {
-            Some(Ok(next)) => self.reseal = next,
+        let (found, named, keys, salt) = match counted {
+            Some(Ok(counted)) => counted,
             Some(Err(fault)) => {
                 self.see_to(&fault);
-                self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
+                return self.reseal_later();
             }
-            None => self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) },
+            None => return self.reseal_later(),
+        };
+        let is_old = |key| key != ring.current().id() && ring.holds(key);
+        let named_old: usize =
+            named.iter().filter(|(key, _)| is_old(**key)).map(|(_, count)| count).sum();
+        let mut live = found.unknown_keys;
+        live.extend(named.keys());
+        let due = keys.call_for_rewrite(&live, &ring);
+        self.shared.counted(|status| {
+            status.to_reseal = Some(found.under_old_keys.len() + named_old + usize::from(due));
+            status.unreadable_sets = found.skipped.unknown_key;
+        });
+        if !due {
+            return;
         }
+        if let Err(fault) = self.checked() {
+            self.see_to(&fault);
+            return self.reseal_later();
+        }
+        match Rewrite::begin(&self.directory, salt) {
+            Ok(rewrite) => self.reseal = Reseal::Rewriting(Box::new(rewrite)),
+            Err(fault) => self.not_rewritten(fault.to_string()),
+        }
+    }
+
+    /// Copies a portion into the new file; after the last one, the new file takes the place of the
+    /// old one.
+    fn rewrite(&mut self, mut rewrite: Box<Rewrite>) {
+        let ring = self.shared.ring();
+        let portion = match self.shared.holder.with(|open| rewrite.gather(open, &ring)) {
+            Some(Ok(portion)) => portion,
+            Some(Err(fault)) => {
+                self.see_to(&fault);
+                return self.reseal_later();
+            }
+            None => return self.reseal_later(),
+        };
+        let completes = portion.completes();
+        if let Err(fault) = rewrite.apply(portion) {
+            return self.not_rewritten(fault.to_string());
+        }
+        if !completes {
+            self.reseal = Reseal::Rewriting(rewrite);
+            return;
+        }
+        match rewrite.finish(&self.shared.holder, &self.directory) {
+            Ok(()) => self.shared.counted(|status| {
+                status.to_reseal = Some(0);
+                status.set_aside = None;
+                status.rewrite_problem = None;
+            }),
+            Err(error) => self.not_rewritten(error.to_string()),
+        }
+    }
+
+    fn not_rewritten(&mut self, problem: String) {
+        self.shared.update(|status| status.rewrite_problem = Some(problem));
+        self.reseal_later();
+    }
+
+    fn reseal_later(&mut self) {
+        self.reseal = Reseal::Waiting { until: Some(Instant::now() + RESEAL_RETRY) };
     }
 }
 
-fn no_file() -> Fault {
+pub(super) fn no_file() -> Fault {
     Fault::new(FaultKind::Io, "there is no open file")
 }

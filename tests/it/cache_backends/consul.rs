@@ -63,7 +63,10 @@ async fn a_token_is_asked_for_and_read_again_from_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, "wrong\n").unwrap();
-    let settings = ConsulSettings { token: TokenSource::File(file.clone()), ..agent.settings() };
+    let settings = ConsulSettings {
+        token: TokenSource::File { path: file.clone(), last: None },
+        ..agent.settings()
+    };
     let store = store(settings);
     let cache = ConsulCache::new(store.clone(), "ns");
     is_a_refusal(&store, &cache, "consul answered 403").await;

@@ -147,6 +147,18 @@ pub(crate) struct RelayProcess {
     _directory: TempDir,
 }
 
+impl Drop for RelayProcess {
+    /// Waits until the process is gone: one that is about to end may make its folder again while
+    /// the test removes it.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < LONG {
+            std::thread::yield_now();
+        }
+    }
+}
+
 impl RelayProcess {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

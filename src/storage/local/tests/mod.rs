@@ -1,11 +1,14 @@
 //! The store as a whole, on real files.
 
+mod adoption;
 mod damage;
 mod keys;
 mod named;
+mod rotation;
 mod sets;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, Weak};
 
 use redb::{ReadableDatabase, ReadableTable};
 use tempfile::TempDir;
@@ -74,6 +77,22 @@ struct Place {
     parent: TempDir,
     faults: Faults,
     timing: Timing,
+    key_file: KeyFileUse,
+    opened: Mutex<Vec<Weak<Shared>>>,
+}
+
+/// A store that is no longer used writes what waits in the background, and would make its folder
+/// again if that were removed meanwhile.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let limit = tokio::time::Instant::now() + LONG;
+        for store in self.opened.lock().unwrap().iter().filter_map(Weak::upgrade) {
+            store.stop();
+            while !store.has_ended() && tokio::time::Instant::now() < limit {
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 impl Place {
@@ -81,13 +100,21 @@ impl Place {
         let retry = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(20) };
         let timing =
             Timing { commit_delay: Duration::ZERO, retry, reseal_delay: LONG, ..Timing::default() };
-        Self { parent: tempfile::tempdir().unwrap(), faults: Faults::default(), timing }
+        Self {
+            parent: tempfile::tempdir().unwrap(),
+            faults: Faults::default(),
+            timing,
+            key_file: KeyFileUse::Ignore,
+            opened: Mutex::default(),
+        }
     }
 
     fn try_open(&self, secrets: &[&str]) -> Result<Opened, LocalStoreError> {
         let mut directory = Directory::hold(self.parent.path())?;
         directory.faults = self.faults.clone();
-        LocalStore::open_in(directory, ring(secrets), self.timing)
+        let opened = LocalStore::open_in(directory, ring(secrets), self.timing, self.key_file)?;
+        self.opened.lock().unwrap().push(Arc::downgrade(&opened.store.shared));
+        Ok(opened)
     }
 
     /// Opens a store that is expected to be sound.
@@ -110,14 +137,14 @@ impl Place {
     fn tamper(&self, with: impl FnOnce(&mut database::Tables<'_>)) {
         let directory = Directory::hold(self.parent.path()).unwrap();
         let holder = Holder::default();
-        assert_eq!(holder.open(&directory).unwrap(), Opening::Found);
+        assert_eq!(holder.open(&directory, &ring(&["key"])).unwrap(), Opening::Found);
         let work = |open: &database::OpenFile| {
-            open.commit(|tables| {
+            open.commit(&[].into(), |tables| {
                 with(tables);
                 Ok(())
             })
         };
-        holder.check().unwrap().unwrap();
+        holder.check(&directory).unwrap().unwrap();
         holder.with(work).unwrap().unwrap();
         holder.close();
     }

@@ -125,6 +125,20 @@ async fn one_directory_has_one_store() {
 }
 
 #[tokio::test]
+async fn a_directory_that_was_removed_is_not_made_again_when_no_handle_is_left() {
+    let mut place = Place::new();
+    place.timing.commit_delay = Duration::from_millis(100);
+    let store = place.open(&["key"]);
+    put(&store, "set", &Items::numbered(3, 1)).await;
+    let shared = store.shared.clone();
+    store.replace_set(&set("set"), Items::numbered(3, 2).shared());
+    fs::remove_dir_all(place.parent.path()).unwrap();
+    drop(store);
+    tokio::time::timeout(LONG, shared.until_ended()).await.unwrap();
+    assert!(!place.parent.path().exists());
+}
+
+#[tokio::test]
 async fn what_waits_is_written_when_the_last_handle_goes() {
     let mut place = Place::new();
     place.timing.commit_delay = LONG;

@@ -85,6 +85,11 @@ impl Redis {
         .await;
     }
 
+    /// Options from the next start on.
+    pub(crate) fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
     pub(crate) fn kill(&mut self) {
         self.process = None;
     }
