@@ -2,9 +2,10 @@
 //! pure.
 //!
 //! The first set that is known to be whole is served at once; what other stores hold is added item
-//! by item, where it is newer (design D3, D29). A set that is empty, or that only a marker without
-//! counts vouches for, does not win by being first: it waits until every other source has answered,
-//! and is served together with what those hold (design D44).
+//! by item, where it is newer (design D3, D29). A set that is empty, that only a marker without
+//! counts vouches for, or that has items which cannot be decoded does not win by being first: it
+//! waits until every other source has answered, and is served together with what those hold
+//! (design D44).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -129,7 +130,9 @@ impl StoredData {
     }
 
     fn serve_if_sure(&mut self) -> Reaction {
-        let is_sure = |set: &StoredSet| set.is_counted && set.data.live_len() > 0;
+        let is_sure = |set: &StoredSet| {
+            set.is_counted && set.undecodable.is_empty() && set.data.live_len() > 0
+        };
         if !self.is_settled() && !self.held.iter().any(is_sure) {
             return Reaction::Keep;
         }
@@ -295,10 +298,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_decoded_is_filled_from_elsewhere_or_named() {
-        check(&["shared=a1!b", "local=a1 b1"], &["sharedStore a1 !b", "a1 b1"]);
-        check(&["shared=a1!b c", "local?b1"], &["sharedStore a1 !b !c", "a1 b1 !c"]);
+        check(&["shared=a1!b", "local=a1 b1"], &["wait", "localStore a1 b1"]);
+        check(&["shared=a1!b c", "local?b1"], &["wait", "sharedStore a1 b1 !c"]);
+        check(&["shared=a1!b", "local"], &["wait", "sharedStore a1 !b"]);
         check(&["local=a1 b1", "shared=a1!b"], &["localStore a1 b1", "a1 b1"]);
         // The row was written anew.
-        check(&["shared=a1!b", "local", "shared=a1 b2"], &["sharedStore a1 !b", "a1 !b", "a1 b2"]);
+        check(&["shared=a1!b", "local", "shared=a1 b2"], &["wait", "sharedStore a1 !b", "a1 b2"]);
     }
 }

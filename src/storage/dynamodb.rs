@@ -5,6 +5,8 @@
 //! fatal). Region and credentials come from AWS's default chain. The SDK's own retries are off;
 //! throttling is retried by [`patiently`], everything else by whoever has a queue.
 
+mod bulk;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -17,25 +19,19 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::client::customize::CustomizableOperation;
-use aws_sdk_dynamodb::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{
-    ConfigBag, Credentials, IdentityCache, Intercept, Region, RuntimeComponents, SharedHttpClient,
-    StalledStreamProtectionConfig,
+    Credentials, IdentityCache, Region, SharedHttpClient, StalledStreamProtectionConfig,
 };
-use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_smithy_http_client::Builder as HttpClientBuilder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
-use aws_smithy_types::body::SdkBody;
-use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use self::bulk::as_part_of_bulk;
 use super::fail_fast::{Dialer, FailFast};
 use super::{Meter, StoreError};
 use crate::backoff::Backoff;
@@ -204,48 +200,6 @@ fn region_chain() -> RegionProviderChain {
 
 fn http_client() -> SharedHttpClient {
     HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
-}
-
-/// Makes a request part of a bulk call: instead of the SDK's fixed times, which a long page does
-/// not keep on a slow line, the progress that the meter shows decides how long it may take.
-pub fn as_part_of_bulk<T, E, B>(
-    operation: CustomizableOperation<T, E, B>,
-    meter: Meter,
-) -> CustomizableOperation<T, E, B> {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .disable_operation_attempt_timeout()
-        .disable_operation_timeout()
-        .build();
-    let config = aws_sdk_dynamodb::config::Builder::new().timeout_config(timeouts);
-    operation.config_override(config).interceptor(Metering(meter))
-}
-
-/// Counts the bytes of answers as they arrive.
-#[derive(Debug)]
-struct Metering(Meter);
-
-#[dyn_dispatch_hint]
-impl Intercept for Metering {
-    fn name(&self) -> &'static str {
-        "Metering"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let meter = self.0.clone();
-        let body = context.response_mut().body_mut();
-        let counted = std::mem::replace(body, SdkBody::taken()).map_frame(move |frame| {
-            meter.add(frame.data_ref().map_or(0, Bytes::len));
-            frame
-        });
-        *body = SdkBody::from_body_1_x(counted);
-        Ok(())
-    }
 }
 
 impl Dialer for DynamoDbDialer {

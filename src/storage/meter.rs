@@ -25,14 +25,14 @@ impl Meter {
     }
 
     /// Counts the bytes of a stream.
-    pub(crate) fn count<S>(&self, stream: S) -> Metered<S> {
+    pub fn count<S>(&self, stream: S) -> Metered<S> {
         Metered { stream, meter: self.clone() }
     }
 }
 
 /// A stream whose bytes are counted.
 #[derive(Debug)]
-pub(crate) struct Metered<S> {
+pub struct Metered<S> {
     stream: S,
     meter: Meter,
 }

@@ -1,6 +1,9 @@
 //! What a keeper writes into the marker, and what it takes from it.
 
+use std::time::SystemTime;
+
 use super::*;
+use crate::flagstore::backend::Counts;
 use crate::flagstore::marker::Note;
 use crate::flagstore::shared::reconcile::SECOND_LOOK;
 

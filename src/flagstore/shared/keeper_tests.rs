@@ -12,6 +12,7 @@ use super::super::orders::{SharedFlags, channel};
 use super::super::report::{SharedReport, SharedState};
 use super::super::{SharedStatus, StoreFacts};
 use super::*;
+use crate::flagstore::layout;
 use crate::model::{Item, ItemKey, ItemKind};
 use crate::storage::BreakerState;
 use crate::tasks::TaskGroup;

@@ -14,7 +14,7 @@
 //!   budget begins with the admission.
 //! - An admitted call has a connection for itself, so that small calls do not stand behind a long
 //!   answer, and so that the bytes on the connection are this call's progress.
-//! - A call that makes progress has no deadline ([`pace`]).
+//! - A call that makes progress has no deadline: it must move so many bytes in each budget.
 //! - A call that is given up, or whose connection breaks, costs that connection only. Then a small
 //!   call on the first connection decides whether the database is away.
 //!
@@ -31,8 +31,10 @@
 //! against the generation it was seen on. A hundred calls that time out on one dead connection
 //! are one loss, and none of them reopens the breaker after the probe has closed it.
 
+mod bulk;
 mod core;
 mod pace;
+mod probe;
 mod turn;
 
 use std::future::Future;
@@ -41,14 +43,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, timeout};
 
+use self::core::Core;
 pub use self::core::Health;
-use self::core::{Core, Standing};
-use self::pace::{Pace, Progress};
 use super::{Meter, StoreError};
-use crate::telemetry::Rounded;
 
 /// Budget of an ordinary call (stores.md 4.3: the socket timeout that proved itself).
 pub const CALL_BUDGET: Duration = Duration::from_secs(2);
@@ -223,175 +222,12 @@ impl<D: Dialer> FailFast<D> {
         outcome
     }
 
-    /// Runs `op`, which moves much data, when its turn comes, on a connection of its own.
-    pub async fn bulk<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
-    where
-        F: FnOnce(D::Conn) -> Fut + Send,
-        Fut: Future<Output = Result<T, StoreError>> + Send,
-    {
-        self.metered(|conn, _meter| op(conn)).await
-    }
-
-    /// The same, for an `op` that moves bytes beside its connection: what it counts with the meter
-    /// is progress of the call too.
-    pub async fn metered<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
-    where
-        F: FnOnce(D::Conn, Meter) -> Fut + Send,
-        Fut: Future<Output = Result<T, StoreError>> + Send,
-    {
-        let turn = self.turn().await?;
-        let (lane, generation) = (turn.lane(), AtomicU64::new(0));
-        let metered = |conn| op(conn, turn.meter().clone());
-        // Boxed, because a call that moves much may also be a large future.
-        let attempt = Box::pin(self.attempt(lane, &generation, metered));
-        let outcome = self.paced(turn.meter(), attempt).await;
-        let generation = generation.into_inner();
-        let lost = outcome.as_ref().err().filter(|error| self.is_loss(error));
-        if let Some(error) = lost {
-            // The turn takes its connection along.
-            drop(turn);
-            let error = error_text(error);
-            tracing::debug!(store = self.shared.name, %error, "a bulk call failed");
-            self.ask_whether_away(generation, error).await;
-        } else {
-            turn.finish();
-            self.settle(lane, generation, outcome.as_ref().err());
-        }
-        outcome
-    }
-
     /// Drops the connections and forgets a refusal, because the settings changed (a new
     /// password). The next call dials; calls in flight finish on the old connections.
     pub fn reconnect(&self) {
         let mut core = self.core();
         core.drop_all();
         core.forget_refusal();
-        self.publish(&core);
-    }
-
-    /// Dials while the breaker is open, and when the database has ended a connection that nobody
-    /// used just then: it may have been restarted or replaced. Until cancelled. One task of the
-    /// owner runs it.
-    pub async fn run_probe(self, cancel: CancellationToken) {
-        // Dropping a step midway is safe: the breaker has scheduled the next probe already, and
-        // what is not identified is identified by the next step.
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => {}
-            () = self.keep_probing() => {}
-        }
-    }
-
-    async fn keep_probing(&self) {
-        let mut health = self.watch_health();
-        loop {
-            let (due, standing, is_identified) = {
-                let core = self.core();
-                (core.breaker.next_probe(), core.standing(), core.is_identified())
-            };
-            if !is_identified {
-                self.identify().await;
-                continue;
-            }
-            let far = Instant::now() + Duration::from_secs(3600);
-            tokio::select! {
-                biased;
-                // An error would mean that the sender is gone, and `self` holds it.
-                _ = health.changed() => continue,
-                (generation, lane) = self.ended(standing) => {
-                    let mut core = self.core();
-                    core.connection_ended(lane, generation);
-                    self.publish(&core);
-                    continue;
-                }
-                () = sleep_until(due.unwrap_or(far)) => {}
-            }
-            if self.begin_probe() {
-                self.probe().await;
-            }
-        }
-    }
-
-    /// Waits for the end of a connection; gives its generation and its place.
-    async fn ended(&self, standing: Option<Standing<D::Conn>>) -> (u64, usize) {
-        match standing {
-            Some(Standing { generation, lane, conn }) => {
-                self.shared.dialer.ended(conn).await;
-                (generation, lane)
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Asks the database who it is: it is new, or it has ended a connection. What a failure comes
-    /// to is settled as for any call.
-    async fn identify(&self) {
-        let (generation, is_doubted) = {
-            let core = self.core();
-            (core.generation(), core.is_doubted())
-        };
-        if is_doubted {
-            tokio::time::sleep(REPLACE_WAIT.mul_f64(fastrand::f64())).await;
-        }
-        let asked = self.call(|conn| self.shared.dialer.identity(conn)).await;
-        let mut core = self.core();
-        match asked {
-            Ok(identity) => core.identified(generation, identity),
-            Err(error) if error.is_transient() => {
-                let error = error_text(&error);
-                tracing::debug!(store = self.shared.name, %error, "store does not say who it is");
-            }
-            Err(_) => core.identified(generation, None),
-        }
-        self.publish(&core);
-    }
-
-    fn begin_probe(&self) -> bool {
-        let mut core = self.core();
-        let begun = core.breaker.begin_probe(Instant::now(), fastrand::f64());
-        if begun {
-            self.publish(&core);
-        }
-        begun
-    }
-
-    async fn probe(&self) {
-        let Shared { name, dialer, budgets, .. } = &*self.shared;
-        let budget = budgets.call;
-        let meter = self.core().meter(FIRST);
-        let attempt = async {
-            let conn = dialer.dial(&meter).await?;
-            dialer.check(conn.clone()).await?;
-            Ok(conn)
-        };
-        let outcome =
-            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }));
-        let now = Instant::now();
-        let mut core = self.core();
-        match outcome {
-            Ok(conn) => {
-                let (away, relapsed) = (Rounded(core.away(now)), core.breaker.has_relapsed());
-                core.adopt(now, conn);
-                // A database that answers probes and nothing else comes back again and again.
-                if relapsed {
-                    tracing::debug!(store = name, %away, "store answers again");
-                } else {
-                    tracing::info!(store = name, %away, "store is back");
-                }
-            }
-            Err(error) if error.is_transient() => {
-                dialer.lost(&error);
-                core.breaker.on_failure(now, fastrand::f64(), error_text(&error));
-                tracing::debug!(store = name, error = %error_text(&error), "probe failed");
-            }
-            Err(error) => {
-                // The database is there and does not want us: calls must be told so.
-                core.drop_all();
-                core.breaker.on_probe_success(now);
-                core.refused(now, error_text(&error));
-                tracing::info!(store = name, error = %error_text(&error), "store is back, but refuses us");
-            }
-        }
         self.publish(&core);
     }
 
@@ -408,76 +244,6 @@ impl<D: Dialer> FailFast<D> {
     {
         let conn = self.connection(lane, generation).await?;
         op(conn).await
-    }
-
-    /// Waits for a bulk call as long as it makes progress. Silence is looked into after the budget
-    /// of a small call, so that a database that is away is noticed as soon as by small calls.
-    async fn paced<T>(
-        &self,
-        meter: &Meter,
-        attempt: impl Future<Output = Result<T, StoreError>> + Send,
-    ) -> Result<T, StoreError> {
-        let Shared { budgets, dialer, .. } = &*self.shared;
-        let given_up = Err(StoreError::TimedOut { budget: budgets.bulk });
-        let mut pace = Pace::new(*budgets, Instant::now(), meter.total());
-        let mut is_looked_into = false;
-        let mut attempt = std::pin::pin!(attempt);
-        loop {
-            tokio::select! {
-                biased;
-                outcome = &mut attempt => return outcome,
-                () = sleep_until(pace.next(Instant::now())) => {}
-            }
-            match pace.observe(Instant::now(), meter.total()) {
-                Progress::Enough => is_looked_into = false,
-                Progress::TooLittle => return given_up,
-                Progress::Silent if is_looked_into => {
-                    // Another call may have found out meanwhile that the database is away.
-                    if !self.core().breaker.admits() {
-                        return given_up;
-                    }
-                }
-                Progress::Silent => tokio::select! {
-                    biased;
-                    outcome = &mut attempt => return outcome,
-                    asked = self.call(|conn| dialer.check(conn)) => {
-                        if asked.is_err_and(|error| error.is_transient()) {
-                            return given_up;
-                        }
-                        is_looked_into = true;
-                    }
-                },
-            }
-        }
-    }
-
-    /// Whether a bulk call has failed by its connection, as far as that can be told.
-    fn is_loss(&self, error: &StoreError) -> bool {
-        match error {
-            StoreError::TimedOut { .. } | StoreError::Unreachable(_) => {
-                !self.shared.dialer.is_answer(error)
-            }
-            StoreError::CoolingDown | StoreError::Refused(_) | StoreError::Unreadable { .. } => {
-                false
-            }
-        }
-    }
-
-    /// Asks by a small call, after a bulk call has failed on a connection of its own. If that fails
-    /// too, it opens the breaker.
-    async fn ask_whether_away(&self, generation: u64, error: Arc<str>) {
-        {
-            let mut core = self.core();
-            if core.generation() != generation {
-                return;
-            }
-            core.breaker.note(Instant::now(), error);
-            self.publish(&core);
-        }
-        if let Err(error) = self.call(|conn| self.shared.dialer.check(conn)).await {
-            let error = error_text(&error);
-            tracing::debug!(store = self.shared.name, %error, "small calls fail too");
-        }
     }
 
     /// The lane's connection: checked if it was quiet, dialled if there is none. Callers of one

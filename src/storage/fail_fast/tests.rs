@@ -3,6 +3,7 @@ use std::future::pending;
 use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::storage::breaker::BreakerState;

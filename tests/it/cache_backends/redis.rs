@@ -243,17 +243,24 @@ async fn a_replica_is_left_until_there_is_a_master() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_connection_is_replaced_while_nobody_asks() {
-    let server = Redis::start().await;
+    let mut server = Redis::start().await;
     let store = store(server.settings());
     let cache = RedisCache::new(store.clone(), "ns");
     let _probe = probing(&store);
     cache.read("env:a").await.unwrap();
     let before = store.health();
+    let mut connections = store.watch_connections();
+    let first = *connections.borrow_and_update();
     server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    let mut health = store.watch_health();
-    let replaced = health.wait_for(|health| health.connected_epoch > before.connected_epoch);
+    let replaced = connections.wait_for(|connections| *connections > first);
     assert!(timeout(LIMIT, replaced).await.is_ok(), "{:?}", store.health());
     cache.read("env:a").await.unwrap();
     let after = store.health();
     assert_eq!((after.state, after.since), (BreakerState::Closed, before.since));
+
+    // A server that was started anew may have lost its data.
+    server.restart().await;
+    let mut health = store.watch_health();
+    let noticed = health.wait_for(|health| health.connected_epoch > after.connected_epoch);
+    assert!(timeout(LIMIT, noticed).await.is_ok(), "{:?}", store.health());
 }

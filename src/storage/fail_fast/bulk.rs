@@ -1,0 +1,120 @@
+//! Calls that move whole data sets: how long one may take, and what its failure comes to.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::pace::{Pace, Progress};
+use super::{Dialer, FailFast, Shared, error_text};
+use crate::storage::{Meter, StoreError};
+
+impl<D: Dialer> FailFast<D> {
+    /// Runs `op`, which moves much data, when its turn comes, on a connection of its own.
+    pub async fn bulk<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(D::Conn) -> Fut + Send,
+        Fut: Future<Output = Result<T, StoreError>> + Send,
+    {
+        self.metered(|conn, _meter| op(conn)).await
+    }
+
+    /// The same, for an `op` that moves bytes beside its connection: what it counts with the meter
+    /// is progress of the call too.
+    pub async fn metered<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(D::Conn, Meter) -> Fut + Send,
+        Fut: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let turn = self.turn().await?;
+        let (lane, generation) = (turn.lane(), AtomicU64::new(0));
+        let metered = |conn| op(conn, turn.meter().clone());
+        // Boxed, because a call that moves much may also be a large future.
+        let attempt = Box::pin(self.attempt(lane, &generation, metered));
+        let outcome = self.paced(turn.meter(), attempt).await;
+        let generation = generation.into_inner();
+        let lost = outcome.as_ref().err().filter(|error| self.is_loss(error));
+        if let Some(error) = lost {
+            // The turn takes its connection along.
+            drop(turn);
+            let error = error_text(error);
+            tracing::debug!(store = self.shared.name, %error, "a bulk call failed");
+            self.ask_whether_away(generation, error).await;
+        } else {
+            turn.finish();
+            self.settle(lane, generation, outcome.as_ref().err());
+        }
+        outcome
+    }
+
+    /// Waits for a bulk call as long as it makes progress. Silence is looked into after the budget
+    /// of a small call, so that a database that is away is noticed as soon as by small calls.
+    async fn paced<T>(
+        &self,
+        meter: &Meter,
+        attempt: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let Shared { budgets, dialer, .. } = &*self.shared;
+        let given_up = Err(StoreError::TimedOut { budget: budgets.bulk });
+        let mut pace = Pace::new(*budgets, Instant::now(), meter.total());
+        let mut is_looked_into = false;
+        let mut attempt = std::pin::pin!(attempt);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut attempt => return outcome,
+                () = sleep_until(pace.next(Instant::now())) => {}
+            }
+            match pace.observe(Instant::now(), meter.total()) {
+                Progress::Enough => is_looked_into = false,
+                Progress::TooLittle => return given_up,
+                Progress::Silent if is_looked_into => {
+                    // Another call may have found out meanwhile that the database is away.
+                    if !self.core().breaker.admits() {
+                        return given_up;
+                    }
+                }
+                Progress::Silent => tokio::select! {
+                    biased;
+                    outcome = &mut attempt => return outcome,
+                    asked = self.call(|conn| dialer.check(conn)) => {
+                        if asked.is_err_and(|error| error.is_transient()) {
+                            return given_up;
+                        }
+                        is_looked_into = true;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Whether a bulk call has failed by its connection, as far as that can be told.
+    fn is_loss(&self, error: &StoreError) -> bool {
+        match error {
+            StoreError::TimedOut { .. } | StoreError::Unreachable(_) => {
+                !self.shared.dialer.is_answer(error)
+            }
+            StoreError::CoolingDown | StoreError::Refused(_) | StoreError::Unreadable { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Asks by a small call, after a bulk call has failed on a connection of its own. If that fails
+    /// too, it opens the breaker.
+    async fn ask_whether_away(&self, generation: u64, error: Arc<str>) {
+        {
+            let mut core = self.core();
+            if core.generation() != generation {
+                return;
+            }
+            core.breaker.note(Instant::now(), error);
+            self.publish(&core);
+        }
+        if let Err(error) = self.call(|conn| self.shared.dialer.check(conn)).await {
+            let error = error_text(&error);
+            tracing::debug!(store = self.shared.name, %error, "small calls fail too");
+        }
+    }
+}

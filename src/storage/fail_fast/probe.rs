@@ -1,0 +1,138 @@
+//! The task of one database: probes it while it is away, notices when it ends a connection, and
+//! asks it who it is.
+
+use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::core::Standing;
+use super::{Dialer, FIRST, FailFast, REPLACE_WAIT, Shared, error_text};
+use crate::storage::StoreError;
+use crate::telemetry::Rounded;
+
+impl<D: Dialer> FailFast<D> {
+    /// Dials while the breaker is open, and when the database has ended a connection that nobody
+    /// used just then: it may have been restarted or replaced. Until cancelled. One task of the
+    /// owner runs it.
+    pub async fn run_probe(self, cancel: CancellationToken) {
+        // Dropping a step midway is safe: the breaker has scheduled the next probe already, and
+        // what is not identified is identified by the next step.
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.keep_probing() => {}
+        }
+    }
+
+    async fn keep_probing(&self) {
+        let mut health = self.watch_health();
+        loop {
+            let (due, standing, is_identified) = {
+                let core = self.core();
+                (core.breaker.next_probe(), core.standing(), core.is_identified())
+            };
+            if !is_identified {
+                self.identify().await;
+                continue;
+            }
+            let far = Instant::now() + Duration::from_secs(3600);
+            tokio::select! {
+                biased;
+                // An error would mean that the sender is gone, and `self` holds it.
+                _ = health.changed() => continue,
+                (generation, lane) = self.ended(standing) => {
+                    let mut core = self.core();
+                    core.connection_ended(lane, generation);
+                    self.publish(&core);
+                    continue;
+                }
+                () = sleep_until(due.unwrap_or(far)) => {}
+            }
+            if self.begin_probe() {
+                self.probe().await;
+            }
+        }
+    }
+
+    /// Waits for the end of a connection; gives its generation and its place.
+    async fn ended(&self, standing: Option<Standing<D::Conn>>) -> (u64, usize) {
+        match standing {
+            Some(Standing { generation, lane, conn }) => {
+                self.shared.dialer.ended(conn).await;
+                (generation, lane)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks the database who it is: it is new, or it has ended a connection. What a failure comes
+    /// to is settled as for any call.
+    async fn identify(&self) {
+        let (generation, is_doubted) = {
+            let core = self.core();
+            (core.generation(), core.is_doubted())
+        };
+        if is_doubted {
+            tokio::time::sleep(REPLACE_WAIT.mul_f64(fastrand::f64())).await;
+        }
+        let asked = self.call(|conn| self.shared.dialer.identity(conn)).await;
+        let mut core = self.core();
+        match asked {
+            Ok(identity) => core.identified(generation, identity),
+            Err(error) if error.is_transient() => {
+                let error = error_text(&error);
+                tracing::debug!(store = self.shared.name, %error, "store does not say who it is");
+            }
+            Err(_) => core.identified(generation, None),
+        }
+        self.publish(&core);
+    }
+
+    fn begin_probe(&self) -> bool {
+        let mut core = self.core();
+        let begun = core.breaker.begin_probe(Instant::now(), fastrand::f64());
+        if begun {
+            self.publish(&core);
+        }
+        begun
+    }
+
+    async fn probe(&self) {
+        let Shared { name, dialer, budgets, .. } = &*self.shared;
+        let budget = budgets.call;
+        let meter = self.core().meter(FIRST);
+        let attempt = async {
+            let conn = dialer.dial(&meter).await?;
+            dialer.check(conn.clone()).await?;
+            Ok(conn)
+        };
+        let outcome =
+            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }));
+        let now = Instant::now();
+        let mut core = self.core();
+        match outcome {
+            Ok(conn) => {
+                let (away, relapsed) = (Rounded(core.away(now)), core.breaker.has_relapsed());
+                core.adopt(now, conn);
+                // A database that answers probes and nothing else comes back again and again.
+                if relapsed {
+                    tracing::debug!(store = name, %away, "store answers again");
+                } else {
+                    tracing::info!(store = name, %away, "store is back");
+                }
+            }
+            Err(error) if error.is_transient() => {
+                dialer.lost(&error);
+                core.breaker.on_failure(now, fastrand::f64(), error_text(&error));
+                tracing::debug!(store = name, error = %error_text(&error), "probe failed");
+            }
+            Err(error) => {
+                // The database is there and does not want us: calls must be told so.
+                core.drop_all();
+                core.breaker.on_probe_success(now);
+                core.refused(now, error_text(&error));
+                tracing::info!(store = name, error = %error_text(&error), "store is back, but refuses us");
+            }
+        }
+        self.publish(&core);
+    }
+}
