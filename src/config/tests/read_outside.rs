@@ -63,8 +63,8 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("Environment", "prefix", "src/app/database.rs", "spec.store_prefix"),
     ("Environment", "tableName", "src/app/database.rs", "spec.store_table"),
     ("Environment", "ttl", "src/server/polling.rs", "spec().ttl"),
-    ("Environment", "projKey", "src/app/mod.rs", "manual_environments"),
-    ("Filters", "keys", "src/app/mod.rs", "manual_environments"),
+    ("Environment", "projKey", "src/app/manual.rs", "manual_environments"),
+    ("Filters", "keys", "src/app/manual.rs", "manual_environments"),
     (
         "Redis",
         "USE_REDIS url host port mode urls sentinelMaster tls",
