@@ -19,8 +19,9 @@ const NAMES_MAX: usize = 10;
 impl<B: FlagBackend> Keeper<B> {
     /// Tells the environment what is stored, while it has nothing better.
     pub(super) async fn tell(&self, stored: &StoredRows, task: &Task) {
-        let undecodable: Vec<ItemKey> =
+        let mut undecodable: Vec<ItemKey> =
             stored.rows.iter().filter(|row| row.head.is_none()).map(|it| it.key.clone()).collect();
+        undecodable.sort();
         let before = self.orders.report().get().undecodable;
         if undecodable.iter().any(|key| !before.contains(key)) {
             let names: Vec<String> =
