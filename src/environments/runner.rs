@@ -157,11 +157,11 @@ impl Runner {
                 }
                 Wake::Current(Some(event)) => {
                     let decoded = self.decoded(&event).await;
-                    self.on_current(event, decoded);
+                    self.on_current(&event, decoded);
                 }
                 Wake::Next(Some(event)) => {
                     let decoded = self.decoded(&event).await;
-                    self.on_next(event, decoded);
+                    self.on_next(&event, decoded);
                 }
                 Wake::Current(None) | Wake::Next(None) => {
                     tracing::error!("task of the flag stream ended");
@@ -225,15 +225,17 @@ impl Runner {
         Some(if is_large { beside(decode).await } else { decode() })
     }
 
-    fn on_current(&mut self, event: StreamEvent, decoded: Option<Decoded>) {
-        match (&event, &self.shared) {
+    fn on_current(&mut self, event: &StreamEvent, decoded: Option<Decoded>) {
+        match (event, &self.shared) {
             (StreamEvent::Closed { .. }, _) => self.not_live(),
             (StreamEvent::Event { .. } | StreamEvent::Comment { .. }, Some(shared)) => {
                 shared.heard(Instant::now());
             }
             (_, None) | (StreamEvent::Opened { .. }, Some(_)) => {}
         }
-        let Some((connection, message)) = self.read(event, decoded, Which::Current) else { return };
+        let Some((connection, message)) = self.read(event, decoded, Which::Current) else {
+            return;
+        };
         match message {
             Ok((message, difference)) => self.apply(connection, message, difference),
             Err(()) => {
@@ -251,7 +253,7 @@ impl Runner {
         }
     }
 
-    fn on_next(&mut self, event: StreamEvent, decoded: Option<Decoded>) {
+    fn on_next(&mut self, event: &StreamEvent, decoded: Option<Decoded>) {
         let Some((connection, message)) = self.read(event, decoded, Which::Next) else { return };
         match message {
             Ok((message @ FlagMessage::Put(_), difference)) => {
@@ -277,10 +279,10 @@ impl Runner {
     /// errors are told, so that an operator sees why it does not take over.
     fn read(
         &mut self,
-        event: StreamEvent,
+        event: &StreamEvent,
         decoded: Option<Decoded>,
         which: Which,
-    ) -> Option<(u64, Result<(FlagMessage, Option<Difference>), ()>)> {
+    ) -> Option<(u64, Told)> {
         let now = SystemTime::now();
         let upstream = match which {
             Which::Current => &self.current,
@@ -292,7 +294,7 @@ impl Runner {
                 Which::Next => status.connection.on_side_failure(kind, code, now),
             });
         };
-        match event {
+        match *event {
             StreamEvent::Event { connection, .. } if connection > upstream.ignore_up_to => {
                 let Decoded { message, difference } = decoded?;
                 match message {
@@ -308,7 +310,7 @@ impl Runner {
                     }
                 }
             }
-            StreamEvent::Closed { failure: Some(failure), .. } => {
+            StreamEvent::Closed { failure: Some(ref failure), .. } => {
                 failed(failure.kind, failure.status);
                 None
             }
@@ -426,6 +428,9 @@ struct Decoded {
     /// How a put differs from what is served, if anything is.
     difference: Option<Difference>,
 }
+
+/// What an event says: a message, and for a put its difference; an error if it is malformed.
+type Told = Result<(FlagMessage, Option<Difference>), ()>;
 
 #[derive(Clone, Copy)]
 enum Which {

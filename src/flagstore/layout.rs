@@ -113,12 +113,12 @@ pub fn head(json: &[u8]) -> Option<StoredHead> {
 }
 
 /// A stored item as it is served.
-pub fn item(head: StoredHead, json: Bytes) -> Arc<Item> {
+pub fn item(head: StoredHead, json: &Bytes) -> Arc<Item> {
     let StoredHead { version, deleted, respell } = head;
     if deleted {
         return Arc::new(Item::tombstone(version));
     }
-    let respelt = || with_version(std::str::from_utf8(&json).ok()?, version);
+    let respelt = || with_version(std::str::from_utf8(json).ok()?, version);
     let json = respell.then(respelt).flatten().map_or_else(|| json.clone(), Bytes::from);
     Arc::new(Item::live(version, json))
 }

@@ -82,7 +82,7 @@ fn tombstones_have_every_member_and_are_read_as_such() {
             assert!(value.get(name).is_some(), "{name}");
         }
         let head = head(&row.json).unwrap();
-        assert_eq!(*item(head, row.json), Item::tombstone(9));
+        assert_eq!(*item(head, &row.json), Item::tombstone(9));
     }
 }
 

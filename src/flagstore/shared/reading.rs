@@ -119,9 +119,7 @@ fn data(stored: &StoredRows) -> DataSet {
     for kind in ItemKind::ALL {
         let rows = stored.rows.iter().filter(|row| row.key.kind == kind);
         *data.collection_mut(kind) = rows
-            .filter_map(|row| {
-                Some((row.key.key.clone(), layout::item(row.head?, row.json.clone())))
-            })
+            .filter_map(|row| Some((row.key.key.clone(), layout::item(row.head?, &row.json))))
             .collect();
     }
     data
