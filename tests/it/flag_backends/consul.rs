@@ -104,7 +104,7 @@ async fn the_layout_is_ld_relays() {
         ]
     );
     let marker = peer.value("launchdarkly/$inited").await.unwrap();
-    assert_eq!(Marker::read(marker.into(), 1).note, Some(Note::default()));
+    assert_eq!(Marker::read(marker, 1).note, Some(Note::default()));
     assert_eq!(peer.value("launchdarkly/segments/s").await.unwrap(), set[0].json);
     assert_eq!(peer.value("launchdarkly/features/a").await.unwrap(), set[1].json);
     assert_eq!(peer.value("launchdarkly/features/b").await.unwrap(), set[2].json);

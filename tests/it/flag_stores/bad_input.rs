@@ -84,7 +84,7 @@ async fn exit_always_ends_with_0_only_when_everything_is_stored(kind: Kind) {
         let settings = scene.relay(&disk, NEVER).with("EXIT_ALWAYS", "true");
         let mut relay = settings.with("INIT_TIMEOUT", init_timeout).start().unwrap();
         let status = relay.ended().await.unwrap();
-        (status.code(), relay.log().to_owned())
+        (status.code(), relay.log())
     };
     let fault: [&dyn Fn(); 2] =
         [&|| scene.database.proxy().refuse(), &|| scene.database.proxy().black_hole()];
