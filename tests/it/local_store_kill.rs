@@ -324,7 +324,7 @@ async fn adopter_to_be_killed() {
 /// The file is written anew while a store is adopted, in the same way as after a rotation.
 #[tokio::test]
 async fn a_kill_while_the_file_is_written_anew_loses_nothing() {
-    const ADOPTIONS: u64 = 40;
+    const ADOPTIONS: u64 = 24;
     const ADOPTED_ITEMS: usize = 3000;
     let template = directory();
     let file = KeyFile::read_or_make(template.path()).unwrap();

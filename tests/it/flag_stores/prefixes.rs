@@ -19,7 +19,8 @@ on_every_database!(what_happens_under_one_prefix_touches_no_other);
 
 async fn what_happens_under_one_prefix_touches_no_other(kind: Kind) {
     let scene = Scene::on(kind, PREFIXES.len(), 20).await;
-    let relay = start(&scene, &TempDir::new().unwrap());
+    let disk = TempDir::new().unwrap();
+    let relay = start(&scene, &disk);
     for index in 0..PREFIXES.len() {
         wait_until_held(&scene, kind, index).await;
     }

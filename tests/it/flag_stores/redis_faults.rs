@@ -23,12 +23,11 @@ use crate::support::relay::RelayProcess;
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// A relay with everything stored, and a client of it.
-async fn begin(scene: &Scene, interval: &str) -> (RelayProcess, Witness, TempDir) {
-    let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, interval)).await;
+async fn begin(scene: &Scene, interval: &str) -> (RelayProcess, Witness) {
+    let relay = scene.filled_by(&scene.new_relay(interval)).await;
     wait_until_complete(scene, Kind::Redis, 0).await;
     let witness = Witness::of(&relay, 0).await;
-    (relay, witness, disk)
+    (relay, witness)
 }
 
 /// After the trouble everything is stored, the log told of it once, and clients noticed nothing.
@@ -44,7 +43,7 @@ async fn an_old_dump_is_brought_up_to_date() {
     for is_noticed_by_writing in [true, false] {
         let mut scene = Scene::on_mortal(Kind::Redis, 1, 20).await;
         let interval = if is_noticed_by_writing { NEVER } else { OFTEN };
-        let (relay, witness, _disk) = begin(&scene, interval).await;
+        let (relay, witness) = begin(&scene, interval).await;
         for round in 0..4 {
             witness.change(&scene, round).await;
         }
@@ -78,7 +77,7 @@ async fn an_old_dump_is_brought_up_to_date() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_database_delays_nobody() {
     let scene = Scene::on(Kind::Redis, 1, 20).await;
-    let (relay, witness, _disk) = begin(&scene, NEVER).await;
+    let (relay, witness) = begin(&scene, NEVER).await;
     let pause = PAUSE.as_millis().to_string();
     assert_eq!(scene.database.redis().command(&["CLIENT", "PAUSE", &pause, "ALL"]), "OK");
     for round in 0..20 {
@@ -95,7 +94,7 @@ async fn a_full_database_is_named_and_written_when_it_has_room() {
     // More than goes to the server in one piece.
     let scene = Scene::on(Kind::Redis, 1, 600).await;
     let onlooker = Onlooker::of(&scene);
-    let (relay, witness, _disk) = begin(&scene, OFTEN).await;
+    let (relay, witness) = begin(&scene, OFTEN).await;
     let redis = scene.database.redis();
     let room = |bytes: u64| {
         let set = ["CONFIG", "SET", "maxmemory", &bytes.to_string()];
@@ -142,7 +141,7 @@ fn memory(redis: &Redis) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_becomes_a_replica_is_written_when_it_is_promoted() {
     let scene = Scene::on(Kind::Redis, 1, 20).await;
-    let (relay, witness, _disk) = begin(&scene, OFTEN).await;
+    let (relay, witness) = begin(&scene, OFTEN).await;
     let other = Redis::start().await;
     let redis = scene.database.redis();
     // It takes over that the other one has nothing.
@@ -167,7 +166,7 @@ async fn a_master_that_becomes_a_replica_is_written_when_it_is_promoted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failover_the_new_master_is_found_under_the_same_name() {
     let scene = Scene::on(Kind::Redis, 1, 20).await;
-    let (relay, witness, _disk) = begin(&scene, NEVER).await;
+    let (relay, witness) = begin(&scene, NEVER).await;
     let other = Redis::start().await;
     let redis = scene.database.redis();
     other.command(&["REPLICAOF", "127.0.0.1", &redis.port.to_string()]);
@@ -221,7 +220,7 @@ async fn a_password_that_no_longer_fits_is_named_and_tried_until_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_type_is_named_and_harms_nobody_else() {
     let scene = Scene::on(Kind::Redis, 2, 20).await;
-    let (relay, witness, _disk) = begin(&scene, OFTEN).await;
+    let (relay, witness) = begin(&scene, OFTEN).await;
     let (redis, flags) = (scene.database.redis(), format!("{}:features", prefix(0)));
     redis.command(&["DEL", &flags]);
     redis.command(&["SET", &flags, "text"]);

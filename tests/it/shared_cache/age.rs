@@ -39,7 +39,7 @@ async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
     grow_old(&scene, Duration::from_secs(48 * 3600)).await;
     scene.launchdarkly.stop().await;
     let check = async |max_age: Option<&str>, state: &str, environments: usize| {
-        let settings = scene.relay(&TempDir::new().unwrap(), NEVER);
+        let settings = scene.new_relay(NEVER);
         let settings: RelaySettings = match max_age {
             Some(max_age) => settings.with(MAX_AGE, max_age),
             None => settings,

@@ -107,7 +107,7 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
     }
     let left = scene.database.rows(CACHE_KEY).await;
     scene.launchdarkly.stop().await;
-    let relay = scene.relay(&TempDir::new().unwrap(), OFTEN).start().unwrap();
+    let relay = scene.new_relay(OFTEN).start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     let tier = shared(&status);
     assert_eq!(
@@ -146,7 +146,7 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
     // From here on our own rows count.
     relay.kill().await.unwrap();
     scene.launchdarkly.stop().await;
-    let relay = scene.relay(&TempDir::new().unwrap(), OFTEN).start().unwrap();
+    let relay = scene.new_relay(OFTEN).start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     assert_eq!(
         (&shared(&status)["complete"], &shared(&status)["records"]),
@@ -258,7 +258,7 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
 
     relay.kill().await.unwrap();
     scene.launchdarkly.stop().await;
-    let settings = scene.relay(&TempDir::new().unwrap(), OFTEN);
+    let settings = scene.new_relay(OFTEN);
     let relay = settings.with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay").start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     assert_eq!(shared(&status)["complete"], true, "the manifest among our own rows tells");
@@ -268,8 +268,8 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
 
 async fn the_two_formats_stand_side_by_side(kind: Kind) {
     let scene = Scene::on(kind, 3, 1).await;
-    let ours = scene.filled_by(&scene.relay(&TempDir::new().unwrap(), OFTEN)).await;
-    let settings = scene.relay(&TempDir::new().unwrap(), OFTEN);
+    let ours = scene.filled_by(&scene.new_relay(OFTEN)).await;
+    let settings = scene.new_relay(OFTEN);
     let mixed = settings.with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay").start().unwrap();
     let names = |rows: Rows| rows.into_keys().collect::<Vec<_>>();
     let expected: Vec<String> = {

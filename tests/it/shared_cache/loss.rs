@@ -83,7 +83,7 @@ async fn whatever_is_lost_is_repaired(kind: Kind) {
         .await;
     relay.kill().await.unwrap();
     scene.launchdarkly.stop().await;
-    let new = scene.relay(&TempDir::new().unwrap(), OFTEN).start().unwrap();
+    let new = scene.new_relay(OFTEN).start().unwrap();
     let status = wait_for_shared(&new, "loaded").await;
     assert_eq!(shared(&status)["complete"], true);
     assert_eq!(shared(&status)["records"], 6);

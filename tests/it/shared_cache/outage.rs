@@ -23,7 +23,7 @@ async fn a_database_that_is_away_at_the_start_is_read_when_it_returns(kind: Kind
     let filled = scene.rows().await;
     scene.launchdarkly.stop().await;
     scene.database.proxy().kill();
-    let relay = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let relay = scene.new_relay(NEVER).start().unwrap();
     let status = wait_for_shared(&relay, "unavailable").await;
     assert!(shared(&status)["error"].as_str().is_some_and(|error| !error.is_empty()));
     assert_eq!(status["environments"], serde_json::json!({}));
@@ -51,7 +51,7 @@ async fn a_database_that_hangs_at_the_start_is_read_when_it_answers(kind: Kind) 
     scene.fill().await;
     scene.launchdarkly.stop().await;
     scene.database.freeze();
-    let relay = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let relay = scene.new_relay(NEVER).start().unwrap();
     wait_for_shared(&relay, "unavailable").await;
     assert_later(&relay.get_with_key("/all", &sdk_key(0)).await);
     scene.database.thaw();
@@ -68,7 +68,7 @@ async fn a_start_does_not_wait_for_the_database(kind: Kind) {
     let scene = Scene::on(kind, 2, 5).await;
     // Swallows everything, for ever.
     scene.database.proxy().black_hole();
-    let relay = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let relay = scene.new_relay(NEVER).start().unwrap();
     let (_client, put) = relay.stream_with_put("/all", &sdk_key(0)).await;
     assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 5);
     relay.wait_until_healthy(2).await;

@@ -124,7 +124,7 @@ async fn a_redis_that_takes_no_writes() {
     let scene = Scene::on(Kind::Redis, 2, 1).await;
     scene.fill().await;
     let redis = scene.database.redis();
-    let relay = scene.filled_by(&scene.relay(&TempDir::new().unwrap(), NEVER)).await;
+    let relay = scene.filled_by(&scene.new_relay(NEVER)).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
     scene.rename(0, "changed while it is full");
     wait_for_error(&relay, "OOM").await;
@@ -157,7 +157,7 @@ async fn an_aws_without_region_or_credentials() {
     for (missing, error) in
         [("AWS_REGION", "no AWS region is configured"), ("AWS_ACCESS_KEY_ID", "credential")]
     {
-        let settings = scene.relay(&TempDir::new().unwrap(), NEVER).without(missing);
+        let settings = scene.new_relay(NEVER).without(missing);
         // What the machine under the tests may know is not asked.
         let relay = settings.with("AWS_EC2_METADATA_DISABLED", "true").start().unwrap();
         relay.wait_until_healthy(2).await;
@@ -176,7 +176,8 @@ async fn a_wrong_token_of_consul() {
         scene.relay(disk, NEVER).with("CONSUL_TOKEN_FILE", token.display().to_string())
     };
     std::fs::write(&token, MASTER_TOKEN).unwrap();
-    let relay = scene.filled_by(&settings(&TempDir::new().unwrap())).await;
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&settings(&disk)).await;
     relay.kill().await.unwrap();
     check(
         &scene,

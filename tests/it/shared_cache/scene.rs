@@ -94,6 +94,12 @@ impl Scene {
         self.keyless(store.path(), interval).with("AUTO_CONFIG_CACHE_ENCRYPTION_KEY", KEY)
     }
 
+    /// A relay on a machine of its own, which has nothing yet.
+    pub(crate) fn new_relay(&self, interval: &str) -> RelaySettings {
+        let store = TempDir::new().unwrap();
+        self.relay(&store, interval).keeping(store)
+    }
+
     /// Starts a relay and waits until the cache holds what LaunchDarkly says.
     pub(crate) async fn filled_by(&self, settings: &RelaySettings) -> RelayProcess {
         let relay = settings.start().unwrap();

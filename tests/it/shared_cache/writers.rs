@@ -76,7 +76,7 @@ async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
         .filter(|index| scene.launchdarkly.environment(&environment_id(*index)).is_some())
         .collect();
     scene.launchdarkly.stop().await;
-    let new = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let new = scene.new_relay(NEVER).start().unwrap();
     let status = wait_for_shared(&new, "loaded").await;
     assert_eq!(shared(&status)["complete"], true);
     let status = new
@@ -134,7 +134,7 @@ async fn what_nobody_knows_any_more_goes_after_a_second_look(kind: Kind) {
     scene.fill().await;
     // Nobody was there to hear of it.
     scene.launchdarkly.delete_environment(&environment_id(2));
-    let new = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let new = scene.new_relay(NEVER).start().unwrap();
     new.wait_until_healthy(3).await;
     scene.wait_until_whole().await;
     assert!(new.age() > Duration::from_secs(5), "not before the second look");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct RelaySettings {
     arguments: Vec<String>,
     /// A program with its arguments that gets the relay's command and becomes the relay.
     wrapper: Vec<String>,
+    /// Folders that are removed when neither these settings nor a relay of theirs is left.
+    kept: Vec<Arc<TempDir>>,
 }
 
 impl RelaySettings {
@@ -54,6 +57,7 @@ impl RelaySettings {
             variables: BTreeMap::new(),
             arguments: vec!["--from-env".to_owned()],
             wrapper: vec![],
+            kept: vec![],
         };
         settings
             .with("BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
@@ -72,6 +76,12 @@ impl RelaySettings {
 
     pub(crate) fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Keeps a folder for as long as these settings or a relay of theirs are left.
+    pub(crate) fn keeping(mut self, folder: TempDir) -> Self {
+        self.kept.push(Arc::new(folder));
         self
     }
 
@@ -110,7 +120,8 @@ impl RelaySettings {
             .kill_on_drop(true)
             .spawn()
             .context("the relay's binary does not start")?;
-        Ok(RelayProcess { child, address, started: Instant::now(), log, _directory: directory })
+        let folders = self.kept.iter().cloned().chain([Arc::new(directory)]).collect();
+        Ok(RelayProcess { child, address, started: Instant::now(), log, _folders: folders })
     }
 }
 
@@ -144,7 +155,7 @@ pub(crate) struct RelayProcess {
     address: SocketAddr,
     started: Instant,
     log: PathBuf,
-    _directory: TempDir,
+    _folders: Vec<Arc<TempDir>>,
 }
 
 impl Drop for RelayProcess {
