@@ -15,10 +15,12 @@ use super::pace::Pace;
 use super::polling::Poll;
 use super::responses::{empty, json, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
+use crate::environments::Access;
 use crate::model::{ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
 const MALFORMED: &str = "400 Bad Request";
+const OVER_LIMIT: &str = "Too many connections are open at this moment";
 const NOT_BUILT: &str = "This version of the relay does not serve this route yet";
 
 /// Most bytes of a request's body that are read although nobody wants them (Go: 256 KiB). A
@@ -36,12 +38,27 @@ impl Server {
     {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        let response = self.respond(&request, pace).await;
-        // Who asks before sending a body sees the answer in time, and will not send it.
+        // Before the answer is made, so that it is not of before the wait. A client that asks
+        // before it sends a body sees the answer in time, and will not send it.
         if !body.is_end_stream() && !request.headers().contains_key(EXPECT) {
             discard(body).await;
         }
-        response
+        self.respond(&request, pace).await
+    }
+
+    /// Answers a request on a connection beyond the limit: probes as always, everything else with
+    /// the advice to come again.
+    pub(super) fn handle_over_limit<B>(&self, request: &Request<B>) -> Response<Body> {
+        match route(request.method(), request.uri().path()) {
+            Routed::To(Route::Livez) => text(StatusCode::OK, "ok"),
+            Routed::To(Route::Readyz) => self.readyz(),
+            Routed::To(Route::Status) => json(StatusCode::OK, self.status()),
+            Routed::To(_)
+            | Routed::MethodNotAllowed
+            | Routed::NotFound
+            | Routed::Malformed
+            | Routed::Moved(_) => unavailable(OVER_LIMIT),
+        }
     }
 
     async fn respond(&self, request: &Request<()>, pace: &Arc<Pace>) -> Response<Body> {
@@ -65,24 +82,37 @@ impl Server {
             Route::Flag(key) => (Auth::Sdk, Some(item(ItemKind::Flag, key))),
             Route::Segment(key) => (Auth::Sdk, Some(item(ItemKind::Segment, key))),
         };
-        let access = match self.select(request, &auth).await {
-            Ok(access) => access,
+        let mut asked = match self.select(request, &auth).await {
+            Ok(access) => Asked { request, auth, access, pace },
             Err(refused) => return refused,
         };
-        let environment_id = access.environment.spec().credentials.environment_id.clone();
-        let mut response = match wanted {
-            None => unavailable(NOT_BUILT),
-            Some(Wanted::Stream(kind)) => self.stream(access, kind, pace).await,
-            Some(Wanted::Poll(poll)) => self.poll(&access, request.headers(), poll, pace).await,
+        pace.trust();
+        let answered = match wanted {
+            None => Ok(unavailable(NOT_BUILT)),
+            Some(Wanted::Stream(kind)) => self.stream(&mut asked, kind).await,
+            Some(Wanted::Poll(poll)) => self.poll(&mut asked, &poll).await,
+        };
+        let mut response = match answered {
+            Ok(response) => response,
+            Err(refused) => return refused,
         };
         // ld-relay v9; several SDKs read it.
-        if let Some(id) = environment_id
+        if let Some(id) = &asked.access.environment.spec().credentials.environment_id
             && let Ok(value) = HeaderValue::try_from(id.as_str())
         {
             response.headers_mut().insert("x-ld-envid", value);
         }
         response
     }
+}
+
+/// A request whose credential is valid.
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a Request<()>,
+    pub(super) auth: Auth,
+    /// What the credential opened when it was last looked at.
+    pub(super) access: Access,
+    pub(super) pace: &'a Arc<Pace>,
 }
 
 /// Reads what nobody wants, within bounds.

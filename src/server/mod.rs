@@ -2,10 +2,13 @@
 //!
 //! Nothing here names a database or dials LaunchDarkly.
 
+mod admission;
 mod body;
 mod connection;
+mod crowd;
 mod drain;
 mod handlers;
+mod head_timer;
 mod listener;
 mod pace;
 mod polling;
@@ -16,6 +19,8 @@ mod routes;
 mod selection;
 mod status;
 mod streaming;
+#[cfg(test)]
+mod test_support;
 mod turns;
 
 use std::sync::Arc;
@@ -36,9 +41,6 @@ pub const INITIAL_PAYLOADS_MAX: usize = 512;
 /// Requests that may wait for their turn to receive a full payload.
 pub const INITIAL_PAYLOADS_QUEUED_MAX: usize = 20_000;
 
-/// How long one client may hold its turn (ld-relay v9: `sendTimeout`).
-pub const INITIAL_PAYLOAD_SEND: Duration = Duration::from_secs(120);
-
 /// How long requests wait at start for stores that are being read, before they get 503. Long
 /// enough for a local store; an SDK that got 503 would come back after a second at best.
 const BOOT_HOLD: Duration = Duration::from_millis(1_000);
@@ -55,6 +57,8 @@ pub struct ServerSettings {
     pub disconnected_after: Duration,
     /// When one serving environment is enough to be ready (design D22).
     pub init_timeout: Duration,
+    /// Files that this process may have open, connections included.
+    pub open_files_max: usize,
 }
 
 /// Bounds on full payloads.
@@ -64,8 +68,9 @@ pub struct InitialPayloads {
     pub concurrent_max: usize,
     /// Waiting for their turn; 0 refuses at once.
     pub queued_max: usize,
-    /// Longest hold of one turn.
-    pub send_timeout: Duration,
+    /// Time for one payload, after which its connection ends (ld-relay v9: `sendTimeout`); `None`
+    /// demands a minimum pace only.
+    pub send_timeout: Option<Duration>,
 }
 
 impl Default for InitialPayloads {
@@ -73,7 +78,7 @@ impl Default for InitialPayloads {
         Self {
             concurrent_max: INITIAL_PAYLOADS_MAX,
             queued_max: INITIAL_PAYLOADS_QUEUED_MAX,
-            send_timeout: INITIAL_PAYLOAD_SEND,
+            send_timeout: None,
         }
     }
 }
@@ -86,7 +91,7 @@ pub struct Server {
     drain: Arc<Drain>,
     status_members: StatusMembers,
     readiness: readiness::Readiness,
-    turns: Option<turns::Turns>,
+    turns: Option<Arc<turns::Turns>>,
     started_at: Instant,
 }
 
@@ -99,7 +104,7 @@ impl Server {
         drain: Arc<Drain>,
         status_members: StatusMembers,
     ) -> Self {
-        let turns = settings.initial_payloads.map(turns::Turns::new);
+        let turns = settings.initial_payloads.map(turns::Turns::new).map(Arc::new);
         Self {
             registry,
             settings,
