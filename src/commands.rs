@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{self, App};
+use crate::app::{self, App, Door};
 use crate::cli::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
 use crate::config::{
     Config, ConfigSource, Disk, Loaded, ProcessVariables, Variables, describe, env_vars, load,
@@ -96,11 +96,18 @@ fn can_have_threads() -> io::Result<()> {
 }
 
 async fn run(config: &Config) -> ExitCode {
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => return failed(&error),
-        };
+    let signals = || {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok::<_, io::Error>((
+            terminate,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        ))
+    };
+    let (mut terminate, mut interrupt, mut hangup) = match signals() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&error),
+    };
     let mut app = match App::start(config) {
         Ok(app) => app,
         Err(errors) => {
@@ -120,16 +127,24 @@ async fn run(config: &Config) -> ExitCode {
     if config.main.exit_always {
         return one_shot(config, app, either(&mut terminate, &mut interrupt)).await;
     }
-    tokio::select! {
-        () = either(&mut terminate, &mut interrupt) => {}
-        part = app.broken() => {
-            tracing::error!(part, "a part of the relay ended unasked; leaving so that it can be restarted");
-            app.stop().await;
-            return ExitCode::from(EXIT_FAILED);
+    let door = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Door::OpenAWhile,
+            // Somebody waits at a terminal.
+            _ = interrupt.recv() => break Door::Closed,
+            _ = hangup.recv() => tracing::info!(
+                "SIGHUP is ignored: secrets in files are read again when they change, everything \
+                 else needs a restart"
+            ),
+            part = app.broken() => {
+                tracing::error!(part, "a part of the relay ended unasked; leaving so that it can be restarted");
+                app.stop(Door::OpenAWhile).await;
+                return ExitCode::from(EXIT_FAILED);
+            }
         }
-    }
+    };
     tokio::select! {
-        () = app.stop() => tracing::info!("shut down"),
+        () = app.stop(door) => tracing::info!("shut down"),
         () = either(&mut terminate, &mut interrupt) => {
             tracing::warn!("second signal: ending at once");
         }
@@ -176,7 +191,7 @@ async fn one_shot(config: &Config, app: App, stopped: impl Future<Output = ()>) 
             EXIT_FAILED
         }
     };
-    app.stop().await;
+    app.stop(Door::Closed).await;
     ExitCode::from(code)
 }
 

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use pilotlight::cli::{self, Command};
 use pilotlight::commands;
 
+/// glibc's allocator keeps most of the memory that slow clients once held (see
+/// docs/decisions/0002-allocator.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve { source, ignored }) => commands::serve(&source, &ignored),

@@ -6,6 +6,7 @@
 
 mod database;
 mod keys;
+mod limits;
 mod local;
 mod manual;
 mod prepared;
@@ -31,13 +32,13 @@ use crate::autoconfig::state::Policy;
 use crate::autoconfig::stream_manager::{
     AutoConfigStatus, AutoConfigStreams, Channels, StreamManager,
 };
-use crate::config::{AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config};
+use crate::config::{AutoConfigSection, Config};
 use crate::environments::{
     LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings,
 };
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange};
-use crate::server::{Drain, InitialPayloads, Listener, Server, ServerSettings};
+use crate::server::{Drain, Listener, Server};
 use crate::tasks::{TaskGroup, supervised};
 use crate::telemetry::Rounded;
 use crate::upstream::{FlagStreams, StreamTimings};
@@ -76,6 +77,16 @@ pub struct App {
     graceful_shutdown: Duration,
     /// Reports of the autoconfig cache's tiers.
     tiers: Vec<(&'static str, SharedReport)>,
+    shutdown_delay: Duration,
+}
+
+/// Whether clients may still come once the relay has been told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// For `shutdownDelay`: load balancers take some time to learn that the relay is going.
+    OpenAWhile,
+    /// Not once the last stream has ended.
+    Closed,
 }
 
 impl App {
@@ -149,7 +160,7 @@ impl App {
         let drain = Arc::new(Drain::default());
         let server = Arc::new(Server::new(
             registry.clone(),
-            server_settings(config),
+            limits::server_settings(config),
             drain.clone(),
             sources.members(),
         ));
@@ -159,8 +170,17 @@ impl App {
             front.spawn("listener", |cancel| listener.serve(server, cancel));
         }
         let local = local.flags;
-        let graceful_shutdown = config.main.graceful_shutdown_timeout;
-        Ok(Self { address, registry, drain, local, front, parts, graceful_shutdown, tiers })
+        Ok(Self {
+            address,
+            registry,
+            drain,
+            local,
+            front,
+            parts,
+            graceful_shutdown: config.main.graceful_shutdown_timeout,
+            shutdown_delay: config.main.shutdown_delay,
+            tiers,
+        })
     }
 
     /// Where the relay listens; `None` if it serves nothing.
@@ -208,13 +228,24 @@ impl App {
 
     /// Leaves in order: not ready, streams end spread over the grace period, what was accepted is
     /// stored.
-    pub async fn stop(self) {
+    pub async fn stop(self, door: Door) {
         let grace = self.graceful_shutdown;
-        tracing::info!(grace = %Rounded(grace), "shutting down; streams end spread over the grace period");
-        self.drain.begin(Instant::now(), grace);
+        let delay = match door {
+            Door::OpenAWhile => self.shutdown_delay.min(grace),
+            Door::Closed => Duration::ZERO,
+        };
+        tracing::info!(
+            grace = %Rounded(grace),
+            delay = %Rounded(delay),
+            "shutting down; connections are accepted during the delay, streams end spread over \
+             the grace period"
+        );
+        let now = Instant::now();
+        self.drain.begin(now, grace, delay);
         self.wake_streams();
-        let until = Instant::now() + grace;
-        while self.open_streams() > 0 && Instant::now() < until {
+        let (open_until, until) = (now + delay, now + grace);
+        let is_done = |now| self.open_streams() == 0 && now >= open_until;
+        while Instant::now() < until && !is_done(Instant::now()) {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         let left = self.open_streams();
@@ -392,36 +423,6 @@ fn spec_settings(section: &AutoConfigSection) -> SpecSettings {
     }
 }
 
-fn server_settings(config: &Config) -> ServerSettings {
-    ServerSettings {
-        max_client_connection_time: config.main.max_client_connection_time,
-        initial_payloads: initial_payloads(&config.concurrency),
-        disconnected_after: config.main.disconnected_status_time,
-        init_timeout: config.main.init_timeout,
-    }
-}
-
-fn initial_payloads(section: &ConcurrencyConfig) -> Option<InitialPayloads> {
-    let mut bounds = InitialPayloads::default();
-    let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    match section.max_concurrent {
-        Some(ConcurrencyLimit::Off) => return None,
-        Some(ConcurrencyLimit::AtMost(count)) => {
-            bounds.concurrent_max = size(count);
-            // Whoever sets the limit sets the queue too (ld-relay v9: 0).
-            bounds.queued_max = 0;
-        }
-        None => {}
-    }
-    if let Some(count) = section.max_queued {
-        bounds.queued_max = size(count);
-    }
-    if let Some(timeout) = section.send_timeout {
-        bounds.send_timeout = timeout;
-    }
-    Some(bounds)
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
@@ -432,21 +433,4 @@ fn writer_name() -> String {
     // A name that is not random only makes a manifest less telling.
     let _ = getrandom::fill(&mut bytes);
     bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::INITIAL_PAYLOADS_MAX;
-
-    #[test]
-    fn initial_payloads_are_limited_unless_that_is_switched_off() {
-        let bounds = |limit| {
-            let section = ConcurrencyConfig { max_concurrent: limit, ..Default::default() };
-            initial_payloads(&section).map(|bounds| (bounds.concurrent_max, bounds.queued_max > 0))
-        };
-        assert_eq!(bounds(None), Some((INITIAL_PAYLOADS_MAX, true)));
-        assert_eq!(bounds(Some(ConcurrencyLimit::AtMost(7))), Some((7, false)));
-        assert_eq!(bounds(Some(ConcurrencyLimit::Off)), None);
-    }
 }

@@ -135,6 +135,7 @@ fn main(page: &mut Page, main: &MainConfig) {
     page.line("port", main.port);
     page.duration("initTimeout", main.init_timeout);
     page.duration("gracefulShutdownTimeout", main.graceful_shutdown_timeout);
+    page.duration("shutdownDelay", main.shutdown_delay);
     page.interval("heartbeatInterval", main.heartbeat_interval, "off");
     page.interval("maxClientConnectionTime", main.max_client_connection_time, "no limit");
     page.duration("disconnectedStatusTime", main.disconnected_status_time);

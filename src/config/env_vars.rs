@@ -70,6 +70,8 @@ variables! {
     INIT_TIMEOUT
     /// `[Main] gracefulShutdownTimeout`: time to drain when told to stop.
     GRACEFUL_SHUTDOWN_TIMEOUT
+    /// `[Main] shutdownDelay`: time during which connections are accepted when told to stop.
+    SHUTDOWN_DELAY
     /// `[Main] heartbeatInterval`: how often a comment is sent on every stream.
     HEARTBEAT_INTERVAL
     /// `[Main] maxClientConnectionTime`: after which time a stream is closed.

@@ -162,24 +162,37 @@ impl Registry {
 
 #[cfg(test)]
 impl Registry {
-    /// A registry of one environment, which its SDK keys open, for tests of who reads it.
-    pub(crate) fn of_one(spec: crate::model::EnvironmentSpec) -> (Self, Arc<Environment>) {
-        let keys: Vec<_> = spec.credentials.sdk_keys.iter().map(|key| key.value.clone()).collect();
-        let filter = spec.reference.filter.clone();
-        let environment = Arc::new(Environment::new(Arc::new(spec), SystemTime::UNIX_EPOCH));
-        let access =
-            Access { environment: environment.clone(), lease: Arc::default(), expiry: None };
-        let views = vec![(filter, access)];
+    /// A registry of environments that their SDK keys open, for tests of the server.
+    pub(crate) fn of(specs: Vec<crate::model::EnvironmentSpec>) -> (Self, Vec<Arc<Environment>>) {
+        let mut by_credential = HashMap::new();
+        let mut environments = Vec::new();
+        for spec in specs {
+            let environment = Arc::new(Environment::new(Arc::new(spec), SystemTime::UNIX_EPOCH));
+            let spec = environment.spec();
+            for key in &spec.credentials.sdk_keys {
+                let access = Access {
+                    environment: environment.clone(),
+                    lease: Arc::default(),
+                    expiry: None,
+                };
+                let views = vec![(spec.reference.filter.clone(), access)];
+                by_credential.insert(Credential::Sdk(key.value.clone()), views);
+            }
+            environments.push(environment);
+        }
         let registry = Self::default();
+        let known = environments.clone().into();
         registry.swap(Table {
             list: ListState::Authoritative,
-            environments: Arc::from([environment.clone()]),
-            by_credential: keys
-                .into_iter()
-                .map(|key| (Credential::Sdk(key), views.clone()))
-                .collect(),
+            environments: known,
+            by_credential,
             refused: HashSet::new(),
         });
-        (registry, environment)
+        (registry, environments)
+    }
+
+    /// Revokes every credential.
+    pub(crate) fn forget_all(&self) {
+        self.swap(Table::of(ListState::Authoritative, Arc::default()));
     }
 }

@@ -27,7 +27,7 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self::Full(Payload::new(bytes, None))
+        Self::Full(Payload::small(bytes))
     }
 }
 

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Server;
 use super::body::Body;
-use super::pace::{HEAD_TIMEOUT, HeadTimer, LATE_HEAD_TIMEOUT, Pace};
-use super::progress_io::ProgressIo;
+use super::head_timer::{HEAD_TIMEOUT, HeadTimer, SHORT_HEAD_TIMEOUT};
+use super::pace::Pace;
+use super::progress_io::{ProgressIo, Transport};
 
 /// Largest head of a request, at least: hyper looks at it before it reads on, and the last read
 /// can bring as much again. Contexts stand in paths of client-side routes, so it is generous. (Of
@@ -26,19 +27,29 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 /// How long a client may leave what is sent to it unread.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a connection is accepted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Welcome {
+    /// Any number of requests.
+    Normal,
+    /// One request, because the process is leaving.
+    Leaving,
+    /// One request, which is refused unless it is a probe, because there are too many connections.
+    OverLimit,
+}
+
 /// Serves one connection until it ends.
-pub(super) async fn serve<T>(server: Arc<Server>, socket: T)
+pub(super) async fn serve<T>(server: Arc<Server>, socket: T, pace: Arc<Pace>, welcome: Welcome)
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Transport + Send + 'static,
 {
     let drain = server.drain.clone();
-    let came_late = drain.is_active();
-    let mut http = std::pin::pin!(http(server, socket, came_late));
-    let mut leaving = std::pin::pin!(drain.begun());
+    let mut http = std::pin::pin!(http(server, socket, pace, welcome));
+    let mut closed = std::pin::pin!(drain.closed());
     let outcome = tokio::select! {
         outcome = http.as_mut() => outcome,
-        // One that came late ends after its first answer anyway; told now, it would end before.
-        () = leaving.as_mut(), if !came_late => {
+        // One for a single request ends after its answer anyway; told now, it would end before.
+        () = closed.as_mut(), if welcome == Welcome::Normal => {
             http.as_mut().graceful_shutdown();
             http.await
         }
@@ -52,20 +63,23 @@ where
 fn http<T>(
     server: Arc<Server>,
     socket: T,
-    came_late: bool,
+    pace: Arc<Pace>,
+    welcome: Welcome,
 ) -> http1::Connection<TokioIo<ProgressIo<T>>, Requests>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Transport,
 {
-    let pace = Arc::new(Pace::default());
     let io = TokioIo::new(ProgressIo::new(socket, PROGRESS_TIMEOUT, pace.clone()));
-    let first_head = if came_late { LATE_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
+    let first_head = match welcome {
+        Welcome::Normal => HEAD_TIMEOUT,
+        Welcome::Leaving | Welcome::OverLimit => SHORT_HEAD_TIMEOUT,
+    };
     http1::Builder::new()
         .timer(HeadTimer::new(pace.clone(), first_head))
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .keep_alive(!came_late)
-        .serve_connection(io, Requests { server, pace })
+        .keep_alive(welcome == Welcome::Normal)
+        .serve_connection(io, Requests { server, pace, welcome })
 }
 
 /// Answers the requests of one connection.
@@ -73,6 +87,7 @@ where
 struct Requests {
     server: Arc<Server>,
     pace: Arc<Pace>,
+    welcome: Welcome,
 }
 
 impl Service<Request<Incoming>> for Requests {
@@ -83,8 +98,20 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.pace.head_came();
         let (server, pace) = (self.server.clone(), self.pace.clone());
-        Box::pin(async move { Ok(server.handle(request, &pace).await) })
+        let welcome = self.welcome;
+        Box::pin(async move {
+            if welcome == Welcome::OverLimit {
+                return Ok(server.handle_over_limit(&request));
+            }
+            let mut response = server.handle(request, &pace).await;
+            if server.drain.is_active() {
+                // The client takes its next request to another relay.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        })
     }
 }
 

@@ -1,146 +1,15 @@
-use std::time::SystemTime;
-
-use serde_json::Map;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
-use super::super::pace::IDLE_TIMEOUT;
+use super::super::InitialPayloads;
+use super::super::head_timer::{IDLE_TIMEOUT, UNKNOWN_IDLE_TIMEOUT};
+use super::super::pace::UNKNOWN_HEAD_BYTES_MAX;
 use super::super::streaming::CONNECTION_TIME_JITTER;
-use super::super::{Drain, InitialPayloads, ServerSettings, StatusMembers};
+use super::super::test_support::{Bench, get, read_to_end, read_until};
 use super::*;
-use crate::environments::{Environment, Registry};
-use crate::model::{
-    AcceptedKey, CredentialSet, DataSet, EnvironmentRef, EnvironmentSpec, FilterKey, Item, ItemKey,
-    ItemKind, Origin, SdkKey,
-};
-use crate::streams::{Change, Snapshot};
-use crate::tasks::TaskGroup;
 
 const HEALTH: &str = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
-
-/// A server of one environment, without sockets.
-struct Bench {
-    server: Arc<Server>,
-    environment: Arc<Environment>,
-    drain: Arc<Drain>,
-    tasks: TaskGroup,
-}
-
-impl Bench {
-    /// An environment with a flag of so many bytes.
-    fn new(flag_bytes: usize, initial_payloads: Option<InitialPayloads>) -> Self {
-        Self::with(flag_bytes, initial_payloads, None)
-    }
-
-    /// The same with a bound on the time of streams.
-    fn with(
-        flag_bytes: usize,
-        initial_payloads: Option<InitialPayloads>,
-        max_client_connection_time: Option<Duration>,
-    ) -> Self {
-        let key = SdkKey::new("sdk-1");
-        let spec = EnvironmentSpec {
-            reference: EnvironmentRef { environment: "e1".into(), filter: FilterKey::default() },
-            environment_key: String::new(),
-            environment_name: String::new(),
-            project_key: String::new(),
-            project_name: String::new(),
-            credentials: CredentialSet {
-                anchor: key.clone(),
-                sdk_keys: vec![AcceptedKey { value: key, name: None, expiry: None }],
-                primary_mobile: None,
-                mobile_keys: Vec::new(),
-                environment_id: None,
-            },
-            ttl: Duration::ZERO,
-            secure_mode: false,
-            allowed_origins: Arc::default(),
-            allowed_headers: Arc::default(),
-            store_prefix: String::new(),
-            store_table: String::new(),
-        };
-        let (registry, environment) = Registry::of_one(spec);
-        let drain = Arc::new(Drain::default());
-        let settings = ServerSettings {
-            max_client_connection_time,
-            initial_payloads,
-            disconnected_after: Duration::from_secs(60),
-            init_timeout: Duration::from_secs(10),
-        };
-        let members = StatusMembers(Arc::new(Map::new));
-        let server = Arc::new(Server::new(Arc::new(registry), settings, drain.clone(), members));
-        let tasks = TaskGroup::new(&CancellationToken::new());
-        let bench = Self { server, environment, drain, tasks };
-        bench.publish(1, flag_bytes);
-        bench
-    }
-
-    /// Serves a version of the flag; streams hear of all but the first as a change.
-    fn publish(&self, version: u64, flag_bytes: usize) {
-        let key = ItemKey::new(ItemKind::Flag, "f");
-        let json = format!("{{\"version\":{version},\"salt\":\"{}\"}}", "x".repeat(flag_bytes));
-        let item = Arc::new(Item::live(version, json));
-        let mut data = DataSet::default();
-        data.upsert(&key, item.clone());
-        let snapshot = Snapshot::new(Arc::new(data), Origin::Live, SystemTime::UNIX_EPOCH);
-        match version {
-            1 => self.environment.hub.replace(Arc::new(snapshot)),
-            _ => self.environment.hub.change(Arc::new(snapshot), Change::of(&key, &item)),
-        }
-    }
-
-    /// A connection that holds so many bytes that the client has not read.
-    fn connect(&mut self, unread_bytes: usize) -> DuplexStream {
-        let (theirs, ours) = duplex(unread_bytes);
-        self.tasks.spawn_many("connection", serve(self.server.clone(), ours));
-        theirs
-    }
-
-    async fn get(&mut self, path: &str) -> DuplexStream {
-        let mut client = self.connect(1024);
-        client.write_all(get(path).as_bytes()).await.unwrap();
-        client
-    }
-
-    async fn status_of(&mut self, path: &str) -> String {
-        let mut client = self.get(path).await;
-        let mut line = [0; 12];
-        client.read_exact(&mut line).await.unwrap();
-        String::from_utf8(line.to_vec()).unwrap()
-    }
-
-    /// Waits until so many streams are open.
-    async fn streams(&self, count: usize) {
-        timeout(Duration::from_secs(1_000), async {
-            while self.environment.hub.streams() != count {
-                sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await
-        .unwrap();
-    }
-}
-
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: sdk-1\r\n\r\n")
-}
-
-/// Reads until the text has come.
-async fn read_until(client: &mut DuplexStream, end: &str) -> String {
-    let mut seen = Vec::new();
-    while !seen.ends_with(end.as_bytes()) {
-        seen.push(client.read_u8().await.unwrap());
-    }
-    String::from_utf8(seen).unwrap()
-}
-
-async fn read_to_end(mut client: DuplexStream) -> String {
-    let mut seen = String::new();
-    client.read_to_string(&mut seen).await.unwrap();
-    seen
-}
 
 #[tokio::test(start_paused = true)]
 async fn heads_must_come_in_time_and_idle_connections_are_kept() {
@@ -163,13 +32,19 @@ async fn heads_must_come_in_time_and_idle_connections_are_kept() {
         assert_eq!(tokio::join!(write, read).1, ended_after, "{sent:?}");
     };
     let idle = IDLE_TIMEOUT.as_secs();
+    let known = &get("/sdk/flags/f");
     check(&[], 10).await;
     check(&[(9, "GET /livez HTTP/1.1\r\n")], 10).await;
-    check(&[(9, HEALTH)], 9 + idle).await;
-    check(&[(9, HEALTH), (100, "GET"), (105, " /livez")], 110).await;
-    check(&[(9, HEALTH), (600, HEALTH)], 600 + idle).await;
-    let ahead = format!("{HEALTH}GET /li");
+    check(&[(9, known)], 9 + idle).await;
+    check(&[(9, known), (100, "GET"), (105, " /livez")], 110).await;
+    check(&[(9, known), (600, HEALTH)], 600 + idle).await;
+    let ahead = format!("{known}GET /li");
     check(&[(0, &ahead)], idle).await;
+    // A client without a valid credential is not waited for as long.
+    let unknown_idle = UNKNOWN_IDLE_TIMEOUT.as_secs();
+    check(&[(9, HEALTH)], 9 + unknown_idle).await;
+    check(&[(9, &known.replace("sdk-1", "sdk-3"))], 9 + unknown_idle).await;
+    check(&[(9, HEALTH), (70, HEALTH)], 70 + unknown_idle).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +77,7 @@ async fn a_turn_lasts_until_the_payload_was_taken() {
     let limit = InitialPayloads {
         concurrent_max: 1,
         queued_max: 0,
-        send_timeout: Duration::from_secs(100),
+        send_timeout: Some(Duration::from_secs(100)),
     };
     for path in ["/all", "/flags", "/sdk/latest-all", "/sdk/latest-flags", "/sdk/flags"] {
         let mut bench = Bench::new(1 << 20, Some(limit));
@@ -211,8 +86,10 @@ async fn a_turn_lasts_until_the_payload_was_taken() {
         for other in ["/all", "/sdk/latest-all"] {
             assert_eq!(bench.status_of(other).await, "HTTP/1.1 503", "{other} during {path}");
         }
-        let item = bench.status_of("/sdk/flags/f").await;
-        assert_eq!(item, "HTTP/1.1 200", "single items need no turn");
+        let large = bench.status_of("/sdk/flags/f").await;
+        assert_eq!(large, "HTTP/1.1 503", "a large item is no better than all");
+        let small = bench.status_of("/sdk/flags/a").await;
+        assert_eq!(small, "HTTP/1.1 200", "what is small needs no turn");
         read_until(&mut first, "xxx\"}").await;
         assert_eq!(bench.status_of("/all").await, "HTTP/1.1 200", "after {path}");
     }
@@ -223,7 +100,7 @@ async fn a_turn_that_is_held_too_long_ends_with_its_connection() {
     let limit = InitialPayloads {
         concurrent_max: 1,
         queued_max: 0,
-        send_timeout: Duration::from_secs(100),
+        send_timeout: Some(Duration::from_secs(100)),
     };
     for path in ["/all", "/sdk/latest-all"] {
         let mut bench = Bench::new(1 << 20, Some(limit));
@@ -231,9 +108,9 @@ async fn a_turn_that_is_held_too_long_ends_with_its_connection() {
         let mut slow = bench.get(path).await;
         let dripping = async {
             let mut piece = [0; 1024];
-            // Each piece is progress, but all of them would take too long.
+            // It keeps the minimum pace, but all of it would take too long.
             while slow.read_exact(&mut piece).await.is_ok() {
-                sleep(Duration::from_secs(7)).await;
+                sleep(Duration::from_millis(110)).await;
             }
         };
         let waiting = async {
@@ -245,6 +122,133 @@ async fn a_turn_that_is_held_too_long_ends_with_its_connection() {
         let freed_after = tokio::join!(dripping, waiting).1;
         assert!((100..=101).contains(&freed_after), "{path}: after {freed_after} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_clients_of_one_environment_leave_turns_to_another() {
+    let limit = InitialPayloads { concurrent_max: 8, queued_max: 100, send_timeout: None };
+    for path in ["/all", "/sdk/latest-all"] {
+        let mut bench = Bench::new(1 << 20, Some(limit));
+        let stuck: Vec<_> = {
+            let mut stuck = Vec::new();
+            for _ in 0..20 {
+                stuck.push(bench.get(path).await);
+            }
+            stuck
+        };
+        sleep(Duration::from_secs(1)).await;
+        let begun = Instant::now();
+        for other in ["/all", "/sdk/latest-all"] {
+            let answer = bench.status_of_key(other, "sdk-2").await;
+            assert_eq!((answer.as_str(), begun.elapsed()), ("HTTP/1.1 200", Duration::ZERO));
+        }
+        drop(stuck);
+    }
+}
+
+/// A reader that takes a little now and then used to keep its turn for two minutes; one on a slow
+/// line must be served to the end.
+#[tokio::test(start_paused = true)]
+async fn a_minimum_pace_keeps_the_turn() {
+    // How much is taken how often, and whether the connection ends before all was taken.
+    let check = async |bytes: usize, pause: Duration, is_cut: bool| {
+        for path in ["/all", "/sdk/latest-all"] {
+            let mut bench = Bench::new(4 << 20, Some(InitialPayloads::default()));
+            let begun = Instant::now();
+            let mut slow = bench.get(path).await;
+            let mut piece = vec![0; bytes];
+            let mut taken = 0;
+            while taken < 4_000_000 && slow.read_exact(&mut piece).await.is_ok() {
+                taken += bytes;
+                sleep(pause).await;
+            }
+            let after = begun.elapsed().as_secs();
+            assert_eq!(taken < 4_000_000, is_cut, "{path}, {bytes} bytes, after {after} s");
+            assert!(!is_cut || after < 100, "{path}, {bytes} bytes, after {after} s");
+        }
+    };
+    check(10_000, Duration::from_secs(1), false).await;
+    check(1_000, Duration::from_secs(29), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_a_turn_gets_what_is_true_after_the_wait() {
+    let limit = InitialPayloads { concurrent_max: 1, queued_max: 9, send_timeout: None };
+    for path in ["/all", "/sdk/latest-all", "/sdk/latest-flags"] {
+        for revoked in [false, true] {
+            let mut bench = Bench::new(1 << 20, Some(limit));
+            let mut first = bench.get(path).await;
+            read_until(&mut first, "\r\n\r\n").await;
+            let mut waiting = bench.get(path).await;
+            sleep(Duration::from_secs(1)).await;
+            bench.publish(2, 10);
+            if revoked {
+                bench.registry.forget_all();
+            }
+            drop(first);
+            if revoked {
+                let mut line = [0; 12];
+                waiting.read_exact(&mut line).await.unwrap();
+                assert_eq!(&line, b"HTTP/1.1 401", "{path}");
+            } else {
+                let seen = read_until(&mut waiting, "x\"}").await;
+                assert!(seen.contains("{\"version\":2,"), "{path}: {seen}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_connected_clients_must_have_whole_takes_turns_too() {
+    let limit = InitialPayloads { concurrent_max: 1, queued_max: 0, send_timeout: None };
+    let mut bench = Bench::new(10, Some(limit));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = bench.get("/all").await;
+        read_until(&mut client, "\n\n\r\n").await;
+        clients.push(client);
+    }
+    bench.put(2, 1 << 20);
+    let begun_of = async |client: &mut DuplexStream| {
+        timeout(Duration::from_secs(1), read_until(client, "event: put")).await.is_ok()
+    };
+    let mut order = Vec::new();
+    while order.len() < 3 {
+        let mut begun = Vec::new();
+        for (index, client) in clients.iter_mut().enumerate() {
+            if !order.contains(&index) && begun_of(client).await {
+                begun.push(index);
+            }
+        }
+        assert_eq!(begun.len(), 1, "one at a time");
+        bench.environment.hub.heartbeat();
+        for (index, client) in clients.iter_mut().enumerate() {
+            if !order.contains(&index) && index != begun[0] {
+                timeout(Duration::from_secs(1), read_until(client, ":\n\r\n")).await.unwrap();
+            }
+        }
+        let rest = read_until(&mut clients[begun[0]], "\n\n\r\n").await;
+        assert!(rest.len() > 1 << 20);
+        order.push(begun[0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_hold_versions_of_long_ago_end() {
+    let mut bench = Bench::new(20 << 20, Some(InitialPayloads::default()));
+    let mut stuck = Vec::new();
+    for version in 2..=8 {
+        let path = ["/all", "/sdk/latest-flags"][stuck.len() % 2];
+        let mut client = bench.get(path).await;
+        read_until(&mut client, "\r\n\r\n").await;
+        stuck.push(client);
+        sleep(Duration::from_millis(1)).await;
+        bench.publish(version, 20 << 20);
+    }
+    sleep(Duration::from_millis(1)).await;
+    bench.tasks.reap();
+    // The two newest ones, and as many old ones as the bound allows.
+    assert_eq!(bench.tasks.len(), 2 + 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,11 +282,20 @@ async fn while_leaving_each_connection_gets_its_answer_and_ends() {
     read_until(&mut stream, "\n\n\r\n").await;
     let mut idle = bench.get("/livez").await;
     read_until(&mut idle, "ok").await;
+    let mut kept = bench.get("/livez").await;
+    read_until(&mut kept, "ok").await;
 
     let begun = Instant::now();
-    bench.drain.begin(begun, grace);
+    let delay = Duration::from_secs(5);
+    bench.drain.begin(begun, grace, delay);
     bench.environment.hub.wake();
-    assert_eq!(read_to_end(idle).await, "", "idle connections end at once");
+    sleep(Duration::from_secs(1)).await;
+    kept.write_all(get("/sdk/flags/a").as_bytes()).await.unwrap();
+    let answer = read_to_end(kept).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close\r\n"));
+    assert_eq!(begun.elapsed(), Duration::from_secs(1), "a kept connection ends with its answer");
+    assert_eq!(read_to_end(idle).await, "");
+    assert_eq!(begun.elapsed(), delay, "idle connections end with the delay");
     let mut late = bench.connect(64 * 1024);
     sleep(Duration::from_secs(1)).await;
     late.write_all(get("/readyz").as_bytes()).await.unwrap();
@@ -291,7 +304,7 @@ async fn while_leaving_each_connection_gets_its_answer_and_ends() {
     assert!(answer.contains("connection: close\r\n") && answer.contains("shutting down"));
     let connected = Instant::now();
     assert_eq!(read_to_end(bench.connect(1024)).await, "", "nobody is waited for");
-    assert_eq!(connected.elapsed(), LATE_HEAD_TIMEOUT);
+    assert_eq!(connected.elapsed(), SHORT_HEAD_TIMEOUT);
     assert_eq!(bench.status_of("/all").await, "HTTP/1.1 503");
     assert_eq!(bench.status_of("/sdk/latest-all").await, "HTTP/1.1 200");
     // The open stream still gets its changes, and ends in order.
@@ -299,6 +312,44 @@ async fn while_leaving_each_connection_gets_its_answer_and_ends() {
     let rest = read_to_end(stream).await;
     assert!(rest.contains("\"version\":2") && rest.ends_with("0\r\n\r\n"), "{rest}");
     assert!(begun.elapsed() <= grace.mul_f64(0.81), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_limit_of_connections_probes_are_answered_and_others_told_to_come_again() {
+    let mut bench = Bench::new(10, None);
+    let mut ask = async |path: &str| {
+        let (mut client, ours) = duplex(64 * 1024);
+        let serving = serve(bench.server.clone(), ours, Arc::default(), Welcome::OverLimit);
+        bench.tasks.spawn_many("connection", serving);
+        client.write_all(get(path).as_bytes()).await.unwrap();
+        read_to_end(client).await
+    };
+    for path in ["/livez", "/readyz", "/status"] {
+        let answer = ask(path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    for path in ["/all", "/sdk/latest-all", "/nothing"] {
+        let answer = ask(path).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{path}: {answer}");
+        assert!(answer.contains("retry-after: ") && answer.contains("connection: close\r\n"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_head_needs_a_former_credential() {
+    let mut bench = Bench::new(10, None);
+    let padding = format!("x: {}\r\n\r\n", "x".repeat(UNKNOWN_HEAD_BYTES_MAX));
+    let large = get("/sdk/flags/a").replace("\r\n\r\n", &format!("\r\n{padding}"));
+    let mut client = bench.connect(1 << 20);
+    client.write_all(large.as_bytes()).await.unwrap();
+    let answer = read_to_end(client).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+
+    let mut client = bench.get("/sdk/flags/a").await;
+    read_until(&mut client, "{\"version\":1}").await;
+    client.write_all(large.as_bytes()).await.unwrap();
+    let answer = read_until(&mut client, "{\"version\":1}").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -329,11 +380,20 @@ async fn a_body_that_nobody_wants_does_not_hide_the_answer() {
     let answer = read_to_end(slow).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
+
+    // The answer is of after the wait for the body.
+    let mut slow = bench.connect(1024);
+    slow.write_all(head(200_000, "").as_bytes()).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    bench.registry.forget_all();
+    let answer = read_to_end(slow).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
 }
 
 #[test]
 fn a_connection_is_small() {
     let bench = Bench::new(1, None);
-    let bytes = size_of_val(&serve(bench.server, duplex(1).0));
+    let serving = serve(bench.server, duplex(1).0, Arc::default(), Welcome::Normal);
+    let bytes = size_of_val(&serving);
     assert!(bytes <= 2_000, "{bytes} bytes for each connection, beside hyper's two buffers");
 }

@@ -1,5 +1,6 @@
 //! Leaving in order: streams end spread over the grace period, so that the clients of one relay
-//! do not fall upon the others all at once.
+//! do not reconnect to the others all at once. New connections are accepted for a while longer,
+//! because load balancers take some time to learn that this relay is going.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub struct Drain {
 struct Plan {
     begin: Instant,
     spread: Duration,
+    /// Until then clients may still come.
+    open_until: Instant,
 }
 
 impl Default for Drain {
@@ -30,12 +33,18 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Begins to leave; all streams are to end within the grace period. Streams must be woken to
-    /// notice.
-    pub fn begin(&self, now: Instant, grace: Duration) {
+    /// Begins to leave; all streams are to end within the grace period, and clients may come
+    /// during the delay. Streams must be woken to notice.
+    pub fn begin(&self, now: Instant, grace: Duration, delay: Duration) {
+        let spread = grace.mul_f64(SPREAD_SHARE);
         // A second call changes nothing: the first plan stands.
-        let _ = self.plan.set(Plan { begin: now, spread: grace.mul_f64(SPREAD_SHARE) });
+        let _ = self.plan.set(Plan { begin: now, spread, open_until: now + delay.min(grace) });
         self.started.send_replace(true);
+    }
+
+    /// Until when new connections are accepted; `None` while staying.
+    pub fn open_until(&self) -> Option<Instant> {
+        self.plan.get().map(|plan| plan.open_until)
     }
 
     /// Whether this process is leaving.
@@ -48,9 +57,12 @@ impl Drain {
         self.plan.get().map(|plan| plan.begin + plan.spread.mul_f64(random.clamp(0.0, 1.0)))
     }
 
-    /// Waits until leaving begins.
-    pub async fn begun(&self) {
+    /// Waits until no client may come any more.
+    pub async fn closed(&self) {
         // The sender lives in self, so the wait cannot fail.
         let _ = self.started.subscribe().wait_for(|started| *started).await;
+        if let Some(until) = self.open_until() {
+            tokio::time::sleep_until(until).await;
+        }
     }
 }

@@ -16,12 +16,14 @@ use super::cors::{self, Allowed};
 use super::not_built::Feature;
 use super::pace::Pace;
 use super::polling::Poll;
-use super::responses::{empty, json, not_found, text};
+use super::responses::{empty, json, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
+use crate::environments::Access;
 use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
 const MALFORMED: &str = "400 Bad Request";
+const OVER_LIMIT: &str = "Too many connections are open at this moment";
 const NO_EXPECT: &str =
     "The relay does not check expectations (`expect`) yet; ask /status without it";
 const NO_STATUS_OF_ONE: &str =
@@ -45,12 +47,27 @@ impl Server {
     {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        let response = self.respond(&request, pace).await;
-        // Who asks before sending a body sees the answer in time, and will not send it.
+        // Before the answer is made, so that it is not of before the wait. A client that asks
+        // before it sends a body sees the answer in time, and will not send it.
         if !body.is_end_stream() && !request.headers().contains_key(EXPECT) {
             discard(body).await;
         }
-        response
+        self.respond(&request, pace).await
+    }
+
+    /// Answers a request on a connection beyond the limit: probes as always, everything else with
+    /// the advice to come again.
+    pub(super) fn handle_over_limit<B>(&self, request: &Request<B>) -> Response<Body> {
+        match route(request.method(), request.uri().path()) {
+            Routed::To(Route::Livez) => text(StatusCode::OK, "ok"),
+            Routed::To(Route::Readyz) => self.readyz(),
+            Routed::To(Route::Status) => json(StatusCode::OK, self.status()),
+            Routed::To(_)
+            | Routed::MethodNotAllowed
+            | Routed::NotFound
+            | Routed::Malformed
+            | Routed::Moved(_) => unavailable(OVER_LIMIT),
+        }
     }
 
     async fn respond(&self, request: &Request<()>, pace: &Arc<Pace>) -> Response<Body> {
@@ -81,16 +98,21 @@ impl Server {
             Route::Flag(key) => (Auth::Sdk, item(ItemKind::Flag, key)),
             Route::Segment(key) => (Auth::Sdk, item(ItemKind::Segment, key)),
         };
-        let access = match self.select(request, &auth).await {
-            Ok(access) => access,
+        let mut asked = match self.select(request, &auth).await {
+            Ok(access) => Asked { request, auth, access, pace },
             Err(refused) => return refused,
         };
-        let environment_id = access.environment.spec().credentials.environment_id.clone();
-        let mut response = match wanted {
-            Wanted::Stream(kind) => self.stream(access, kind, pace).await,
-            Wanted::Poll(poll) => self.poll(&access, request.headers(), poll, pace).await,
+        pace.trust();
+        let answered = match wanted {
+            Wanted::Stream(kind) => self.stream(&mut asked, kind).await,
+            Wanted::Poll(poll) => self.poll(&mut asked, &poll).await,
         };
-        name_environment(&mut response, environment_id);
+        let mut response = match answered {
+            Ok(response) => response,
+            Err(refused) => return refused,
+        };
+        let id = asked.access.environment.spec().credentials.environment_id.clone();
+        name_environment(&mut response, id);
         response
     }
 
@@ -168,6 +190,15 @@ fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
 fn has_query(request: &Request<()>, name: &str) -> bool {
     let query = request.uri().query().unwrap_or_default();
     query.split('&').any(|pair| pair.split('=').next() == Some(name))
+}
+
+/// A request whose credential is valid.
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a Request<()>,
+    pub(super) auth: Auth,
+    /// What the credential opened when it was last looked at.
+    pub(super) access: Access,
+    pub(super) pace: &'a Arc<Pace>,
 }
 
 /// Reads what nobody wants, within bounds.

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Server, connection};
+use super::connection::{self, Welcome};
+use super::crowd::{Crowd, Place};
+use super::pace::Pace;
+use super::{Server, crowd};
 use crate::tasks::TaskGroup;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -29,7 +33,16 @@ const USER_TIMEOUT: Duration = Duration::from_secs(120);
 const _: () =
     assert!(USER_TIMEOUT.as_secs() >= KEEPALIVE_IDLE.as_secs() + 5 * KEEPALIVE_INTERVAL.as_secs());
 
-/// Pause after a failed accept, which means that file descriptors have run out.
+/// Bytes that the kernel may hold for a client (it takes twice as much, its own structures
+/// included). Small, so that a client that reads slowly is seen to read at all, and one that does
+/// not read costs little; large enough for 4 MB/s over a line with 50 ms of delay.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Pause between two log lines about too many connections.
+const CROWDED_LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// Pause after a failed accept, which means that file descriptors have run out, and longest wait
+/// for a connection that gives way to another one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why an address cannot be listened on.
@@ -126,6 +139,8 @@ impl Listener {
         connections: &mut TaskGroup,
     ) {
         let mut failing = false;
+        let mut crowd = Crowd::default();
+        let mut crowded_told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -133,20 +148,53 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
             };
             connections.reap();
-            match accepted {
-                Ok((stream, _)) => {
-                    failing = false;
-                    prepare(&stream);
-                    connections.spawn_many("connection", connection::serve(server.clone(), stream));
-                }
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
                 Err(error) => {
                     if !failing {
                         tracing::error!(%error, "cannot accept connections; raise the limit of open files if this lasts");
                     }
                     failing = true;
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
+            };
+            failing = false;
+            prepare(&stream);
+            let limit = crowd::connections_max(
+                server.settings.open_files_max,
+                server.registry.environments().len(),
+            );
+            let pace = Arc::new(Pace::default());
+            let place = crowd.place(&pace, connections.len(), limit);
+            let now = Instant::now();
+            if place != Place::Free
+                && crowded_told.is_none_or(|told| now - told > CROWDED_LOG_PAUSE)
+            {
+                crowded_told = Some(now);
+                tracing::warn!(
+                    limit,
+                    open_files = server.settings.open_files_max,
+                    "the limit of client connections is reached: connections without a valid \
+                     credential are closed, further clients get 503; raise the limit of open files \
+                     (LimitNOFILE, ulimit -n) or add relays"
+                );
             }
+            if place != Place::Free {
+                let open_max = crowd.open_max(place, limit);
+                let room = async {
+                    while connections.len() > open_max && connections.ended().await.is_some() {}
+                };
+                // If it takes longer, the reserve has to do.
+                let _ = tokio::time::timeout(ACCEPT_PAUSE, room).await;
+            }
+            let welcome = match place {
+                Place::Free | Place::Cleared if server.drain.is_active() => Welcome::Leaving,
+                Place::Free | Place::Cleared => Welcome::Normal,
+                Place::OverLimit => Welcome::OverLimit,
+            };
+            let serving = connection::serve(server.clone(), stream, pace, welcome);
+            connections.spawn_many("connection", serving);
         }
     }
 }
@@ -172,6 +220,7 @@ fn prepare(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     // None of these is vital: a socket without them works, only less promptly.
+    let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);
     #[cfg(target_os = "linux")]

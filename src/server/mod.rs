@@ -2,11 +2,14 @@
 //!
 //! Nothing here names a database or dials LaunchDarkly.
 
+mod admission;
 mod body;
 mod connection;
 mod cors;
+mod crowd;
 mod drain;
 mod handlers;
+mod head_timer;
 mod listener;
 mod not_built;
 mod pace;
@@ -18,6 +21,8 @@ mod routes;
 mod selection;
 mod status;
 mod streaming;
+#[cfg(test)]
+mod test_support;
 mod turns;
 
 use std::sync::Arc;
@@ -38,9 +43,6 @@ pub const INITIAL_PAYLOADS_MAX: usize = 512;
 /// Requests that may wait for their turn to receive a full payload.
 pub const INITIAL_PAYLOADS_QUEUED_MAX: usize = 20_000;
 
-/// How long one client may hold its turn (ld-relay v9: `sendTimeout`).
-pub const INITIAL_PAYLOAD_SEND: Duration = Duration::from_secs(120);
-
 /// How long requests wait at start for stores that are being read, before they get 503. Long
 /// enough for a local store; an SDK that got 503 would come back after a second at best.
 const BOOT_HOLD: Duration = Duration::from_millis(1_000);
@@ -57,6 +59,8 @@ pub struct ServerSettings {
     pub disconnected_after: Duration,
     /// When one serving environment is enough to be ready (design D22).
     pub init_timeout: Duration,
+    /// Files that this process may have open, connections included.
+    pub open_files_max: usize,
 }
 
 /// Bounds on full payloads.
@@ -66,8 +70,9 @@ pub struct InitialPayloads {
     pub concurrent_max: usize,
     /// Waiting for their turn; 0 refuses at once.
     pub queued_max: usize,
-    /// Longest hold of one turn.
-    pub send_timeout: Duration,
+    /// Time for one payload, after which its connection ends (ld-relay v9: `sendTimeout`); `None`
+    /// demands a minimum pace only.
+    pub send_timeout: Option<Duration>,
 }
 
 impl Default for InitialPayloads {
@@ -75,7 +80,7 @@ impl Default for InitialPayloads {
         Self {
             concurrent_max: INITIAL_PAYLOADS_MAX,
             queued_max: INITIAL_PAYLOADS_QUEUED_MAX,
-            send_timeout: INITIAL_PAYLOAD_SEND,
+            send_timeout: None,
         }
     }
 }
@@ -88,7 +93,7 @@ pub struct Server {
     drain: Arc<Drain>,
     status_members: StatusMembers,
     readiness: readiness::Readiness,
-    turns: Option<turns::Turns>,
+    turns: Option<Arc<turns::Turns>>,
     not_built: not_built::Reports,
     started_at: Instant,
 }
@@ -102,7 +107,7 @@ impl Server {
         drain: Arc<Drain>,
         status_members: StatusMembers,
     ) -> Self {
-        let turns = settings.initial_payloads.map(turns::Turns::new);
+        let turns = settings.initial_payloads.map(turns::Turns::new).map(Arc::new);
         Self {
             registry,
             settings,

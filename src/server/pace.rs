@@ -1,123 +1,260 @@
-//! How fast a client has to be: in sending the head of a request, and in taking a full payload.
+//! Demands on one client: how much it may send before it has shown a valid credential, and how
+//! fast it has to take a payload.
 //!
 //! A [`Pace`] stands between parts of one connection that do not meet otherwise: its socket,
 //! hyper's timer, and the requests on it.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use hyper::rt::{Sleep, Timer};
 use tokio::time::Instant;
 
-/// How long a client may take to send the head of a request: of the first one since it
-/// connected, of later ones since their first byte (ld-relay v8: 10 s).
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::streams::SlowReader;
 
-/// The same for the first request of who connects while the server is leaving, and would make it
-/// wait.
-pub(super) const LATE_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes a second that a client must take of a payload, on average over [`PACE_SLACK`]. Slow
+/// mobile networks are faster; an SDK behind less would need minutes for an ordinary data set.
+pub(super) const PACE_MIN: f64 = 8.0 * 1024.0;
 
-/// How long a connection may wait for its next request. Longer than load balancers keep
-/// connections to what is behind them (AWS: 1 min, Google: 10 min), because they would send
-/// requests into connections that are just being closed (ld-relay v8: no limit).
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(11 * 60);
+/// How far a client may lag behind the minimum pace.
+pub(super) const PACE_SLACK: Duration = Duration::from_secs(30);
 
-/// What is known of one client's pace, and what is demanded of it.
-#[derive(Debug, Default)]
+/// Largest head of a request before the first valid credential.
+pub(super) const UNKNOWN_HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Value of `head_bytes` while no head is awaited.
+const NO_HEAD: usize = usize::MAX;
+
+/// The minimum pace of one payload: until when the client must have taken more. Pure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Demand {
+    more_by: Instant,
+    /// When all of it must have been taken, whatever the pace.
+    whole_by: Option<Instant>,
+}
+
+impl Demand {
+    fn new(now: Instant, time_max: Option<Duration>) -> Self {
+        Self { more_by: now + PACE_SLACK, whole_by: time_max.map(|time| now + time) }
+    }
+
+    /// Gives time for bytes that were taken. Not for more than the slack: what the kernel took at
+    /// once must not allow minutes of silence.
+    fn took(&mut self, bytes: usize, now: Instant) {
+        let earned = Duration::from_secs_f64(bytes as f64 / PACE_MIN);
+        self.more_by = (self.more_by + earned).min(now + PACE_SLACK);
+    }
+
+    fn until(&self) -> Instant {
+        self.whole_by.map_or(self.more_by, |whole| whole.min(self.more_by))
+    }
+}
+
+/// State of one connection that its parts share.
+#[derive(Debug)]
 pub(super) struct Pace {
-    /// Whether it has sent anything since the wait for a head began.
+    /// True once the client has sent something since the wait for a head began.
     heard: AtomicBool,
-    /// Until when it must have taken the full payload that is being sent to it.
-    send_until: Mutex<Option<Instant>>,
+    /// True once the client has shown a valid credential.
+    trusted: AtomicBool,
+    /// Bytes of the head that is awaited.
+    head_bytes: AtomicUsize,
+    sending: Mutex<Sending>,
+}
+
+#[derive(Debug, Default)]
+struct Sending {
+    demand: Option<Demand>,
+    /// Number of the newest demand.
+    demands: u64,
+    /// True once the connection is to end at once.
+    cut: bool,
+    /// The task that waits for the client.
+    waiting: Option<Waker>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            heard: AtomicBool::default(),
+            trusted: AtomicBool::default(),
+            head_bytes: AtomicUsize::new(NO_HEAD),
+            sending: Mutex::default(),
+        }
+    }
 }
 
 impl Pace {
-    /// The client has sent something.
-    pub(super) fn hear(&self) {
+    /// Begins the wait for the head of a request.
+    pub(super) fn await_head(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+        self.head_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends the wait: the head of a request has come.
+    pub(super) fn head_came(&self) {
+        self.head_bytes.store(NO_HEAD, Ordering::Relaxed);
+    }
+
+    /// Notes that the client has sent bytes.
+    pub(super) fn hear(&self, bytes: usize) {
         self.heard.store(true, Ordering::Relaxed);
-    }
-
-    /// Until when the client must have taken what is being sent.
-    pub(super) fn send_until(&self) -> Option<Instant> {
-        *self.send_until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Demands that what is being sent is taken by that time; `None` demands it no longer.
-    pub(super) fn limit_sending(&self, until: Option<Instant>) {
-        *self.send_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-    }
-}
-
-/// hyper's timer for one connection. hyper asks it one thing only: when to give up waiting for
-/// the head of a request, from the moment at which the wait begins. To hyper the time between
-/// two requests is a part of that wait; here it is not, except for what a client sends ahead
-/// while its previous request is being answered.
-pub(super) struct HeadTimer {
-    pace: Arc<Pace>,
-    first: Duration,
-    before_first: AtomicBool,
-}
-
-impl HeadTimer {
-    /// A timer that waits so long for the first head.
-    pub(super) fn new(pace: Arc<Pace>, first: Duration) -> Self {
-        Self { pace, first, before_first: AtomicBool::new(true) }
-    }
-
-    fn wait(&self) -> HeadWait {
-        let begun = self.before_first.swap(false, Ordering::Relaxed);
-        self.pace.heard.store(false, Ordering::Relaxed);
-        let limit = if begun { self.first } else { IDLE_TIMEOUT };
-        let ends = Box::pin(tokio::time::sleep(limit));
-        HeadWait { pace: self.pace.clone(), ends, begun }
-    }
-}
-
-impl fmt::Debug for HeadTimer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HeadTimer")
-    }
-}
-
-impl Timer for HeadTimer {
-    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        Box::pin(self.wait())
-    }
-
-    fn sleep_until(&self, _: std::time::Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(self.wait())
-    }
-
-    fn now(&self) -> std::time::Instant {
-        Instant::now().into_std()
-    }
-}
-
-/// Ends when the head of a request is overdue. hyper looks at it whenever it has read what there
-/// was to read.
-struct HeadWait {
-    pace: Arc<Pace>,
-    ends: Pin<Box<tokio::time::Sleep>>,
-    /// Whether the time of the head itself is running.
-    begun: bool,
-}
-
-impl Future for HeadWait {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        if !this.begun && this.pace.heard.load(Ordering::Relaxed) {
-            this.begun = true;
-            this.ends.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
+        let seen = self.head_bytes.load(Ordering::Relaxed);
+        if seen != NO_HEAD {
+            self.head_bytes.store(seen.saturating_add(bytes).min(NO_HEAD - 1), Ordering::Relaxed);
         }
-        this.ends.as_mut().poll(cx)
+    }
+
+    /// True once the client has sent something since the wait for a head began.
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the client may still send of a head; `None` without a limit of ours.
+    pub(super) fn head_room(&self) -> Option<usize> {
+        let seen = self.head_bytes.load(Ordering::Relaxed);
+        let is_limited = seen != NO_HEAD && !self.is_trusted();
+        is_limited.then(|| UNKNOWN_HEAD_BYTES_MAX.saturating_sub(seen))
+    }
+
+    /// Notes that the client has shown a valid credential.
+    pub(super) fn trust(&self) {
+        self.trusted.store(true, Ordering::Relaxed);
+    }
+
+    /// True once the client has shown a valid credential.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    /// Demands the minimum pace until the returned value is dropped, and that everything is taken
+    /// within a time if one is given.
+    pub(super) fn demand(self: &Arc<Self>, now: Instant, time_max: Option<Duration>) -> Demanded {
+        let mut sending = self.sending();
+        sending.demand = Some(Demand::new(now, time_max));
+        sending.demands += 1;
+        Demanded { pace: self.clone(), number: sending.demands }
+    }
+
+    /// Notes that the client has taken bytes.
+    pub(super) fn took(&self, bytes: usize, now: impl FnOnce() -> Instant) {
+        if let Some(demand) = &mut self.sending().demand {
+            demand.took(bytes, now());
+        }
+    }
+
+    /// Until when the client must take something; `None` if no payload is under way.
+    pub(super) fn send_until(&self) -> Option<Instant> {
+        self.sending().demand.map(|demand| demand.until())
+    }
+
+    /// Ends the connection at once, even while it waits for the client.
+    pub(super) fn cut(&self) {
+        let waiting = {
+            let mut sending = self.sending();
+            sending.cut = true;
+            sending.waiting.take()
+        };
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
+    /// True once the connection is to end at once; until then the task is woken by
+    /// [`cut`](Self::cut).
+    pub(super) fn is_cut(&self, cx: &Context<'_>) -> bool {
+        let mut sending = self.sending();
+        match &mut sending.waiting {
+            Some(waiting) => waiting.clone_from(cx.waker()),
+            waiting => *waiting = Some(cx.waker().clone()),
+        }
+        sending.cut
+    }
+
+    #[cfg(test)]
+    pub(super) fn was_cut(&self) -> bool {
+        self.sending().cut
+    }
+
+    fn sending(&self) -> MutexGuard<'_, Sending> {
+        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Sleep for HeadWait {}
+impl SlowReader for Pace {
+    fn end(&self) {
+        self.cut();
+    }
+}
+
+/// A payload under way; the client must keep the minimum pace as long as this lives.
+#[derive(Debug)]
+pub(super) struct Demanded {
+    pace: Arc<Pace>,
+    number: u64,
+}
+
+impl Drop for Demanded {
+    fn drop(&mut self) {
+        let mut sending = self.pace.sending();
+        if sending.demands == self.number {
+            sending.demand = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many seconds a client is cut that takes so many bytes at each of these seconds.
+    fn cut_after(takes: impl Iterator<Item = (u64, usize)>, time_max: Option<u64>) -> u64 {
+        let begun = Instant::now();
+        let mut demand = Demand::new(begun, time_max.map(Duration::from_secs));
+        for (at, bytes) in takes {
+            let now = begun + Duration::from_secs(at);
+            if now >= demand.until() {
+                break;
+            }
+            demand.took(bytes, now);
+        }
+        (demand.until() - begun).as_secs()
+    }
+
+    fn every(seconds: u64, bytes: usize) -> impl Iterator<Item = (u64, usize)> {
+        (0..1_000).map(move |round| (round * seconds, bytes))
+    }
+
+    #[test]
+    fn a_minimum_pace_is_demanded() {
+        let begun = [(0, 0)].into_iter();
+        assert_eq!(cut_after(begun, None), 30, "nothing is taken");
+        let begun = [(0, 4 << 20)].into_iter();
+        assert_eq!(cut_after(begun, None), 30, "what the kernel took at once earns nothing");
+        assert_eq!(cut_after(every(29, 64 * 1024), None), 38, "a little every half minute");
+        assert_eq!(cut_after(every(8, 60 * 1024), None), 360, "just below the pace");
+        assert!(cut_after(every(8, 64 * 1024), None) > 7_900, "at the pace");
+        assert!(cut_after(every(1, 10_000), None) > 990, "a slow line");
+        assert_eq!(cut_after(every(1, 10_000_000), Some(100)), 100, "a bound on the whole");
+    }
+
+    #[test]
+    fn a_head_is_limited_until_a_credential_was_valid() {
+        let pace = Pace::default();
+        assert_eq!(pace.head_room(), None, "no head is awaited");
+        pace.await_head();
+        pace.hear(30_000);
+        assert_eq!(pace.head_room(), Some(UNKNOWN_HEAD_BYTES_MAX - 30_000));
+        pace.hear(30_000);
+        assert_eq!(pace.head_room(), Some(0));
+        pace.head_came();
+        pace.hear(30_000);
+        assert_eq!(pace.head_room(), None, "bodies do not count");
+        pace.await_head();
+        assert_eq!(pace.head_room(), Some(UNKNOWN_HEAD_BYTES_MAX));
+        pace.trust();
+        assert_eq!(pace.head_room(), None);
+    }
+}

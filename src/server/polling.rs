@@ -1,19 +1,18 @@
 //! Polling for server-side SDKs: all data, flags only, single items, each with an ETag.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
+use hyper::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, VARY};
 use hyper::{Response, StatusCode};
 
 use super::Server;
 use super::body::Body;
-use super::pace::Pace;
+use super::handlers::Asked;
 use super::responses::{JSON, empty, unavailable};
 use super::selection::NO_DATA;
+use super::streaming::TurnTaken;
 use super::turns::Payload;
-use crate::environments::Access;
 use crate::model::ItemKey;
 use crate::streams::Snapshot;
 
@@ -28,37 +27,57 @@ pub(super) enum Poll {
 }
 
 impl Server {
-    /// Answers a poll.
+    /// Answers a poll; `Err` if its credential is refused after a wait.
     pub(super) async fn poll(
         &self,
-        access: &Access,
-        request: &HeaderMap,
-        poll: Poll,
-        pace: &Arc<Pace>,
-    ) -> Response<Body> {
-        let environment = &access.environment;
-        let Some(snapshot) = environment.hub.snapshot() else { return unavailable(NO_DATA) };
-        let Some(tag) = tag(&snapshot, &poll) else { return empty(StatusCode::NOT_FOUND) };
-        let ttl = environment.spec().ttl;
-        if request.get_all(IF_NONE_MATCH).iter().any(|known| matches(known, &tag)) {
-            return cached_for(ttl, empty(StatusCode::NOT_MODIFIED));
-        }
-        let turn = match &poll {
-            Poll::LatestAll | Poll::LatestFlags => match self.turn(pace).await {
-                Ok(turn) => turn,
-                Err(busy) => return busy,
-            },
-            Poll::Item(_) => None,
+        asked: &mut Asked<'_>,
+        poll: &Poll,
+    ) -> Result<Response<Body>, Response<Body>> {
+        let Some(mut snapshot) = asked.access.environment.hub.snapshot() else {
+            return Ok(unavailable(NO_DATA));
         };
+        if let Some(short) = short_answer(asked, &snapshot, poll) {
+            return Ok(short);
+        }
+        let mut body = body(&snapshot, poll);
+        let turn = match self.turn(asked, body.len()).await? {
+            TurnTaken::NotNeeded => None,
+            TurnTaken::Busy(busy) => return Ok(busy),
+            TurnTaken::Taken(turn) => {
+                // The data may have changed during the wait.
+                match asked.access.environment.hub.snapshot() {
+                    Some(newest) => snapshot = newest,
+                    None => return Ok(unavailable(NO_DATA)),
+                }
+                if let Some(short) = short_answer(asked, &snapshot, poll) {
+                    return Ok(short);
+                }
+                body = self::body(&snapshot, poll);
+                Some(turn)
+            }
+        };
+        let environment = &asked.access.environment;
         // The turn lasts until the client has taken the body, not only until it was built.
-        let body = Payload::new(body(&snapshot, &poll), turn);
-        let mut response = cached_for(ttl, Response::new(Body::Full(body)));
+        let body = Payload::new(body, turn, asked.pace, &environment.hub);
+        let mut response = cached_for(environment.spec().ttl, Response::new(Body::Full(body)));
         response.headers_mut().insert(CONTENT_TYPE, JSON);
-        if let Ok(value) = HeaderValue::try_from(format!("W/\"{tag}\"")) {
+        if let Some(tag) = tag(&snapshot, poll)
+            && let Ok(value) = HeaderValue::try_from(format!("W/\"{tag}\""))
+        {
             response.headers_mut().insert(ETAG, value);
         }
-        response
+        Ok(response)
     }
+}
+
+/// The answer if it has no body: there is no such item, or the client has the newest.
+fn short_answer(asked: &Asked<'_>, snapshot: &Snapshot, poll: &Poll) -> Option<Response<Body>> {
+    let Some(tag) = tag(snapshot, poll) else { return Some(empty(StatusCode::NOT_FOUND)) };
+    let mut known = asked.request.headers().get_all(IF_NONE_MATCH).iter();
+    let ttl = asked.access.environment.spec().ttl;
+    known
+        .any(|known| matches(known, &tag))
+        .then(|| cached_for(ttl, empty(StatusCode::NOT_MODIFIED)))
 }
 
 /// What changes when the answer would; `None` if there is no such item.

@@ -1,4 +1,5 @@
-//! A socket that gives up on a peer which does not take what is sent to it.
+//! A socket that gives up on a peer which does not take what is sent to it, or which sends too
+//! large a head before it has shown a valid credential.
 
 use std::future::Future;
 use std::io;
@@ -8,12 +9,37 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::pace::Pace;
 
-/// Fails a write that makes no progress within a deadline, or that is not done when the
-/// connection's [`Pace`] demands it. The timer exists only while the peer makes us wait.
+/// Answer to a head that is too large for a client without a valid credential. hyper cannot give
+/// it: its own bound is that of clients with one.
+const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What a connection needs of its socket beside reading and writing.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Lets the kernel forget at the end of the connection what the peer has not taken, instead
+    /// of keeping it for minutes.
+    fn forget_unsent(&self);
+}
+
+impl Transport for TcpStream {
+    fn forget_unsent(&self) {
+        // If it fails, the kernel's own time-out ends the connection.
+        let _ = self.set_zero_linger();
+    }
+}
+
+#[cfg(test)]
+impl Transport for tokio::io::DuplexStream {
+    fn forget_unsent(&self) {}
+}
+
+/// Fails a write that makes no progress within a deadline, or that is slower than the
+/// connection's [`Pace`] demands. The timer exists only while the peer makes us wait.
 #[derive(Debug)]
 pub(super) struct ProgressIo<T> {
     inner: T,
@@ -29,19 +55,25 @@ struct Waiting {
     ends: Pin<Box<Sleep>>,
 }
 
-impl<T> ProgressIo<T> {
+impl<T: Transport> ProgressIo<T> {
     pub(super) fn new(inner: T, deadline: Duration, pace: Arc<Pace>) -> Self {
         Self { inner, deadline, pace, waiting: None }
     }
 
-    fn judge<R>(
+    fn judge(
         &mut self,
-        outcome: Poll<io::Result<R>>,
+        outcome: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<R>> {
-        if outcome.is_ready() {
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(result) = outcome {
             self.waiting = None;
-            return outcome;
+            if let Ok(bytes) = result {
+                self.pace.took(bytes, Instant::now);
+            }
+            return Poll::Ready(result);
+        }
+        if self.pace.is_cut(cx) {
+            return self.give_up("the client is too far behind");
         }
         let since = self.waiting.as_ref().map_or_else(Instant::now, |waiting| waiting.since);
         let progress_by = since + self.deadline;
@@ -49,20 +81,43 @@ impl<T> ProgressIo<T> {
         let waiting = self
             .waiting
             .get_or_insert_with(|| Waiting { since, ends: Box::pin(tokio::time::sleep_until(by)) });
-        // What is demanded can change while we wait.
+        // The demand can change during the wait.
         if waiting.ends.deadline() != by {
             waiting.ends.as_mut().reset(by);
         }
-        waiting.ends.as_mut().poll(cx).map(|()| {
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the client reads too slowly or not at all",
-            ))
-        })
+        match waiting.ends.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => self.give_up("the client reads too slowly or not at all"),
+        }
+    }
+
+    fn give_up(&self, why: &'static str) -> Poll<io::Result<usize>> {
+        self.inner.forget_unsent();
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+    }
+
+    /// Reads no more than the rest of what a head may have.
+    fn poll_read_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        room: usize,
+    ) -> Poll<io::Result<()>> {
+        if room == 0 {
+            // At best: a client that has not read its former answers may miss this one.
+            let _ = Pin::new(&mut self.inner).poll_write(cx, HEAD_TOO_LARGE);
+            let too_large = "the head is too large for a client without a valid credential";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, too_large)));
+        }
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room.min(buf.remaining())));
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, &mut part);
+        let count = part.filled().len();
+        buf.advance(count);
+        outcome
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for ProgressIo<T> {
+impl<T: Transport> AsyncRead for ProgressIo<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -70,15 +125,22 @@ impl<T: AsyncRead + Unpin> AsyncRead for ProgressIo<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let outcome = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.pace.hear();
+        let outcome = match this.pace.head_room() {
+            Some(room) => this.poll_read_head(cx, buf, room),
+            None => Pin::new(&mut this.inner).poll_read(cx, buf),
+        };
+        let count = buf.filled().len() - before;
+        if count > 0 {
+            this.pace.hear(count);
+        }
+        if outcome.is_pending() && this.pace.is_cut(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         outcome
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for ProgressIo<T> {
+impl<T: Transport> AsyncWrite for ProgressIo<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,24 +194,25 @@ mod tests {
         theirs.read_exact(&mut taken).await.unwrap();
     }
 
-    /// Writes 64 bytes to a peer that takes one every 20 s, while something is demanded.
-    async fn write_slowly(demanded: Option<u64>, lifted_after: u64) -> (io::Result<()>, u64) {
-        let (ours, mut theirs) = tokio::io::duplex(8);
+    /// Writes so many KiB to a peer that takes one KiB each second; tells after how many seconds
+    /// it ended.
+    async fn write_slowly(kib: usize, demand: Option<Option<u64>>) -> (io::Result<()>, u64) {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
         let pace = Arc::new(Pace::default());
         let begun = Instant::now();
-        pace.limit_sending(demanded.map(|seconds| begun + Duration::from_secs(seconds)));
+        let _demand = demand.map(|time_max| pace.demand(begun, time_max.map(Duration::from_secs)));
         let reader = async {
-            for _ in 0..64 {
-                tokio::time::sleep(Duration::from_secs(20)).await;
-                let _ = theirs.read_u8().await;
-                if begun.elapsed() >= Duration::from_secs(lifted_after) {
-                    pace.limit_sending(None);
+            let mut piece = [0; 1024];
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if theirs.read_exact(&mut piece).await.is_err() {
+                    return;
                 }
             }
         };
         let write = async {
             let mut io = ProgressIo::new(ours, DEADLINE, pace.clone());
-            let outcome = io.write_all(&[0; 64]).await;
+            let outcome = io.write_all(&vec![0; kib * 1024]).await;
             (outcome, begun.elapsed().as_secs())
         };
         tokio::join!(write, reader).0
@@ -157,12 +220,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_peer_that_reads_is_kept_unless_more_is_demanded() {
-        let whole = 56 * 20;
-        let (outcome, after) = write_slowly(None, 0).await;
-        assert!(outcome.is_ok() && after == whole, "{outcome:?} after {after} s");
-        let (outcome, after) = write_slowly(Some(105), 10_000).await;
-        assert!(outcome.is_err() && after == 105, "{outcome:?} after {after} s");
-        let (outcome, after) = write_slowly(Some(105), 100).await;
-        assert!(outcome.is_ok() && after == whole, "{outcome:?} after {after} s");
+        let (outcome, after) = write_slowly(500, None).await;
+        assert!(outcome.is_ok() && after == 499, "{outcome:?} after {after} s");
+        let (outcome, after) = write_slowly(500, Some(None)).await;
+        assert!(outcome.is_err() && (31..40).contains(&after), "{outcome:?} after {after} s");
+        let (outcome, after) = write_slowly(500, Some(Some(10))).await;
+        assert!(outcome.is_err() && after == 10, "{outcome:?} after {after} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_cut_ends_while_it_waits() {
+        let (ours, _theirs) = tokio::io::duplex(8);
+        let pace = Arc::new(Pace::default());
+        let mut io = ProgressIo::new(ours, DEADLINE, pace.clone());
+        let begun = Instant::now();
+        let cut = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            pace.cut();
+        };
+        let (outcome, ()) = tokio::join!(io.write_all(&[0; 64]), cut);
+        assert!(outcome.is_err() && begun.elapsed().as_secs() == 3, "{outcome:?}");
     }
 }

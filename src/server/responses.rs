@@ -1,14 +1,17 @@
 //! Responses that do not depend on data. What a client reads here is fixed text: an internal
 //! error is never its body.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
 
-/// Seconds after which a client that got 503 may come again.
-const RETRY_AFTER_SECONDS: &str = "1";
+/// Seconds after which a client that got 503 may come again. Spread, so that clients that were
+/// refused together do not come back together.
+const RETRY_AFTER_SECONDS: RangeInclusive<u16> = 2..=5;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -33,7 +36,8 @@ pub(super) fn unavailable(reason: &'static str) -> Response<Body> {
 
 /// Adds the advice to come again.
 pub(super) fn retry_later(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    let seconds = fastrand::u16(RETRY_AFTER_SECONDS);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 

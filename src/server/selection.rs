@@ -23,27 +23,38 @@ pub(super) const NO_DATA: &str = "The relay has no data for this environment yet
 impl Server {
     /// Finds the environment of a request. At start it waits a moment for stores that are being
     /// read; after that it answers at once.
-    pub(super) async fn select<B>(
+    pub(super) async fn select(
         &self,
-        request: &Request<B>,
+        request: &Request<()>,
+        auth: &Auth,
+    ) -> Result<Access, Response<Body>> {
+        let list = self.registry.list();
+        if list == ListState::Unknown && credential(request, auth).is_some() {
+            let mut list = self.registry.watch_list();
+            let known = list.wait_for(|list| *list != ListState::Unknown);
+            // Both ends are good: the list is looked at below.
+            let _ = tokio::time::timeout_at(self.boot_hold_until(), known).await;
+        }
+        let access = self.select_now(request, auth)?;
+        if self.await_stored_data(&access).await {
+            return self.select_now(request, auth);
+        }
+        Ok(access)
+    }
+
+    /// Finds the environment of a request without waiting. To be asked again after each wait:
+    /// meanwhile the key can be revoked and the environment deleted.
+    #[expect(clippy::result_large_err, reason = "a refusal is a response, as everywhere here")]
+    pub(super) fn select_now(
+        &self,
+        request: &Request<()>,
         auth: &Auth,
     ) -> Result<Access, Response<Body>> {
         let credential =
             credential(request, auth).ok_or_else(|| empty(StatusCode::UNAUTHORIZED))?;
         let filter = FilterKey::new(query_value(request.uri().query(), "filter"));
-        let mut lookup = self.registry.look_up(&credential, &filter, Self::now);
-        if matches!(lookup, Lookup::NoList) {
-            let mut list = self.registry.watch_list();
-            let known = list.wait_for(|list| *list != ListState::Unknown);
-            if tokio::time::timeout_at(self.boot_hold_until(), known).await.is_ok() {
-                lookup = self.registry.look_up(&credential, &filter, Self::now);
-            }
-        }
-        match lookup {
-            Lookup::Found(access) => {
-                self.await_stored_data(&access).await;
-                Ok(access)
-            }
+        match self.registry.look_up(&credential, &filter, Self::now) {
+            Lookup::Found(access) => Ok(access),
             Lookup::NoList => Err(unavailable(NO_LIST)),
             Lookup::UnknownForNow => Err(unavailable(UNKNOWN_FOR_NOW)),
             Lookup::UnknownFilter => Err(text(StatusCode::NOT_FOUND, UNKNOWN_FILTER)),
@@ -55,17 +66,20 @@ impl Server {
     }
 
     /// At start, a request that came before its data was read waits for it instead of failing.
-    async fn await_stored_data(&self, access: &Access) {
+    /// Returns whether it has waited.
+    async fn await_stored_data(&self, access: &Access) -> bool {
         let environment = &access.environment;
-        if environment.is_loading() && environment.hub.snapshot().is_none() {
-            // Both ends are good: what is there then is looked at by the handler.
+        let is_early = environment.is_loading() && environment.hub.snapshot().is_none();
+        if is_early {
+            // Both ends are good: the handler looks at the data that is there then.
             let _ = tokio::time::timeout_at(self.boot_hold_until(), environment.loaded()).await;
         }
+        is_early
     }
 }
 
 /// The credential of a request; `None` if there is none or its form is wrong.
-fn credential<B>(request: &Request<B>, auth: &Auth) -> Option<Credential> {
+fn credential(request: &Request<()>, auth: &Auth) -> Option<Credential> {
     let header = || authorization(request.headers().get(AUTHORIZATION)?.to_str().ok()?);
     match auth {
         Auth::Sdk => Some(Credential::Sdk(SdkKey::new(header()?))),

@@ -15,11 +15,12 @@ use tokio::time::{Instant, Sleep};
 use super::Server;
 use super::body::Body;
 use super::drain::Drain;
+use super::handlers::Asked;
 use super::pace::Pace;
 use super::responses::unavailable;
 use super::selection::NO_DATA;
-use super::turns::{Payload, Turn};
-use crate::environments::{Access, Lease};
+use super::turns::{Claim, CredentialKind, Party, Payload, Purpose, Turn, Turns};
+use crate::environments::{Access, Environment, Lease};
 use crate::streams::{Next, Snapshot, StreamKind, Subscription};
 
 const BUSY: &str = "Too many clients are being initialized at this moment";
@@ -30,35 +31,48 @@ const LEAVING: &str = "The relay is shutting down";
 pub(super) const CONNECTION_TIME_JITTER: f64 = 0.1;
 
 impl Server {
-    /// A stream of an environment's data.
+    /// A stream of an environment's data; `Err` if its credential is refused after a wait.
     pub(super) async fn stream(
         &self,
-        access: Access,
+        asked: &mut Asked<'_>,
         kind: StreamKind,
-        pace: &Arc<Pace>,
-    ) -> Response<Body> {
+    ) -> Result<Response<Body>, Response<Body>> {
         if self.drain.is_active() {
-            return unavailable(LEAVING);
+            return Ok(unavailable(LEAVING));
         }
-        let Some(snapshot) = access.environment.hub.snapshot() else {
-            return unavailable(NO_DATA);
+        let Some(snapshot) = asked.access.environment.hub.snapshot() else {
+            return Ok(unavailable(NO_DATA));
         };
-        let turn = match self.turn(pace).await {
-            Ok(turn) => turn,
-            Err(busy) => return busy,
+        // Encoded before the response begins, outside of any lock.
+        let turn = match self.turn(asked, encoded(&snapshot, kind).len()).await? {
+            TurnTaken::Busy(busy) => return Ok(busy),
+            TurnTaken::NotNeeded => None,
+            TurnTaken::Taken(_) if self.drain.is_active() => return Ok(unavailable(LEAVING)),
+            TurnTaken::Taken(turn) => match asked.access.environment.hub.snapshot() {
+                None => return Ok(unavailable(NO_DATA)),
+                // The data may have changed during the wait.
+                Some(newest) => {
+                    encoded(&newest, kind);
+                    Some(turn)
+                }
+            },
         };
         let lifetime = self.settings.max_client_connection_time.map(|time| {
             let time = time.mul_f64(1.0 - CONNECTION_TIME_JITTER * fastrand::f64());
             Instant::now() + time
         });
-        // Encoded before the response begins, outside of any lock.
-        encoded(&snapshot, kind);
+        let Access { environment, lease, .. } = asked.access.clone();
         let events = EventBody {
-            subscription: access.environment.hub.subscribe(kind),
-            lease: access.lease,
+            subscription: environment.hub.subscribe(kind),
+            environment,
+            credential: CredentialKind::from(&asked.auth),
+            lease,
+            pace: asked.pace.clone(),
             drain: self.drain.clone(),
+            turns: self.turns.clone(),
             payload: Payload::default(),
             turn,
+            claim: None,
             ends: lifetime.map(|at| Box::pin(tokio::time::sleep_until(at))),
             draining: false,
         };
@@ -70,16 +84,41 @@ impl Server {
         headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        response
+        Ok(response)
     }
 
-    /// Waits for a turn to receive a full payload; `None` without a limit.
-    pub(super) async fn turn(&self, pace: &Arc<Pace>) -> Result<Option<Turn>, Response<Body>> {
-        match &self.turns {
-            None => Ok(None),
-            Some(turns) => turns.take(pace).await.map(Some).ok_or_else(|| unavailable(BUSY)),
+    /// Waits for a turn to receive a payload of that size. After the wait it looks again at what
+    /// the credential opens; `Err` if that is nothing any more.
+    pub(super) async fn turn(
+        &self,
+        asked: &mut Asked<'_>,
+        bytes: usize,
+    ) -> Result<TurnTaken, Response<Body>> {
+        let Some(turns) = &self.turns else { return Ok(TurnTaken::NotNeeded) };
+        if !Turns::are_needed_for(bytes) {
+            return Ok(TurnTaken::NotNeeded);
         }
+        let party = party(&asked.access.environment, (&asked.auth).into(), Purpose::First);
+        let Some(turn) = turns.take(party).await else {
+            return Ok(TurnTaken::Busy(unavailable(BUSY)));
+        };
+        asked.access = self.select_now(asked.request, &asked.auth)?;
+        Ok(TurnTaken::Taken(turn))
     }
+}
+
+/// Result of the wait for a turn.
+pub(super) enum TurnTaken {
+    /// The payload is small, or the number of turns is not limited.
+    NotNeeded,
+    /// The turn.
+    Taken(Turn),
+    /// The answer to a client that is to come again.
+    Busy(Response<Body>),
+}
+
+fn party(environment: &Environment, credential: CredentialKind, purpose: Purpose) -> Party {
+    Party { environment: environment.reference.environment.clone(), credential, purpose }
 }
 
 fn encoded(snapshot: &Snapshot, kind: StreamKind) -> Bytes {
@@ -93,12 +132,18 @@ fn encoded(snapshot: &Snapshot, kind: StreamKind) -> Bytes {
 #[derive(Debug)]
 pub(super) struct EventBody {
     subscription: Subscription,
+    environment: Arc<Environment>,
+    credential: CredentialKind,
     lease: Arc<Lease>,
+    pace: Arc<Pace>,
     drain: Arc<Drain>,
-    /// What is left of the data set that is being handed over.
+    turns: Option<Arc<Turns>>,
+    /// The rest of the data set that is being handed over.
     payload: Payload,
-    /// For the first data set.
+    /// The turn for the next data set.
     turn: Option<Turn>,
+    /// The claim to that turn, as long as it waits.
+    claim: Option<Box<Claim>>,
     /// When the stream ends by itself.
     ends: Option<Pin<Box<Sleep>>>,
     /// Whether `ends` already follows the plan for leaving.
@@ -121,19 +166,48 @@ impl EventBody {
             {
                 return Poll::Ready(None);
             }
+            if let Some(claim) = &mut self.claim
+                && let Poll::Ready(turn) = Pin::new(claim).poll(cx)
+            {
+                self.claim = None;
+                self.turn = Some(turn);
+                self.begin_payload();
+                continue;
+            }
             match self.subscription.poll_next(cx) {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(Next::Event(event))) => return Poll::Ready(Some(event)),
-                Poll::Ready(Some(Next::Put(snapshot))) => {
-                    let put = encoded(&snapshot, self.subscription.kind());
-                    self.payload = Payload::new(put, self.turn.take());
-                }
+                Poll::Ready(Some(Next::Whole)) => self.claim_turn(),
                 // Whoever ends streams leaves a sign first and wakes them then. A sign that was
                 // left since we looked must not be missed: its wake may have come before we were
                 // listed to be woken.
                 Poll::Pending if self.is_told_to_end() => {}
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    /// Claims a turn for everything anew, or begins at once if none is needed.
+    fn claim_turn(&mut self) {
+        let is_small = self.subscription.current().is_none_or(|snapshot| {
+            !Turns::are_needed_for(encoded(&snapshot, self.subscription.kind()).len())
+        });
+        let claim = match &self.turns {
+            Some(turns) if !is_small && self.turn.is_none() => {
+                turns.claim_renewal(party(&self.environment, self.credential, Purpose::Renewal))
+            }
+            Some(_) | None => None,
+        };
+        match claim {
+            Some(claim) => self.claim = Some(Box::new(claim)),
+            None => self.begin_payload(),
+        }
+    }
+
+    fn begin_payload(&mut self) {
+        if let Some(snapshot) = self.subscription.whole() {
+            let put = encoded(&snapshot, self.subscription.kind());
+            self.payload = Payload::new(put, self.turn.take(), &self.pace, self.subscription.hub());
         }
     }
 

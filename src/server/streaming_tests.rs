@@ -3,9 +3,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::SystemTime;
 
+use super::super::test_support::spec;
 use super::*;
+use crate::environments::Registry;
 use crate::model::{DataSet, Origin};
-use crate::streams::Hub;
 
 #[derive(Default)]
 struct Woken(AtomicBool);
@@ -16,13 +17,18 @@ impl Wake for Woken {
     }
 }
 
-fn body(hub: &Arc<Hub>, lease: &Arc<Lease>) -> EventBody {
+fn body(environment: &Arc<Environment>, lease: &Arc<Lease>) -> EventBody {
     EventBody {
-        subscription: hub.subscribe(StreamKind::All),
+        subscription: environment.hub.subscribe(StreamKind::All),
+        environment: environment.clone(),
+        credential: CredentialKind::Sdk,
         lease: lease.clone(),
+        pace: Arc::default(),
         drain: Arc::default(),
+        turns: None,
         payload: Payload::default(),
         turn: None,
+        claim: None,
         ends: None,
         draining: false,
     }
@@ -43,7 +49,9 @@ fn is_over(body: &mut EventBody, cx: &mut Context<'_>) -> bool {
 fn a_revocation_is_noticed_whenever_it_comes() {
     /// Enough to meet the few instructions in which a revocation could be lost.
     const ROUNDS: usize = 20_000;
-    let hub = Arc::new(Hub::default());
+    let (_, environments) = Registry::of(vec![spec("sdk-1")]);
+    let environment = environments[0].clone();
+    let hub = environment.hub.clone();
     let data = Arc::new(DataSet::default());
     hub.replace(Arc::new(Snapshot::new(data, Origin::Live, SystemTime::UNIX_EPOCH)));
     let rounds: Vec<_> = (0..ROUNDS).map(|_| Arc::new(Lease::default())).collect();
@@ -58,7 +66,7 @@ fn a_revocation_is_noticed_whenever_it_comes() {
             }
         });
         for lease in &rounds {
-            let mut body = body(&hub, lease);
+            let mut body = body(&environment, lease);
             let woken = Arc::new(Woken::default());
             let waker = Waker::from(woken.clone());
             start.wait();

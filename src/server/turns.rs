@@ -1,82 +1,247 @@
-//! Turns to receive a full payload: after an incident a herd of clients is served in order, not
-//! all at once with nobody finishing.
+//! Turns to receive a full payload: after an incident clients are served in order, not all at
+//! once with nobody finishing. The turns are shared fairly ([`admission`](super::admission)).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::InitialPayloads;
-use super::pace::Pace;
+use super::admission::{Admission, Asked, Queueing, Ticket};
+use super::pace::{Demanded, Pace};
+use super::routes::Auth;
+use crate::streams::{Hub, Sending};
 
 /// How long a request may wait for its turn before it is told to come again.
 const TURN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a turn may be held. After that time it goes to the next client, while a payload that
+/// keeps the minimum pace is sent on: a slow client must not make others wait, and one that waits
+/// for nothing but its own line is no burden.
+const TURN_HELD_MAX: Duration = Duration::from_secs(120);
 
 /// Size of the pieces in which a payload is handed to a connection, so that its turn ends when
 /// the client has taken nearly all of it.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// The turns that there are.
+/// Payloads up to this size need no turn: they fit into what the kernel holds for a client, so
+/// nobody waits for the client to read.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// Requests that share a part of the turns.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Party {
+    /// The environment, all its payload filters together.
+    pub(super) environment: Arc<str>,
+    pub(super) credential: CredentialKind,
+    pub(super) purpose: Purpose,
+}
+
+/// Kind of the credential that opened the environment. Whoever sees a page of a company's site
+/// has its environment ID, so such clients must not delay servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum CredentialKind {
+    Sdk,
+    Mobile,
+    EnvironmentId,
+}
+
+impl From<&Auth> for CredentialKind {
+    fn from(auth: &Auth) -> Self {
+        match auth {
+            Auth::Sdk => Self::Sdk,
+            Auth::Mobile => Self::Mobile,
+            Auth::EnvironmentId(_) => Self::EnvironmentId,
+        }
+    }
+}
+
+/// Reason for which a payload is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// The client has no data yet.
+    First,
+    /// A connected client needs everything anew. It can wait longer, since it has older data.
+    Renewal,
+}
+
+/// The turns of the process.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// Permits are turns.
-    slots: Arc<Semaphore>,
-    /// Permits are places in the queue.
-    queue: Semaphore,
-    send_timeout: Duration,
+    books: Mutex<Books>,
+    /// Time for one payload, after which its connection ends (`sendTimeout`); `None` if only the
+    /// minimum pace is demanded.
+    send_timeout: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Books {
+    admission: Admission<Party>,
+    waiting: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
 impl Turns {
     pub(super) fn new(bounds: InitialPayloads) -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(bounds.concurrent_max.min(Semaphore::MAX_PERMITS))),
-            queue: Semaphore::new(bounds.queued_max.min(Semaphore::MAX_PERMITS)),
-            send_timeout: bounds.send_timeout,
-        }
+        let admission = Admission::new(bounds.concurrent_max, bounds.queued_max);
+        let books = Mutex::new(Books { admission, waiting: HashMap::new() });
+        Self { books, send_timeout: bounds.send_timeout }
+    }
+
+    /// True if a payload of that size needs a turn.
+    pub(super) fn are_needed_for(bytes: usize) -> bool {
+        bytes > SMALL_BYTES
     }
 
     /// Waits for a turn; `None` if too many wait already or it does not come in time.
-    pub(super) async fn take(&self, pace: &Arc<Pace>) -> Option<Turn> {
-        let permit = match self.slots.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let _place = self.queue.try_acquire().ok()?;
-                let permit = self.slots.clone().acquire_owned();
-                tokio::time::timeout(TURN_WAIT, permit).await.ok()?.ok()?
+    pub(super) async fn take(self: &Arc<Self>, party: Party) -> Option<Turn> {
+        let claim = self.claim(party, Queueing::Bounded)?;
+        tokio::time::timeout(TURN_WAIT, claim).await.ok()
+    }
+
+    /// Claims a turn for a connected client, of which there are as many as connections.
+    pub(super) fn claim_renewal(self: &Arc<Self>, party: Party) -> Option<Claim> {
+        self.claim(party, Queueing::Unbounded)
+    }
+
+    fn claim(self: &Arc<Self>, party: Party, queueing: Queueing) -> Option<Claim> {
+        let mut books = self.books();
+        let state = match books.admission.ask(&party, queueing) {
+            Asked::Refused => return None,
+            Asked::Admitted => ClaimState::Admitted,
+            Asked::Queued(ticket) => {
+                let (sender, admitted) = oneshot::channel();
+                books.waiting.insert(ticket, sender);
+                ClaimState::Queued { ticket, admitted }
             }
         };
-        pace.limit_sending(Some(Instant::now() + self.send_timeout));
-        Some(Turn { _permit: permit, pace: pace.clone() })
+        Some(Claim { turns: self.clone(), party, state })
+    }
+
+    fn release(&self, party: &Party) {
+        let mut books = self.books();
+        for ticket in books.admission.release(party) {
+            if let Some(waiting) = books.waiting.remove(&ticket) {
+                // A claim that is being dropped gives the turn back itself.
+                let _ = waiting.send(());
+            }
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The right to receive a full payload at this moment. While it is held, the connection ends if
-/// the payload is not taken in time.
+/// A place in the queue that becomes a turn. Dropping it leaves the queue.
+pub(super) struct Claim {
+    turns: Arc<Turns>,
+    party: Party,
+    state: ClaimState,
+}
+
+enum ClaimState {
+    Queued {
+        ticket: Ticket,
+        admitted: oneshot::Receiver<()>,
+    },
+    Admitted,
+    /// The turn was taken out of the claim.
+    Taken,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("party", &self.party).finish_non_exhaustive()
+    }
+}
+
+impl Future for Claim {
+    type Output = Turn;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Turn> {
+        let this = self.get_mut();
+        match &mut this.state {
+            ClaimState::Queued { admitted, .. } => {
+                // The sender is dropped only after it has sent.
+                std::task::ready!(Pin::new(admitted).poll(cx)).ok();
+            }
+            ClaimState::Admitted => {}
+            ClaimState::Taken => return Poll::Pending,
+        }
+        this.state = ClaimState::Taken;
+        Poll::Ready(Turn {
+            turns: this.turns.clone(),
+            party: this.party.clone(),
+            since: Instant::now(),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        match self.state {
+            ClaimState::Queued { ticket, .. } => {
+                let mut books = self.turns.books();
+                if books.waiting.remove(&ticket).is_some() {
+                    books.admission.give_up(&self.party, ticket);
+                } else {
+                    drop(books);
+                    self.turns.release(&self.party);
+                }
+            }
+            ClaimState::Admitted => self.turns.release(&self.party),
+            ClaimState::Taken => {}
+        }
+    }
+}
+
+/// The right to receive a full payload at this moment.
 #[derive(Debug)]
 pub(super) struct Turn {
-    _permit: OwnedSemaphorePermit,
-    pace: Arc<Pace>,
+    turns: Arc<Turns>,
+    party: Party,
+    since: Instant,
+}
+
+impl Turn {
+    fn has_lapsed(&self) -> bool {
+        self.since.elapsed() > TURN_HELD_MAX
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.pace.limit_sending(None);
+        self.turns.release(&self.party);
     }
 }
 
-/// What is left of a payload that is being handed to a connection; its turn ends with the last
-/// piece.
+/// The rest of a payload that is being handed to a connection. Its turn, and the demand of a
+/// minimum pace, end when the socket has taken the last piece.
 #[derive(Default)]
 pub(super) struct Payload {
     rest: Bytes,
-    _turn: Option<Turn>,
+    delivery: Option<Box<Delivery>>,
+}
+
+/// What goes with a payload that is not small.
+#[derive(Debug)]
+struct Delivery {
+    turn: Option<Turn>,
+    _demanded: Demanded,
+    _sending: Sending,
 }
 
 /// Shows the size of the content and not the content.
-impl std::fmt::Debug for Payload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload")
             .field("rest", &format_args!("{} bytes", self.rest.len()))
             .finish_non_exhaustive()
@@ -84,8 +249,24 @@ impl std::fmt::Debug for Payload {
 }
 
 impl Payload {
-    pub(super) fn new(rest: Bytes, turn: Option<Turn>) -> Self {
-        Self { rest, _turn: turn }
+    /// A payload for which no client is waited for.
+    pub(super) fn small(rest: Bytes) -> Self {
+        Self { rest, delivery: None }
+    }
+
+    /// A payload of any size, under a turn where there is one.
+    pub(super) fn new(rest: Bytes, turn: Option<Turn>, pace: &Arc<Pace>, hub: &Hub) -> Self {
+        if !Turns::are_needed_for(rest.len()) {
+            return Self::small(rest);
+        }
+        let time_max = turn.as_ref().and_then(|turn| turn.turns.send_timeout);
+        let reader: Weak<Pace> = Arc::downgrade(pace);
+        let delivery = Delivery {
+            turn,
+            _demanded: pace.demand(Instant::now(), time_max),
+            _sending: hub.sending(&rest, reader),
+        };
+        Self { rest, delivery: Some(Box::new(delivery)) }
     }
 
     /// Bytes that are left.
@@ -104,9 +285,28 @@ impl Payload {
         }
         let piece = self.rest.split_to(PIECE_BYTES.min(self.rest.len()));
         if self.rest.is_empty() {
-            *self = Self::default();
+            self.rest = Bytes::new();
+            return Some(match self.delivery.take() {
+                Some(delivery) => Bytes::from_owner(LastPiece { piece, _delivery: delivery }),
+                None => piece,
+            });
+        }
+        if let Some(delivery) = &mut self.delivery {
+            delivery.turn.take_if(|turn| turn.has_lapsed());
         }
         Some(piece)
+    }
+}
+
+/// The last piece of a payload. The connection drops it once the socket has taken it.
+struct LastPiece {
+    piece: Bytes,
+    _delivery: Box<Delivery>,
+}
+
+impl AsRef<[u8]> for LastPiece {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
     }
 }
 
@@ -114,43 +314,84 @@ impl Payload {
 mod tests {
     use super::*;
 
-    fn turns(concurrent_max: usize, queued_max: usize) -> Turns {
-        let send_timeout = Duration::from_secs(60);
-        Turns::new(InitialPayloads { concurrent_max, queued_max, send_timeout })
+    fn turns(concurrent_max: usize, queued_max: usize) -> Arc<Turns> {
+        let send_timeout = None;
+        Arc::new(Turns::new(InitialPayloads { concurrent_max, queued_max, send_timeout }))
+    }
+
+    fn party(environment: &str) -> Party {
+        Party {
+            environment: environment.into(),
+            credential: CredentialKind::Sdk,
+            purpose: Purpose::First,
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_ends_with_the_last_piece() {
         let turns = turns(1, 0);
         let pace = Arc::default();
-        let turn = turns.take(&pace).await.unwrap();
-        assert_eq!(pace.send_until(), Some(Instant::now() + Duration::from_secs(60)));
+        let turn = turns.take(party("a")).await.unwrap();
         let whole = Bytes::from(vec![7; 2 * PIECE_BYTES + 1]);
-        let mut payload = Payload::new(whole, Some(turn));
+        let mut payload = Payload::new(whole, Some(turn), &pace, &Hub::default());
+        assert_eq!(pace.send_until(), Some(Instant::now() + super::super::pace::PACE_SLACK));
         let mut sizes = Vec::new();
         while let Some(piece) = payload.next_piece() {
             let is_last = payload.is_empty();
             sizes.push(piece.len());
-            assert_eq!(turns.take(&Arc::default()).await.is_some(), is_last);
+            assert!(turns.take(party("a")).await.is_none(), "the connection still holds the piece");
+            drop(piece);
+            assert_eq!(turns.take(party("a")).await.is_some(), is_last);
             assert_eq!(pace.send_until().is_none(), is_last);
         }
         assert_eq!(sizes, [PIECE_BYTES, PIECE_BYTES, 1]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_is_served_in_time_or_told_to_come_again() {
-        let turns = Arc::new(turns(1, 1));
+    async fn a_turn_that_is_held_for_long_lapses_and_the_payload_is_sent_on() {
+        let turns = turns(1, 0);
         let pace = Arc::default();
-        let first = turns.take(&pace).await.unwrap();
-        let mut second = std::pin::pin!(turns.take(&pace));
+        let turn = turns.take(party("a")).await.unwrap();
+        let bytes = vec![7; 4 * PIECE_BYTES].into();
+        let mut payload = Payload::new(bytes, Some(turn), &pace, &Hub::default());
+        tokio::time::sleep(TURN_HELD_MAX).await;
+        payload.next_piece().unwrap();
+        assert!(turns.take(party("a")).await.is_none());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        payload.next_piece().unwrap();
+        assert!(turns.take(party("a")).await.is_some());
+        assert!(pace.send_until().is_some(), "the minimum pace is still demanded");
+        assert_eq!(payload.len(), 2 * PIECE_BYTES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_served_in_time_or_told_to_come_again() {
+        let turns = turns(1, 1);
+        let first = turns.take(party("a")).await.unwrap();
+        let mut second = std::pin::pin!(turns.take(party("a")));
         assert!(tokio::time::timeout(Duration::from_secs(9), &mut second).await.is_err());
-        assert!(turns.take(&pace).await.is_none(), "the queue is full");
+        assert!(turns.take(party("a")).await.is_none(), "the queue is full");
         drop(first);
         let second = second.await.unwrap();
         let begun = Instant::now();
-        assert!(turns.take(&pace).await.is_none(), "nobody left in time");
+        assert!(turns.take(party("a")).await.is_none(), "nobody left in time");
         assert_eq!(begun.elapsed(), TURN_WAIT);
         drop(second);
-        assert!(turns.take(&pace).await.is_some());
+        assert!(turns.take(party("a")).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_dropped_gives_its_turn_back() {
+        let turns = turns(1, 1);
+        let held = turns.take(party("a")).await.unwrap();
+        let admitted = turns.claim_renewal(party("a")).unwrap();
+        drop(held);
+        drop(admitted);
+        drop(turns.claim_renewal(party("a")).unwrap());
+        let held = turns.take(party("a")).await.unwrap();
+        drop(turns.claim_renewal(party("a")).unwrap());
+        drop(held);
+        assert!(turns.take(party("b")).await.is_some());
+        assert!(turns.books().waiting.is_empty());
     }
 }

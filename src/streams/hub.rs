@@ -1,23 +1,29 @@
 //! Fan-out of one environment's changes to its streams.
 //!
 //! There is no queue per client: a ring of the newest changes stands here once, and each client
-//! holds only its place in it. A client that fell out of the ring gets the whole data set again
-//! (a resync), never a gap. The ring and the snapshot change under one lock, so a client that
-//! joins sees each change exactly once: in its first put or as a patch.
+//! holds only its place in it. A change leaves the ring once every client has read it. A client
+//! that fell out of the ring gets the whole data set again (a resync), never a gap. The ring and
+//! the snapshot change under one lock, so a client that joins sees each change exactly once: in
+//! its first put or as a patch.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use slab::Slab;
 
 use super::payloads::Change;
+use super::sending::{Sending, SlowReader, Versions};
 use super::snapshot::Snapshot;
 
 /// Changes that a slow client may lag behind before it is resynchronised. ld-relay v8 drops a
 /// client after 128 unread events.
 const RING_MAX: usize = 256;
+
+/// Bytes of these changes. A change of a large segment can be as large as the data set; several of
+/// them are no cheaper for a slow client than everything anew.
+const RING_BYTES_MAX: usize = 8 << 20;
 
 /// The comment that keeps idle streams alive (ld-relay v8: two bytes, no blank line).
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n");
@@ -33,8 +39,8 @@ pub enum StreamKind {
 
 /// What a client is to be sent next.
 pub enum Next {
-    /// The whole data set.
-    Put(Arc<Snapshot>),
+    /// The whole data set, to be had from [`Subscription::whole`] when it can be sent.
+    Whole,
     /// One event or comment.
     Event(Bytes),
 }
@@ -43,7 +49,7 @@ pub enum Next {
 impl std::fmt::Debug for Next {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Put(snapshot) => f.debug_tuple("Put").field(snapshot).finish(),
+            Self::Whole => f.write_str("Whole"),
             Self::Event(event) => write!(f, "Event({} bytes)", event.len()),
         }
     }
@@ -53,16 +59,28 @@ impl std::fmt::Debug for Next {
 #[derive(Debug, Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
+    versions: Arc<Mutex<Versions>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     snapshot: Option<Arc<Snapshot>>,
-    ring: VecDeque<Entry>,
+    ring: VecDeque<Unread>,
+    ring_bytes: usize,
     /// Number of the entry at the front of the ring.
     first: u64,
+    /// Clients that have a place in the ring.
+    readers: usize,
     closed: bool,
     waiting: Slab<Option<Waker>>,
+}
+
+/// An entry of the ring that some client has not read yet.
+#[derive(Debug)]
+struct Unread {
+    entry: Entry,
+    /// How many clients have not read it.
+    by: usize,
 }
 
 #[derive(Debug)]
@@ -71,6 +89,15 @@ enum Entry {
     Put,
     Change(Change),
     Heartbeat,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put | Self::Heartbeat => 0,
+            Self::Change(change) => change.all.len() + change.flags.as_ref().map_or(0, Bytes::len),
+        }
+    }
 }
 
 impl Hub {
@@ -124,7 +151,13 @@ impl Hub {
     /// A stream that begins with the whole data set.
     pub fn subscribe(self: &Arc<Self>, kind: StreamKind) -> Subscription {
         let slot = self.lock().waiting.insert(None);
-        Subscription { hub: self.clone(), kind, next: None, slot }
+        Subscription { hub: self.clone(), kind, place: Place::Before, slot }
+    }
+
+    /// Notes that a payload is being sent to a reader. A reader of a version that is too old is
+    /// told to end; the returned value ends the note.
+    pub fn sending(&self, payload: &Bytes, reader: Weak<dyn SlowReader>) -> Sending {
+        Sending::begin(&self.versions, payload, reader)
     }
 
     fn publish(&self, snapshot: Option<Arc<Snapshot>>, entries: impl IntoIterator<Item = Entry>) {
@@ -135,11 +168,7 @@ impl Hub {
             }
             let before = inner.end();
             for entry in entries {
-                if inner.ring.len() == RING_MAX {
-                    inner.ring.pop_front();
-                    inner.first += 1;
-                }
-                inner.ring.push_back(entry);
+                inner.push(entry);
             }
             if inner.end() == before {
                 return;
@@ -166,6 +195,44 @@ impl Inner {
         self.first + self.ring.len() as u64
     }
 
+    fn push(&mut self, entry: Entry) {
+        if self.readers == 0 {
+            return;
+        }
+        self.ring_bytes += entry.bytes();
+        self.ring.push_back(Unread { entry, by: self.readers });
+        // The newest one stays whatever its size: clients that keep up are to get it.
+        while self.ring.len() > RING_MAX
+            || (self.ring.len() > 1 && self.ring_bytes > RING_BYTES_MAX)
+        {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(unread) = self.ring.pop_front() {
+            self.ring_bytes -= unread.entry.bytes();
+            self.first += 1;
+        }
+    }
+
+    fn entry(&self, number: u64) -> Option<&Entry> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.ring.get(index).map(|unread| &unread.entry)
+    }
+
+    /// Notes that one client is done with the entries from a number to another one, excluded.
+    fn pass(&mut self, from: u64, to: u64) {
+        let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let count = usize::try_from(to.saturating_sub(from.max(self.first))).unwrap_or(usize::MAX);
+        for unread in self.ring.iter_mut().skip(skipped).take(count) {
+            unread.by = unread.by.saturating_sub(1);
+        }
+        while self.ring.front().is_some_and(|unread| unread.by == 0) {
+            self.pop();
+        }
+    }
+
     /// Lists a client to be woken by what comes next.
     fn wait<T>(&mut self, slot: usize, cx: &Context<'_>) -> Poll<T> {
         match &mut self.waiting[slot] {
@@ -176,54 +243,100 @@ impl Inner {
     }
 }
 
-/// One client's place in the stream. Dropping it leaves the hub.
+/// One client's part in the fan-out. Dropping it leaves the hub.
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<Hub>,
     kind: StreamKind,
-    /// Number of the next entry to send; `None` before the first put.
-    next: Option<u64>,
+    place: Place,
     slot: usize,
+}
+
+/// What a client has had so far. Numbers are those of the next entry that it has not passed.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Nothing.
+    Before,
+    /// Everything before that entry.
+    At(u64),
+    /// It waits for the whole data set, and needs no changes until then.
+    Awaiting(u64),
 }
 
 impl Subscription {
     /// What to send next; `Ready(None)` when the stream is over.
+    ///
+    /// After [`Next::Whole`] there are only comments until [`whole`](Self::whole) was called.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
-        let Self { hub, kind, next: place, slot } = self;
+        let Self { hub, kind, place, slot } = self;
         let mut inner = hub.lock();
         if inner.closed {
             return Poll::Ready(None);
         }
-        let whole = |inner: &Inner| inner.snapshot.clone().map(Next::Put);
-        let Some(mut next) = place.filter(|&next| next >= inner.first) else {
-            // The first put, or a resync.
-            if let Some(put) = whole(&inner) {
-                *place = Some(inner.end());
-                return Poll::Ready(Some(put));
+        let mut next = match *place {
+            Place::Before if inner.snapshot.is_some() => {
+                inner.readers += 1;
+                *place = Place::Awaiting(inner.end());
+                return Poll::Ready(Some(Next::Whole));
             }
-            return inner.wait(*slot, cx);
+            Place::Before => return inner.wait(*slot, cx),
+            Place::At(next) if next < inner.first => {
+                *place = Place::Awaiting(next);
+                return Poll::Ready(Some(Next::Whole));
+            }
+            Place::At(next) | Place::Awaiting(next) => next.max(inner.first),
         };
-        while let Some(entry) = inner.ring.get((next - inner.first) as usize) {
+        let from = next;
+        let is_awaiting = matches!(place, Place::Awaiting(_));
+        let mut found = None;
+        while let Some(entry) = inner.entry(next)
+            && found.is_none()
+        {
             next += 1;
-            let event = match entry {
-                Entry::Put => {
-                    // The newest snapshot holds every change that is still in the ring.
-                    *place = Some(inner.end());
-                    return Poll::Ready(whole(&inner));
-                }
+            found = match entry {
+                Entry::Heartbeat => Some(Next::Event(HEARTBEAT)),
+                Entry::Put | Entry::Change(_) if is_awaiting => None,
+                Entry::Put => Some(Next::Whole),
                 Entry::Change(change) => match kind {
-                    StreamKind::All => Some(change.all.clone()),
-                    StreamKind::Flags => change.flags.clone(),
+                    StreamKind::All => Some(Next::Event(change.all.clone())),
+                    StreamKind::Flags => change.flags.clone().map(Next::Event),
                 },
-                Entry::Heartbeat => Some(HEARTBEAT),
             };
-            if let Some(event) = event {
-                *place = Some(next);
-                return Poll::Ready(Some(Next::Event(event)));
-            }
         }
-        *place = Some(next);
-        inner.wait(*slot, cx)
+        *place = match found {
+            Some(Next::Whole) => Place::Awaiting(next),
+            _ if is_awaiting => Place::Awaiting(next),
+            Some(Next::Event(_)) | None => Place::At(next),
+        };
+        inner.pass(from, next);
+        match found {
+            Some(next) => Poll::Ready(Some(next)),
+            None => inner.wait(*slot, cx),
+        }
+    }
+
+    /// The whole data set. What [`poll_next`](Self::poll_next) gives afterwards follows it.
+    pub fn whole(&mut self) -> Option<Arc<Snapshot>> {
+        let mut inner = self.hub.lock();
+        let end = inner.end();
+        match self.place {
+            Place::Before => inner.readers += 1,
+            Place::At(next) | Place::Awaiting(next) => inner.pass(next, end),
+        }
+        // Passing entries can take them out of the ring, but does not change the number of the
+        // next one.
+        self.place = Place::At(end);
+        inner.snapshot.clone()
+    }
+
+    /// The data set that [`whole`](Self::whole) would give at this moment.
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.hub.snapshot()
+    }
+
+    /// The fan-out.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// Which stream this is.
@@ -234,7 +347,13 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.lock().waiting.remove(self.slot);
+        let mut inner = self.hub.lock();
+        inner.waiting.remove(self.slot);
+        if let Place::At(next) | Place::Awaiting(next) = self.place {
+            inner.readers -= 1;
+            let end = inner.end();
+            inner.pass(next, end);
+        }
     }
 }
 

@@ -22,8 +22,8 @@ fn drain(subscription: &mut Subscription) -> Vec<String> {
     let mut shown = Vec::new();
     loop {
         match subscription.poll_next(&mut cx) {
-            Poll::Ready(Some(Next::Put(snapshot))) => {
-                shown.push(format!("put {}", snapshot.data.len()));
+            Poll::Ready(Some(Next::Whole)) => {
+                shown.push(format!("put {}", subscription.whole().unwrap().data.len()));
             }
             Poll::Ready(Some(Next::Event(event))) => {
                 let text = String::from_utf8(event.to_vec()).unwrap();
@@ -94,6 +94,79 @@ fn a_client_that_fell_behind_gets_everything_again() {
     assert!(drain(&mut slow).is_empty());
 }
 
+#[test]
+fn a_client_that_waits_for_everything_gets_comments_only() {
+    let hub = Arc::new(Hub::default());
+    let mut data = DataSet::default();
+    hub.replace(snapshot(&data));
+    let mut client = hub.subscribe(StreamKind::All);
+    assert_eq!(drain(&mut client), ["put 0"]);
+    let mut cx = Context::from_waker(Waker::noop());
+    hub.replace(snapshot(&data));
+    assert!(matches!(client.poll_next(&mut cx), Poll::Ready(Some(Next::Whole))));
+    let key = ItemKey::new(ItemKind::Flag, "f");
+    upsert(&hub, &mut data, &key, 1);
+    hub.heartbeat();
+    hub.replace(snapshot(&data));
+    upsert(&hub, &mut data, &key, 2);
+    let Poll::Ready(Some(Next::Event(comment))) = client.poll_next(&mut cx) else {
+        panic!("a heartbeat keeps the stream alive");
+    };
+    assert_eq!(comment, HEARTBEAT);
+    assert!(client.poll_next(&mut cx).is_pending(), "no change before the put");
+    assert!(hub.lock().ring.is_empty(), "it needs none of them");
+    let newest = client.whole().unwrap();
+    assert_eq!(newest.data.item(&key).unwrap().version, 2);
+    assert!(drain(&mut client).is_empty());
+    upsert(&hub, &mut data, &key, 3);
+    assert_eq!(drain(&mut client), ["event: patch"]);
+}
+
+#[test]
+fn changes_are_kept_for_those_who_have_not_read_them() {
+    let hub = Arc::new(Hub::default());
+    let mut data = DataSet::default();
+    hub.replace(snapshot(&data));
+    let held = || {
+        let inner = hub.lock();
+        (inner.ring.len(), inner.ring_bytes)
+    };
+    let key = ItemKey::new(ItemKind::Segment, "s");
+    let change = |data: &mut DataSet, version: u64, bytes: usize| {
+        let json = format!("{{\"version\":{version},\"salt\":\"{}\"}}", "x".repeat(bytes));
+        let item = Arc::new(Item::live(version, json));
+        assert!(data.upsert(&key, item.clone()));
+        hub.change(snapshot(data), Change::of(&key, &item));
+    };
+    change(&mut data, 1, 1_000);
+    assert_eq!(held(), (0, 0), "nobody reads");
+    let (mut first, mut second) =
+        (hub.subscribe(StreamKind::All), hub.subscribe(StreamKind::Flags));
+    assert_eq!(drain(&mut first), ["put 1"]);
+    assert_eq!(drain(&mut second), ["put 1"]);
+    change(&mut data, 2, 1_000);
+    assert_eq!(drain(&mut first), ["event: patch"]);
+    assert_eq!(held().0, 1, "one of them has not read it");
+    assert!(drain(&mut second).is_empty());
+    assert_eq!(held(), (0, 0));
+    change(&mut data, 3, 1_000);
+    drop(second);
+    assert_eq!(held().0, 1);
+    drop(first);
+    assert_eq!(held(), (0, 0), "those who had not read it have gone");
+
+    let mut slow = hub.subscribe(StreamKind::All);
+    assert_eq!(drain(&mut slow), ["put 1"]);
+    for version in 4..304 {
+        change(&mut data, version, 1 << 20);
+        assert!(held().1 <= RING_BYTES_MAX);
+    }
+    assert_eq!(drain(&mut slow), ["put 1"]);
+    assert_eq!(held(), (0, 0));
+    change(&mut data, 304, 2 * RING_BYTES_MAX);
+    assert_eq!(drain(&mut slow), ["event: patch"], "a client that keeps up gets it as a change");
+}
+
 proptest! {
     /// Whatever the order of changes, puts and reads, a reader ends with the newest state.
     #[test]
@@ -107,7 +180,7 @@ proptest! {
             let mut cx = Context::from_waker(Waker::noop());
             while let Poll::Ready(Some(next)) = subscription.poll_next(&mut cx) {
                 match next {
-                    Next::Put(snapshot) => *seen = (*snapshot.data).clone(),
+                    Next::Whole => *seen = (*subscription.whole().unwrap().data).clone(),
                     Next::Event(event) => {
                         let text = String::from_utf8(event.to_vec()).unwrap();
                         let data = text.lines().nth(1).unwrap().strip_prefix("data: ").unwrap();
@@ -135,5 +208,6 @@ proptest! {
             read(reader);
             prop_assert_eq!(&reader.1, &data);
         }
+        prop_assert!(hub.lock().ring.is_empty());
     }
 }

@@ -2,8 +2,10 @@
 
 mod hub;
 mod payloads;
+mod sending;
 mod snapshot;
 
 pub use hub::{Hub, Next, StreamKind, Subscription};
 pub use payloads::Change;
+pub use sending::{Sending, SlowReader};
 pub use snapshot::Snapshot;

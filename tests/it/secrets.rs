@@ -67,7 +67,6 @@ fn debug_shows_no_content() {
         format!("{item:?}"),
         format!("{data:?}"),
         format!("{snapshot:?}"),
-        format!("{:?}", Next::Put(snapshot)),
         format!("{:?}", Next::Event(bytes.clone())),
         format!("{:?}", Change::of(&key, &item)),
         format!("{:?}", Row { key: key.clone(), version: 1, json: bytes.clone() }),

@@ -43,6 +43,8 @@ pub struct MainConfig {
     pub init_timeout: Duration,
     /// Time to drain after the signal to stop.
     pub graceful_shutdown_timeout: Duration,
+    /// Time within it during which new connections are accepted.
+    pub shutdown_delay: Duration,
     /// How often a comment is sent on every stream; `None` is never.
     pub heartbeat_interval: Option<Duration>,
     /// After which time a stream is closed; `None` is never.
@@ -104,6 +106,7 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
     };
     let graceful_shutdown_timeout =
         duration("gracefulShutdownTimeout", var::GRACEFUL_SHUTDOWN_TIMEOUT, seconds(30));
+    let shutdown_delay = duration("shutdownDelay", var::SHUTDOWN_DELAY, seconds(5));
     let disconnected_status_time =
         duration("disconnectedStatusTime", var::DISCONNECTED_STATUS_TIME, seconds(60));
     let big_segments_stale_threshold =
@@ -140,6 +143,7 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
             .parsed(Names::both("bindAddress", var::BIND_ADDRESS), values::ip_address),
         init_timeout: main.parsed(init_timeout, values::duration_from_zero).unwrap_or(seconds(10)),
         graceful_shutdown_timeout,
+        shutdown_delay,
         heartbeat_interval,
         max_client_connection_time,
         max_client_request_body_bytes: main.parsed(body_size, values::byte_size).unwrap_or(5 << 20),

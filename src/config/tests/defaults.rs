@@ -19,6 +19,7 @@ fn main_has_ld_relays_defaults() {
         bind_address: None,
         init_timeout: seconds(10),
         graceful_shutdown_timeout: seconds(30),
+        shutdown_delay: seconds(5),
         heartbeat_interval: Some(seconds(180)),
         max_client_connection_time: None,
         max_client_request_body_bytes: 5 * 1024 * 1024,

@@ -64,6 +64,9 @@ fn main_section() {
     check(main("initTimeout", "INIT_TIMEOUT"), "-1s", |it| it.main.init_timeout, seconds(0));
     let graceful = main("gracefulShutdownTimeout", "GRACEFUL_SHUTDOWN_TIMEOUT");
     check(graceful, "1s", |it| it.main.graceful_shutdown_timeout, seconds(1));
+    let delay = main("shutdownDelay", "SHUTDOWN_DELAY");
+    check(delay, "1s", |it| it.main.shutdown_delay, seconds(1));
+    check(delay, "0", |it| it.main.shutdown_delay, seconds(0));
     let heartbeat = main("heartbeatInterval", "HEARTBEAT_INTERVAL");
     check(heartbeat, "15s", |it| it.main.heartbeat_interval, Some(seconds(15)));
     check(heartbeat, "0", |it| it.main.heartbeat_interval, None);

@@ -13,7 +13,8 @@ use crate::support::relay::LONG;
 /// A word that must come back in no answer.
 const MARK: &str = "a-word-of-the-client";
 
-/// How large the head of a request may be in any case.
+/// How large the head of a request may be before the first valid credential, and after it.
+const UNKNOWN_HEAD_BYTES_MAX: usize = 32 * 1024;
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// The statuses of the answers on a connection; the bodies are looked at for what must not be
@@ -75,7 +76,7 @@ async fn what_is_not_http_is_refused_or_ignored() {
         ),
         ("many headers", head("GET /livez HTTP/1.1", &many), &[431]),
         ("a long header", head("GET /livez HTTP/1.1", &long), &[431]),
-        ("a long path", head(&path, ""), &[414]),
+        ("a long path", head(&path, ""), &[414, 431]),
         (
             "a tunnel",
             head(&format!("CONNECT {MARK}:80 HTTP/1.1"), "connection: close\r\n"),
@@ -95,11 +96,27 @@ async fn what_is_not_http_is_refused_or_ignored() {
         };
         assert!(lost || expected, "{what}: {answer}");
     }
-    // What is large is not refused for it.
-    let large = format!("x: {}\r\nconnection: close\r\n", "x".repeat(HEAD_BYTES_MAX - 1_024));
-    let large = head("GET /livez HTTP/1.1", &large);
-    let answer = exchange(site.relay.address(), large.as_bytes()).await;
+    // What is large is not refused for it, if the client has shown a credential before.
+    let padded = |bytes: usize| {
+        let line = "GET /livez HTTP/1.1\r\nhost: a\r\n";
+        format!("{line}connection: close\r\nx: {}\r\n\r\n", "x".repeat(bytes - 1_024))
+    };
+    let address = site.relay.address();
+    let answer = exchange(address, padded(UNKNOWN_HEAD_BYTES_MAX).as_bytes()).await;
     assert_eq!(statuses(&answer, "a large header"), [200]);
+    let answer = exchange(address, padded(2 * UNKNOWN_HEAD_BYTES_MAX).as_bytes()).await;
+    let refused = statuses(&answer, "a larger header");
+    assert!(refused.is_empty() || refused == [431], "{answer}");
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(get("/sdk/flags/web", SDK_KEY).as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(WEB.as_bytes()) {
+        seen.push(timeout(LONG, socket.read_u8()).await.unwrap().unwrap());
+    }
+    socket.write_all(padded(HEAD_BYTES_MAX).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(LONG, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(statuses(&answer, "a large header of a known client"), [200]);
     check_alive(&site).await;
 }
 

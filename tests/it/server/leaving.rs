@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::fixture::{SDK_KEY, Site};
-use super::raw::{Ending, RawStream, get};
+use super::fixture::{SDK_KEY, Site, WEB};
+use super::raw::{Ending, RawStream, exchange, get};
 use crate::support::relay::LONG;
 
 const STREAMS: usize = 20;
@@ -68,7 +68,7 @@ async fn while_leaving_only_what_is_short_is_served() {
     assert_eq!(site.relay.get("/status", &[]).await.status, 200);
     for path in ["/all", "/flags"] {
         let response = site.get(path).await;
-        assert_eq!((response.status, response.header("retry-after")), (503, Some("1")), "{path}");
+        assert_eq!((response.status, response.asks_to_retry()), (503, true), "{path}");
     }
     for path in ["/sdk/latest-all", "/sdk/flags", "/sdk/flags/web"] {
         let response = site.get(path).await;
@@ -111,4 +111,51 @@ async fn a_second_signal_ends_at_once() {
         assert!(site.relay.log().contains("second signal"), "{}", site.relay.log());
         assert_eq!(streams[0].end().await, Ending::Cut);
     }
+}
+
+/// Load balancers learn from `/readyz` that a relay is going, and send clients until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_signal_the_port_stays_open_for_the_delay() {
+    const DELAY: Duration = Duration::from_secs(3);
+    let mut site = Site::manual_with(|settings| {
+        settings.with("GRACEFUL_SHUTDOWN_TIMEOUT", "20s").with("SHUTDOWN_DELAY", "3s")
+    })
+    .await;
+    let mut kept = TcpStream::connect(site.relay.address()).await.unwrap();
+    let request = get("/sdk/flags/web", SDK_KEY);
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(WEB.as_bytes()) {
+        seen.push(timeout(LONG, kept.read_u8()).await.unwrap().unwrap());
+    }
+    let signalled = Instant::now();
+    site.relay.signal("TERM").unwrap();
+    site.relay.wait_for_log("shutting down").await;
+    // Nobody is refused, although no stream is open.
+    let mut answers = 0;
+    while signalled.elapsed() < DELAY - Duration::from_millis(500) {
+        let answer = exchange(site.relay.address(), request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        answers += 1;
+    }
+    assert!(answers > 0);
+    assert_eq!(site.relay.get("/readyz", &[]).await.status, 503);
+    // A kept connection is not closed under a request, and ends with its answer.
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(LONG, kept.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(site.relay.ended().await.unwrap().code(), Some(0));
+    assert!(signalled.elapsed() >= DELAY, "{:?}", signalled.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_does_not_end_the_relay() {
+    let site = Site::manual().await;
+    site.relay.signal("HUP").unwrap();
+    site.relay.wait_for_log("SIGHUP is ignored").await;
+    assert_eq!(site.get("/sdk/flags/web").await.status, 200);
+    assert_eq!(site.relay.stop().await.unwrap().code(), Some(0));
 }

@@ -46,11 +46,7 @@ async fn a_client_that_is_stuck_holds_its_turn_and_no_longer() {
         for second in ["/all", "/flags", "/sdk/latest-all", "/sdk/latest-flags", "/sdk/flags"] {
             let response = site.get(second).await;
             let what = format!("{second} while {first} is stuck");
-            assert_eq!(
-                (response.status, response.header("retry-after")),
-                (503, Some("1")),
-                "{what}"
-            );
+            assert_eq!((response.status, response.asks_to_retry()), (503, true), "{what}");
             check_text(&response, &what);
         }
         // What is small needs no turn.
@@ -81,7 +77,7 @@ async fn a_queue_lets_the_second_wait_for_the_first() {
     // When one of them is refused, the other one waits.
     let refused = others.join_next().await.unwrap().unwrap();
     assert!(refused.head.starts_with("HTTP/1.1 503 "), "{}", refused.head);
-    assert!(refused.head.contains("\r\nretry-after: 1\r\n"), "{}", refused.head);
+    assert!(refused.head.contains("\r\nretry-after: "), "{}", refused.head);
     drop(stuck);
     let served = others.join_next().await.unwrap().unwrap();
     assert!(served.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", served.head);

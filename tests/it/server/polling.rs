@@ -188,7 +188,7 @@ async fn without_data_polls_say_come_again() {
         ] {
             let response = relay.get(path, &headers).await;
             assert_eq!(response.status, 503, "{path}");
-            assert_eq!(response.header("retry-after"), Some("1"), "{path}");
+            assert!(response.asks_to_retry(), "{path}");
             check_text(&response, path);
         }
     }

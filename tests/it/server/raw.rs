@@ -1,6 +1,7 @@
 //! Clients that send any bytes, and see the very bytes that come back.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -66,6 +67,12 @@ impl RawStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(TINY_BUFFER_BYTES).unwrap();
         Self::on(socket.connect(address).await.unwrap(), request).await
+    }
+
+    /// The same from a client that gives up after a second without an answer.
+    pub(super) async fn try_open(address: SocketAddr, request: &str) -> Option<Self> {
+        let open = Self::open(address, request);
+        timeout(Duration::from_secs(1), open).await.ok()
     }
 
     async fn on(mut socket: TcpStream, request: &str) -> Self {

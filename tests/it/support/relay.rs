@@ -62,6 +62,7 @@ impl RelaySettings {
         settings
             .with("BIND_ADDRESS", Ipv4Addr::LOCALHOST.to_string())
             .with("GRACEFUL_SHUTDOWN_TIMEOUT", "2s")
+            .with("SHUTDOWN_DELAY", "0")
     }
 
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -368,6 +369,14 @@ pub(crate) struct Response {
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
+    }
+
+    /// True if the client is told to come again; the time for it is spread.
+    #[track_caller]
+    pub(crate) fn asks_to_retry(&self) -> bool {
+        let Some(seconds) = self.header("retry-after") else { return false };
+        assert!(["2", "3", "4", "5"].contains(&seconds), "Retry-After: {seconds}");
+        true
     }
 
     pub(crate) fn text(&self) -> &str {

@@ -1,0 +1,148 @@
+//! The limit of client connections, and which ones give way when it is reached.
+//!
+//! Each connection is an open file, and so are the relay's own connections to LaunchDarkly and to
+//! databases. Clients must leave enough of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use super::pace::Pace;
+
+/// Open files that clients never get: the stores, a database's connections, automatic
+/// configuration, sockets that are just being dialled, and the connections beyond the limit.
+const RESERVE: usize = 64 + OVER_LIMIT_MAX;
+
+/// The same for each environment: its stream, and the one that replaces it.
+const RESERVE_PER_ENVIRONMENT: usize = 2;
+
+/// Connections beyond the limit that are open at the same time, to be answered with 503 or, if
+/// they are probes, as always. The oldest one gives way to the newest, because a probe sends its
+/// request at once.
+const OVER_LIMIT_MAX: usize = 32;
+
+/// Connections that clients may have under a limit of open files. Pure.
+pub(super) fn connections_max(open_files: usize, environments: usize) -> usize {
+    let reserve = RESERVE.saturating_add(environments.saturating_mul(RESERVE_PER_ENVIRONMENT));
+    open_files.saturating_sub(reserve.min(open_files / 4 * 3))
+}
+
+/// Where a new connection finds its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Below the limit.
+    Free,
+    /// In the place of one that has shown no valid credential, which ends.
+    Cleared,
+    /// Beyond the limit.
+    OverLimit,
+}
+
+/// The connections that can give way.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    /// Connections that had no valid credential when they were last looked at, the oldest first.
+    unknown: VecDeque<Weak<Pace>>,
+    /// Connections beyond the limit, the oldest first.
+    over_limit: VecDeque<Weak<Pace>>,
+}
+
+impl Crowd {
+    /// Finds the place of a new connection beside those that are open, the ones beyond the limit
+    /// included.
+    pub(super) fn place(&mut self, new: &Arc<Pace>, open: usize, limit: usize) -> Place {
+        self.over_limit.retain(|pace| pace.strong_count() > 0);
+        if open.saturating_sub(self.over_limit.len()) < limit {
+            self.add_unknown(new, open);
+            return Place::Free;
+        }
+        while let Some(oldest) = self.unknown.pop_front() {
+            if let Some(pace) = oldest.upgrade()
+                && !pace.is_trusted()
+            {
+                pace.cut();
+                self.add_unknown(new, open);
+                return Place::Cleared;
+            }
+        }
+        if self.over_limit.len() >= OVER_LIMIT_MAX
+            && let Some(pace) = self.over_limit.pop_front().and_then(|oldest| oldest.upgrade())
+        {
+            pace.cut();
+        }
+        self.over_limit.push_back(Arc::downgrade(new));
+        Place::OverLimit
+    }
+
+    /// Connections that may be open beside a new one before it is served: until then the one that
+    /// gives way has not ended yet, and a burst would take the reserve.
+    pub(super) fn open_max(&self, place: Place, limit: usize) -> usize {
+        match place {
+            Place::Free => usize::MAX,
+            Place::Cleared => limit.saturating_sub(1) + self.over_limit.len(),
+            Place::OverLimit => limit + OVER_LIMIT_MAX - 1,
+        }
+    }
+
+    fn add_unknown(&mut self, new: &Arc<Pace>, open: usize) {
+        // Those that have ended or become known are dropped now and then.
+        if self.unknown.len() > 2 * open + OVER_LIMIT_MAX {
+            self.unknown.retain(|pace| pace.upgrade().is_some_and(|pace| !pace.is_trusted()));
+        }
+        self.unknown.push_back(Arc::downgrade(new));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_open_files_to_the_relay() {
+        let check = |open_files, environments, expected| {
+            let max = connections_max(open_files, environments);
+            assert_eq!(max, expected, "{open_files} files, {environments} environments");
+        };
+        check(256, 1, 158);
+        check(1_024, 100, 728);
+        check(1_024, 1_500, 256);
+        check(1_048_576, 1_500, 1_045_480);
+        check(64, 1, 16);
+        check(0, 1, 0);
+    }
+
+    #[test]
+    fn connections_without_a_credential_give_way_first_and_probes_find_a_place() {
+        let mut crowd = Crowd::default();
+        let mut open: Vec<Arc<Pace>> = Vec::new();
+        let mut come = |open: &mut Vec<Arc<Pace>>| {
+            let pace = Arc::new(Pace::default());
+            let place = crowd.place(&pace, open.len(), 4);
+            open.push(pace);
+            // Those that were cut end.
+            open.retain(|pace| !pace.was_cut());
+            place
+        };
+        for _ in 0..4 {
+            assert_eq!(come(&mut open), Place::Free);
+        }
+        open[0].trust();
+        open[2].trust();
+        let kept = [open[0].clone(), open[2].clone()];
+        for _ in 0..10 {
+            assert_eq!(come(&mut open), Place::Cleared);
+            assert_eq!(open.len(), 4);
+        }
+        assert!(!kept.iter().any(|pace| pace.was_cut()));
+        open.iter().for_each(|pace| pace.trust());
+        for count in 1..=100 {
+            assert_eq!(come(&mut open), Place::OverLimit);
+            assert_eq!(open.len(), 4 + count.min(OVER_LIMIT_MAX));
+        }
+        assert!(!open.iter().take(4).any(|pace| pace.was_cut()));
+        // One that was within the limit leaves, and the next one takes its place.
+        drop(kept);
+        open.remove(0);
+        assert_eq!(come(&mut open), Place::Free);
+        assert_eq!(come(&mut open), Place::Cleared);
+    }
+}

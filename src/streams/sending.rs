@@ -1,0 +1,190 @@
+//! Payloads that are being sent: a bound on the old versions of a data set that slow clients keep
+//! in memory.
+//!
+//! A client that has not taken its payload holds it, so clients that came at forty versions of a
+//! large data set would hold it forty times. The readers of the oldest versions end first; they
+//! come back for the newest.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use slab::Slab;
+
+/// Bytes of old versions of one environment's data that slow clients may hold.
+const OLD_BYTES_MAX: usize = 64 << 20;
+
+/// Versions that do not count as old: the newest one, and the one before, so that a data set that
+/// changes while it is sent is still received however large it is.
+const KEPT_VERSIONS: usize = 2;
+
+/// A client that takes its time over a payload.
+pub trait SlowReader: fmt::Debug + Send + Sync {
+    /// Ends the client's connection, because the payload is too old to be kept for it.
+    fn end(&self);
+}
+
+/// The versions of one environment's data that are being sent.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    /// By age, the oldest first.
+    sending: BTreeMap<u64, Version>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Version {
+    /// Where the payload lies in memory: its name, as long as a reader holds it.
+    at: usize,
+    bytes: usize,
+    readers: Slab<Weak<dyn SlowReader>>,
+}
+
+/// How many of the oldest versions are to go, by their sizes from the oldest to the newest. Pure.
+fn surplus(sizes: &[usize]) -> usize {
+    let old = &sizes[..sizes.len().saturating_sub(KEPT_VERSIONS)];
+    let mut bytes: usize = old.iter().sum();
+    let is_too_much = |size: &&usize| {
+        let too_much = bytes > OLD_BYTES_MAX;
+        bytes -= **size;
+        too_much
+    };
+    old.iter().take_while(is_too_much).count()
+}
+
+impl Versions {
+    /// Adds a reader; returns its place, and the readers that are to end.
+    fn add(
+        &mut self,
+        payload: &Bytes,
+        reader: Weak<dyn SlowReader>,
+    ) -> ((u64, usize), Vec<Weak<dyn SlowReader>>) {
+        let at = payload.as_ptr() as usize;
+        let known = self.sending.iter().rev().find(|(_, version)| version.at == at);
+        let number = known.map(|(number, _)| *number);
+        if let Some(number) = number
+            && let Some(version) = self.sending.get_mut(&number)
+        {
+            return ((number, version.readers.insert(reader)), Vec::new());
+        }
+        let number = self.next;
+        self.next += 1;
+        let mut readers = Slab::new();
+        let place = readers.insert(reader);
+        self.sending.insert(number, Version { at, bytes: payload.len(), readers });
+        let sizes: Vec<usize> = self.sending.values().map(|version| version.bytes).collect();
+        let old = self.sending.values().take(surplus(&sizes));
+        let ended =
+            old.flat_map(|version| version.readers.iter().map(|(_, reader)| reader.clone()));
+        ((number, place), ended.collect())
+    }
+
+    fn remove(&mut self, (number, place): (u64, usize)) {
+        if let Some(version) = self.sending.get_mut(&number) {
+            version.readers.try_remove(place);
+            if version.readers.is_empty() {
+                self.sending.remove(&number);
+            }
+        }
+    }
+}
+
+/// A payload that is being sent to one reader.
+#[derive(Debug)]
+pub struct Sending {
+    versions: Arc<Mutex<Versions>>,
+    place: (u64, usize),
+}
+
+impl Sending {
+    pub(super) fn begin(
+        versions: &Arc<Mutex<Versions>>,
+        payload: &Bytes,
+        reader: Weak<dyn SlowReader>,
+    ) -> Self {
+        let (place, ended) = lock(versions).add(payload, reader);
+        for reader in ended {
+            if let Some(reader) = reader.upgrade() {
+                reader.end();
+            }
+        }
+        Self { versions: versions.clone(), place }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        lock(&self.versions).remove(self.place);
+    }
+}
+
+fn lock(versions: &Mutex<Versions>) -> MutexGuard<'_, Versions> {
+    // Nothing panics while it holds the lock; a poisoned one is as good as any.
+    versions.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_versions_go_when_they_hold_too_much() {
+        const MIB: usize = 1 << 20;
+        let check = |sizes: &[usize], expected: usize| {
+            let sizes: Vec<usize> = sizes.iter().map(|mib| mib * MIB).collect();
+            assert_eq!(surplus(&sizes), expected, "{sizes:?}");
+        };
+        check(&[], 0);
+        check(&[500], 0);
+        check(&[500, 500], 0);
+        check(&[500, 500, 500], 1);
+        check(&[20, 20, 20, 20, 20], 0);
+        check(&[20, 20, 20, 20, 20, 20], 1);
+        check(&[1, 20, 20, 20, 20, 20, 20], 2);
+        check(&[60, 4, 20, 20], 0);
+        check(&[1; 66], 0);
+        check(&[1; 68], 2);
+    }
+
+    #[derive(Debug, Default)]
+    struct Reader(AtomicBool);
+
+    impl SlowReader for Reader {
+        fn end(&self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn readers_of_the_oldest_versions_end_and_those_that_finish_count_no_longer() {
+        let versions = Arc::new(Mutex::new(Versions::default()));
+        let payload = || Bytes::from(vec![0; 20 << 20]);
+        let begin = |payload: &Bytes, reader: &Arc<Reader>| {
+            let reader: Weak<Reader> = Arc::downgrade(reader);
+            Sending::begin(&versions, payload, reader)
+        };
+        let has_ended = |reader: &Arc<Reader>| reader.0.load(Ordering::Relaxed);
+        let readers: Vec<Arc<Reader>> = (0..8).map(|_| Arc::default()).collect();
+        let payloads: Vec<Bytes> = (0..7).map(|_| payload()).collect();
+        let mut sending: Vec<_> = payloads
+            .iter()
+            .take(5)
+            .zip(&readers)
+            .map(|(payload, reader)| begin(payload, reader))
+            .collect();
+        sending.push(begin(&payloads[0], &readers[7]));
+        assert!(!readers.iter().any(has_ended));
+        // One that has finished makes room.
+        sending.remove(1);
+        sending.push(begin(&payloads[5], &readers[5]));
+        assert!(!readers.iter().any(has_ended));
+        sending.push(begin(&payloads[6], &readers[6]));
+        let ended: Vec<usize> = (0..8).filter(|index| has_ended(&readers[*index])).collect();
+        assert_eq!(ended, [0, 7], "both readers of the oldest version");
+        sending.clear();
+        assert!(lock(&versions).sending.is_empty());
+    }
+}
