@@ -37,7 +37,7 @@ const VERSION_VARIABLE: &str = "PILOTLIGHT_TEST_VERSION";
 /// A change, as the child reports it.
 #[derive(Clone, Debug)]
 enum Event {
-    /// The store was told: set, item (`None`: all of them), version, when.
+    /// The store is told: set, item (`None`: all of them), version, when.
     Accepted(usize, Option<usize>, u64, SystemTime),
     /// Everything that was accepted before is stored.
     Flushed,
@@ -90,13 +90,14 @@ async fn writer_to_be_killed() {
                 let number = fastrand::usize(..ITEMS);
                 let item = Arc::new(item(set, number, version));
                 assert!(Arc::make_mut(&mut sets[set]).upsert(&key(number), item));
-                local.changed(&id(set), sets[set].clone(), &[key(number)]);
+                // Said first: a kill between the two must not leave a change that nobody knows of.
                 say(&format!("change {set} {number} {version} {}", now_ms()));
+                local.changed(&id(set), sets[set].clone(), &[key(number)]);
             }
             80..88 => {
                 sets[set] = Arc::new(data(set, ITEMS, version));
-                local.replaced(&id(set), sets[set].clone());
                 say(&format!("put {set} {version} {}", now_ms()));
+                local.replaced(&id(set), sets[set].clone());
             }
             88..94 => {
                 assert!(store.flush(LONG).await);
