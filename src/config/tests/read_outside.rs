@@ -18,6 +18,7 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ),
     ("Main", "initTimeout", "src/server/readiness.rs", "facts.init_timeout"),
     ("Main", "gracefulShutdownTimeout", "src/app/mod.rs", "self.graceful_shutdown"),
+    ("Main", "shutdownDelay", "src/app/mod.rs", "self.shutdown_delay"),
     ("Main", "heartbeatInterval", "src/environments/runner.rs", "heartbeat"),
     (
         "Main",
@@ -95,9 +96,9 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("Proxy", "user password passwordFile", "src/app/prepared.rs", "proxy.login"),
     ("Proxy", "caCertFiles", "src/app/prepared.rs", "proxy.ca_cert_files"),
     ("Proxy", "HTTP_PROXY HTTPS_PROXY NO_PROXY", "src/app/prepared.rs", "proxy.from_variables"),
-    ("Concurrency", "maxConcurrent", "src/app/mod.rs", "section.max_concurrent"),
-    ("Concurrency", "maxQueued", "src/app/mod.rs", "section.max_queued"),
-    ("Concurrency", "sendTimeout", "src/app/mod.rs", "section.send_timeout"),
+    ("Concurrency", "maxConcurrent", "src/app/limits.rs", "section.max_concurrent"),
+    ("Concurrency", "maxQueued", "src/app/limits.rs", "section.max_queued"),
+    ("Concurrency", "sendTimeout", "src/app/limits.rs", "section.send_timeout"),
 ];
 
 #[test]
