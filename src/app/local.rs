@@ -10,7 +10,7 @@ use super::keys::Secrets;
 use crate::autoconfig::cache::report::{ReadState, SharedReport};
 use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
-use crate::config::LocalStoreConfig;
+use crate::config::LocalStoreDirectory;
 use crate::flagstore::{LocalFlags, LocalFlagsState};
 use crate::sealing::KeyRing;
 use crate::storage::local::{
@@ -36,16 +36,16 @@ pub(super) struct Local {
 
 /// Starts to open the store.
 pub(super) fn open(
-    config: &LocalStoreConfig,
+    config: &LocalStoreDirectory,
     secrets: watch::Receiver<Secrets>,
     parts: &mut TaskGroup,
 ) -> Local {
     let (directories, explicit) = match config {
-        LocalStoreConfig::Off => (Vec::new(), false),
-        LocalStoreConfig::Explicit(directory) => (vec![directory.clone()], true),
-        LocalStoreConfig::FirstUsable(candidates) => (candidates.clone(), false),
+        LocalStoreDirectory::Off => (Vec::new(), false),
+        LocalStoreDirectory::Explicit(directory) => (vec![directory.clone()], true),
+        LocalStoreDirectory::FirstUsable(candidates) => (candidates.clone(), false),
     };
-    let is_off = *config == LocalStoreConfig::Off;
+    let is_off = *config == LocalStoreDirectory::Off;
     let first = if is_off { LocalFlagsState::Off } else { LocalFlagsState::Opening };
     let (flags_sender, flags) = watch::channel(first);
     let (problem_sender, problem) = watch::channel(None);

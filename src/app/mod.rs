@@ -34,7 +34,7 @@ use crate::autoconfig::stream_manager::{
 };
 use crate::config::{AutoConfigSection, Config};
 use crate::environments::{
-    LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings,
+    LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings, Trust,
 };
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange};
@@ -106,7 +106,7 @@ impl App {
 
         let secrets = keys::Secrets::from_config(&config.autoconfig);
         let (secrets_sender, secrets) = watch::channel(secrets);
-        let local = local::open(&config.local_store, secrets.clone(), &mut parts);
+        let local = local::open(&config.local_store.directory, secrets.clone(), &mut parts);
         let registry = Arc::new(Registry::default());
         let (changes_sender, changes) = mpsc::channel(CHANGE_BATCHES_MAX);
         let supervisor = Supervisor::new(
@@ -120,6 +120,10 @@ impl App {
                     local: local.flags.clone(),
                     shared: database.as_ref().map(|database| database.flags.clone()),
                     heartbeat: config.main.heartbeat_interval,
+                    trust: match config.local_store.is_preferred_over_shared {
+                        true => Trust::LocalFirst,
+                        false => Trust::All,
+                    },
                     load_queue: LoadQueue::new(cores()),
                 },
                 sweep_interval: config.main.expired_credential_cleanup_interval,

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::sections::database::DatabaseTls;
 use super::{
     AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config, Database, EnvironmentConfig,
-    LocalStoreConfig, LogFormat, MainConfig, ProxyConfig, ProxyLogin, RedisServers, SecretSource,
+    LocalStoreDirectory, LogFormat, MainConfig, ProxyConfig, ProxyLogin, RedisServers,
+    SecretSource,
 };
 
 /// Renders the configuration, one option a line under the title of its section.
@@ -30,14 +31,17 @@ pub fn describe(config: &Config) -> String {
         one_database(&mut page, database);
     }
     page.title("[LocalStore]");
-    match &config.local_store {
-        LocalStoreConfig::Off => page.line("dir", "off"),
-        LocalStoreConfig::Explicit(path) => page.line("dir", path.display()),
-        LocalStoreConfig::FirstUsable(paths) => {
+    match &config.local_store.directory {
+        LocalStoreDirectory::Off => page.line("dir", "off"),
+        LocalStoreDirectory::Explicit(path) => page.line("dir", path.display()),
+        LocalStoreDirectory::FirstUsable(paths) => {
             let paths: Vec<String> = paths.iter().map(|it| it.display().to_string()).collect();
             page.line("dir", format_args!("the first usable of {}", paths.join(", ")));
         }
     }
+    let prefer_over =
+        if config.local_store.is_preferred_over_shared { "sharedStore" } else { "off" };
+    page.line("preferOver", prefer_over);
     proxy(&mut page, &config.proxy);
     concurrency(&mut page, &config.concurrency);
     page.0

@@ -266,6 +266,8 @@ variables! {
 
     /// `[LocalStore] dir`: directory of the embedded store.
     LOCAL_STORE_DIR
+    /// `[LocalStore] preferOver`: whether a whole local set excludes the shared store.
+    LOCAL_STORE_PREFER_OVER
     /// First default of the embedded store's directory; systemd sets it. Read from the process.
     STATE_DIRECTORY
     /// Third default of the embedded store's directory. Read from the process.

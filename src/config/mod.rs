@@ -43,7 +43,7 @@ pub use sections::dynamodb::DynamoDbConfig;
 pub use sections::environments::EnvironmentConfig;
 pub use sections::events::EventsConfig;
 pub use sections::http::HttpConfig;
-pub use sections::local_store::LocalStoreConfig;
+pub use sections::local_store::{LocalStoreConfig, LocalStoreDirectory};
 pub use sections::main::{MainConfig, TlsConfig};
 pub use sections::metrics::{
     DatadogConfig, MetricsConfig, OpenTelemetryConfig, OtlpProtocol, PrometheusConfig,

@@ -31,7 +31,7 @@ impl Invalid {
     }
 
     /// `"text" is not …`.
-    fn is_not(text: &str, a_what: &str, allowed: &'static str) -> Self {
+    pub(super) fn is_not(text: &str, a_what: &str, allowed: &'static str) -> Self {
         Self::new(format!("{} is not {a_what}", quoted(text)), allowed)
     }
 }

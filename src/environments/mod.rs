@@ -20,4 +20,5 @@ pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
 pub use store_status::{LastRepopulation, StoreStatus};
+pub use stored_data::Trust;
 pub use supervisor::{Strangers, Supervisor, SupervisorSettings};

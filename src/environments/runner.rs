@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::difference::{Difference, difference};
 use super::environment::Environment;
 use super::load_queue::LoadQueue;
-use super::stored_data::{Source, StoredData};
+use super::stored_data::{Source, StoredData, Trust};
 
 pub(super) use self::stored::set_id;
 use self::stored::{Patience, Stored};
@@ -45,6 +45,8 @@ pub struct RunnerSettings {
     pub shared: Option<SharedStores>,
     /// Pause between heartbeats to clients; `None` sends none.
     pub heartbeat: Option<Duration>,
+    /// Which of the stores count while LaunchDarkly has not answered.
+    pub trust: Trust,
     /// Who reads its stored data next.
     pub load_queue: Arc<LoadQueue>,
 }
@@ -98,6 +100,7 @@ impl Runner {
         mut designated: watch::Receiver<SdkKey>,
     ) -> Self {
         let set_id = set_id(&environment);
+        let stored_data = StoredData::new(settings.trust, [Source::Local]);
         let anchor = designated.borrow_and_update().clone();
         let stream = settings.upstream.open(&anchor, &environment.reference.filter);
         Self {
@@ -107,7 +110,7 @@ impl Runner {
             set_id,
             local: None,
             shared: None,
-            stored_data: StoredData::new([Source::Local]),
+            stored_data,
             current: Upstream { stream, anchor, ignore_up_to: 0, confirmed: 0, live: false },
             next: None,
         }

@@ -6,6 +6,9 @@
 //! counts vouches for, or that has items which cannot be decoded does not win by being first: it
 //! waits until every other source has answered, and is served together with what those hold
 //! (design D44).
+//!
+//! With [`Trust::LocalFirst`] a whole local set excludes the shared store: the shared store is
+//! used only while the local one holds no whole set (design D43).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +23,17 @@ pub(super) enum Source {
     Local,
     /// The database that is shared with other relays.
     Shared,
+}
+
+/// Which stores count while LaunchDarkly has not answered (`[LocalStore] preferOver`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// All stores; of each item the newest version counts.
+    #[default]
+    All,
+    /// A whole local set, or what LaunchDarkly said last, counts alone: nothing is added to it out
+    /// of the shared store, which others can write.
+    LocalFirst,
 }
 
 /// A data set out of a store.
@@ -60,6 +74,7 @@ pub(super) enum Reaction {
 /// What the stores have said so far.
 #[derive(Debug)]
 pub(super) struct StoredData {
+    trust: Trust,
     /// Sources that have not answered yet.
     silent: BTreeSet<Source>,
     /// Sets that wait for the other sources.
@@ -71,8 +86,9 @@ pub(super) struct StoredData {
 }
 
 impl StoredData {
-    pub(super) fn new(sources: impl IntoIterator<Item = Source>) -> Self {
+    pub(super) fn new(trust: Trust, sources: impl IntoIterator<Item = Source>) -> Self {
         Self {
+            trust,
             silent: sources.into_iter().collect(),
             held: Vec::new(),
             leftovers: DataSet::default(),
@@ -90,14 +106,30 @@ impl StoredData {
         self.silent.is_empty()
     }
 
-    /// Takes an answer, while `served` is served and LaunchDarkly has not answered.
+    /// Takes an answer, while `served` is served and LaunchDarkly is not connected.
     pub(super) fn on_answer(
         &mut self,
         source: Source,
         answer: Answer,
-        served: Option<&DataSet>,
+        served: Option<(&DataSet, Origin)>,
     ) -> Reaction {
         self.silent.remove(&source);
+        let answer = match (self.trust, source, served) {
+            (Trust::LocalFirst, Source::Shared, Some((_, origin)))
+                if origin != Origin::SharedStore =>
+            {
+                Answer::Nothing
+            }
+            (Trust::LocalFirst, Source::Local, Some((_, Origin::SharedStore))) => {
+                // The local store opened late.
+                return match answer {
+                    Answer::Set(set) if set.is_whole() => set.into_served(),
+                    Answer::Set(_) | Answer::Part(_) | Answer::Nothing => Reaction::Keep,
+                };
+            }
+            (Trust::All | Trust::LocalFirst, _, _) => answer,
+        };
+        let served = served.map(|(data, _)| data);
         match answer {
             Answer::Set(set) => {
                 self.undecodable.extend(set.undecodable.iter().cloned());
@@ -121,7 +153,7 @@ impl StoredData {
     /// LaunchDarkly has answered: what the stores hold no longer counts. Sources that are still
     /// silent are no longer waited for.
     pub(super) fn on_live(&mut self) {
-        *self = Self::new([]);
+        *self = Self::new(self.trust, []);
     }
 
     /// Items that clients do not get because no store holds them in a form that can be decoded.
@@ -129,10 +161,26 @@ impl StoredData {
         self.undecodable.iter().filter(|key| served.item(key).is_none()).cloned().collect()
     }
 
+    /// Drops what is held of stores; those that have not answered are still expected.
+    fn forget(&mut self) {
+        self.held.clear();
+        self.leftovers = DataSet::default();
+        self.undecodable.clear();
+    }
+
     fn serve_if_sure(&mut self) -> Reaction {
-        let is_sure = |set: &StoredSet| {
-            set.is_counted && set.undecodable.is_empty() && set.data.live_len() > 0
-        };
+        if self.trust == Trust::LocalFirst {
+            if self.silent.contains(&Source::Local) {
+                return Reaction::Keep;
+            }
+            let is_local = |set: &StoredSet| set.origin == Origin::LocalStore && set.is_whole();
+            if let Some(at) = self.held.iter().position(is_local) {
+                let local = self.held.swap_remove(at);
+                self.forget();
+                return local.into_served();
+            }
+        }
+        let is_sure = |set: &StoredSet| set.is_whole() && set.data.live_len() > 0;
         if !self.is_settled() && !self.held.iter().any(is_sure) {
             return Reaction::Keep;
         }
@@ -151,6 +199,17 @@ impl StoredData {
             merge(Arc::make_mut(&mut data), &leftovers);
         }
         Reaction::Serve { data, origin, as_of }
+    }
+}
+
+impl StoredSet {
+    /// True if nothing of it is known to be missing.
+    fn is_whole(&self) -> bool {
+        self.is_counted && self.undecodable.is_empty()
+    }
+
+    fn into_served(self) -> Reaction {
+        Reaction::Serve { data: self.data, origin: self.origin, as_of: self.as_of }
     }
 }
 
@@ -202,8 +261,13 @@ mod tests {
     /// that cannot be decoded.
     #[track_caller]
     fn check(answers: &[&str], expected: &[&str]) {
-        let mut stored = StoredData::new([Local, Shared]);
-        let mut served: Option<DataSet> = None;
+        check_with(Trust::All, answers, expected);
+    }
+
+    #[track_caller]
+    fn check_with(trust: Trust, answers: &[&str], expected: &[&str]) {
+        let mut stored = StoredData::new(trust, [Local, Shared]);
+        let mut served: Option<(DataSet, Origin)> = None;
         let mut seen = Vec::new();
         for answer in answers {
             let at = answer.find(['=', '~', '?']).unwrap_or(answer.len());
@@ -228,15 +292,16 @@ mod tests {
                 _ => Answer::Nothing,
             };
             let mut line = String::new();
-            match stored.on_answer(source, answer, served.as_ref()) {
+            let before = served.as_ref().map(|(data, origin)| (data, *origin));
+            match stored.on_answer(source, answer, before) {
                 Reaction::Keep => {}
                 Reaction::Serve { data, origin, .. } => {
-                    assert!(served.is_none());
+                    assert!(served.is_none() || trust == Trust::LocalFirst);
                     line = format!("{} ", origin.as_str());
-                    served = Some((*data).clone());
+                    served = Some(((*data).clone(), origin));
                 }
                 Reaction::Add(items) => {
-                    let served = served.as_mut().unwrap();
+                    let (served, _) = served.as_mut().unwrap();
                     items.into_iter().for_each(|(key, item)| {
                         served.upsert(&key, item);
                     });
@@ -244,7 +309,7 @@ mod tests {
             }
             match &served {
                 None => line.push_str(if stored.is_settled() { "none" } else { "wait" }),
-                Some(served) => {
+                Some((served, _)) => {
                     line.push_str(&shown(served.flags.iter().map(|(key, item)| (&**key, item))));
                     for key in stored.missing(served) {
                         line.push_str(&format!(" !{}", key.key));
@@ -304,5 +369,43 @@ mod tests {
         check(&["local=a1 b1", "shared=a1!b"], &["localStore a1 b1", "a1 b1"]);
         // The row was written anew.
         check(&["shared=a1!b", "local", "shared=a1 b2"], &["wait", "sharedStore a1 !b", "a1 b2"]);
+    }
+    #[test]
+    fn a_whole_local_set_can_exclude_the_shared_store() {
+        let check = |answers: &[&str], expected: &[&str]| {
+            check_with(Trust::LocalFirst, answers, expected);
+        };
+        check(&["local=a1 b1", "shared=a2 c1"], &["localStore a1 b1", "a1 b1"]);
+        check(&["shared=a2 c1", "local=a1 b1"], &["wait", "localStore a1 b1"]);
+        check(&["shared?a2 c1!d", "local=a1"], &["wait", "localStore a1"]);
+        check(&["local=", "shared=a2"], &["localStore ", ""]);
+        // Without a whole local set the shared store counts as always.
+        check(&["shared=a2", "local"], &["wait", "sharedStore a2"]);
+        check(&["local", "shared=a2", "shared=a3"], &["wait", "sharedStore a2", "a3"]);
+        check(&["local?a1 b1", "shared=a2"], &["wait", "sharedStore a2 b1"]);
+        // A local store that opens late takes over.
+        check(
+            &["local", "shared=a2 c1", "local=a1"],
+            &["wait", "sharedStore a2 c1", "localStore a1"],
+        );
+        check(&["local", "shared=a2", "local?a3"], &["wait", "sharedStore a2", "a2"]);
+    }
+
+    #[test]
+    fn nothing_is_added_to_what_launchdarkly_said_last() {
+        let mut stored = StoredData::new(Trust::LocalFirst, []);
+        let served = data("a1");
+        let set = || StoredSet {
+            data: Arc::new(data("a2")),
+            origin: Origin::SharedStore,
+            as_of: None,
+            is_counted: true,
+            undecodable: Vec::new(),
+        };
+        let answer = stored.on_answer(Shared, Answer::Set(set()), Some((&served, Origin::Live)));
+        assert_eq!(answer, Reaction::Keep);
+        let mut stored = StoredData::new(Trust::All, []);
+        let answer = stored.on_answer(Shared, Answer::Set(set()), Some((&served, Origin::Live)));
+        assert!(matches!(answer, Reaction::Add(_)));
     }
 }

@@ -4,8 +4,8 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::environments::LoadQueue;
 use crate::environments::test_support::spec;
+use crate::environments::{LoadQueue, Trust};
 use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
 use crate::tasks::TaskGroup;
@@ -45,6 +45,7 @@ impl Bench {
                 local: state.subscribe(),
                 shared: None,
                 heartbeat: None,
+                trust: Trust::All,
                 load_queue: LoadQueue::new(1),
             },
             sweep_interval: Duration::from_millis(100),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod descriptors;
+mod fdv2_sdks;
 mod fixture;
 mod leaving;
 mod limits;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::env_vars as var;
 use crate::config::reader::{Names, Reader, SectionReader};
 use crate::config::secrets::{SecretSource, WeakKey};
-use crate::config::values::{self, Invalid, quoted};
+use crate::config::values::{self, Invalid};
 use crate::model::{AutoConfigKey, EnvironmentId, FilterKey, Password};
 
 use super::offline::{self, OfflineConfig};
@@ -228,20 +228,14 @@ fn cache_format(text: &str) -> Result<CacheFormat, Invalid> {
     [CacheFormat::Sealed, CacheFormat::LdRelay]
         .into_iter()
         .find(|format| text.eq_ignore_ascii_case(format.as_str()))
-        .ok_or_else(|| Invalid {
-            what: format!("{} is not a format", quoted(text)),
-            allowed: Some("sealed, ld-relay"),
-        })
+        .ok_or_else(|| Invalid::is_not(text, "a format", "sealed, ld-relay"))
 }
 
 fn cache_adopt(text: &str) -> Result<CacheAdopt, Invalid> {
     [CacheAdopt::Once, CacheAdopt::Always, CacheAdopt::Never]
         .into_iter()
         .find(|adopt| text.eq_ignore_ascii_case(adopt.as_str()))
-        .ok_or_else(|| Invalid {
-            what: format!("{} is not a rule for adoption", quoted(text)),
-            allowed: Some("once, always, never"),
-        })
+        .ok_or_else(|| Invalid::is_not(text, "a rule for adoption", "once, always, never"))
 }
 
 #[cfg(test)]

@@ -1,18 +1,29 @@
-//! `[LocalStore]`: where the embedded store rests. Looks at names only, not at the disk.
+//! `[LocalStore]`: directory and rank of the embedded store. Looks at names only, not at the disk.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::env_vars as var;
 use crate::config::reader::{Names, Reader};
+use crate::config::values::Invalid;
 
 const SECTION: &str = "LocalStore";
 
 /// Used without being asked for if it can be written to; packages create it.
 const SYSTEM_DIRECTORY: &str = "/var/lib/pilotlight";
 
+/// `[LocalStore]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalStoreConfig {
+    /// `dir`.
+    pub directory: LocalStoreDirectory,
+    /// `preferOver = sharedStore`: a whole local set is served alone while LaunchDarkly is away
+    /// (design D43).
+    pub is_preferred_over_shared: bool,
+}
+
 /// The directory of the embedded store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocalStoreConfig {
+pub enum LocalStoreDirectory {
     /// There is no embedded store.
     Off,
     /// This directory and no other: it is created if need be, and it is an error if it cannot be
@@ -25,10 +36,23 @@ pub enum LocalStoreConfig {
 
 /// Reads the section.
 pub(super) fn read(reader: &mut Reader<'_>) -> LocalStoreConfig {
-    match reader.section(SECTION).text(Names::both("dir", var::LOCAL_STORE_DIR)) {
-        Some(word) if word.eq_ignore_ascii_case("off") => LocalStoreConfig::Off,
-        Some(directory) => LocalStoreConfig::Explicit(directory.into()),
-        None => LocalStoreConfig::FirstUsable(candidates(reader)),
+    let mut section = reader.section(SECTION);
+    let prefer_over = Names::both("preferOver", var::LOCAL_STORE_PREFER_OVER);
+    let is_preferred_over_shared =
+        section.parsed(prefer_over, prefers_over_shared).unwrap_or(false);
+    let directory = match section.text(Names::both("dir", var::LOCAL_STORE_DIR)) {
+        Some(word) if word.eq_ignore_ascii_case("off") => LocalStoreDirectory::Off,
+        Some(directory) => LocalStoreDirectory::Explicit(directory.into()),
+        None => LocalStoreDirectory::FirstUsable(candidates(reader)),
+    };
+    LocalStoreConfig { directory, is_preferred_over_shared }
+}
+
+fn prefers_over_shared(text: &str) -> Result<bool, Invalid> {
+    match () {
+        () if text.eq_ignore_ascii_case("sharedStore") => Ok(true),
+        () if text.eq_ignore_ascii_case("off") => Ok(false),
+        () => Err(Invalid::is_not(text, "a store", "sharedStore, off")),
     }
 }
 

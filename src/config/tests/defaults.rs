@@ -84,7 +84,11 @@ fn the_local_store_looks_in_four_places() {
     let check = |pairs: &[(&str, &str)], expected: &[&str]| {
         let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
         let config = with_environment("", pairs);
-        assert_eq!(config.local_store, LocalStoreConfig::FirstUsable(expected), "{pairs:?}");
+        assert_eq!(
+            config.local_store.directory,
+            LocalStoreDirectory::FirstUsable(expected),
+            "{pairs:?}"
+        );
     };
     let system = "/var/lib/pilotlight";
     check(&[], &[system]);
@@ -100,11 +104,11 @@ fn the_local_store_looks_in_four_places() {
 #[test]
 fn the_local_store_can_be_placed_or_turned_off() {
     let local_store =
-        |file: &str, pairs: &[(&str, &str)]| with_environment(file, pairs).local_store;
+        |file: &str, pairs: &[(&str, &str)]| with_environment(file, pairs).local_store.directory;
     let file = "[LocalStore]\ndir = /data";
-    assert_eq!(local_store(file, &[]), LocalStoreConfig::Explicit("/data".into()));
-    assert_eq!(local_store(file, &[("LOCAL_STORE_DIR", "Off")]), LocalStoreConfig::Off);
-    assert_eq!(local_store("[LocalStore]\ndir = off", &[]), LocalStoreConfig::Off);
+    assert_eq!(local_store(file, &[]), LocalStoreDirectory::Explicit("/data".into()));
+    assert_eq!(local_store(file, &[("LOCAL_STORE_DIR", "Off")]), LocalStoreDirectory::Off);
+    assert_eq!(local_store("[LocalStore]\ndir = off", &[]), LocalStoreDirectory::Off);
     let unset = local_store(file, &[("LOCAL_STORE_DIR", "")]);
-    assert!(matches!(unset, LocalStoreConfig::FirstUsable(_)));
+    assert!(matches!(unset, LocalStoreDirectory::FirstUsable(_)));
 }

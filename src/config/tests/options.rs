@@ -93,6 +93,14 @@ fn main_section() {
 }
 
 #[test]
+fn local_store_section() {
+    let prefer_over = ("LocalStore", "preferOver", "LOCAL_STORE_PREFER_OVER");
+    let read = |it: Config| it.local_store.is_preferred_over_shared;
+    check(prefer_over, "sharedstore", read, true);
+    check(prefer_over, "off", read, false);
+}
+
+#[test]
 fn autoconfig_section() {
     let section = |option, variable| ("AutoConfig", option, variable);
     let format = section("cacheFormat", "AUTO_CONFIG_CACHE_FORMAT");

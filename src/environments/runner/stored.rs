@@ -114,7 +114,7 @@ impl Runner {
             (Some(served), Source::Local) if served.origin == Origin::Live => Answer::Nothing,
             _ => answer,
         };
-        let served = served.as_ref().map(|served| &*served.data);
+        let served = served.as_ref().map(|served| (&*served.data, served.origin));
         match self.stored_data.on_answer(source, answer, served) {
             Reaction::Keep => {}
             Reaction::Serve { data, origin, as_of } => self.serve(data, origin, as_of),

@@ -20,6 +20,7 @@ const FLAGS: usize = 20;
 on_every_database!(
     a_marker_without_its_items_is_not_served,
     a_whole_local_store_wins_over_a_database_that_lost_items,
+    a_local_store_that_is_preferred_excludes_the_database,
     an_item_that_cannot_be_decoded_is_left_out_and_named,
     odd_versions_are_served,
     other_content_at_the_same_version_is_corrected,
@@ -81,6 +82,49 @@ async fn a_whole_local_store_wins_over_a_database_that_lost_items(kind: Kind) {
         assert_eq!((status, all["flags"].as_object().unwrap().len()), (200, FLAGS));
         relay.kill().await.unwrap();
     }
+}
+
+async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
+    let scene = Scene::on(kind, 1, FLAGS).await;
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    relay.kill().await.unwrap();
+    scene.launchdarkly.stop().await;
+    // A person who can write the database writes a newer flag.
+    let planted = format!(r#"{{"key":"{}","version":9000,"on":true}}"#, flag_key(2));
+    let flags = namespace(kind, 0, ItemKind::Flag);
+    scene.database.put_item(&flags, &flag_key(2), 9_000, &planted).await;
+    let version =
+        async |relay: &RelayProcess| latest(relay).await.1["flags"][flag_key(2)]["version"].clone();
+    let is_taken_over = async |relay: &RelayProcess| {
+        eventually("the newer flag is served", async || {
+            let version = version(relay).await;
+            if version == 9_000 { Ok(()) } else { Err(version.to_string()) }
+        })
+        .await;
+    };
+    // By default the newest version counts, wherever it is from.
+    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    is_taken_over(&relay).await;
+    relay.kill().await.unwrap();
+    let preferring =
+        |disk: &TempDir| scene.relay(disk, NEVER).with("LOCAL_STORE_PREFER_OVER", "sharedStore");
+    let relay = preferring(&disk).start().unwrap();
+    wait_for_store(&relay, "it is seen to hold something else", |store| {
+        store["left"]["ahead"].as_u64() > Some(0)
+    })
+    .await;
+    assert_eq!(version(&relay).await, 3);
+    let status = relay.status().await;
+    let data = &status["environments"][environment_id(0)]["data"];
+    assert_eq!(data["origin"], "localStore", "{data}");
+    relay.kill().await.unwrap();
+    // A relay without a local set has nothing else than the database.
+    let empty = TempDir::new().unwrap();
+    let relay = preferring(&empty).start().unwrap();
+    is_taken_over(&relay).await;
+    relay.kill().await.unwrap();
 }
 
 async fn an_item_that_cannot_be_decoded_is_left_out_and_named(kind: Kind) {

@@ -22,6 +22,9 @@ use crate::support::relay::RelayProcess;
 /// Longer than a call to a database may take.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// Longest wait for a probe.
+const PROBE_WAIT: Duration = Duration::from_secs(20);
+
 /// A relay with everything stored, and a client of it.
 async fn begin(scene: &Scene, interval: &str) -> (RelayProcess, Witness) {
     let relay = scene.filled_by(&scene.new_relay(interval)).await;
@@ -86,6 +89,8 @@ async fn a_paused_database_delays_nobody() {
     wait_for_error(&relay, "").await;
     witness.change(&scene, 20).await;
     witness.asks(5).await;
+    // Answered when the pause is over.
+    assert_eq!(scene.database.redis().command(&["PING"]), "PONG");
     end(&scene, &relay, witness).await;
 }
 
@@ -155,7 +160,7 @@ async fn a_master_that_becomes_a_replica_is_written_when_it_is_promoted() {
     is_complete(&scene, Kind::Redis, 0).await.unwrap_err();
     // Between probes, which it answers, and writes, which it refuses, the log stays calm.
     let probed = scene.database.proxy().accepted_connections() + 6;
-    assert!(scene.database.proxy().wait_for_accepted(probed, PAUSE * 4).await);
+    assert!(scene.database.proxy().wait_for_accepted(probed, PROBE_WAIT).await);
     let noise = relay.log().matches("store is away").count();
     assert!(noise <= 2, "the flags' and the cache's at most: {}", relay.log());
     redis.command(&["REPLICAOF", "NO", "ONE"]);

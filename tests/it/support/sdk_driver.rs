@@ -99,6 +99,22 @@ impl fmt::Display for Language {
 pub(crate) enum Mode {
     Stream,
     Poll,
+    /// FDv2 as its documentation recommends it. Python and Node only, as the next two.
+    Fdv2,
+    Fdv2Stream,
+    Fdv2Poll,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Poll => "poll",
+            Self::Fdv2 => "fdv2",
+            Self::Fdv2Stream => "fdv2-stream",
+            Self::Fdv2Poll => "fdv2-poll",
+        }
+    }
 }
 
 /// Whether the SDK sends analytics and diagnostic events.
@@ -156,12 +172,8 @@ impl SdkDriver {
         mode: Mode,
         events: Events,
     ) -> anyhow::Result<Self> {
-        let mode = match mode {
-            Mode::Stream => "stream",
-            Mode::Poll => "poll",
-        };
         Self::launch(language, |command| {
-            command.args(["--sdk-key", sdk_key.expose(), "--mode", mode]);
+            command.args(["--sdk-key", sdk_key.expose(), "--mode", mode.word()]);
             command.args(["--events", events.word(), "--url", relay_url]);
         })
         .await

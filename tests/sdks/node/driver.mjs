@@ -18,6 +18,11 @@ const { version } = JSON.parse(
 const POLL_MS = 2;
 // A dead relay must not hold up the end of the process: closing flushes events.
 const CLOSE_MS = 2000;
+const FDV2_MODES = {
+  fdv2: 'standard',
+  'fdv2-stream': 'streamingOnly',
+  'fdv2-poll': 'pollingOnly',
+};
 const DEFAULT_CONTEXT = { kind: 'user', key: 'u1' };
 
 const contextOf = (command) => command.context ?? DEFAULT_CONTEXT;
@@ -136,7 +141,10 @@ class Driver {
   }
 
   static proxied(url, mode) {
-    return { baseUri: url, streamUri: url, eventsUri: url, stream: mode === 'stream' };
+    const uris = { baseUri: url, streamUri: url, eventsUri: url };
+    const dataSourceOptionsType = FDV2_MODES[mode];
+    if (dataSourceOptionsType === undefined) return { ...uris, stream: mode === 'stream' };
+    return { ...uris, dataSystem: { dataSource: { dataSourceOptionsType } } };
   }
 
   daemon(database) {
@@ -249,7 +257,7 @@ function parseArguments() {
   const needed = values.mode === 'daemon' ? ['store', 'address', 'prefix'] : ['url'];
   for (const [name, value, allowed] of [
     ['sdk-key', sdkKey],
-    ['mode', values.mode, ['stream', 'poll', 'daemon']],
+    ['mode', values.mode, ['stream', 'poll', 'daemon', ...Object.keys(FDV2_MODES)]],
     ['events', events, ['on', 'off']],
     ...needed.map((name) => [name, values[name]]),
   ]) {

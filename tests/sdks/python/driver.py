@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from ldclient import Context, LDClient
+from ldclient import Context, LDClient, datasystem
 from ldclient.config import Config
 from ldclient.version import VERSION
 
@@ -23,6 +23,11 @@ POLL_SECONDS = 0.002
 # A dead relay must not hold up the end of the process: closing flushes events.
 CLOSE_SECONDS = 2.0
 DEFAULT_CONTEXT = {"kind": "user", "key": "u1"}
+FDV2_MODES = {
+    "fdv2": datasystem.default,
+    "fdv2-stream": datasystem.streaming,
+    "fdv2-poll": datasystem.polling,
+}
 
 
 def context_of(command):
@@ -101,7 +106,10 @@ class Driver:
         else:
             url = arguments.url
             options |= {"base_uri": url, "stream_uri": url, "events_uri": url}
-            options["stream"] = arguments.mode == "stream"
+            if arguments.mode in FDV2_MODES:
+                options["datasystem_config"] = FDV2_MODES[arguments.mode]().build()
+            else:
+                options["stream"] = arguments.mode == "stream"
         self._client = LDClient(Config(sdk_key=arguments.sdk_key, **options), start_wait=0)
         self._watcher = None
 
@@ -220,7 +228,7 @@ def say(answer):
 def parse_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sdk-key", required=True)
-    parser.add_argument("--mode", required=True, choices=["stream", "poll", "daemon"])
+    parser.add_argument("--mode", required=True, choices=["stream", "poll", "daemon", *FDV2_MODES])
     parser.add_argument("--events", required=True, choices=["on", "off"])
     parser.add_argument("--url")
     parser.add_argument("--store", choices=["redis", "dynamodb", "consul"])
