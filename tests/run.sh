@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
-# Checks everything, as CI does: `tests/run.sh`. From a clean checkout it needs rustup, a C++ compiler,
-# Go, a JDK with Maven, Node with npm, Python 3, and apt with the right to install.
+# Runs the same checks as CI: `tests/run.sh`. A clean checkout needs network access, Debian with apt
+# (root is not needed), rustup, a C and C++ compiler, Go, a JDK (17 or later) with Maven, Node.js with
+# npm, and Python 3. On systems without apt, put the database programs into $PILOTLIGHT_TEST_TOOLS/bin.
 #
-# `tests/run.sh --fast` runs only what needs no installation: format, lints, unit tests.
+# `tests/run.sh --fast` runs only the checks that need no installation: format, lints, unit tests.
 #
-# Every step runs, whatever became of the ones before; the exit code is 0 only if all succeeded.
+# Every step runs, even if an earlier one failed; the exit code is 0 only if all steps succeeded.
+# Known vulnerabilities of dependencies are checked only where a copy of the advisory database is
+# present; the summary says so if they were not checked.
 set -Eeuo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$repository"
 
 export PILOTLIGHT_TEST_TOOLS="${PILOTLIGHT_TEST_TOOLS:-$repository/.cache/tools}"
-# Traces of errors bury the messages of failed tests; those of panics stay as they are set.
+# Backtraces of errors would hide the messages of failed tests. Those of panics keep their setting.
 export RUST_LIB_BACKTRACE="${RUST_LIB_BACKTRACE:-0}"
 
-# Exported, as functions run as steps have a shell of their own.
+# Exported, because a function that runs as a step has its own shell.
 export cargo_deny_version=0.20.2
-# Longer than any step takes from scratch on two slow cores; what hangs must not hang CI.
+# A step may write a remark into this file; the summary shows it behind "ok".
+remark_file=$(mktemp)
+export remark_file
+trap 'rm -f -- "$remark_file"' EXIT
+# Longer than any step takes from scratch on two slow cores; a step that hangs must not block CI.
 step_limit=25m
 
 lines_of_summary=()
@@ -41,17 +48,17 @@ main() {
   step "format" cargo fmt --all --check
   step "lints" cargo clippy --locked --all-targets -- -D warnings
   if [[ $mode == full ]]; then
-    # By clippy, which can refuse warnings without building all dependencies again.
+    # With clippy, which can deny warnings without building all dependencies again.
     step "no features" cargo clippy --locked --no-default-features -- -D warnings
     local feature
     for feature in redis dynamodb consul demo; do
       step "only $feature" \
         cargo clippy --locked --no-default-features --features "$feature" -- -D warnings
     done
-    # A workspace of its own, so no other step looks at it. To run it takes a nightly compiler.
+    # A separate workspace, which no other step checks. Running it needs a nightly compiler.
     step "fuzz target" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
       --target-dir target/fuzz -- -D warnings
-    # Builds the program too; a build of its own would compile the dependencies a second time.
+    # Builds the program too; a separate build would compile the dependencies a second time.
     step "tests" cargo test --locked
     step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     step "install cargo-deny" install_cargo_deny
@@ -64,13 +71,14 @@ main() {
   summarize
 }
 
-# step NAME COMMAND...: runs a command or one of the functions below, and notes how it went.
+# step NAME COMMAND...: runs a command or one of the functions below, and notes the result.
 step() {
-  local name=$1 started=$SECONDS status=0 result=ok
+  local name=$1 started=$SECONDS status=0 result=ok remark
   shift
   printf '\n=== %s\n' "$name"
-  # Not as a condition: inside one, errexit would be off. Functions run in a bash of their own, so
-  # that the time limit holds for them too.
+  : >"$remark_file"
+  # Not as a condition: inside one, errexit would be off. Functions run in a separate bash, so that
+  # the time limit applies to them too.
   set +e
   if declare -F "$1" >/dev/null; then
     limited bash -Eeuo pipefail -c "$(declare -f "$1"); $1"
@@ -79,6 +87,10 @@ step() {
   fi
   status=$?
   set -e
+  remark=$(<"$remark_file")
+  if ((status == 0)) && [[ -n $remark ]]; then
+    result="ok, $remark"
+  fi
   if ((status != 0)); then
     result="FAILED with $status"
     ((status == 124)) && result="FAILED: more than $step_limit"
@@ -90,7 +102,7 @@ step() {
 
 limited() {
   if [[ -t 0 ]]; then
-    # A terminal's Ctrl-C must reach the command, which needs it in this process group.
+    # Ctrl-C in a terminal must reach the command, so the command stays in this process group.
     timeout --foreground --kill-after=10s "$step_limit" "$@"
   else
     timeout --kill-after=10s "$step_limit" "$@"
@@ -105,13 +117,13 @@ left_out() {
 }
 
 note() {
-  lines_of_summary+=("$(printf '%-28s %-24s %8s' "$2" "$1" "$3")")
+  lines_of_summary+=("$(printf '%-20s %-28s %8s' "$2" "$1" "$3")")
 }
 
 summarize() {
   printf '\n=== summary\n'
   printf '%s\n' "${lines_of_summary[@]}"
-  printf '%-28s %-24s %8s\n' "total" "" "$SECONDS s"
+  printf '%-20s %-28s %8s\n' "total" "" "$SECONDS s"
   if ((failed_steps > 0)); then
     printf '\n%s step(s) FAILED\n' "$failed_steps"
     exit 1
@@ -119,7 +131,7 @@ summarize() {
   printf '\nall steps succeeded\n'
 }
 
-# Prints what builds; installs the pinned Rust where rustup does not do so by itself.
+# Prints the versions of the toolchain; installs the pinned Rust if rustup does not do so itself.
 toolchain() {
   cargo --version || rustup toolchain install
   cargo --version
@@ -127,12 +139,12 @@ toolchain() {
   cargo clippy --version
 }
 
-# The newest release in PyPI cannot read what Rust 1.95 says of packages, so it is built here;
-# without optimisation, since it runs for a second and would build for minutes longer.
+# The newest release on PyPI cannot read the package metadata of Rust 1.95, so cargo-deny is built
+# here. Without optimisation, because it runs for a second and would take minutes longer to build.
 install_cargo_deny() {
   local root="$PILOTLIGHT_TEST_TOOLS/cargo-deny"
   if [[ "$("$root/bin/cargo-deny" --version 2>/dev/null)" == "cargo-deny $cargo_deny_version" ]]; then
-    echo "cargo-deny $cargo_deny_version is there"
+    echo "cargo-deny $cargo_deny_version is installed"
     return
   fi
   CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --version "=$cargo_deny_version" --locked \
@@ -146,10 +158,12 @@ dependencies() {
     checks+=(advisories)
   else
     echo "Advisories are NOT checked: there is no copy of the advisory database in $databases."
-    echo "'cargo deny fetch db' brings one, where the network allows it."
+    echo "'cargo deny fetch db' downloads one where the network allows it."
+    echo "advisories not checked" >"$remark_file"
   fi
-  # Also those of other platforms, which nothing before has asked for.
+  # Also fetches the dependencies of other platforms, which no earlier step needs.
   cargo fetch --locked
   "$PILOTLIGHT_TEST_TOOLS/cargo-deny/bin/cargo-deny" --offline --locked check "${checks[@]}"
 }
+
 main "$@"
