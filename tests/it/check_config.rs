@@ -63,7 +63,7 @@ async fn addresses_and_files_that_cannot_work_are_refused() {
     check_refused(&[("BIND_ADDRESS", "192.0.2.7")], "cannot listen on 192.0.2.7:").await;
     check_refused(
         &[("PROXY_AUTH_NTLM", "1"), ("PROXY_URL", "http://p"), ("PROXY_AUTH_USER", "u")],
-        "PROXY_AUTH_NTLM: NTLM is not built yet",
+        "PROXY_AUTH_NTLM: NTLM is not implemented yet",
     )
     .await;
 }

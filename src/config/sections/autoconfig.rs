@@ -239,7 +239,7 @@ fn cache_adopt(text: &str) -> Result<CacheAdopt, Invalid> {
         .into_iter()
         .find(|adopt| text.eq_ignore_ascii_case(adopt.as_str()))
         .ok_or_else(|| Invalid {
-            what: format!("{} is not a rule for adoption", quoted(text)),
+            what: format!("{} is not a value of cacheAdopt", quoted(text)),
             allowed: Some("once, always, never"),
         })
 }
