@@ -235,7 +235,7 @@ fn variables_count_only_if_they_are_asked_for() {
         ("LD_ENV_x", "sdk-x"),
         ("AUTO_CONFIG_KEY", "rel-1"),
         ("LOG_FORMAT", "JSON"),
-        ("HTTPS_PROXY", "http://u:p@proxy:1"),
+        ("HTTPS_PROXY", "https://u:p@proxy:1"),
     ]);
     let source = ConfigSource { file, from_env: false };
     let loaded = load(&source, &pairs, &files).unwrap();
@@ -245,7 +245,7 @@ fn variables_count_only_if_they_are_asked_for() {
     assert_eq!(loaded.config.autoconfig.key, None);
     assert_eq!(loaded.config.main.log_format, LogFormat::Json, "read in any case");
     let proxies = loaded.config.proxy.from_variables;
-    assert_eq!(proxies.https.unwrap().expose(), "http://u:p@proxy:1", "read in any case");
+    assert_eq!(proxies.https.unwrap().expose(), "https://u:p@proxy:1", "read in any case");
 }
 
 #[test]

@@ -264,6 +264,12 @@ fn secrets_in_clear_beyond_this_machine_are_warned_of() {
     check("", &host, &["REDIS_HOST: the password crosses the network unencrypted"]);
     check("[Consul]\nhost = consul:8500\ntoken = t", &[], &["/c.conf:5: [Consul] host: the token"]);
     check("", &[("PROXY_URL", "http://u:p@proxy:3128")], &["PROXY_URL: the proxy's password"]);
+    let by_variable = [("https_proxy", "http://u:p@proxy:3128")];
+    check("", &by_variable, &["https_proxy: the proxy's password crosses the network"]);
+    let by_variable = [("HTTPS_PROXY", "http://u:p@proxy:3128"), ("HTTP_PROXY", "http://u:p@h")];
+    check("", &by_variable, &["HTTPS_PROXY: the proxy's password crosses the network"]);
+    check("", &[("HTTPS_PROXY", "https://u:p@proxy:3128")], &[]);
+    check("[Proxy]\nurl = http://proxy:3128", &by_variable, &[]);
     for silent in [
         "[Main]\nstreamUri = http://127.0.0.1:9\n[Redis]\nurl = redis://:p@localhost",
         "[Main]\nstreamUri = https://relay.example\n[Redis]\nurl = rediss://:p@cache",
