@@ -455,5 +455,5 @@ async fn words_behind_the_flags_are_ignored_with_a_warning() {
     let relay = autoconfig(&launchdarkly, &store).argument("serve").argument("--bogus");
     let relay = relay.start().unwrap();
     relay.wait_until_healthy(1).await;
-    relay.wait_for_log("words behind the flags are ignored").await;
+    relay.wait_for_log("arguments after the flags are ignored").await;
 }
