@@ -4,6 +4,8 @@
 //! set. What a function refuses it names together with what it would take. Values that may hold a
 //! password (URLs) are not repeated in an error.
 
+mod written;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+pub(super) use self::written::Written;
 use crate::model::RedactedUrl;
 
 /// Longest part of a value that is repeated in a message, in characters.
@@ -104,29 +107,6 @@ impl TlsVersion {
             Self::V1_1 => "1.1",
             Self::V1_2 => "1.2",
             Self::V1_3 => "1.3",
-        }
-    }
-}
-
-/// A duration as it can be written in a configuration: `3m`, `1h30m`, `250ms`.
-pub(super) struct Written(pub(super) Duration);
-
-impl fmt::Display for Written {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (hours, minutes) = (self.0.as_secs() / 3600, self.0.as_secs() / 60 % 60);
-        let rest = Duration::new(self.0.as_secs() % 60, self.0.subsec_nanos());
-        if hours > 0 {
-            write!(f, "{hours}h")?;
-        }
-        if minutes > 0 {
-            write!(f, "{minutes}m")?;
-        }
-        if self.0.is_zero() {
-            f.write_str("0s")
-        } else if rest.is_zero() {
-            Ok(())
-        } else {
-            write!(f, "{rest:?}")
         }
     }
 }
