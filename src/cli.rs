@@ -20,26 +20,27 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// What `--help` prints, and what follows a usage error.
 pub const USAGE: &str = "\
-Usage: pilotlight [flags]                serve, as ld-relay does
-       pilotlight check-config [flags]   say what is understood of the configuration, and end
-       pilotlight demo                   try it out against a LaunchDarkly of its own
-       pilotlight health [--url URL]     ask a running relay whether it is alive
-       pilotlight ready [--url URL]      ask a running relay whether it is ready
+Usage: pilotlight [flags]                run the relay
+       pilotlight check-config [flags]   check the configuration, print it, and exit
+       pilotlight demo                   demonstrate a cold start during an outage; needs no account
+       pilotlight health [--url URL]     check whether a running relay is alive
+       pilotlight ready [--url URL]      check whether a running relay is ready
        pilotlight generate-key           print a new random key for cacheEncryptionKey
 
 Flags:
-  --config PATH          read the configuration file PATH, which must exist
-  --allow-missing-file   start without the file if it does not exist
-  --from-env             read variables of the environment; they count before the file
-  --version              print the version
-  --help                 print this page
-  --url URL              where the relay listens; if left out, port PORT (or 8030) of this machine
+  --config PATH          read the configuration file PATH; it must exist
+  --allow-missing-file   continue without the configuration file if it does not exist
+  --from-env             read environment variables; they take precedence over the file
+  --url URL              address of the running relay, for health and ready; the default is
+                         http://BIND_ADDRESS:PORT from these variables, else http://127.0.0.1:8030
+  --version              print the version and exit
+  --help, -h             print this page and exit
 
-Without --config and --from-env, the file /etc/ld-relay.conf is read. With --from-env alone, no
-file is read.
+Without --config and --from-env, the relay reads /etc/ld-relay.conf. With --from-env and without
+--config, it reads no file.
 
-Exit codes: 0 as asked, 1 the configuration cannot be used or the start failed, 64 the command
-line was not understood.
+Exit codes: 0 success; 1 the configuration is invalid, the relay could not start or had to stop, or
+health or ready failed; 64 the command line is invalid.
 ";
 
 /// What the command line asks for.
@@ -87,7 +88,7 @@ pub enum UsageError {
     #[error("{0} needs a value")]
     MissingValue(&'static str),
     /// A boolean flag has something else than a boolean.
-    #[error("{flag} is true or false, not {value:?}")]
+    #[error("{flag} must be true or false, not {value:?}")]
     NotBoolean {
         /// The flag.
         flag: &'static str,
@@ -95,7 +96,7 @@ pub enum UsageError {
         value: String,
     },
     /// A subcommand stands behind flags, where ld-relay would ignore it.
-    #[error("{0} must be the first word")]
+    #[error("the command {0} must come before all flags")]
     NotFirst(&'static str),
     /// The first word is neither a flag nor a subcommand. ld-relay v8 ignores it, and everything
     /// behind it.
@@ -107,10 +108,10 @@ pub enum UsageError {
         suggestion: Option<&'static str>,
     },
     /// A word that means nothing.
-    #[error("unexpected word {0:?}")]
+    #[error("unexpected argument {0:?}")]
     UnexpectedWord(String),
     /// A flag that is not Unicode.
-    #[error("a flag is not UTF-8 text; give the path as a word of its own")]
+    #[error("a flag is not UTF-8 text; pass the path as a separate argument")]
     NotUnicode,
 }
 
@@ -184,22 +185,22 @@ fn unknown_command(word: &OsString) -> UsageError {
     let lower = word.to_lowercase();
     let is_meant = |command: &str| command.starts_with(&lower) || distance(&lower, command) <= 2;
     let suggestion = match lower.as_str() {
-        "serve" | "start" | "run" | "relay" => Some("serving needs no command, only flags"),
-        "version" | "help" => Some("write --version or --help"),
+        "serve" | "start" | "run" | "relay" => Some("to run the relay, pass flags only"),
+        "version" | "help" => Some("use --version or --help"),
         "validate" | "verify" | "config" | "check" | "test" => Some(MEANT_CHECK_CONFIG),
         _ => SUGGESTIONS.iter().find(|it| is_meant(it.0)).map(|it| it.1),
     };
     UsageError::UnknownCommand { word, suggestion }
 }
 
-const MEANT_CHECK_CONFIG: &str = "is check-config meant?";
+const MEANT_CHECK_CONFIG: &str = "did you mean check-config?";
 
 /// What is said of a word that looks like a subcommand.
 const SUGGESTIONS: [(&str, &str); 4] = [
     ("check-config", MEANT_CHECK_CONFIG),
-    ("demo", "is demo meant?"),
-    ("health", "is health meant?"),
-    ("ready", "is ready meant?"),
+    ("demo", "did you mean demo?"),
+    ("health", "did you mean health?"),
+    ("ready", "did you mean ready?"),
 ];
 
 fn meant(suggestion: Option<&'static str>) -> String {

@@ -43,7 +43,7 @@ pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
         tracing::warn!("{warning}");
     }
     if !ignored.is_empty() {
-        tracing::warn!(words = ?ignored, "words behind the flags are ignored");
+        tracing::warn!(arguments = ?ignored, "arguments after the flags are ignored");
     }
     tracing::info!(version = crate::VERSION, "Pilotlight starts");
     raise_open_files_limit();

@@ -95,15 +95,15 @@ fn an_unknown_first_word_is_an_error_with_a_suggestion() {
     let check = |line: &str, expected: &str| {
         assert_eq!(parse(words(line)).unwrap_err().to_string(), expected, "{line}");
     };
-    let serve = "; serving needs no command, only flags";
+    let serve = "; to run the relay, pass flags only";
     check("serve --from-env", &format!("unknown command \"serve\"{serve}"));
     for line in ["check", "checkconfig", "check_config", "chekc-config --from-env", "validate"] {
         let word = line.split(' ').next().unwrap();
-        check(line, &format!("unknown command {word:?}; is check-config meant?"));
+        check(line, &format!("unknown command {word:?}; did you mean check-config?"));
     }
-    check("helth", "unknown command \"helth\"; is health meant?");
-    check("raedy --url x", "unknown command \"raedy\"; is ready meant?");
-    check("version", "unknown command \"version\"; write --version or --help");
+    check("helth", "unknown command \"helth\"; did you mean health?");
+    check("raedy --url x", "unknown command \"raedy\"; did you mean ready?");
+    check("version", "unknown command \"version\"; use --version or --help");
     check("/etc/ld-relay.conf", "unknown command \"/etc/ld-relay.conf\"");
     check("-", "unknown command \"-\"");
 }

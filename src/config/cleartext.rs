@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::Uri;
 
 use super::env_vars as var;
+use super::problems::Place;
 use super::reader::{Names, Reader};
 use super::{Config, Database, ProxyLogin};
 
@@ -28,6 +29,20 @@ pub(super) fn warn(reader: &mut Reader<'_>, config: &Config) {
     {
         let what = "the proxy's password crosses the network unencrypted; use https";
         warn_at(reader, "Proxy", Names::both("url", var::PROXY_URL), url.expose(), what);
+    }
+    // Without `[Proxy] url`, the variable for the scheme of LaunchDarkly's address is used.
+    let (name, from_variable) = match config.main.stream_uri.scheme_str() {
+        Some("http") => (var::HTTP_PROXY, &proxy.from_variables.http),
+        Some(_) | None => (var::HTTPS_PROXY, &proxy.from_variables.https),
+    };
+    if let Some(url) = from_variable
+        && has_password(url.expose())
+        && leaves_in_clear(url.expose())
+    {
+        let is_upper = reader.process_variable(name).is_some();
+        let name = if is_upper { name.to_owned() } else { name.to_ascii_lowercase() };
+        let what = "the proxy's password crosses the network unencrypted; use https";
+        reader.warning(Place::Variable(name), what);
     }
     match &config.database {
         Some(Database::Redis(redis)) => {

@@ -1,13 +1,14 @@
-//! The configuration in words, for `check-config`: what was understood, defaults included.
+//! The configuration as text, for `check-config`: every option in use, defaults included.
 //!
-//! The page is for people; its form is no promise. Secrets appear as `set`, keys with their last
-//! four characters, URLs without their password.
+//! The page is for people; its form may change. Secrets appear as `set`, keys with their last four
+//! characters, URLs without their password.
 
 use std::fmt::{self, Display, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use super::sections::database::DatabaseTls;
+use super::values::Written;
 use super::{
     AutoConfigSection, ConcurrencyConfig, ConcurrencyLimit, Config, Database, EnvironmentConfig,
     LocalStoreDirectory, LogFormat, MainConfig, ProxyConfig, ProxyLogin, RedisServers,
@@ -36,7 +37,7 @@ pub fn describe(config: &Config) -> String {
         LocalStoreDirectory::Explicit(path) => page.line("dir", path.display()),
         LocalStoreDirectory::FirstUsable(paths) => {
             let paths: Vec<String> = paths.iter().map(|it| it.display().to_string()).collect();
-            page.line("dir", format_args!("the first usable of {}", paths.join(", ")));
+            page.line("dir", format_args!("the first writable one of {}", paths.join(", ")));
         }
     }
     let prefer_over =
@@ -47,7 +48,7 @@ pub fn describe(config: &Config) -> String {
     page.0
 }
 
-/// Lines under titles. Options that are not built yet are left out: they are in a warning.
+/// Lines under titles. Options that are not implemented yet are left out: they are in a warning.
 struct Page(String);
 
 impl Page {
@@ -69,7 +70,7 @@ impl Page {
     }
 
     fn duration(&mut self, name: &str, value: Duration) {
-        self.line(name, format_args!("{value:?}"));
+        self.line(name, Written(value));
     }
 
     fn interval(&mut self, name: &str, value: Option<Duration>, otherwise: &str) {
@@ -110,7 +111,7 @@ impl Page {
     }
 }
 
-/// Something and the file it came from.
+/// A value and the file it was read from.
 struct From<'a>(Option<&'a Path>, &'a str);
 
 impl Display for From<'_> {
@@ -157,9 +158,9 @@ fn autoconfig(page: &mut Page, autoconfig: &AutoConfigSection) {
     page.title("[AutoConfig]");
     match &autoconfig.key {
         Some(key) => page.key("key", key, key.value.expose()),
-        None => page.line("key", "none; the environments are those below"),
+        None => page.line("key", "not set; the environments are listed below"),
     }
-    page.optional("cacheKey", autoconfig.cache_key.as_ref(), "none; there is no shared cache");
+    page.optional("cacheKey", autoconfig.cache_key.as_ref(), "not set; there is no shared cache");
     page.secret("cacheEncryptionKey", autoconfig.cache_encryption_key.as_ref());
     if let Some(keys) = &autoconfig.cache_previous_encryption_keys {
         let count = format!("{} set", keys.value.len());
@@ -205,9 +206,10 @@ fn one_database(page: &mut Page, database: &Database) {
             page.text("username", redis.username.as_deref().unwrap_or_default());
             page.secret("password", redis.password.as_ref());
             database_tls(page, &redis.tls);
-            page.interval("connectTimeout", redis.connect_timeout, "default");
-            page.interval("readTimeout", redis.read_timeout, "default");
+            page.interval("connectTimeout", redis.connect_timeout, "part of readTimeout");
+            page.interval("readTimeout", redis.read_timeout, "2s");
             page.interval("healthCheckInterval", redis.health_check_interval, "off");
+            page.line("localTtl", redis.local_ttl);
         }
         Database::Consul(consul) => {
             page.title("[Consul]");
@@ -215,12 +217,14 @@ fn one_database(page: &mut Page, database: &Database) {
             page.secret("token", consul.token.as_ref());
             database_tls(page, &consul.tls);
             page.interval("healthCheckInterval", consul.health_check_interval, "off");
+            page.line("localTtl", consul.local_ttl);
         }
         Database::DynamoDb(dynamodb) => {
             page.title("[DynamoDB]");
-            page.optional("tableName", dynamodb.table.as_ref(), "one for each environment");
-            page.optional("url", dynamodb.endpoint.as_ref(), "that of AWS");
+            page.optional("tableName", dynamodb.table.as_ref(), "one table for each environment");
+            page.optional("url", dynamodb.endpoint.as_ref(), "the endpoint of AWS");
             page.interval("healthCheckInterval", dynamodb.health_check_interval, "off");
+            page.line("localTtl", dynamodb.local_ttl);
         }
     }
 }
@@ -257,11 +261,18 @@ fn proxy(page: &mut Page, proxy: &ProxyConfig) {
 
 fn concurrency(page: &mut Page, concurrency: &ConcurrencyConfig) {
     page.title("[Concurrency]");
-    let max_concurrent = concurrency.max_concurrent.map(|limit| match limit {
-        ConcurrencyLimit::Off => "off".to_owned(),
-        ConcurrencyLimit::AtMost(count) => count.to_string(),
-    });
-    page.optional("maxConcurrent", max_concurrent, "default");
-    page.optional("maxQueued", concurrency.max_queued, "default");
-    page.interval("sendTimeout", concurrency.send_timeout, "default");
+    let queued_by_default = match concurrency.max_concurrent {
+        // The other two have no effect.
+        Some(ConcurrencyLimit::Off) => return page.line("maxConcurrent", "off"),
+        Some(ConcurrencyLimit::AtMost(count)) => {
+            page.line("maxConcurrent", count);
+            "0"
+        }
+        None => {
+            page.line("maxConcurrent", 512);
+            "20000"
+        }
+    };
+    page.optional("maxQueued", concurrency.max_queued, queued_by_default);
+    page.interval("sendTimeout", concurrency.send_timeout, "no limit");
 }

@@ -15,7 +15,7 @@ use super::problems::{Place, Problem};
 /// What a section header may look like.
 const HEADERS: &str = "[Section] or [Section \"name\"], alone on the line";
 
-const LONE_BACKSLASH: &str = "outside of quotation marks, \\ may only stand before a line break \
+const LONE_BACKSLASH: &str = "outside quotation marks, \\ is allowed only before a line break \
                               or \"; put the value in quotation marks and write \\\\";
 
 /// What follows an option's name, if anything does.
@@ -112,7 +112,7 @@ fn readable_lines(path: &Arc<Path>, bytes: &[u8], problems: &mut Vec<Problem>) -
                 text.push_str(line);
                 continue;
             }
-            Ok(_) => "holds a NUL byte",
+            Ok(_) => "contains a NUL byte",
             Err(_) => "is not UTF-8 text",
         };
         problems.push(Problem {
@@ -178,7 +178,7 @@ impl Parser<'_> {
 
     fn header_after_bracket(&mut self) -> Result<(String, Option<String>), &'static str> {
         self.skip_blanks();
-        let name = self.identifier().ok_or("a section's name begins with a letter")?;
+        let name = self.identifier().ok_or("the name of a section must begin with a letter")?;
         self.skip_blanks();
         let subsection = match self.rest.peek() {
             Some('"') => Some(self.quoted_name()?),
@@ -190,7 +190,7 @@ impl Parser<'_> {
                 self.rest.next();
                 Ok((name, subsection))
             }
-            Some(_) | None => Err("the section header is not closed by ]"),
+            Some(_) | None => Err("the section header has no closing ]"),
         }
     }
 
@@ -200,14 +200,16 @@ impl Parser<'_> {
         let mut name = String::new();
         loop {
             match self.rest.peek().copied() {
-                None | Some('\n') => return Err("the name's quotation mark is not closed"),
+                None | Some('\n') => {
+                    return Err("the closing quotation mark of the name is missing");
+                }
                 Some('"') => break,
                 Some('\\') => {
                     self.rest.next();
                     match self.rest.peek().copied() {
                         Some(c @ ('"' | '\\')) => name.push(c),
                         Some(_) | None => {
-                            return Err("in a name, \\ may only stand before \" and \\");
+                            return Err("in a quoted name, \\ is allowed only before \" and \\");
                         }
                     }
                 }
@@ -233,13 +235,13 @@ impl Parser<'_> {
                 self.value()
             }
             None | Some('\n' | ';' | '#') => Ok(Raw::Blank),
-            Some(_) => Err("expected = behind the option's name"),
+            Some(_) => Err("expected = after the name of the option"),
         };
         self.skip_line();
         match (value, &self.section) {
             (Err(what), _) => self.problem(line, name, what, None),
             (Ok(_), Section::NotYet) => {
-                self.problem(line, name, "stands before any section", Some(HEADERS));
+                self.problem(line, name, "is before the first section", Some(HEADERS));
             }
             (Ok(_), Section::Unknown) => {}
             (Ok(value), &Section::At(header)) => {
@@ -280,7 +282,7 @@ impl Parser<'_> {
             self.rest.next();
         }
         if quoted {
-            return Err("the quotation mark is not closed on its line");
+            return Err("the closing quotation mark is missing on this line");
         }
         text.truncate(kept);
         Ok(Raw::Text(text))
@@ -293,7 +295,9 @@ impl Parser<'_> {
             (true, Some(c @ ('"' | '\\'))) => Some(c),
             (true, Some('n')) => Some('\n'),
             (true, Some('t')) => Some('\t'),
-            (true, _) => return Err("in quotation marks, \\ may only stand before \" \\ n and t"),
+            (true, _) => {
+                return Err("inside quotation marks, \\ is allowed only before \", \\, n and t");
+            }
             (false, Some('"')) => Some('"'),
             (false, Some('\r' | '\n')) => {
                 self.rest.next_if_eq(&'\r');
@@ -312,7 +316,7 @@ impl Parser<'_> {
     fn end_of_line(&mut self, line: usize, name: String) {
         self.skip_blanks();
         if !matches!(self.rest.peek(), None | Some('\n' | ';' | '#')) {
-            self.problem(line, name, "only a comment may follow on the line", Some(HEADERS));
+            self.problem(line, name, "only a comment may follow on this line", Some(HEADERS));
         }
         self.skip_line();
     }

@@ -102,7 +102,7 @@ impl fmt::Display for Problems {
             write!(f, "{line_break}{problem}")?;
         }
         if self.left_out > 0 {
-            write!(f, "\nand {} further problems", self.left_out)?;
+            write!(f, "\nand {} more problems", self.left_out)?;
         }
         Ok(())
     }
@@ -175,6 +175,6 @@ mod tests {
         let many = (0..PROBLEMS_MAX + 7).map(|at| problem(line(at, ""))).collect();
         let problems = Problems::from_list(many).expect("there are problems");
         assert_eq!(problems.iter().count(), PROBLEMS_MAX);
-        assert!(problems.to_string().ends_with("\nand 7 further problems"));
+        assert!(problems.to_string().ends_with("\nand 7 more problems"));
     }
 }

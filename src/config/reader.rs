@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
                 (None, _) => {
                     let sections: Vec<&str> = self.known.keys().copied().collect();
                     let allowed = Some(sections.join(", "));
-                    at(header.line, header.to_string(), "is not a section known here", allowed);
+                    at(header.line, header.to_string(), "unknown section", allowed);
                 }
                 (Some((section, _)), Some(_)) if !named.contains(section) => {
                     let allowed = Some(format!("[{section}]"));
@@ -206,11 +206,10 @@ impl<'a> Reader<'a> {
             if !options.iter().any(|option| option.eq_ignore_ascii_case(&assignment.option)) {
                 let options: Vec<&str> = options.iter().copied().collect();
                 let name = format!("{header} {}", assignment.option);
-                let (what, allowed) = match slips::old_option(&header.name, &assignment.option) {
-                    Some((what, allowed)) => (what, allowed.to_owned()),
-                    None => ("is not an option known here", options.join(", ")),
-                };
-                at(assignment.line, name, what, Some(allowed));
+                match slips::old_option(&header.name, &assignment.option) {
+                    Some(advice) => at(assignment.line, name, advice, None),
+                    None => at(assignment.line, name, "unknown option", Some(options.join(", "))),
+                }
             }
         }
         self.problems.append(&mut problems);
@@ -345,8 +344,8 @@ impl<'a> SectionReader<'_, 'a> {
     pub(super) fn literal_list(&mut self, names: Names) -> Vec<String> {
         let items = self.list(names);
         if items.iter().any(|item| item.trim() != item || item.is_empty()) {
-            let what = "an item of the list is empty or has blanks around it; items are taken \
-                        literally, as ld-relay does";
+            let what = "an item of the list is empty or has spaces around it; spaces are part of \
+                        the item, as in ld-relay";
             self.warning(names, what);
         }
         items

@@ -93,10 +93,9 @@ fn check_modes(reader: &mut Reader<'_>, facts: &Facts) {
         }
     }
     if others.is_empty() && !reader.is_incomplete {
-        let what = "there is nothing to serve";
-        let allowed = "an autoconfig key ([AutoConfig] key or AUTO_CONFIG_KEY), or environments \
-                       ([Environment \"name\"] sdkKey or LD_ENV_name)";
-        reader.problem(Place::Configuration, what, Some(allowed));
+        let what = "there is nothing to serve; set an autoconfig key ([AutoConfig] key or \
+                    AUTO_CONFIG_KEY), or environments ([Environment \"name\"] sdkKey or LD_ENV_name)";
+        reader.problem(Place::Configuration, what, None);
     }
 }
 
@@ -109,7 +108,7 @@ fn check_filters(reader: &mut Reader<'_>, config: &Config, facts: &Facts) {
     for name in &facts.environments {
         let mut section = reader.named_section(environments::SECTION, name);
         if !section.is_set(environments::PROJECT) {
-            let what = "is missing; every environment needs it as soon as there are filters";
+            let what = "is missing; every environment needs it if there are filters";
             section.problem(environments::PROJECT, what, None);
         }
     }
@@ -131,7 +130,10 @@ fn warn_of_equal_keys(reader: &mut Reader<'_>, config: &Config) {
     for (name, environment) in &config.environments {
         let key = environment.sdk_key.value.expose();
         if let Some(first) = by_key.insert(key, name) {
-            let what = format!("is the same as that of the environment {first:?}");
+            let what = format!(
+                "is the same key as that of the environment {first:?}; clients with this key get \
+                 the flags of only one of them"
+            );
             reader.named_section(environments::SECTION, name).warning(environments::SDK_KEY, what);
         }
     }
@@ -196,7 +198,7 @@ fn check_placeholder(
             DatabaseKind::Redis | DatabaseKind::Consul => "ld-$CID",
         };
         let what = format!(
-            "must hold {ID_PLACEHOLDER}, so that the environments do not overwrite each other in \
+            "must contain {ID_PLACEHOLDER}, so that the environments do not overwrite each other in \
              {database}"
         );
         let mut section = reader.section(autoconfig::SECTION);
@@ -225,12 +227,12 @@ fn check_prefixes(reader: &mut Reader<'_>, config: &Config, facts: &Facts, datab
         let mut section = reader.named_section(environments::SECTION, name);
         if bare.len() > 1 {
             let what = format!(
-                "{} environments use the default in {database} and would overwrite each other",
+                "{} environments use the default prefix in {database} and would overwrite each other",
                 bare.len()
             );
             section.problem(environments::PREFIX, what, Some(needed.1));
         } else {
-            let what = "is not set, so the store's default is used";
+            let what = "is not set, so the default prefix is used";
             section.warning(environments::PREFIX, what);
         }
         let has_filters = config
@@ -238,8 +240,8 @@ fn check_prefixes(reader: &mut Reader<'_>, config: &Config, facts: &Facts, datab
             .get(*name)
             .is_some_and(|environment| config.filters.contains_key(&environment.project_key));
         if has_filters {
-            let what = "is not set, although there are filters; with and without filter, the \
-                        environment would overwrite itself";
+            let what = "is not set, although there are filters; the filtered and the unfiltered data of the \
+                        environment would overwrite each other";
             section.warning(environments::PREFIX, what);
         }
     }

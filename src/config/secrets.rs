@@ -36,8 +36,8 @@ pub enum InvalidSecret {
     Empty,
     /// It cannot stand in an HTTP header.
     #[error(
-        "holds a character that cannot be in a key: a blank at an end, a line break, or a letter \
-         outside of ASCII"
+        "contains a character that is not allowed in a key: a space at the beginning or end, a line \
+         break, or a character outside ASCII"
     )]
     NotHeaderSafe,
     /// It is not text.
@@ -58,14 +58,15 @@ const KEY_VARIETY_MIN: usize = 8;
 pub enum WeakKey {
     /// It is short, or a short text repeated.
     #[error(
-        "is shorter than {KEY_CHARACTERS_MIN} characters, or repeats a shorter text; whoever reads \
-         the disk or the database can guess it. Make one with `pilotlight generate-key`"
+        "is shorter than {KEY_CHARACTERS_MIN} characters, or repeats a shorter text; an \
+         attacker who reads the disk or the database could guess it. Create a key with `pilotlight \
+         generate-key`"
     )]
     Short,
     /// It has few different characters.
     #[error(
-        "has fewer than {KEY_VARIETY_MIN} different characters; whoever reads the disk or the \
-         database can guess it. Make one with `pilotlight generate-key`"
+        "has fewer than {KEY_VARIETY_MIN} different characters; an attacker who reads the \
+         disk or the database could guess it. Create a key with `pilotlight generate-key`"
     )]
     Uniform,
 }
@@ -174,7 +175,7 @@ impl SectionReader<'_, '_> {
     ) -> Option<SecretSource<T>> {
         let path = self.path(file);
         if self.is_set(value) && self.is_set(file) {
-            let what = format!("is set together with {}; only one is possible", self.title(value));
+            let what = format!("is set together with {}; set only one of them", self.title(value));
             self.problem(file, what, None);
             return None;
         }

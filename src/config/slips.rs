@@ -1,7 +1,7 @@
-//! Names that look like options of this relay and are none: misspelt variables, and what options
-//! were called in ld-relay v5 to v7.
+//! Names that look like options of this relay and are none: misspelt variables, and options that
+//! ld-relay v5 to v7 had.
 //!
-//! A warning costs a line in a log, a variable that is silently ignored costs an outage; but other
+//! A warning costs a line in a log, a variable that is silently ignored can cost an outage. Other
 //! programs share the environment, so a warning needs a reason: the name is close to one of ours,
 //! or begins as only ours do.
 
@@ -67,42 +67,60 @@ const OTHER_FAMILIES: [(&str, &str); 3] = [
     ("LD_CLIENT_ID_", var::LD_CLIENT_SIDE_ID_),
 ];
 
-/// Options of the file in ld-relay v5 to v7: section, old name, what became of it, what is right.
-const OLD_OPTIONS: [(&str, &str, &str, &str); 6] = [
+/// Options of the file that ld-relay v5, v6 or v7 had and v8 has not: section, option, and what the
+/// operator should do. Checked against the sources of ld-relay 5.0.0 to 8.10.1.
+const OLD_OPTIONS: [(&str, &str, &str); 7] = [
     (
         "Main",
         "heartbeatIntervalSecs",
-        "has another name since ld-relay 6",
-        "heartbeatInterval, with a unit, such as 180s",
+        "ld-relay 6 renamed this option to heartbeatInterval; the value needs a unit, such as 180s",
+    ),
+    (
+        "Main",
+        "disableInternalUsageMetrics",
+        "ld-relay 8 removed this option; delete the line. Pilotlight sends no usage metrics",
     ),
     (
         "Events",
         "flushIntervalSecs",
-        "has another name since ld-relay 6",
-        "flushInterval, with a unit, such as 5s",
+        "ld-relay 6 renamed this option to flushInterval; the value needs a unit, such as 5s",
     ),
-    ("Events", "samplingInterval", "is retired; there is no sampling", "nothing in its place"),
+    (
+        "Events",
+        "samplingInterval",
+        "ld-relay 6 removed this option; delete the line. Events are not sampled",
+    ),
     (
         "Environment",
         "ttlMinutes",
-        "has another name since ld-relay 6",
-        "ttl, with a unit, such as 5m",
+        "ld-relay 6 renamed this option to ttl; the value needs a unit, such as 5m",
     ),
-    ("Environment", "apiKey", "has another name since ld-relay 6", "sdkKey"),
+    ("Environment", "apiKey", "ld-relay 6 removed this option; use sdkKey"),
     (
         "Environment",
         "insecureSkipVerify",
-        "is retired; certificates are always verified",
-        "[Proxy] caCertFiles, to trust another CA",
+        "ld-relay 6 removed this option; certificates are always verified. To trust another CA, \
+         use [Proxy] caCertFiles",
     ),
 ];
 
-/// What became of an option that ld-relay had once, and what to write today.
-pub(super) fn old_option(section: &str, option: &str) -> Option<(&'static str, &'static str)> {
-    let is_meant = |it: &&(&str, &str, &str, &str)| {
+/// Variables that ld-relay v5, v6 or v7 had and v8 ignores, and what the operator should do. Those
+/// that v8 refuses are problems, which the sections report.
+const OLD_VARIABLES: [(&str, &str); 2] = [
+    // The entry point of the container image, up to 5.4.4.
+    ("EVENTS_SEND", "ld-relay 5.5 replaced this variable by USE_EVENTS"),
+    (
+        "DISABLE_INTERNAL_USAGE_METRICS",
+        "ld-relay 8 removed this variable. Pilotlight sends no usage metrics",
+    ),
+];
+
+/// What to do about an option that earlier versions of ld-relay had.
+pub(super) fn old_option(section: &str, option: &str) -> Option<&'static str> {
+    let is_meant = |it: &&(&str, &str, &str)| {
         it.0.eq_ignore_ascii_case(section) && it.1.eq_ignore_ascii_case(option)
     };
-    OLD_OPTIONS.iter().find(is_meant).map(|it| (it.2, it.3))
+    OLD_OPTIONS.iter().find(is_meant).map(|it| it.2)
 }
 
 /// Warns of variables that look as if they were for this relay and change nothing.
@@ -137,15 +155,18 @@ fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> 
         return None;
     }
     if !of_families.is_empty() {
-        return Some("there is no environment of that name".to_owned());
+        return Some("there is no environment with this name".to_owned());
     }
     for (other, family) in OTHER_FAMILIES {
         if let Some(name) = variable.strip_prefix(other).filter(|name| !name.is_empty()) {
-            return Some(format!("{family}{name} is meant"));
+            return Some(format!("the name of this variable is {family}{name}"));
         }
     }
+    if let Some((_, advice)) = OLD_VARIABLES.iter().find(|(old, _)| *old == variable) {
+        return Some((*advice).to_owned());
+    }
     if let Some(near) = nearest(variable, environments) {
-        return Some(format!("it is not a variable known here; is {near} meant?"));
+        return Some(format!("unknown variable; did you mean {near}?"));
     }
     let is_ours = OWN_BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning));
     let of_a_database = databases.iter().any(|database| {
@@ -157,7 +178,7 @@ fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> 
         variable.starts_with(beginning)
     });
     let is_slip = is_ours || (of_a_database && !is_link(variable));
-    is_slip.then(|| "it is not a variable known here".to_owned())
+    is_slip.then(|| "unknown variable".to_owned())
 }
 
 /// Whether container platforms make such a name by themselves for a service of that name.
@@ -242,8 +263,8 @@ mod tests {
             let found = slip(variable, &environments, databases);
             assert_eq!(found.as_deref(), expected, "{variable}");
         };
-        let unknown = Some("it is not a variable known here");
-        let none = Some("there is no environment of that name");
+        let unknown = Some("unknown variable");
+        let none = Some("there is no environment with this name");
         for known in ["PORT", "LD_PREFIX_shop", "LD_TTL_MINUTES_x", "LD_ENV_new", "DATADOG_TAG_a"] {
             check(known, &[], None);
         }
@@ -271,10 +292,10 @@ mod tests {
         check("LD_PREFIX_cart", &[], none);
         check("LD_TTL_MINUTES_shop", &[], None);
         check("LD_TTL_MINUTES_cart", &[], none);
-        check("LD_MOBILE_shop", &[], Some("LD_MOBILE_KEY_shop is meant"));
+        check("LD_MOBILE_shop", &[], Some("the name of this variable is LD_MOBILE_KEY_shop"));
         check("LD_MOBILE_KEY_cart", &[], none);
-        check("LD_SDK_KEY_shop", &[], Some("LD_ENV_shop is meant"));
-        let near = |name: &str| format!("it is not a variable known here; is {name} meant?");
+        check("LD_SDK_KEY_shop", &[], Some("the name of this variable is LD_ENV_shop"));
+        let near = |name: &str| format!("unknown variable; did you mean {name}?");
         for (variable, name) in [
             ("STREAM_URL", "STREAM_URI"),
             ("LOGLEVEL", "LOG_LEVEL"),
@@ -309,12 +330,52 @@ mod tests {
     }
 
     #[test]
-    fn old_options_have_new_names() {
-        assert_eq!(
-            old_option("main", "HEARTBEATINTERVALSECS").map(|it| it.0.len() > 5),
-            Some(true)
+    fn old_options_come_with_advice() {
+        let check = |section: &str, option: &str, expected: Option<&str>| {
+            let advice = old_option(section, option);
+            assert_eq!(advice.is_some(), expected.is_some(), "[{section}] {option}");
+            if let (Some(advice), Some(expected)) = (advice, expected) {
+                assert!(advice.starts_with(expected), "[{section}] {option}: {advice}");
+            }
+        };
+        let renamed = |new: &str| format!("ld-relay 6 renamed this option to {new}; the value");
+        check("Main", "heartbeatIntervalSecs", Some(&renamed("heartbeatInterval")));
+        check("main", "HEARTBEATINTERVALSECS", Some(&renamed("heartbeatInterval")));
+        check("Events", "flushIntervalSecs", Some(&renamed("flushInterval")));
+        check("Environment", "ttlMinutes", Some(&renamed("ttl")));
+        check("Environment", "apiKey", Some("ld-relay 6 removed this option; use sdkKey"));
+        check("Environment", "ApiKey", Some("ld-relay 6 removed this option; use sdkKey"));
+        check("Environment", "insecureSkipVerify", Some("ld-relay 6 removed this option; cert"));
+        check("Events", "samplingInterval", Some("ld-relay 6 removed this option; delete"));
+        check("Main", "disableInternalUsageMetrics", Some("ld-relay 8 removed this option"));
+        // Options of other sections, and options that v8 has as well.
+        for (section, option) in [
+            ("Main", "apiKey"),
+            ("Main", "flushIntervalSecs"),
+            ("Events", "heartbeatIntervalSecs"),
+            ("Events", "inlineUsers"),
+            ("Redis", "localTtl"),
+        ] {
+            check(section, option, None);
+        }
+    }
+
+    #[test]
+    fn no_old_name_is_a_name_of_today() {
+        for (variable, _) in OLD_VARIABLES {
+            assert!(!var::ALL.contains(&variable), "{variable}");
+        }
+    }
+
+    #[test]
+    fn old_variables_come_with_advice() {
+        let check = |variable: &str, expected: &str| {
+            assert_eq!(slip(variable, &[], &[]).as_deref(), Some(expected), "{variable}");
+        };
+        check("EVENTS_SEND", "ld-relay 5.5 replaced this variable by USE_EVENTS");
+        check(
+            "DISABLE_INTERNAL_USAGE_METRICS",
+            "ld-relay 8 removed this variable. Pilotlight sends no usage metrics",
         );
-        assert_eq!(old_option("Environment", "apiKey").map(|it| it.1), Some("sdkKey"));
-        assert_eq!(old_option("Main", "apiKey"), None);
     }
 }

@@ -1,8 +1,8 @@
 //! What is accepted although it has no effect.
 //!
-//! [`NOT_BUILT`] is the one list of options that are not built yet: whoever builds one deletes its
-//! row here, and the row's mark in `docs/configuration.md`. An operator reads of all of them in
-//! one warning (design D39).
+//! [`NOT_BUILT`] is the one list of options that are not implemented yet: the change that
+//! implements one deletes its row here, and its mark in `docs/configuration.md`. One warning names
+//! all of them (design D39).
 
 use super::env_vars as var;
 use super::problems::Place;
@@ -21,7 +21,7 @@ pub(super) enum NotBuilt {
 
 use NotBuilt::{Section, Single, Variable};
 
-/// Options that are not built yet. Delete a row when its option works.
+/// Options that are not implemented yet. Delete a row when its option works.
 pub(super) const NOT_BUILT: &[NotBuilt] = &[
     Single("Main", "baseUri"),
     Single("Main", "clientSideBaseUri"),
@@ -55,9 +55,13 @@ pub(super) const NOT_BUILT: &[NotBuilt] = &[
 
 /// Options that never have an effect here, and why.
 pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
-    ("Main", "exitOnError", "Pilotlight does not end because of an upstream error"),
-    ("Main", "ignoreConnectionErrors", "connection errors never end Pilotlight"),
-    ("Redis", "atomicUpsert", "each write is atomic in any case"),
+    (
+        "Main",
+        "exitOnError",
+        "Pilotlight never exits because of errors of LaunchDarkly or a database",
+    ),
+    ("Main", "ignoreConnectionErrors", "Pilotlight never exits because of connection errors"),
+    ("Redis", "atomicUpsert", "every write is atomic"),
     ("Environment", "offline", "it is internal to ld-relay"),
     ("Environment", "filterKey", "it is internal to ld-relay; use [Filters]"),
 ];
@@ -68,20 +72,20 @@ pub(super) fn report(reader: &mut Reader<'_>) {
     let tls = reader.section(main::SECTION);
     if tls.is_set(main::TLS_ENABLED) {
         let place = tls.place(main::TLS_ENABLED);
-        let what = "HTTPS is not built yet; end TLS in front of the relay, at an ingress, a load \
+        let what = "HTTPS is not implemented yet; terminate TLS in front of the relay, in an ingress, a load \
                     balancer or a reverse proxy";
         reader.problem(place, what, Some("false"));
     }
     let offline = reader.section(offline::SECTION);
     if offline.is_set(offline::ARCHIVE) {
         let place = offline.place(offline::ARCHIVE);
-        reader.problem(place, "offline mode is not built yet", None);
+        reader.problem(place, "offline mode is not implemented yet", None);
     }
     let proxy = reader.section(proxy::SECTION);
     if proxy.is_set(proxy::NTLM) {
         let place = proxy.place(proxy::NTLM);
-        let what = "NTLM is not built yet, so a proxy that asks for it would refuse every \
-                    connection to LaunchDarkly; use a proxy with Basic authentication or without";
+        let what = "NTLM is not implemented yet, so a proxy that asks for it would refuse every \
+                    connection to LaunchDarkly; use a proxy with Basic authentication or with none";
         reader.problem(place, what, Some("false"));
     }
     for &(section, option, why) in WITHOUT_EFFECT {
@@ -104,7 +108,8 @@ pub(super) fn report(reader: &mut Reader<'_>) {
         }
     }
     if !names.is_empty() {
-        let what = format!("accepted, but not built yet and without effect: {}", names.join(", "));
+        let what =
+            format!("accepted, but not implemented yet and without effect: {}", names.join(", "));
         reader.warning(Place::Configuration, what);
     }
 }

@@ -4,6 +4,8 @@
 //! set. What a function refuses it names together with what it would take. Values that may hold a
 //! password (URLs) are not repeated in an error.
 
+mod written;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+pub(super) use self::written::Written;
 use crate::model::RedactedUrl;
 
 /// Longest part of a value that is repeated in a message, in characters.
@@ -108,23 +111,24 @@ impl TlsVersion {
     }
 }
 
-/// How long data read from a database is served from memory.
+/// How long to wait before a database is read again while LaunchDarkly cannot be reached.
+/// ld-relay: how long data read from it is served from memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalTtl {
-    /// For ever: a negative duration.
+    /// As long as between two health checks: a negative duration.
     Never,
-    /// Not at all: zero.
+    /// The shortest time: zero.
     Off,
-    /// For that long.
+    /// That long.
     For(Duration),
 }
 
 impl fmt::Display for LocalTtl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Never => f.write_str("never expires"),
-            Self::Off => f.write_str("off"),
-            Self::For(duration) => write!(f, "{duration:?}"),
+            Self::Never => f.write_str("as healthCheckInterval"),
+            Self::Off => f.write_str("1s, the shortest possible time"),
+            Self::For(duration) => Written(*duration).fmt(f),
         }
     }
 }
@@ -372,7 +376,10 @@ const HTTP_URLS: &str = "an address that begins with http:// or https:// and nam
 pub(super) fn http_url(text: &str) -> Result<Uri, Invalid> {
     let (scheme, rest) = absolute(text, &["http", "https"], HTTP_URLS)?;
     if authority(rest).contains('@') {
-        return Err(Invalid::new("user name and password are not possible here", HTTP_URLS));
+        return Err(Invalid::new(
+            "is a URL with a user name or password, which is not allowed here",
+            HTTP_URLS,
+        ));
     }
     format!("{scheme}://{rest}").parse().map_err(|_| Invalid::new("is not a URL", HTTP_URLS))
 }
@@ -388,7 +395,10 @@ pub(super) fn redis_url(text: &str) -> Result<RedactedUrl, Invalid> {
     {
         // The redacted form of a URL hides passwords in user-info only.
         if path.contains("pass=") {
-            return Err(Invalid::new("holds a password; give it as password", REDIS_URLS));
+            return Err(Invalid::new(
+                "contains a password; set it as password instead",
+                REDIS_URLS,
+            ));
         }
         return if path.starts_with('/') && !path.contains(char::is_whitespace) {
             Ok(RedactedUrl::new(format!("{}://{path}", scheme.to_ascii_lowercase())))
@@ -402,7 +412,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedactedUrl, Invalid> {
 /// The URL of an outbound proxy.
 pub(super) fn proxy_url(text: &str) -> Result<RedactedUrl, Invalid> {
     if is_socks(text) {
-        return Err(Invalid::new("is a SOCKS proxy, which is not built yet", HTTP_URLS));
+        return Err(Invalid::new("is a SOCKS proxy, which is not implemented yet", HTTP_URLS));
     }
     with_user_info(text, &["http", "https"], HTTP_URLS)
 }
@@ -423,7 +433,7 @@ fn with_user_info(
     // A password with a slash in it ends the authority early: the rest would count as path and
     // be shown.
     if rest[authority(rest).len()..].contains('@') {
-        let what = "has a user name or password with /, ? or # in it; write %2F, %3F or %23";
+        let what = "has a user name or password that contains /, ? or #; write %2F, %3F or %23";
         return Err(Invalid::new(what, allowed));
     }
     Ok(RedactedUrl::new(format!("{scheme}://{rest}")))
@@ -436,12 +446,12 @@ fn absolute<'a>(
     schemes: &[&'static str],
     allowed: &'static str,
 ) -> Result<(&'static str, &'a str), Invalid> {
-    let not_absolute = || Invalid::new("is not an absolute URL of a kind known here", allowed);
+    let not_absolute = || Invalid::new("is not an absolute URL with a supported scheme", allowed);
     let (scheme, rest) = text.split_once("://").ok_or_else(not_absolute)?;
     let scheme =
         schemes.iter().find(|known| scheme.eq_ignore_ascii_case(known)).ok_or_else(not_absolute)?;
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Invalid::new("is a URL with a blank or control character in it", allowed));
+        return Err(Invalid::new("is a URL that contains a space or a control character", allowed));
     }
     let authority = authority(rest);
     let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);

@@ -42,8 +42,8 @@ pub enum TlsError {
         #[source]
         cause: std::io::Error,
     },
-    /// A file holds no usable PEM section of the kind asked for.
-    #[error("{path} holds no {what} in PEM form")]
+    /// A file contains no usable PEM section of the kind asked for.
+    #[error("{path} contains no {what} in PEM format")]
     NotPem {
         /// The file.
         path: PathBuf,
@@ -189,10 +189,10 @@ mod tests {
             |path: &Path| TlsSettings { ca_file: Some(path.to_owned()), client_certificate: None };
         check(own_ca(&certificate), "loaded").await;
         check(own_ca(&missing), "missing.pem cannot be read").await;
-        check(own_ca(&text), "text.pem holds no certificate").await;
+        check(own_ca(&text), "text.pem contains no certificate").await;
         check(with(&certificate, &key), "loaded").await;
-        check(with(&text, &key), "text.pem holds no certificate").await;
-        check(with(&certificate, &text), "text.pem holds no private key").await;
+        check(with(&text, &key), "text.pem contains no certificate").await;
+        check(with(&certificate, &text), "text.pem contains no private key").await;
         check(with(&certificate, &other_key), "client certificate cannot be used").await;
     }
 }

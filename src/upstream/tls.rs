@@ -124,7 +124,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, super:
         certificates.push(certificate);
     }
     if certificates.is_empty() {
-        return Err("the file holds no certificate in PEM format".into());
+        return Err("the file contains no certificate in PEM format".into());
     }
     Ok(certificates)
 }

@@ -58,12 +58,12 @@ async fn addresses_and_files_that_cannot_work_are_refused() {
     let no_pem = folder.path().join("no.pem");
     std::fs::write(&no_pem, "text").unwrap();
     let proxy = [("PROXY_CA_CERTS", text(&no_pem))];
-    check_refused(&proxy, "no.pem: the file holds no certificate").await;
+    check_refused(&proxy, "no.pem: the file contains no certificate").await;
     // 192.0.2.0/24 is for documentation; no machine has it.
     check_refused(&[("BIND_ADDRESS", "192.0.2.7")], "cannot listen on 192.0.2.7:").await;
     check_refused(
         &[("PROXY_AUTH_NTLM", "1"), ("PROXY_URL", "http://p"), ("PROXY_AUTH_USER", "u")],
-        "PROXY_AUTH_NTLM: NTLM is not built yet",
+        "PROXY_AUTH_NTLM: NTLM is not implemented yet",
     )
     .await;
 }
@@ -74,17 +74,17 @@ async fn urls_of_redis_that_cannot_work_are_refused() {
     for (url, reason) in [
         ("redis://:hidden@c/first", "[Redis] cannot be used as it is configured"),
         ("redis://:hidden@c/-1", "the number of the database is negative"),
-        ("redis://:hidden@c?db=1", "the option \"db\" in the URL is not known here"),
+        ("redis://:hidden@c?db=1", "unknown option \"db\" in the URL"),
         ("redis://c?protocol=resp9", "not the URL of a Redis server"),
-        ("rediss://:hidden@c#insecure", "certificate checks cannot be turned off"),
-        ("unix:///run/r.sock?user=u&timeout=hidden", "the option \"timeout\" in the URL"),
+        ("rediss://:hidden@c#insecure", "certificate checks cannot be disabled"),
+        ("unix:///run/r.sock?user=u&timeout=hidden", "unknown option \"timeout\" in the URL"),
     ] {
         check_refused(&[("USE_REDIS", "1"), ("REDIS_URL", url)], reason).await;
     }
     let sentinel = [("USE_REDIS", "1"), ("REDIS_MODE", "sentinel"), ("REDIS_SENTINEL_MASTER", "m")];
     for (urls, reason) in [
         ("redis://a/1,redis://b/2", "the URLs name different databases"),
-        ("redis://a,rediss://b", "some of the URLs ask for TLS and others do not"),
+        ("redis://a,rediss://b", "some of the URLs use TLS and others do not"),
         ("unix:///run/r.sock", "a Unix socket cannot be one of several servers"),
     ] {
         let variables: Vec<_> = sentinel.into_iter().chain([("REDIS_URLS", urls)]).collect();
@@ -115,7 +115,7 @@ async fn certificates_of_databases_are_read() {
         check_refused(&variables, "/does/not/exist.pem cannot be read").await;
         let mut variables = with(&[]);
         variables.push((&ca_file, text(&key)));
-        check_refused(&variables, "client.key holds no certificate").await;
+        check_refused(&variables, "client.key contains no certificate").await;
         let mut variables = with(&[]);
         variables.extend([(&*certificate_file, text(&certificate)), (&key_file, text(&other_key))]);
         check_refused(&variables, "client certificate cannot be used").await;

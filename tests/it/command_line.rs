@@ -103,13 +103,13 @@ async fn what_is_not_understood_is_64_with_the_reason_and_the_usage() {
         ("-bogus=secret", "unknown flag --bogus"),
         ("---config x", "---config is not a flag"),
         ("--config", "--config needs a value"),
-        ("--from-env=perhaps", "--from-env is true or false, not \"perhaps\""),
-        ("demo now", "unexpected word \"now\""),
+        ("--from-env=perhaps", "--from-env must be true or false, not \"perhaps\""),
+        ("demo now", "unexpected argument \"now\""),
         ("demo --from-env", "unknown flag --from-env"),
         ("health --config x", "unknown flag --config"),
-        ("--from-env ready", "ready must be the first word"),
-        ("chekc-config --from-env", "unknown command \"chekc-config\"; is check-config meant?"),
-        ("serve", "unknown command \"serve\"; serving needs no command, only flags"),
+        ("--from-env ready", "the command ready must come before all flags"),
+        ("chekc-config --from-env", "unknown command \"chekc-config\"; did you mean check-config?"),
+        ("serve", "unknown command \"serve\"; to run the relay, pass flags only"),
     ] {
         let ended = run_alone(arguments, &[]).await;
         assert_eq!((ended.code, ended.out.as_str()), (Some(64), ""), "{arguments}");
@@ -206,7 +206,7 @@ async fn one_warning_names_everything_that_is_not_built() {
     );
     let ended = run(directory.path(), "check-config --config relay.conf", &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let warning = "warning: configuration: accepted, but not built yet and without effect: \
+    let warning = "warning: configuration: accepted, but not implemented yet and without effect: \
                    [Main] tlsCert, [Events] sendEvents, [Prometheus] enabled\n";
     assert_eq!(ended.errors, warning);
 }
@@ -219,7 +219,8 @@ async fn a_running_relay_warns_of_what_is_not_built_once() {
     let relay = settings.with("TLS_CERT", "c").start().unwrap();
     relay.wait_until_healthy(1).await;
     let log = relay.log();
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("not built yet")).collect();
+    let warnings: Vec<&str> =
+        log.lines().filter(|line| line.contains("not implemented yet")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
     assert!(warnings[0].contains("WARN") && warnings[0].contains("TLS_CERT"), "{}", warnings[0]);
     assert!(warnings[0].contains("USE_EVENTS"), "{}", warnings[0]);
@@ -231,8 +232,8 @@ async fn what_would_weaken_security_or_serve_nothing_is_refused() {
     let tls = [manual, ("TLS_ENABLED", "1"), ("TLS_CERT", "c"), ("TLS_KEY", "k")];
     let offline = [("FILE_DATA_SOURCE", "/tmp/archive.tar.gz")];
     for (variables, reason) in [
-        (&tls[..], "TLS_ENABLED: HTTPS is not built yet"),
-        (&offline[..], "FILE_DATA_SOURCE: offline mode is not built yet"),
+        (&tls[..], "TLS_ENABLED: HTTPS is not implemented yet"),
+        (&offline[..], "FILE_DATA_SOURCE: offline mode is not implemented yet"),
     ] {
         let ended = run_alone("--from-env", variables).await;
         assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
@@ -454,5 +455,5 @@ async fn words_behind_the_flags_are_ignored_with_a_warning() {
     let relay = autoconfig(&launchdarkly, &store).argument("serve").argument("--bogus");
     let relay = relay.start().unwrap();
     relay.wait_until_healthy(1).await;
-    relay.wait_for_log("words behind the flags are ignored").await;
+    relay.wait_for_log("arguments after the flags are ignored").await;
 }

@@ -111,26 +111,26 @@ fn options_may_have_no_value() {
 
 #[test]
 fn each_mistake_is_named_with_its_line() {
-    check_problem("v = 1", "f:1: v: stands before any section");
-    check_problem("[]\n", "f:1: a section's name begins with a letter");
-    check_problem("[1a]\n", "f:1: a section's name begins with a letter");
-    check_problem("\n[Section.Sub]\n", "f:2: the section header is not closed by ]");
-    check_problem("[Section", "f:1: the section header is not closed by ]");
+    check_problem("v = 1", "f:1: v: is before the first section");
+    check_problem("[]\n", "f:1: the name of a section must begin with a letter");
+    check_problem("[1a]\n", "f:1: the name of a section must begin with a letter");
+    check_problem("\n[Section.Sub]\n", "f:2: the section header has no closing ]");
+    check_problem("[Section", "f:1: the section header has no closing ]");
     check_problem("[Section \"\"]\n", "f:1: the name in quotation marks is empty");
-    check_problem("[Section \"a]\n", "f:1: the name's quotation mark is not closed");
-    check_problem("[Section \"a\\n\"]\n", "f:1: in a name, \\ may only stand before");
-    check_problem("[Section \"a\" b]\n", "f:1: the section header is not closed by ]");
+    check_problem("[Section \"a]\n", "f:1: the closing quotation mark of the name is missing");
+    check_problem("[Section \"a\\n\"]\n", "f:1: in a quoted name, \\ is allowed only before");
+    check_problem("[Section \"a\" b]\n", "f:1: the section header has no closing ]");
     check_problem("[S] v = 1\n", "f:1: [S]: only a comment may follow");
-    check_problem("[S]\nv 1\n", "f:2: [S] v: expected = behind");
-    check_problem("[S]\nv.w = 1\n", "f:2: [S] v: expected = behind");
+    check_problem("[S]\nv 1\n", "f:2: [S] v: expected = after");
+    check_problem("[S]\nv.w = 1\n", "f:2: [S] v: expected = after");
     check_problem("[S]\n= 1\n", "f:2: expected a section, an option or a comment");
-    check_problem("[S]\nv = \"a\nw = 1", "f:2: [S] v: the quotation mark is not closed");
-    check_problem("[S]\nv = \"a\\x\"", "f:2: [S] v: in quotation marks, \\ may only");
-    check_problem("[S]\nv = \"a\\\n", "f:2: [S] v: in quotation marks, \\ may only");
-    check_problem("[S]\nv = C:\\dir", "f:2: [S] v: outside of quotation marks, \\ may only");
-    check_problem("[S]\nv = a\\", "f:2: [S] v: outside of quotation marks, \\ may only");
+    check_problem("[S]\nv = \"a\nw = 1", "f:2: [S] v: the closing quotation mark is missing");
+    check_problem("[S]\nv = \"a\\x\"", "f:2: [S] v: inside quotation marks, \\ is allowed only");
+    check_problem("[S]\nv = \"a\\\n", "f:2: [S] v: inside quotation marks, \\ is allowed only");
+    check_problem("[S]\nv = C:\\dir", "f:2: [S] v: outside quotation marks, \\ is allowed only");
+    check_problem("[S]\nv = a\\", "f:2: [S] v: outside quotation marks, \\ is allowed only");
     check_problem(b"[S]\nv = \xff\xfe\n", "f:2: is not UTF-8 text");
-    check_problem("[S]\nv = \0\n", "f:2: holds a NUL byte");
+    check_problem("[S]\nv = \0\n", "f:2: contains a NUL byte");
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn cache_adopt(text: &str) -> Result<CacheAdopt, Invalid> {
     [CacheAdopt::Once, CacheAdopt::Always, CacheAdopt::Never]
         .into_iter()
         .find(|adopt| text.eq_ignore_ascii_case(adopt.as_str()))
-        .ok_or_else(|| Invalid::is_not(text, "a rule for adoption", "once, always, never"))
+        .ok_or_else(|| Invalid::is_not(text, "a value of cacheAdopt", "once, always, never"))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ConcurrencyConfig {
         let asked = section.parsed(names, values::integer)?;
         let count = u32::try_from(asked.max(0)).unwrap_or(u32::MAX);
         if count > max {
-            section.warning(names, format!("is cut to {max}"));
+            section.warning(names, format!("is too large; {max} is used"));
         }
         Some(count.min(max))
     };
@@ -56,7 +56,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ConcurrencyConfig {
     let max_queued = count(queued, MAX_QUEUED_MAX);
     let send_timeout = section.parsed(timeout, values::duration_from_zero);
     if send_timeout.is_some_and(|timeout| timeout < SEND_TIMEOUT_MIN) {
-        section.warning(timeout, format!("is raised to {SEND_TIMEOUT_MIN:?}"));
+        section.warning(timeout, format!("is too small; {SEND_TIMEOUT_MIN:?} is used"));
     }
     ConcurrencyConfig {
         max_concurrent,

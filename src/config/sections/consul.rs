@@ -47,14 +47,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Switched<ConsulConfig> {
         }
         section.ignore_variables();
     } else if asked_for == Some(false) {
-        let what = "has no effect, since the file sets [Consul] host";
+        let what = "has no effect, because the file sets [Consul] host";
         section.warning(Names::variable(var::USE_CONSUL), what);
     }
     let host = if section.is_variable(HOST) { HOST } else { Names::option("host") };
     let address = section.parsed(host, address);
     let has_port = address.as_ref().is_none_or(|(_, has_port)| *has_port);
     if !has_port {
-        let what = "names no port, so 80 is used, as ld-relay does; Consul's own is 8500";
+        let what = "has no port, so port 80 is used, as in ld-relay; Consul itself listens on 8500";
         section.warning(host, what);
     }
     let uses_tls = address.as_ref().is_some_and(|(uri, _)| uri.scheme_str() == Some("https"));
@@ -91,7 +91,7 @@ fn address(text: &str) -> Result<(Uri, bool), Invalid> {
     };
     let not_address = |_| Invalid {
         what: "is not the address of a Consul server".to_owned(),
-        allowed: Some("host, host:port, or either of them behind http:// or https://"),
+        allowed: Some("host, host:port, or one of them after http:// or https://"),
     };
     if bare.contains(['/', '?', '#']) || !values::is_host_and_port(bare) {
         return Err(not_address(()));

@@ -76,7 +76,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Databases {
     databases.add(DatabaseKind::DynamoDb, dynamodb::read(reader), Database::DynamoDb);
     if databases.enabled.len() > 1 {
         let names: Vec<String> = databases.enabled.iter().map(ToString::to_string).collect();
-        let what = format!("several databases are switched on ({})", names.join(", "));
+        let what = format!("several databases are enabled ({})", names.join(", "));
         reader.problem(Place::Configuration, what, Some("one of them"));
     }
     databases
@@ -138,7 +138,7 @@ impl DatabaseTls {
             && section.is_variable(names.certificate)
             && certificate != alias
         {
-            let what = format!("says something else than {}", section.title(names.certificate));
+            let what = format!("differs from {}", section.title(names.certificate));
             section.problem(other, what, None);
         }
         let set: Vec<Names> = [Some(names.certificate), names.certificate_alias, Some(names.key)]
@@ -163,7 +163,7 @@ impl DatabaseTls {
         };
         if !uses_tls {
             for names in set.into_iter().chain(ca_file.is_some().then_some(names.ca)) {
-                section.warning(names, "has no effect, since the connection does not use TLS");
+                section.warning(names, "has no effect, because the connection does not use TLS");
             }
             return Self::default();
         }

@@ -69,7 +69,7 @@ pub(super) fn read(
     read_one(&mut reader.named_section(SECTION, ""), level);
     if reader.family(var::LD_ENV_).iter().any(String::is_empty) {
         let place = Place::Variable(var::LD_ENV_.to_owned());
-        let what = "the name of the environment is missing behind the underscore";
+        let what = "the name of the environment is missing after LD_ENV_";
         reader.problem(place, what, Some("LD_ENV_name"));
     }
     let mut environments = BTreeMap::new();
@@ -119,15 +119,16 @@ fn read_one(section: &mut SectionReader<'_, '_>, level: LogLevel) -> Option<Envi
     })
 }
 
-/// ld-relay v8: a retired variable of an environment that exists is an error.
+/// ld-relay v8: a variable that was removed is an error, if its environment exists.
 fn report_retired(reader: &mut Reader<'_>, name: &str) {
     let retired = format!("{}{name}", var::LD_TTL_MINUTES_);
     // `LD_TTL_MINUTES_a` is also the `ttl` of an environment `MINUTES_a`.
     let is_ttl = reader.names_of(SECTION, var::LD_ENV_).contains(&format!("MINUTES_{name}"));
     if !is_ttl && reader.variable(&retired).is_some_and(|value| !value.is_empty()) {
-        let what = "this variable is retired";
-        let instead = format!("{}{name} with a unit, such as 5m", var::LD_TTL_);
-        reader.problem(Place::Variable(retired), what, Some(&instead));
+        let instead = format!("{}{name}", var::LD_TTL_);
+        let what =
+            format!("ld-relay 6 removed this variable; use {instead} with a unit, such as 5m");
+        reader.problem(Place::Variable(retired), what, None);
     }
 }
 

@@ -37,7 +37,7 @@ pub struct EventsConfig {
 pub(super) fn read(reader: &mut Reader<'_>) -> EventsConfig {
     if reader.variable(var::EVENTS_SAMPLING_INTERVAL).is_some_and(|value| !value.is_empty()) {
         let place = Place::Variable(var::EVENTS_SAMPLING_INTERVAL.to_owned());
-        reader.problem(place, "this variable is retired; there is no sampling any more", None);
+        reader.problem(place, "ld-relay 6 removed this variable; events are not sampled", None);
     }
     let metrics_capacity = Names::both("metricsCapacity", var::EVENTS_METRICS_CAPACITY);
     let capacity = Names::both("capacity", var::EVENTS_CAPACITY);
@@ -46,7 +46,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> EventsConfig {
     let mut section = reader.section(SECTION);
     let asked = section.parsed(metrics_capacity, values::positive).unwrap_or(10_000);
     if asked < METRICS_CAPACITY_MIN {
-        section.warning(metrics_capacity, format!("is raised to {METRICS_CAPACITY_MIN}"));
+        section.warning(metrics_capacity, format!("is too small; {METRICS_CAPACITY_MIN} is used"));
     }
     EventsConfig {
         send_events: section.switch(Names::both("sendEvents", var::USE_EVENTS)),

@@ -171,7 +171,7 @@ fn exporter(section: &mut SectionReader<'_, '_>, names: Names) -> bool {
     let Some(word) = section.text(names) else { return true };
     let word = word.trim();
     if !["none", "otlp"].iter().any(|known| word.eq_ignore_ascii_case(known)) {
-        section.warning(names, format!("{} is not known; otlp is used", quoted(word)));
+        section.warning(names, format!("{} is not supported; otlp is used", quoted(word)));
     }
     !word.eq_ignore_ascii_case("none")
 }

@@ -139,7 +139,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Switched<RedisConfig> {
     }
     if reader.variable(var::REDIS_TTL).is_some_and(|value| !value.is_empty()) {
         let place = Place::Variable(var::REDIS_TTL.to_owned());
-        reader.problem(place, "this variable is retired", Some("CACHE_TTL"));
+        let what = "ld-relay 6 removed this variable; use CACHE_TTL with a unit, such as 30s";
+        reader.problem(place, what, None);
     }
     Switched::on(config)
 }
@@ -154,7 +155,7 @@ fn is_on(section: &mut SectionReader<'_, '_>) -> bool {
         }
         section.ignore_variables();
     } else if asked_for == Some(false) {
-        let what = "has no effect, since the file describes a Redis";
+        let what = "has no effect, because the file configures Redis";
         section.warning(Names::variable(var::USE_REDIS), what);
     }
     in_file || asked_for == Some(true)
@@ -225,7 +226,7 @@ fn check_fit(section: &mut SectionReader<'_, '_>, mode: Mode) {
         }
         Mode::Cluster if has_single => {
             if section.is_set(URLS) {
-                let what = "is set together with a single address";
+                let what = "is set together with url, host or port";
                 section.problem(URLS, what, Some("one of them"));
             }
             return;
@@ -275,13 +276,18 @@ fn read_address(section: &mut SectionReader<'_, '_>) -> Address {
     let link = link.filter(|_| !(is_link && (url_by_variable || in_file)));
     if is_link && link.is_none() {
         // Nobody asks for a link: the platform sets it, and it must not lead elsewhere.
-        let what = "is a container link and not used, since there is an address";
+        let what = "is a container link and is ignored, because an address is configured";
+        section.warning(PORT_VARIABLE, what);
+    }
+    if host_by_variable && let Some((Some(_), _)) = &link {
+        let what = "is a container link and takes precedence over REDIS_HOST, as in ld-relay; unset \
+                    REDIS_PORT or set a port number to use REDIS_HOST";
         section.warning(PORT_VARIABLE, what);
     }
     let port_by_variable = port_by_variable && !is_link;
     for [url, host, port] in [by_file, [url_by_variable, host_by_variable, port_by_variable]] {
         if url && (host || port) {
-            let what = "is set together with host or port; only one of the two is possible";
+            let what = "is set together with host or port; set only one of them";
             section.problem(URL, what, None);
         }
     }
@@ -289,7 +295,8 @@ fn read_address(section: &mut SectionReader<'_, '_>) -> Address {
         return Address { url, host_url: None };
     }
     if by_file[0] && port_by_variable && !host_by_variable {
-        let what = "cannot change the url in the file; set REDIS_URL, or REDIS_HOST beside it";
+        let what =
+            "cannot change the url in the file; set REDIS_URL instead, or REDIS_HOST as well";
         section.problem(PORT_VARIABLE, what, None);
     }
     let (linked_host, linked_port) = match link {

@@ -74,7 +74,7 @@ fn the_address_of_redis_can_be_overridden() {
 #[test]
 fn a_container_link_does_not_lead_away_from_an_address() {
     let link = ("REDIS_PORT", "tcp://link:4");
-    let unused = "REDIS_PORT: is a container link and not used, since there is an address";
+    let unused = "REDIS_PORT: is a container link and is ignored, because an address is configured";
     let environment = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
     let check = |file: &str, pairs: &[(&str, &str)], url: &str| {
         assert_eq!(redis_url(&with_environment(file, pairs)), Some(url));
@@ -156,12 +156,12 @@ fn a_switch_that_is_off_does_not_undo_the_file() {
     check_warnings(
         &format!("{file}[Redis]\nhost = h"),
         &[("USE_REDIS", "false")],
-        &["USE_REDIS: has no effect, since the file describes a Redis"],
+        &["USE_REDIS: has no effect, because the file configures Redis"],
     );
     check_warnings(
         &format!("{file}[Consul]\nhost = h:1"),
         &[("USE_CONSUL", "false")],
-        &["USE_CONSUL: has no effect, since the file sets [Consul] host"],
+        &["USE_CONSUL: has no effect, because the file sets [Consul] host"],
     );
     // DynamoDB's switch is one option with two names.
     let config = with_environment("[DynamoDB]\nenabled", &[("USE_DYNAMODB", "false")]);
@@ -235,7 +235,7 @@ fn variables_count_only_if_they_are_asked_for() {
         ("LD_ENV_x", "sdk-x"),
         ("AUTO_CONFIG_KEY", "rel-1"),
         ("LOG_FORMAT", "JSON"),
-        ("HTTPS_PROXY", "http://u:p@proxy:1"),
+        ("HTTPS_PROXY", "https://u:p@proxy:1"),
     ]);
     let source = ConfigSource { file, from_env: false };
     let loaded = load(&source, &pairs, &files).unwrap();
@@ -245,7 +245,7 @@ fn variables_count_only_if_they_are_asked_for() {
     assert_eq!(loaded.config.autoconfig.key, None);
     assert_eq!(loaded.config.main.log_format, LogFormat::Json, "read in any case");
     let proxies = loaded.config.proxy.from_variables;
-    assert_eq!(proxies.https.unwrap().expose(), "http://u:p@proxy:1", "read in any case");
+    assert_eq!(proxies.https.unwrap().expose(), "https://u:p@proxy:1", "read in any case");
 }
 
 #[test]

@@ -65,9 +65,9 @@ fn a_key_with_a_line_break_is_refused_without_being_shown() {
         "[Environment \"x\"]\nsdkKey = sdk-ключ",
         &[("LD_ENV_y", "sdk-secret\n"), ("LD_MOBILE_KEY_y", " mob-secret")],
         &[
-            "/c.conf:2: [Environment \"x\"] sdkKey: holds a character that cannot be in a key",
-            "LD_ENV_y: holds a character that cannot be in a key: a blank at an end",
-            "LD_MOBILE_KEY_y: holds a character that cannot be in a key",
+            "/c.conf:2: [Environment \"x\"] sdkKey: contains a character that is not allowed in a key",
+            "LD_ENV_y: contains a character that is not allowed in a key: a space at the",
+            "LD_MOBILE_KEY_y: contains a character that is not allowed in a key",
         ],
     );
 }
@@ -77,7 +77,7 @@ fn retired_variables_of_an_environment_are_problems() {
     check_problems(
         "",
         &[("LD_ENV_x", "sdk-x"), ("LD_TTL_MINUTES_x", "5")],
-        &["LD_TTL_MINUTES_x: this variable is retired; allowed: LD_TTL_x with a unit"],
+        &["LD_TTL_MINUTES_x: ld-relay 6 removed this variable; use LD_TTL_x with a unit"],
     );
     let x = ("LD_ENV_x", "sdk-x");
     good("", &[x, ("LD_TTL_MINUTES_x", "")]);
@@ -88,7 +88,7 @@ fn retired_variables_of_an_environment_are_problems() {
     check_problems(
         "",
         &[x, ("EVENTS_SAMPLING_INTERVAL", "1")],
-        &["EVENTS_SAMPLING_INTERVAL: this"],
+        &["EVENTS_SAMPLING_INTERVAL: ld-relay 6 removed this variable"],
     );
     good("", &[x, ("EVENTS_SAMPLING_INTERVAL", "")]);
 }
@@ -109,13 +109,13 @@ fn variables_for_an_environment_that_does_not_exist_are_warned_of() {
             ("UNRELATED", "1"),
         ],
         &[
-            "AUTO_CONFIG_CACHE_KEYS: has no effect: it is not a variable known here",
-            "LD_MOBILE_KEY_X: has no effect: there is no environment of that name",
-            "LD_PREFIX_y: has no effect: there is no environment of that name",
-            "LD_RELAY_PORT: has no effect: it is not a variable known here",
-            "LD_SOMETHING_ELSE: has no effect: it is not a variable known here",
-            "LD_TTL_MINUTES_y: has no effect: there is no environment of that name",
-            "LOCAL_STORE_DIRECTORY: has no effect: it is not a variable known here",
+            "AUTO_CONFIG_CACHE_KEYS: has no effect: unknown variable",
+            "LD_MOBILE_KEY_X: has no effect: there is no environment with this name",
+            "LD_PREFIX_y: has no effect: there is no environment with this name",
+            "LD_RELAY_PORT: has no effect: unknown variable",
+            "LD_SOMETHING_ELSE: has no effect: unknown variable",
+            "LD_TTL_MINUTES_y: has no effect: there is no environment with this name",
+            "LOCAL_STORE_DIRECTORY: has no effect: unknown variable",
         ],
     );
 }
@@ -125,7 +125,7 @@ fn items_with_blanks_are_literal_and_warned_of() {
     let file = "[Environment \"x\"]\nsdkKey = sdk-x\nallowedOrigin = a, b\n";
     assert_eq!(good(file, &[]).environments["x"].allowed_origins, ["a", " b"]);
     let expected = "/c.conf:3: [Environment \"x\"] allowedOrigin: an item of the list is empty or";
-    let not_built = "configuration: accepted, but not built yet";
+    let not_built = "configuration: accepted, but not implemented yet";
     check_warnings(file, &[], &[expected, not_built]);
 }
 
@@ -134,7 +134,7 @@ fn two_environments_with_one_key_are_warned_of() {
     check_warnings(
         "",
         &[("LD_ENV_a", "sdk-secret"), ("LD_ENV_b", "sdk-secret")],
-        &["LD_ENV_b: is the same as that of the environment \"a\""],
+        &["LD_ENV_b: is the same key as that of the environment \"a\""],
     );
 }
 
@@ -197,7 +197,7 @@ fn each_environment_becomes_a_specification_with_and_without_filter() {
 
 #[test]
 fn a_variable_without_a_name_makes_no_environment() {
-    let problem = "LD_ENV_: the name of the environment is missing behind the underscore";
+    let problem = "LD_ENV_: the name of the environment is missing after LD_ENV_";
     check_problems("", &[("LD_ENV_", "sdk-1")], &[problem]);
     check_problems("", &[("LD_ENV_", "sdk-1"), ("LD_ENV_x", "sdk-2")], &[problem]);
 }
@@ -213,9 +213,9 @@ fn misspelt_variables_are_named_with_what_is_meant() {
         ("REDIS_DB", "1"),
     ];
     let expected = [
-        "LAUNCHDARKLY_SDK_KEY: has no effect: it is not a variable known here",
-        "LD_MOBILE_x: has no effect: LD_MOBILE_KEY_x is meant",
-        "STREAM_URL: has no effect: it is not a variable known here; is STREAM_URI meant?",
+        "LAUNCHDARKLY_SDK_KEY: has no effect: unknown variable",
+        "LD_MOBILE_x: has no effect: the name of this variable is LD_MOBILE_KEY_x",
+        "STREAM_URL: has no effect: unknown variable; did you mean STREAM_URI?",
     ];
     check_warnings("", &pairs, &expected);
 }
@@ -223,18 +223,18 @@ fn misspelt_variables_are_named_with_what_is_meant() {
 #[test]
 fn options_of_old_ld_relays_are_named_as_today() {
     check_problems(
-        "[Main]\nheartbeatIntervalSecs = 180\n[Events]\nflushIntervalSecs = 5\n\
+        "[Main]\nheartbeatIntervalSecs = 180\ndisableInternalUsageMetrics = true\n[Events]\nflushIntervalSecs = 5\n\
          [Environment \"e\"]\napiKey = sdk-1\nttlMinutes = 5\nsdkKey = sdk-1\n",
         &[],
         &[
-            "/c.conf:2: [Main] heartbeatIntervalSecs: has another name since ld-relay 6; allowed: \
-             heartbeatInterval, with a unit",
-            "/c.conf:4: [Events] flushIntervalSecs: has another name since ld-relay 6; allowed: \
-             flushInterval, with a unit",
-            "/c.conf:6: [Environment \"e\"] apiKey: has another name since ld-relay 6; allowed: \
-             sdkKey",
-            "/c.conf:7: [Environment \"e\"] ttlMinutes: has another name since ld-relay 6; \
-             allowed: ttl, with a unit",
+            "/c.conf:2: [Main] heartbeatIntervalSecs: ld-relay 6 renamed this option to \
+             heartbeatInterval; the value needs a unit, such as 180s",
+            "/c.conf:3: [Main] disableInternalUsageMetrics: ld-relay 8 removed this option",
+            "/c.conf:5: [Events] flushIntervalSecs: ld-relay 6 renamed this option to \
+             flushInterval; the value needs a unit",
+            "/c.conf:7: [Environment \"e\"] apiKey: ld-relay 6 removed this option; use sdkKey",
+            "/c.conf:8: [Environment \"e\"] ttlMinutes: ld-relay 6 renamed this option to ttl; \
+             the value needs a unit",
         ],
     );
 }
@@ -264,6 +264,12 @@ fn secrets_in_clear_beyond_this_machine_are_warned_of() {
     check("", &host, &["REDIS_HOST: the password crosses the network unencrypted"]);
     check("[Consul]\nhost = consul:8500\ntoken = t", &[], &["/c.conf:5: [Consul] host: the token"]);
     check("", &[("PROXY_URL", "http://u:p@proxy:3128")], &["PROXY_URL: the proxy's password"]);
+    let by_variable = [("https_proxy", "http://u:p@proxy:3128")];
+    check("", &by_variable, &["https_proxy: the proxy's password crosses the network"]);
+    let by_variable = [("HTTPS_PROXY", "http://u:p@proxy:3128"), ("HTTP_PROXY", "http://u:p@h")];
+    check("", &by_variable, &["HTTPS_PROXY: the proxy's password crosses the network"]);
+    check("", &[("HTTPS_PROXY", "https://u:p@proxy:3128")], &[]);
+    check("[Proxy]\nurl = http://proxy:3128", &by_variable, &[]);
     for silent in [
         "[Main]\nstreamUri = http://127.0.0.1:9\n[Redis]\nurl = redis://:p@localhost",
         "[Main]\nstreamUri = https://relay.example\n[Redis]\nurl = rediss://:p@cache",

@@ -234,9 +234,9 @@ fn concurrency_is_cut_to_sense() {
          maxQueued = 1000001\nsendTimeout = 1s",
         &[],
         &[
-            "/c.conf:4: [Concurrency] maxConcurrent: is cut to 65536",
-            "/c.conf:5: [Concurrency] maxQueued: is cut to 1000000",
-            "/c.conf:6: [Concurrency] sendTimeout: is raised to 5s",
+            "/c.conf:4: [Concurrency] maxConcurrent: is too large; 65536 is used",
+            "/c.conf:5: [Concurrency] maxQueued: is too large; 1000000 is used",
+            "/c.conf:6: [Concurrency] sendTimeout: is too small; 5s is used",
         ],
     );
 }
@@ -275,13 +275,13 @@ fn the_usual_proxy_variables_are_taken_in_both_cases() {
     check_warnings(
         "[Environment \"e\"]\nsdkKey = s",
         &[("https_proxy", "ftp://u:secret@h")],
-        &["https_proxy: is not an absolute URL of a kind known here, so it is not used"],
+        &["https_proxy: is not an absolute URL with a supported scheme, so it is not used"],
     );
 }
 
 #[test]
 fn socks_proxies_are_problems_wherever_they_are_asked_for() {
-    let said = "is a SOCKS proxy, which is not built yet; allowed: an address that begins with \
+    let said = "is a SOCKS proxy, which is not implemented yet; allowed: an address that begins with \
                 http:// or https:// and names a host";
     let environment = "[Environment \"e\"]\nsdkKey = s\n";
     check_problems(

@@ -135,7 +135,7 @@ fn every_example_is_a_good_configuration() {
         let loaded = load(&source, &variables(&[]), &Pointed)
             .unwrap_or_else(|problems| panic!("{problems}"));
         for warning in &loaded.warnings {
-            // What is not built yet stands in examples too; anything else would be bad advice.
+            // What is not implemented yet stands in examples too; anything else would be bad advice.
             assert_eq!(warning.place, Place::Configuration, "{}: {warning}", path.display());
         }
         assert!(describe(&loaded.config).starts_with("[Main]\n"));
@@ -158,11 +158,14 @@ fn the_description_shows_every_kind_of_configuration() {
             "logLevel: debug",
             "bindAddress: ::1",
             "port: 8030",
-            "key: none; the environments are those below",
+            "key: not set; the environments are listed below",
             "[Environment \"e\"]",
             "sdkKey: set",
             "initTimeout: 10s",
-            "dir: the first usable of /var/lib/pilotlight",
+            "disconnectedStatusTime: 1m",
+            "maxConcurrent: 512",
+            "maxQueued: 20000",
+            "dir: the first writable one of /var/lib/pilotlight",
             "url: none",
         ],
     );
@@ -172,7 +175,7 @@ fn the_description_shows_every_kind_of_configuration() {
     );
     check(
         "[LocalStore]\ndir = /d\n[Concurrency]\nmaxConcurrent = 7",
-        &["dir: /d", "maxConcurrent: 7"],
+        &["dir: /d", "maxConcurrent: 7", "maxQueued: 0", "sendTimeout: no limit"],
     );
     check(
         "[Redis]\nmode = sentinel\nsentinelMaster = m\nurls = rediss://a,rediss://b\n\
@@ -186,9 +189,12 @@ fn the_description_shows_every_kind_of_configuration() {
             "clientKeyFile: k",
         ],
     );
-    check("[Redis]\nmode = cluster\nurls = redis://a", &["mode: cluster", "urls: redis://a"]);
+    check(
+        "[Redis]\nmode = cluster\nurls = redis://a\nlocalTtl = 2m",
+        &["mode: cluster", "urls: redis://a", "readTimeout: 2s", "localTtl: 2m"],
+    );
     check("[Consul]\nhost = c:1\ntoken = t", &["[Consul]", "host: http://c:1/", "token: set"]);
-    check("[DynamoDB]\nenabled\ntableName = t", &["tableName: t", "url: that of AWS"]);
+    check("[DynamoDB]\nenabled\ntableName = t", &["tableName: t", "url: the endpoint of AWS"]);
     check(
         "[Proxy]\nurl = http://p\nuser = u\npassword = x\ncaCertFiles = 1.pem,2.pem",
         &["url: http://p", "user: u", "password: set", "caCertFiles: 1.pem, 2.pem"],

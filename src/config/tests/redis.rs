@@ -73,7 +73,7 @@ fn every_option_arrives() {
 
 #[test]
 fn a_url_excludes_host_and_port_in_the_same_place() {
-    let both = "is set together with host or port; only one of the two is possible";
+    let both = "is set together with host or port; set only one of them";
     check_redis_problems(
         "url = redis://h\nhost = h",
         &[],
@@ -152,7 +152,7 @@ fn each_mode_has_its_own_addresses() {
     check_redis_problems(
         "mode = cluster\nurls = redis://a\nhost = h",
         &[],
-        &["/c.conf:3: [Redis] urls: is set together with a single address"],
+        &["/c.conf:3: [Redis] urls: is set together with url, host or port"],
     );
     check_redis_problems("mode = cluster", &[], &["[Redis] urls (REDIS_URLS): is missing"]);
     check_redis_problems(
@@ -191,7 +191,7 @@ fn the_certificates_variable_has_two_names() {
     check_redis_problems(
         file,
         &[(new, "a"), (old, "b")],
-        &["REDIS_CLIENT_CERT_FILE: says something else than [Redis] clientCertificateFile"],
+        &["REDIS_CLIENT_CERT_FILE: differs from [Redis] clientCertificateFile"],
     );
 }
 
@@ -203,7 +203,7 @@ fn certificates_without_tls_are_idle() {
         file,
         &[],
         &[
-            "/c.conf:6: [Redis] caFile: has no effect, since the connection does not use TLS",
+            "/c.conf:6: [Redis] caFile: has no effect, because the connection does not use TLS",
             "/c.conf:7: [Redis] clientCertificateFile: has no effect",
             "/c.conf:8: [Redis] clientKeyFile: has no effect",
         ],
@@ -216,7 +216,7 @@ fn a_retired_variable_is_a_problem_where_redis_is_on() {
     check_redis_problems(
         "host = h",
         &[("REDIS_TTL", "30000")],
-        &["REDIS_TTL: this variable is retired; allowed: CACHE_TTL"],
+        &["REDIS_TTL: ld-relay 6 removed this variable; use CACHE_TTL"],
     );
     redis("host = h", &[("REDIS_TTL", "")]);
     with_environment("", &[("REDIS_TTL", "30000")]);
@@ -229,4 +229,22 @@ fn an_unusable_address_leaves_the_other_options_known() {
         &[],
         &["/c.conf:2: [Redis] url: is not an absolute URL"],
     );
+}
+
+#[test]
+fn a_container_link_is_named_where_it_displaces_the_host() {
+    let file = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
+    let link = ("REDIS_PORT", "tcp://10.0.0.1:6380");
+    let pairs = [("USE_REDIS", "1"), ("REDIS_HOST", "cache"), link];
+    let used = "REDIS_PORT: is a container link and takes precedence over REDIS_HOST";
+    check_warnings(file, &pairs, &[used]);
+    let url = |servers: RedisServers| servers.urls()[0].expose().to_owned();
+    assert_eq!(url(redis("", &pairs).servers), "redis://10.0.0.1:6380");
+    // It also takes the place of the file's address, which REDIS_HOST replaces.
+    assert_eq!(url(redis("url = redis://h", &pairs).servers), "redis://10.0.0.1:6380");
+    let number = [("USE_REDIS", "1"), ("REDIS_HOST", "cache"), ("REDIS_PORT", "6380")];
+    check_warnings(file, &number, &[]);
+    let ignored = "REDIS_PORT: is a container link and is ignored, because an address is";
+    check_warnings(&format!("{file}[Redis]\nhost = h"), &[link], &[ignored]);
+    check_warnings(file, &[("USE_REDIS", "1"), ("REDIS_URL", "redis://h"), link], &[ignored]);
 }

@@ -6,7 +6,7 @@ const ENVIRONMENT: &str = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
 
 #[test]
 fn something_must_be_served() {
-    check_problems("", &[], &["configuration: there is nothing to serve; allowed: an autoconfig"]);
+    check_problems("", &[], &["configuration: there is nothing to serve; set an autoconfig"]);
     check_problems(
         "[Main]\nport = 1",
         &[("AUTO_CONFIG_KEY", "")],
@@ -27,7 +27,7 @@ fn only_one_thing_names_the_environments() {
         &[("AUTO_CONFIG_KEY", "k"), ("FILE_DATA_SOURCE", "f.tar.gz")],
         &[
             "AUTO_CONFIG_KEY: an autoconfig key is set together with [OfflineMode]",
-            "FILE_DATA_SOURCE: offline mode is not built yet",
+            "FILE_DATA_SOURCE: offline mode is not implemented yet",
         ],
     );
     check_problems(
@@ -35,7 +35,7 @@ fn only_one_thing_names_the_environments() {
         &[("FILE_DATA_SOURCE", "f.tar.gz")],
         &[
             "FILE_DATA_SOURCE: is set together with [Environment] sections",
-            "FILE_DATA_SOURCE: offline mode is not built yet",
+            "FILE_DATA_SOURCE: offline mode is not implemented yet",
         ],
     );
 }
@@ -62,7 +62,7 @@ fn properties_need_their_mode() {
     check_problems(
         "[OfflineMode]\nfileDataSource = f",
         &pairs,
-        &["/c.conf:2: [OfflineMode] fileDataSource: offline mode is not built yet"],
+        &["/c.conf:2: [OfflineMode] fileDataSource: offline mode is not implemented yet"],
     );
     check_problems(
         &format!(
@@ -80,7 +80,7 @@ fn properties_need_their_mode() {
         "[OfflineMode]\nfileDataSource = f\nfileDataSourceMonitoringInterval = 99ms",
         &[],
         &[
-            "/c.conf:2: [OfflineMode] fileDataSource: offline mode is not built yet",
+            "/c.conf:2: [OfflineMode] fileDataSource: offline mode is not implemented yet",
             "/c.conf:3: [OfflineMode] fileDataSourceMonitoringInterval: \"99ms\" is too short",
         ],
     );
@@ -94,7 +94,7 @@ fn properties_need_their_mode() {
 #[test]
 fn one_database_at_most() {
     let on = [("USE_DYNAMODB", "1"), ("USE_REDIS", "1"), ("USE_CONSUL", "1")];
-    let what = "configuration: several databases are switched on";
+    let what = "configuration: several databases are enabled";
     check_problems(ENVIRONMENT, &on, &[&format!("{what} (Redis, Consul, DynamoDB)")]);
     check_problems(ENVIRONMENT, &on[..2], &[&format!("{what} (Redis, DynamoDB)")]);
     let file = format!("{ENVIRONMENT}[Redis]\nhost = h\n[Consul]\nhost = h");
@@ -142,7 +142,7 @@ fn dynamodb_needs_a_table_for_each_environment() {
 #[test]
 fn environments_of_autoconfig_are_kept_apart_by_the_placeholder() {
     let auto = "[AutoConfig]\nkey = k\n";
-    let must = "must hold $CID, so that the environments do not overwrite each other in";
+    let must = "must contain $CID, so that the environments do not overwrite each other in";
     let unset = "[AutoConfig] envDatastorePrefix (ENV_DATASTORE_PREFIX)";
     for (database, name) in [("[Redis]\nhost = h", "Redis"), ("[Consul]\nhost = h", "Consul")] {
         check_problems(&format!("{auto}{database}"), &[], &[&format!("{unset}: {must} {name}")]);
@@ -163,7 +163,7 @@ fn environments_of_autoconfig_are_kept_apart_by_the_placeholder() {
 fn one_environment_may_use_the_default_prefix() {
     let redis = "[Redis]\nhost = h\n";
     let bare = "[Environment \"a\"]\nsdkKey = a\n";
-    let unset = "[Environment \"a\"] prefix (LD_PREFIX_a): is not set, so the store's default";
+    let unset = "[Environment \"a\"] prefix (LD_PREFIX_a): is not set, so the default prefix";
     check_warnings(&format!("{redis}{bare}"), &[], &[unset]);
     check_warnings(&format!("{redis}{bare}{ENVIRONMENT}"), &[], &[unset]);
     check_warnings(&format!("{redis}{ENVIRONMENT}"), &[], &[]);
@@ -171,8 +171,8 @@ fn one_environment_may_use_the_default_prefix() {
         &format!("{redis}{bare}{ENVIRONMENT}"),
         &[("LD_ENV_b", "b")],
         &[
-            "[Environment \"a\"] prefix (LD_PREFIX_a): 2 environments use the default in Redis",
-            "[Environment \"b\"] prefix (LD_PREFIX_b): 2 environments use the default in Redis",
+            "[Environment \"a\"] prefix (LD_PREFIX_a): 2 environments use the default prefix in Redis",
+            "[Environment \"b\"] prefix (LD_PREFIX_b): 2 environments use the default prefix in Redis",
         ],
     );
     let tables = [("LD_ENV_b", "b"), ("LD_TABLE_NAME_b", "tb"), ("LD_TABLE_NAME_a", "ta")];
@@ -203,7 +203,7 @@ fn a_consul_address_without_port_is_warned_of() {
     check_warnings(
         &format!("{ENVIRONMENT}[Consul]\nhost = h"),
         &[],
-        &["/c.conf:5: [Consul] host: names no port, so 80 is used"],
+        &["/c.conf:5: [Consul] host: has no port, so port 80 is used"],
     );
     for host in ["unix:///x", "http://h/path", "a b", "h:x"] {
         let file = format!("{ENVIRONMENT}[Consul]\nhost = {host}");
@@ -216,7 +216,7 @@ fn ntlm_is_refused_and_logins_need_a_user_and_a_proxy() {
     check_problems(
         ENVIRONMENT,
         &[("PROXY_AUTH_NTLM", "1"), ("PROXY_URL", "http://p"), ("PROXY_AUTH_USER", "u")],
-        &["PROXY_AUTH_NTLM: NTLM is not built yet"],
+        &["PROXY_AUTH_NTLM: NTLM is not implemented yet"],
     );
     check_warnings(
         ENVIRONMENT,
@@ -239,13 +239,13 @@ fn unknown_names_in_the_file_are_problems() {
         ),
         &[("PROT", "1")],
         &[
-            "/c.conf:4: [Environment \"e\"] sdkkye: is not an option known here; allowed: allowedHeader,",
+            "/c.conf:4: [Environment \"e\"] sdkkye: unknown option; allowed: allowedHeader,",
             "/c.conf:5: [Main \"x\"]: this section takes no name; allowed: [Main]",
-            "/c.conf:8: [Main] init-timeout: is not an option known here",
-            "/c.conf:9: [Main] prot: is not an option known here; allowed: baseUri,",
-            "/c.conf:10: [Mian]: is not a section known here; allowed: AutoConfig,",
-            "/c.conf:14: [Redis] unknown: is not an option known here",
-            "/c.conf:16: [Events] disableInternalUsageMetrics: is not an option known here",
+            "/c.conf:8: [Main] init-timeout: unknown option",
+            "/c.conf:9: [Main] prot: unknown option; allowed: baseUri,",
+            "/c.conf:10: [Mian]: unknown section; allowed: AutoConfig,",
+            "/c.conf:14: [Redis] unknown: unknown option",
+            "/c.conf:16: [Events] disableInternalUsageMetrics: unknown option",
         ],
     );
 }
@@ -270,7 +270,11 @@ fn all_problems_come_at_once() {
 
 #[test]
 fn a_damaged_file_is_not_blamed_for_what_may_be_in_it() {
-    check_problems("[Environment \"x]\nsdkKey = s", &[], &["/c.conf:1: the name's quotation"]);
+    check_problems(
+        "[Environment \"x]\nsdkKey = s",
+        &[],
+        &["/c.conf:1: the closing quotation mark of the name"],
+    );
     check_problems(
         "[Environment \"x\"]\nsdkKey = \"s",
         &[],

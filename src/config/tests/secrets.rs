@@ -95,8 +95,8 @@ fn files_that_give_no_secret_are_problems() {
             "/c.conf:3: [AutoConfig] cacheEncryptionKeyFile: the file /empty is empty",
             "/c.conf:4: [AutoConfig] cachePreviousEncryptionKeysFile: the file /binary is not UTF-8",
             "/c.conf:7: [Redis] passwordFile: the file /large is larger than 65536 bytes",
-            "/c.conf:9: [Environment \"e\"] sdkKeyFile: the file /accent holds a character",
-            "[AutoConfig] envDatastorePrefix (ENV_DATASTORE_PREFIX): must hold $CID",
+            "/c.conf:9: [Environment \"e\"] sdkKeyFile: the file /accent contains a character",
+            "[AutoConfig] envDatastorePrefix (ENV_DATASTORE_PREFIX): must contain $CID",
         ],
     );
 }
@@ -111,7 +111,7 @@ fn a_secret_has_one_place() {
         &[
             "/c.conf:5: [Environment \"e\"] sdkKeyFile: is set together with [Environment \"e\"] sdkKey",
             "AUTO_CONFIG_KEY_FILE: an autoconfig key is set together with [Environment]",
-            "AUTO_CONFIG_KEY_FILE: is set together with [AutoConfig] key (AUTO_CONFIG_KEY); only one",
+            "AUTO_CONFIG_KEY_FILE: is set together with [AutoConfig] key (AUTO_CONFIG_KEY); set only",
         ],
     );
     let files = Memory::default().with("/k", "rel-1");

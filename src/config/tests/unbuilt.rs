@@ -23,7 +23,7 @@ fn everything_that_is_not_built_is_in_one_warning() {
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
-        ["configuration: accepted, but not built yet and without effect: \
+        ["configuration: accepted, but not implemented yet and without effect: \
           PING_STREAM_JITTER_TIME, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, [Events] capacity, \
           [Events] sendEvents, [Http] enableCompression, USE_PROMETHEUS"]
     );
@@ -46,7 +46,7 @@ fn what_never_has_an_effect_says_why() {
             "/c.conf:3: [Environment \"e\"] offline: has no effect",
             "/c.conf:4: [Environment \"e\"] filterKey: has no effect",
             "/c.conf:6: [Main] ignoreConnectionErrors: has no effect",
-            "EXIT_ON_ERROR: has no effect: Pilotlight does not end",
+            "EXIT_ON_ERROR: has no effect: Pilotlight never exits",
         ],
     );
 }
@@ -56,13 +56,15 @@ fn https_that_would_not_be_there_is_a_problem() {
     check_problems(
         &format!("{ENVIRONMENT}[Main]\ntlsEnabled\ntlsCert = c\ntlsKey = k"),
         &[],
-        &["/c.conf:5: [Main] tlsEnabled: HTTPS is not built yet; end TLS in front of the relay"],
+        &[
+            "/c.conf:5: [Main] tlsEnabled: HTTPS is not implemented yet; terminate TLS in front of the relay",
+        ],
     );
     check_problems(
         ENVIRONMENT,
         &[("TLS_ENABLED", "1"), ("TLS_CERT", "c")],
         &[
-            "TLS_ENABLED: HTTPS is not built yet",
+            "TLS_ENABLED: HTTPS is not implemented yet",
             "[Main] tlsKey (TLS_KEY): is missing, although tlsEnabled is true",
         ],
     );
@@ -72,7 +74,7 @@ fn https_that_would_not_be_there_is_a_problem() {
 fn what_clients_of_pages_would_need_is_named_as_not_built() {
     let file = "[Environment \"e\"]\nsdkKey = s\nsecureMode\nallowedOrigin = https://a\n\
                 allowedHeader = X-A\nlogLevel = debug\n[Main]\nbaseUri = https://sdk.example\n";
-    let expected = "configuration: accepted, but not built yet and without effect: [Main] baseUri, \
+    let expected = "configuration: accepted, but not implemented yet and without effect: [Main] baseUri, \
                     CLIENT_WRITE_SLACK, [Environment \"e\"] secureMode, \
                     [Environment \"e\"] allowedOrigin, [Environment \"e\"] allowedHeader, \
                     [Environment \"e\"] logLevel";
@@ -81,7 +83,7 @@ fn what_clients_of_pages_would_need_is_named_as_not_built() {
     check_warnings(
         "",
         &autoconfig,
-        &["configuration: accepted, but not built yet and without \
+        &["configuration: accepted, but not implemented yet and without \
                                        effect: ENV_ALLOWED_ORIGIN"],
     );
 }

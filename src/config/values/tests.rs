@@ -75,6 +75,9 @@ fn signs_of_durations_mean_what_the_option_says() {
     assert_eq!(local_ttl("2s"), Ok(LocalTtl::For(seconds(2))));
     assert_eq!(local_ttl("0s"), Ok(LocalTtl::Off));
     assert_eq!(local_ttl("-1ns"), Ok(LocalTtl::Never));
+    for (ttl, expected) in [("90s", "1m30s"), ("0", "1s, the shortest possible time")] {
+        assert_eq!(local_ttl(ttl).unwrap().to_string(), expected);
+    }
     assert_eq!(interval_of_100ms("100ms"), Ok(Duration::from_millis(100)));
     for text in ["99ms", "0", "-1s"] {
         assert_eq!(interval_of_100ms(text).unwrap_err().allowed, Some("100ms or more"), "{text}");
@@ -222,7 +225,7 @@ fn proxy_urls_name_their_kind() {
     assert_eq!(proxy_url("http://u:p@proxy:3128").unwrap().redacted(), "http://u:xxxxx@proxy:3128");
     for socks in ["socks5://proxy", "SOCKS5h://user:secret@proxy:1080", "socks4://proxy"] {
         let invalid = proxy_url(socks).unwrap_err();
-        assert_eq!(invalid.what, "is a SOCKS proxy, which is not built yet", "{socks}");
+        assert_eq!(invalid.what, "is a SOCKS proxy, which is not implemented yet", "{socks}");
     }
     assert!(proxy_url("proxy:3128").is_err());
     assert!(proxy_url("ftp://proxy").is_err());

@@ -28,14 +28,14 @@ pub enum RedisUrlError {
     #[error("not the URL of a Redis server")]
     NotRedis(#[source] RedisFailure),
     /// `#insecure` would accept any certificate.
-    #[error("certificate checks cannot be turned off by `#insecure`; name the CA in `caFile`")]
+    #[error("certificate checks cannot be disabled by `#insecure`; set the CA in `caFile`")]
     Insecure,
-    /// An option behind `?` or `#` that is not known here. The values are left out: one may be a
+    /// An unknown option after `?` or `#`. The values are left out: one may be a
     /// password.
-    #[error("the option {0:?} in the URL is not known here")]
+    #[error("unknown option {0:?} in the URL")]
     UnknownOption(String),
     /// Something else than an option behind `#`.
-    #[error("the URL has a `#` part, which is not known here")]
+    #[error("the URL has a `#` part, which has no meaning")]
     UnknownFragment,
     /// Databases are counted from 0.
     #[error("the number of the database is negative")]
@@ -50,7 +50,7 @@ pub enum RedisUrlError {
     #[error("a Unix socket cannot be one of several servers")]
     Socket,
     /// It would be anybody's guess whether the servers found later use TLS.
-    #[error("some of the URLs ask for TLS and others do not")]
+    #[error("some of the URLs use TLS and others do not")]
     MixedTls,
     /// There is one database.
     #[error("the URLs name different databases")]
@@ -196,16 +196,13 @@ mod tests {
         check("redis://c:0", "port 0 is not a port");
         check(
             "rediss://c#insecure",
-            "certificate checks cannot be turned off by `#insecure`; name the CA in `caFile`",
+            "certificate checks cannot be disabled by `#insecure`; set the CA in `caFile`",
         );
         check("redis://c/-1", "the number of the database is negative");
-        check("redis://c?db=1", "the option \"db\" in the URL is not known here");
-        check(
-            "redis://c/1?protocol=resp3&timeout=5",
-            "the option \"timeout\" in the URL is not known here",
-        );
-        check("unix:///run/r.sock?path=x", "the option \"path\" in the URL is not known here");
-        check("redis://c#insecure", "the URL has a `#` part, which is not known here");
+        check("redis://c?db=1", "unknown option \"db\" in the URL");
+        check("redis://c/1?protocol=resp3&timeout=5", "unknown option \"timeout\" in the URL");
+        check("unix:///run/r.sock?path=x", "unknown option \"path\" in the URL");
+        check("redis://c#insecure", "the URL has a `#` part, which has no meaning");
         check("redis://c/1?protocol=resp3#", "c:6379 db=1 user=None password=None");
         let error = RedisSettings::from_url(&RedactedUrl::new("redis://:s3cret@")).unwrap_err();
         assert!(!format!("{error:?}").contains("s3cret"));

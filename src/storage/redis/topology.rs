@@ -203,7 +203,7 @@ mod tests {
         check(&["rediss://a:1"], "a:1+tls -/-/0 | -/-/0 tls");
         check(&["redis://:p:q@a"], "a:26379 -/p:q/0 | -/-/0");
         check(&["redis://a/1", "redis://b/2"], "the URLs name different databases");
-        check(&["redis://a", "rediss://b"], "some of the URLs ask for TLS and others do not");
+        check(&["redis://a", "rediss://b"], "some of the URLs use TLS and others do not");
         check(&["unix:///s"], "a Unix socket cannot be one of several servers");
         check(&[], "there is no URL");
         check(&["http://a"], "not the URL of a Redis server");
@@ -225,7 +225,7 @@ mod tests {
         check(&["redis://a", "redis://b:1"], "a:6379, b:1 | -/-/0");
         check(&["redis://a/1", "redis://u:p@b/1"], "a:6379, b:6379 | u/p/1");
         check(&["valkeys://a"], "a:6379+tls | -/-/0 tls");
-        check(&["redis://a", "valkeys://b"], "some of the URLs ask for TLS and others do not");
+        check(&["redis://a", "valkeys://b"], "some of the URLs use TLS and others do not");
     }
 
     #[test]

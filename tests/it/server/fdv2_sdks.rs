@@ -18,8 +18,7 @@ async fn every_fdv2_mode_of_python_and_node_gets_its_flags() {
     let key = SdkKey::new(SDK_KEY);
     for language in [Language::Python, Language::Node] {
         for mode in [Mode::Fdv2, Mode::Fdv2Stream, Mode::Fdv2Poll] {
-            let mut sdk =
-                SdkDriver::start(language, &key, &site.relay.url(), mode).await.unwrap();
+            let mut sdk = SdkDriver::start(language, &key, &site.relay.url(), mode).await.unwrap();
             let init = sdk.wait_init(LIMIT).await.unwrap();
             assert!(init.initialized, "{language} {mode:?}: {}", sdk.log());
             let given = sdk.eval("web", "none").await.unwrap();
