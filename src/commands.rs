@@ -137,7 +137,7 @@ async fn run(config: &Config) -> ExitCode {
                  else needs a restart"
             ),
             part = app.broken() => {
-                tracing::error!(part, "a part of the relay ended unasked; leaving so that it can be restarted");
+                tracing::error!(part, "a task of the relay stopped unexpectedly; the process ends so that it can be restarted");
                 app.stop(Door::OpenAWhile).await;
                 return ExitCode::from(EXIT_FAILED);
             }

@@ -53,6 +53,8 @@ pub struct EnvironmentStatus {
     pub local_store_known: bool,
     /// Items that no store holds in a form that can be decoded, so that clients do not get them.
     pub missing_items: Vec<ItemKey>,
+    /// Items of the shared store that were added to a set from elsewhere.
+    pub items_from_shared_store: usize,
 }
 
 impl Environment {
@@ -68,6 +70,7 @@ impl Environment {
                 stored_data_problem: None,
                 local_store_known: false,
                 missing_items: Vec::new(),
+                items_from_shared_store: 0,
             }),
             loading: watch::Sender::new(Loading::InProgress),
             shared: ArcSwapOption::empty(),

@@ -382,7 +382,7 @@ impl Runner {
         };
         self.environment.set_loaded();
         self.stored_data.on_live();
-        self.report_missing();
+        self.report_items();
         if let Some(shared) = &self.shared {
             shared.put(served.clone(), Instant::now());
         }

@@ -83,6 +83,8 @@ pub(super) struct StoredData {
     leftovers: DataSet,
     /// Items that some store holds but that cannot be decoded there.
     undecodable: BTreeSet<ItemKey>,
+    /// Items that were added out of the shared store to a set from elsewhere.
+    from_shared: BTreeSet<ItemKey>,
 }
 
 impl StoredData {
@@ -93,6 +95,7 @@ impl StoredData {
             held: Vec::new(),
             leftovers: DataSet::default(),
             undecodable: BTreeSet::new(),
+            from_shared: BTreeSet::new(),
         }
     }
 
@@ -108,6 +111,26 @@ impl StoredData {
 
     /// Takes an answer, while `served` is served and LaunchDarkly is not connected.
     pub(super) fn on_answer(
+        &mut self,
+        source: Source,
+        answer: Answer,
+        served: Option<(&DataSet, Origin)>,
+    ) -> Reaction {
+        let origin = served.map(|(_, origin)| origin);
+        let reaction = self.react(source, answer, served);
+        match &reaction {
+            Reaction::Add(items)
+                if source == Source::Shared && origin != Some(Origin::SharedStore) =>
+            {
+                self.from_shared.extend(items.iter().map(|(key, _)| key.clone()));
+            }
+            Reaction::Serve { .. } => self.from_shared.clear(),
+            Reaction::Add(_) | Reaction::Keep => {}
+        }
+        reaction
+    }
+
+    fn react(
         &mut self,
         source: Source,
         answer: Answer,
@@ -154,6 +177,11 @@ impl StoredData {
     /// silent are no longer waited for.
     pub(super) fn on_live(&mut self) {
         *self = Self::new(self.trust, []);
+    }
+
+    /// How many items were added out of the shared store to a set from elsewhere.
+    pub(super) fn from_shared(&self) -> usize {
+        self.from_shared.len()
     }
 
     /// Items that clients do not get because no store holds them in a form that can be decoded.
@@ -258,7 +286,7 @@ mod tests {
 
     /// Plays answers such as `local=a1 b2` (counted), `shared~a1` (presumed), `shared?a1` (a part)
     /// and `local` (nothing), and shows what is served after each. `!a` behind a set is an item
-    /// that cannot be decoded.
+    /// that cannot be decoded, `+2` the number of items from the shared store in a local set.
     #[track_caller]
     fn check(answers: &[&str], expected: &[&str]) {
         check_with(Trust::All, answers, expected);
@@ -314,6 +342,9 @@ mod tests {
                     for key in stored.missing(served) {
                         line.push_str(&format!(" !{}", key.key));
                     }
+                    if stored.from_shared() > 0 {
+                        line.push_str(&format!(" +{}", stored.from_shared()));
+                    }
                 }
             }
             seen.push(line);
@@ -323,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_whole_set_is_served_at_once_and_others_add_what_is_newer() {
-        check(&["local=a1 b1", "shared=a2 c1"], &["localStore a1 b1", "a2 b1 c1"]);
+        check(&["local=a1 b1", "shared=a2 c1"], &["localStore a1 b1", "a2 b1 c1 +2"]);
         check(&["shared=a2 b-3", "local=a1 b1"], &["sharedStore a2 b-3", "a2 b-3"]);
         check(&["local=a1", "shared"], &["localStore a1", "a1"]);
         check(&["local", "shared"], &["wait", "none"]);
@@ -348,7 +379,7 @@ mod tests {
     #[test]
     fn parts_complete_a_set_and_are_no_set_themselves() {
         check(&["shared?a2 c1", "local=a1 b1"], &["wait", "localStore a2 b1 c1"]);
-        check(&["local=a1 b1", "shared?a2 c1"], &["localStore a1 b1", "a2 b1 c1"]);
+        check(&["local=a1 b1", "shared?a2 c1"], &["localStore a1 b1", "a2 b1 c1 +2"]);
         check(&["local?a1 b1", "shared"], &["wait", "none"]);
         check(&["local?a1 b1", "shared", "shared=a1"], &["wait", "none", "sharedStore a1 b1"]);
     }

@@ -94,6 +94,15 @@ struct DataStatus {
     /// Items that clients do not get, because no store holds them in a form that can be decoded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing_items: Vec<String>,
+    /// Items out of the shared store that were added to a set from elsewhere, because they are
+    /// newer there (design D43).
+    #[serde(skip_serializing_if = "is_zero")]
+    items_from_shared_store: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Server {
@@ -186,6 +195,7 @@ fn environment_status(
                 .take(NAMES_MAX)
                 .map(ToString::to_string)
                 .collect(),
+            items_from_shared_store: state.items_from_shared_store,
         },
     }
 }

@@ -120,7 +120,7 @@ impl Runner {
             Reaction::Serve { data, origin, as_of } => self.serve(data, origin, as_of),
             Reaction::Add(news) => self.add(&news),
         }
-        self.report_missing();
+        self.report_items();
         if self.stored_data.is_settled() {
             self.environment.set_loaded();
         }
@@ -165,8 +165,11 @@ impl Runner {
         }
     }
 
-    /// Names the items that clients do not get because no store holds them in a readable form.
-    pub(super) fn report_missing(&self) {
+    /// Reports how many served items are from the shared store, and names the items that clients
+    /// do not get because no store holds them in a readable form.
+    pub(super) fn report_items(&self) {
+        let from_shared = self.stored_data.from_shared();
+        self.environment.update_status(|status| status.items_from_shared_store = from_shared);
         let missing = match self.environment.hub.snapshot() {
             Some(served) => self.stored_data.missing(&served.data),
             None => Vec::new(),

@@ -107,6 +107,9 @@ async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
     // By default the newest version counts, wherever it is from.
     let relay = scene.relay(&disk, NEVER).start().unwrap();
     is_taken_over(&relay).await;
+    let status = relay.status().await;
+    let data = &status["environments"][environment_id(0)]["data"];
+    assert_eq!((&data["origin"], &data["itemsFromSharedStore"]), (&json!("localStore"), &json!(1)));
     relay.kill().await.unwrap();
     let preferring =
         |disk: &TempDir| scene.relay(disk, NEVER).with("LOCAL_STORE_PREFER_OVER", "sharedStore");
