@@ -46,7 +46,7 @@ where
         tracing::error!(
             task = name,
             error,
-            pause = ?RESTART_PAUSE,
+            restart_in_seconds = RESTART_PAUSE.as_secs(),
             "a task stopped unexpectedly; starting it again"
         );
         // Both ends are good: the token is looked at next.

@@ -4,6 +4,8 @@
 //! as soon as it answers; a live put ends the race, and what a cache says after it is older by
 //! definition and dropped.
 
+use std::fmt;
+
 /// A place where environments are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
@@ -11,6 +13,15 @@ pub enum Tier {
     Local,
     /// The database shared with other relays.
     Shared,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local store",
+            Self::Shared => "shared cache",
+        })
+    }
 }
 
 /// How the read of one tier ended.

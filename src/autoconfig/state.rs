@@ -20,6 +20,7 @@ use super::records::{EnvironmentRecord, FilterRecord};
 use super::specs::{SpecSettings, Specs, desired, difference, keys_with_views};
 use super::startup_race::{Action, CacheOutcome, Event, StartupRace, Tier};
 use crate::model::{EnvironmentChange, ListState};
+use crate::telemetry::Rounded;
 
 /// How long after a message that would remove every environment the connection must have been
 /// opened that confirms it. Long enough for a glitch upstream to pass.
@@ -181,7 +182,7 @@ impl State {
             return Reaction::default();
         }
         tracing::warn!(
-            after = ?self.authority,
+            after = %Rounded(self.authority),
             "the autoconfig stream has been away for longer than disconnectedStatusTime; keys that \
              are not known get 503 instead of 401 until LaunchDarkly answers, because they may \
              have been made since"

@@ -180,7 +180,7 @@ impl StoredData {
     }
 
     /// How many items were added out of the shared store to a set from elsewhere.
-    pub(super) fn from_shared(&self) -> usize {
+    pub(super) fn items_from_shared(&self) -> usize {
         self.from_shared.len()
     }
 
@@ -342,8 +342,8 @@ mod tests {
                     for key in stored.missing(served) {
                         line.push_str(&format!(" !{}", key.key));
                     }
-                    if stored.from_shared() > 0 {
-                        line.push_str(&format!(" +{}", stored.from_shared()));
+                    if stored.items_from_shared() > 0 {
+                        line.push_str(&format!(" +{}", stored.items_from_shared()));
                     }
                 }
             }

@@ -16,6 +16,9 @@ use super::turns::Payload;
 use crate::model::ItemKey;
 use crate::streams::Snapshot;
 
+/// The beginning of the year 10,000, since 1970.
+const YEAR_10_000: Duration = Duration::from_secs(253_402_300_800);
+
 /// What a poll asks for.
 pub(super) enum Poll {
     /// Flags and segments.
@@ -118,8 +121,8 @@ fn matches(known: &HeaderValue, tag: &str) -> bool {
 /// Adds the cache headers of an environment with a lifetime (ld-relay v8; PHP SDKs obey them).
 fn cached_for(ttl: Duration, mut response: Response<Body>) -> Response<Body> {
     if !ttl.is_zero() {
-        // A lifetime beyond the end of time, which LaunchDarkly may name, has no date.
-        let expires = SystemTime::now().checked_add(ttl).map(http_date);
+        // LaunchDarkly may name a lifetime that ends at no date.
+        let expires = SystemTime::now().checked_add(ttl).and_then(http_date);
         if let Some(Ok(expires)) = expires.map(HeaderValue::try_from) {
             response.headers_mut().insert(EXPIRES, expires);
         }
@@ -128,32 +131,10 @@ fn cached_for(ttl: Duration, mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// A moment in the form of HTTP headers, always GMT.
-fn http_date(at: SystemTime) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
-    // Days are counted from 1 March of the year 0 in eras of 400 years, which puts the leap day
-    // last in its year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = (shifted_month + 2) % 12;
-    let year = era * 400 + year_of_era + u64::from(month < 2);
-    format!(
-        "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
-        DAYS[(days % 7) as usize],
-        MONTHS[month as usize],
-        time / 3_600,
-        time / 60 % 60,
-        time % 60
-    )
+/// A moment in the form of HTTP headers; `None` after the year 9999, for which there is no form.
+fn http_date(at: SystemTime) -> Option<String> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    (since < YEAR_10_000).then(|| httpdate::fmt_http_date(at))
 }
 
 #[cfg(test)]
@@ -161,15 +142,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_http() {
-        let check = |seconds: u64, expected: &str| {
-            assert_eq!(http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
-        };
-        check(0, "Thu, 01 Jan 1970 00:00:00 GMT");
-        check(784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT");
-        check(951_827_696, "Tue, 29 Feb 2000 12:34:56 GMT");
-        check(4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT");
-        check(4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT");
+    fn a_date_has_a_form_until_the_year_9999() {
+        let date = |seconds| http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(date(784_111_777).as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(date(253_402_300_799).as_deref(), Some("Fri, 31 Dec 9999 23:59:59 GMT"));
+        assert_eq!(date(253_402_300_800), None);
     }
 
     #[test]

@@ -68,7 +68,6 @@ async fn addresses_and_files_that_cannot_work_are_refused() {
     .await;
 }
 
-#[cfg(feature = "redis")]
 #[tokio::test]
 async fn urls_of_redis_that_cannot_work_are_refused() {
     for (url, reason) in [
@@ -94,7 +93,6 @@ async fn urls_of_redis_that_cannot_work_are_refused() {
     }
 }
 
-#[cfg(all(feature = "redis", feature = "consul"))]
 #[tokio::test]
 async fn certificates_of_databases_are_read() {
     let certificates = Certificates::make();
@@ -136,10 +134,8 @@ async fn what_works_is_accepted_although_nothing_answers_there() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     check_accepted(&[("BIND_ADDRESS", "127.0.0.1"), ("PORT", &port)]).await;
-    #[cfg(feature = "redis")]
     check_accepted(&[("USE_REDIS", "1"), ("REDIS_URL", "redis://127.0.0.1:1/3?protocol=resp3")])
         .await;
-    #[cfg(feature = "dynamodb")]
     check_accepted(&[("USE_DYNAMODB", "1"), ("DYNAMODB_TABLE", "t")]).await;
 }
 

@@ -19,7 +19,7 @@ use super::schedule::{Due, RETRY, STREAM_LAG, Schedule, jittered};
 use super::shared_tier::Written;
 use crate::autoconfig::record_set::{CachedSet, RecordSet, SetOrigin};
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
-use crate::telemetry::Chain;
+use crate::telemetry::{Chain, Rounded};
 
 /// Bound on one read or write of a whole tier; single calls have budgets of their own below it.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -249,7 +249,7 @@ impl<A: TierAccess> Keeper<A> {
         let before = self.report.get();
         if skipped.total() > 0 && before.skipped != skipped {
             tracing::warn!(
-                tier = ?self.settings.tier,
+                tier = %self.settings.tier,
                 sealed_under_unknown_keys = skipped.unknown_key,
                 altered = skipped.forged,
                 undecodable = skipped.undecodable,
@@ -258,7 +258,7 @@ impl<A: TierAccess> Keeper<A> {
         }
         if skipped.rolled_back > before.skipped.rolled_back {
             tracing::warn!(
-                tier = ?self.settings.tier,
+                tier = %self.settings.tier,
                 records = skipped.rolled_back,
                 "the autoconfig cache holds records that are older than its manifest says: they \
                  were put back, and are not used. Their keys get 503 until LaunchDarkly answers. \
@@ -270,14 +270,14 @@ impl<A: TierAccess> Keeper<A> {
         }
         match state {
             ReadState::Unreadable => tracing::error!(
-                tier = ?self.settings.tier,
+                tier = %self.settings.tier,
                 "the autoconfig cache holds records, but none opens with the keys that are \
                  configured; if the key was changed, list the former one in \
                  cachePreviousEncryptionKeys"
             ),
             ReadState::TooOld => tracing::warn!(
-                tier = ?self.settings.tier,
-                max = ?self.settings.age_max,
+                tier = %self.settings.tier,
+                max = %self.settings.age_max.map_or_else(|| "none".to_owned(), |max| Rounded(max).to_string()),
                 "cached environments are older than cacheMaxAge allows, or their age is not \
                  known; they are not used"
             ),
@@ -288,7 +288,7 @@ impl<A: TierAccess> Keeper<A> {
     async fn read_failed(&mut self, error: String) -> bool {
         if self.report.get().read != ReadState::Unavailable {
             tracing::warn!(
-                tier = ?self.settings.tier,
+                tier = %self.settings.tier,
                 error,
                 "the autoconfig cache cannot be read; trying again in the background"
             );
@@ -417,7 +417,7 @@ impl<A: TierAccess> Keeper<A> {
     fn write_failed(&self, error: String, complained: bool) {
         if !complained {
             tracing::warn!(
-                tier = ?self.settings.tier,
+                tier = %self.settings.tier,
                 error,
                 "accepted environments could not be written to the autoconfig cache; trying again \
                  in the background"
@@ -435,15 +435,15 @@ impl<A: TierAccess> Keeper<A> {
         let before = self.report.get();
         if written.too_large != before.too_large && !written.too_large.is_empty() {
             tracing::error!(
-                tier = ?self.settings.tier,
-                records = ?written.too_large,
+                tier = %self.settings.tier,
+                records = written.too_large.join(", "),
                 "these records are larger than the database allows and are not cached there"
             );
         }
         if before.error.is_some() {
-            tracing::info!(tier = ?self.settings.tier, "autoconfig cache is written again");
+            tracing::info!(tier = %self.settings.tier, "autoconfig cache is written again");
         }
-        tracing::debug!(tier = ?self.settings.tier, rows = written.rows, "autoconfig cache is up to date");
+        tracing::debug!(tier = %self.settings.tier, rows = written.rows, "autoconfig cache is up to date");
         self.report.update(|report| {
             report.read = if written.records > 0 { ReadState::Loaded } else { ReadState::Empty };
             report.skipped = written.skipped;

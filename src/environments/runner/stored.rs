@@ -168,7 +168,7 @@ impl Runner {
     /// Reports how many served items are from the shared store, and names the items that clients
     /// do not get because no store holds them in a readable form.
     pub(super) fn report_items(&self) {
-        let from_shared = self.stored_data.from_shared();
+        let from_shared = self.stored_data.items_from_shared();
         self.environment.update_status(|status| status.items_from_shared_store = from_shared);
         let missing = match self.environment.hub.snapshot() {
             Some(served) => self.stored_data.missing(&served.data),

@@ -1,15 +1,10 @@
 //! Real databases, each one a process of its own on a free port of the loopback address, with
 //! its files in a folder of its own. Dropping one kills it.
 
-#[cfg(feature = "consul")]
 mod consul;
-#[cfg(feature = "dynamodb")]
 mod dynamodb;
-#[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "redis")]
 mod redis_cluster;
-#[cfg(feature = "redis")]
 mod redis_sentinel;
 
 use std::fs::File;
@@ -17,15 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-#[cfg(feature = "consul")]
 pub(crate) use self::consul::{Consul, MASTER_TOKEN};
-#[cfg(feature = "dynamodb")]
 pub(crate) use self::dynamodb::{DynamoDb, settings_at};
-#[cfg(feature = "redis")]
 pub(crate) use self::redis::Redis;
-#[cfg(feature = "redis")]
 pub(crate) use self::redis_cluster::RedisCluster;
-#[cfg(feature = "redis")]
 pub(crate) use self::redis_sentinel::{MASTER_NAME, SentinelGroup};
 use super::relay::free_address;
 

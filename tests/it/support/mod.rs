@@ -1,11 +1,8 @@
 //! What the tests need around the code under test: real databases, proxies with faults,
 //! certificates, and one way to wait.
 
-#[cfg(any(feature = "redis", feature = "consul"))]
 pub(crate) mod certificates;
-#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 pub(crate) mod databases;
-#[cfg(feature = "dynamodb")]
 pub(crate) mod dynamodb_faults;
 pub(crate) mod relay;
 pub(crate) mod scene;
