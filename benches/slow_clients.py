@@ -5,7 +5,8 @@
 
 For each binary: a stand-in for LaunchDarkly streams one environment of 20 MB. Forty clients connect,
 each at a version of its own, and read nothing; then they leave. After that come minutes of mixed
-load: polls, streams that come and go, changes of flags. Prints the resident memory (RSS) in MB.
+load: polls, streams that come and go, changes of flags. Prints the resident memory (RSS) in MB, and
+the CPU time of the relay for each poll, streams and changes included.
 """
 import http.server
 import json
@@ -96,6 +97,12 @@ def rss(pid):
     raise RuntimeError("no VmRSS")
 
 
+def cpu(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def get(port, path):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
     request.add_header("Authorization", KEY)
@@ -121,11 +128,13 @@ def wait_for_version(port, index, version):
 
 
 def mixed_load(port, upstream, until):
-    """Polls, streams that read everything and leave, changes."""
+    """Polls, streams that read everything and leave, changes. Returns the threads and a count."""
+    polls = [0]
 
     def poll():
         while time.monotonic() < until:
             get(port, "/sdk/latest-all")
+            polls[0] += 1
 
     def stream():
         while time.monotonic() < until:
@@ -145,7 +154,7 @@ def mixed_load(port, upstream, until):
     threads = [threading.Thread(target=work) for work in (poll, stream, change)]
     for thread in threads:
         thread.start()
-    return threads
+    return threads, polls
 
 
 def measure(binary):
@@ -185,18 +194,17 @@ def measure(binary):
             time.sleep(15)
             figures["15 s after they left"] = rss(relay.pid)
             begun = time.monotonic()
-            threads = mixed_load(port, upstream, begun + MIXED_SECONDS)
+            before = cpu(relay.pid)
+            threads, polls = mixed_load(port, upstream, begun + MIXED_SECONDS)
             time.sleep(min(60, MIXED_SECONDS / 2))
             figures["mixed load, begin"] = rss(relay.pid)
             for thread in threads:
                 thread.join()
             figures["mixed load, end"] = rss(relay.pid)
+            figures["polls a second"] = polls[0] / MIXED_SECONDS
+            figures["CPU ms for each poll"] = (cpu(relay.pid) - before) * 1000 / polls[0]
             time.sleep(15)
             figures["15 s after it"] = rss(relay.pid)
-            with open(f"/proc/{relay.pid}/stat") as stat:
-                fields = stat.read().rsplit(")", 1)[1].split()
-            ticks = int(fields[11]) + int(fields[12])
-            figures["CPU seconds"] = ticks / os.sysconf("SC_CLK_TCK")
             return figures
         finally:
             relay.terminate()
@@ -207,4 +215,4 @@ def measure(binary):
 for binary in sys.argv[1:]:
     print(binary)
     for name, value in measure(binary).items():
-        print(f"  {name:24} {value:8.1f}", flush=True)
+        print(f"  {name:22} {value:8.1f}", flush=True)
