@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use pilotlight::cli::{self, Command};
 use pilotlight::commands;
 
-/// glibc's allocator keeps most of the memory that slow clients once held (see
-/// docs/decisions/0002-allocator.md).
+/// Gives memory back that slow clients once held; docs/decisions/0002-allocator.md has the figures.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {

@@ -135,7 +135,7 @@ async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
     let after = scene.rows().await;
     assert_eq!(difference(&before, &after), (0, 2, 0), "one record, one manifest");
     // A machine without a disk does not accept the revoked keys.
-    let other = scene.relay(&TempDir::new().unwrap(), NEVER).start().unwrap();
+    let other = scene.new_relay(NEVER).start().unwrap();
     other.stream_with_put("/all", "sdk-third").await;
     assert_later(&other.get_with_key("/all", "sdk-second").await);
     other.kill().await.unwrap();

@@ -30,7 +30,7 @@ async fn a_single_record_that_is_put_back_revives_no_key(kind: Kind) {
     scene.database.put(SEALED, &row, &old[&row]).await;
 
     for max_age in ["", "24h"] {
-        let settings = scene.relay(&TempDir::new().unwrap(), NEVER);
+        let settings = scene.new_relay(NEVER);
         let relay = settings.with("AUTO_CONFIG_CACHE_MAX_AGE", max_age).start().unwrap();
         let status = wait_for_shared(&relay, "loaded").await;
         assert_eq!(shared(&status)["skipped"]["rolledBack"], 1, "{status:#}");
@@ -71,7 +71,7 @@ async fn without_the_sealed_rows_a_relay_does_not_go_back_to_ld_relays(kind: Kin
     }
 
     // It may refill the cache from its disk, so this comes before.
-    let other = scene.relay(&TempDir::new().unwrap(), NEVER);
+    let other = scene.new_relay(NEVER);
     let never = other.clone().with("AUTO_CONFIG_CACHE_ADOPT", "never").start().unwrap();
     let status = wait_for_shared(&never, "empty").await;
     assert_eq!(status["environments"], serde_json::json!({}));

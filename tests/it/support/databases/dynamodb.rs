@@ -64,6 +64,8 @@ impl DynamoDb {
         let mut command = Command::new("java");
         command
             .arg(format!("-Djava.library.path={}", library.display()))
+            // It unpacks a library there and leaves it.
+            .arg(format!("-Djava.io.tmpdir={}", self.folder.path().display()))
             // Made for a short life on a machine with few cores.
             .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-cp")
