@@ -104,6 +104,12 @@ impl Opening {
     /// Logs a problem once, however long it lasts.
     fn failed(&self, unusable: Unusable) {
         let Unusable { problem, is_unwritable } = unusable;
+        // A directory that cannot even be looked into may hold a store.
+        let is_absent = is_unwritable
+            && self
+                .directories
+                .iter()
+                .all(|directory| matches!(LocalStore::exists_in(directory), Ok(false)));
         if self.problem.borrow().as_ref() == Some(&problem) {
             return;
         }
@@ -122,7 +128,10 @@ impl Opening {
             );
         }
         self.problem.send_replace(Some(problem));
-        self.flags.send_replace(LocalFlagsState::Unavailable);
+        self.flags.send_replace(match is_absent {
+            true => LocalFlagsState::Absent,
+            false => LocalFlagsState::Unavailable,
+        });
     }
 }
 
@@ -368,8 +377,10 @@ impl Following {
     }
 }
 
-/// Tells the race that this tier holds nothing for now, because there is no store.
-pub(super) async fn tell_absent(
+/// Reports that the tier cannot be read for now, because there is no store (`is_absent`) or it
+/// cannot be opened. A store that cannot be opened may hold records.
+pub(super) async fn report_closed(
+    is_absent: bool,
     results: &mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
     report: &SharedReport,
 ) {
@@ -377,5 +388,7 @@ pub(super) async fn tell_absent(
         report.read = ReadState::Unavailable;
         report.error = Some("there is no local store".to_owned());
     });
-    let _ = results.send((Tier::Local, CacheOutcome::Unavailable)).await;
+    let outcome = if is_absent { CacheOutcome::Empty } else { CacheOutcome::Unavailable };
+    // The manager outlives this task except at the very end.
+    let _ = results.send((Tier::Local, outcome)).await;
 }

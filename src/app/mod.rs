@@ -319,7 +319,8 @@ impl Wiring<'_> {
             let writer = writer.clone();
             parts.spawn("local cache", move |cancel| async move {
                 if LocalFlagsState::opened(&mut flags).await.is_none() {
-                    local::tell_absent(&results, &report).await;
+                    let is_absent = matches!(*flags.borrow(), LocalFlagsState::Absent);
+                    local::report_closed(is_absent, &results, &report).await;
                 }
                 let local = tokio::select! {
                     () = cancel.cancelled() => return,

@@ -40,7 +40,7 @@ impl StatusSources {
         let local = match &*self.local.borrow() {
             LocalFlagsState::Opening => json!({"state": "opening"}),
             LocalFlagsState::Off => json!({"state": "off"}),
-            LocalFlagsState::Unavailable => {
+            LocalFlagsState::Unavailable | LocalFlagsState::Absent => {
                 json!({"state": "unavailable", "error": *self.local_problem.borrow()})
             }
             LocalFlagsState::Open(local) => local_store(&local.store().status()),

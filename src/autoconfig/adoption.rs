@@ -25,12 +25,22 @@ pub struct Adoption {
     rule: Adopt,
     /// A tier holds, or held, records that are sealed in our own format.
     sealed_seen: bool,
-    /// The tier of this machine has not answered yet.
-    local_awaited: bool,
+    local: LocalTier,
     /// How often the shared tier offered ld-relay's rows.
     offers: u32,
     /// The last verdict that the log told.
     told: Option<Verdict>,
+}
+
+/// What the tier of this machine has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LocalTier {
+    /// Nothing yet.
+    Awaited,
+    /// It cannot be read for now: it may hold sealed records.
+    Closed,
+    /// It was read, or there is none.
+    Known,
 }
 
 /// Whether a set may be used.
@@ -50,7 +60,10 @@ impl Adoption {
         Self {
             rule,
             sealed_seen: false,
-            local_awaited: tiers.contains(&Tier::Local),
+            local: match tiers.contains(&Tier::Local) {
+                true => LocalTier::Awaited,
+                false => LocalTier::Known,
+            },
             offers: 0,
             told: None,
         }
@@ -65,8 +78,12 @@ impl Adoption {
             CacheOutcome::Loaded(_) | CacheOutcome::Unreadable => self.sealed_seen = true,
             CacheOutcome::Empty | CacheOutcome::Unavailable => {}
         }
-        if tier == Tier::Local {
-            self.local_awaited = false;
+        match (tier, outcome) {
+            (Tier::Local, CacheOutcome::Unavailable) if self.local != LocalTier::Known => {
+                self.local = LocalTier::Closed;
+            }
+            (Tier::Local, CacheOutcome::Unavailable) | (Tier::Shared, _) => {}
+            (Tier::Local, _) => self.local = LocalTier::Known,
         }
     }
 
@@ -77,10 +94,11 @@ impl Adoption {
             (SetOrigin::Own, _) | (SetOrigin::Adopted, Adopt::Always) => Verdict::Used,
             (SetOrigin::Adopted, Adopt::Never) => Verdict::Refused,
             (SetOrigin::Adopted, Adopt::Once) if self.sealed_seen => Verdict::Refused,
-            (SetOrigin::Adopted, Adopt::Once) if self.local_awaited && self.offers < 2 => {
-                Verdict::NotYet
-            }
-            (SetOrigin::Adopted, Adopt::Once) => Verdict::Used,
+            (SetOrigin::Adopted, Adopt::Once) => match self.local {
+                LocalTier::Closed => Verdict::NotYet,
+                LocalTier::Awaited if self.offers < 2 => Verdict::NotYet,
+                LocalTier::Awaited | LocalTier::Known => Verdict::Used,
+            },
         }
     }
 
@@ -102,6 +120,12 @@ impl Adoption {
                 "the shared cache holds only ld-relay's records, and they are not used: this relay \
                  has used sealed records before, or cacheAdopt is never. If the sealed records were \
                  removed on purpose, set AUTO_CONFIG_CACHE_ADOPT=always for one start"
+            ),
+            Verdict::NotYet if self.local == LocalTier::Closed => tracing::warn!(
+                environments,
+                "the shared cache holds only ld-relay's records, and they are not used while the \
+                 local store cannot be opened, because it may hold newer ones. Repair the local \
+                 store, or set AUTO_CONFIG_CACHE_ADOPT=always for one start"
             ),
             Verdict::NotYet => return,
         }
@@ -141,7 +165,13 @@ mod tests {
     fn ld_relays_rows_are_adopted_once() {
         use Verdict::{NotYet, Refused, Used};
         check(Adopt::Once, "local:empty shared:theirs", &[Used, Used]);
-        check(Adopt::Once, "local:away shared:theirs", &[Used, Used]);
+        check(Adopt::Once, "local:away shared:theirs", &[NotYet, NotYet]);
+        check(Adopt::Once, "local:away shared:theirs shared:theirs", &[NotYet, NotYet, NotYet]);
+        check(Adopt::Once, "shared:theirs local:away shared:theirs", &[NotYet, NotYet, NotYet]);
+        check(Adopt::Once, "local:away shared:theirs local:empty", &[NotYet, NotYet, Used]);
+        check(Adopt::Once, "local:away shared:theirs local:sealed", &[NotYet, NotYet, Refused]);
+        check(Adopt::Once, "local:empty local:away shared:theirs", &[Used, Used, Used]);
+        check(Adopt::Always, "local:away shared:theirs", &[Used, Used]);
         check(Adopt::Once, "local:sealed shared:theirs", &[Refused, Refused]);
         check(Adopt::Once, "local:unreadable shared:theirs", &[Refused, Refused]);
         check(Adopt::Once, "shared:theirs local:empty", &[NotYet, Used]);

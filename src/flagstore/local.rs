@@ -82,8 +82,10 @@ pub enum LocalFlagsState {
     /// It can be used.
     Open(LocalFlags),
     /// It cannot be used for now, because another process holds it or the machine refuses; it is
-    /// tried again.
+    /// tried again. It may hold data.
     Unavailable,
+    /// There is none, and none can be made for now; it is tried again.
+    Absent,
     /// It is switched off.
     Off,
 }
@@ -107,7 +109,7 @@ impl LocalFlagsState {
     fn store(&self) -> Option<LocalFlags> {
         match self {
             Self::Open(local) => Some(local.clone()),
-            Self::Opening | Self::Unavailable | Self::Off => None,
+            Self::Opening | Self::Unavailable | Self::Absent | Self::Off => None,
         }
     }
 }

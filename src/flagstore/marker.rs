@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The token changes only when the store is initialized anew, so two relays that write notes do
-//! not look to each other like a loss. The counts are a lower bound of the rows: they tell live
-//! items only, rows are written before a count is raised, and a count is lowered before rows are
+//! not look to each other like a loss. The counts are a lower bound of the rows, tombstones
+//! included: rows are written before a count is raised, and a count is lowered before rows are
 //! removed.
 
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct Marker {
 /// What a marker vouches for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
-    /// Live items of each kind that were stored. There may be more rows.
+    /// Rows of each kind that were stored, tombstones included. There may be more.
     pub counts: Counts,
     /// The environment whose data it is; `None` if the writer did not know its ID.
     pub identity: Option<Identity>,
@@ -119,6 +119,11 @@ impl Note {
     /// written anew.
     pub fn is_current(&self, counts: Counts, identity: Option<&Identity>) -> bool {
         self.counts == counts && (identity.is_none() || self.identity.as_ref() == identity)
+    }
+
+    /// True if the marker may stay as it is when so many rows are stored: it vouches for as many.
+    pub fn covers(&self, counts: Counts) -> bool {
+        self.counts.covers(counts)
     }
 
     /// The marker's value with this note: under the token of the marker that was found, or under

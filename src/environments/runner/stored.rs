@@ -136,7 +136,8 @@ impl Runner {
         let hub = &self.environment.hub;
         hub.replace(Arc::new(Snapshot::new(data.clone(), origin, as_of)));
         if let Some(shared) = &self.shared {
-            shared.served(data);
+            let is_partial = !self.stored_data.missing(&data).is_empty();
+            shared.served(data, is_partial);
         }
         self.environment.set_loaded();
     }
@@ -161,7 +162,8 @@ impl Runner {
             hub.replace(snapshot(&data));
         }
         if let Some(shared) = &self.shared {
-            shared.served(Arc::new(data));
+            let is_partial = !self.stored_data.missing(&data).is_empty();
+            shared.served(Arc::new(data), is_partial);
         }
     }
 

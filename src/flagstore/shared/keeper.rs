@@ -66,6 +66,9 @@ struct Known {
     verified: bool,
     /// True if the last comparison could read the store.
     was_read: bool,
+    /// True if the last comparison left something in place of what LaunchDarkly says, until it is
+    /// certain that no relay knows better.
+    unsettled: bool,
     /// True if the store refused a write since the last comparison that ended well: it may lack
     /// more than that by the time it takes writes again.
     unwritten: bool,
@@ -164,6 +167,7 @@ impl<B: FlagBackend> Keeper<B> {
         }
         if self.was_live && !live {
             self.doubts.clear();
+            self.known.unsettled = false;
             self.schedule.not_live(now, fastrand::f64());
         }
         self.was_live = live;
@@ -232,7 +236,7 @@ impl<B: FlagBackend> Keeper<B> {
             self.schedule.flush(now);
         }
         self.succeeded();
-        if live {
+        if live && !self.known.unsettled {
             self.in_order();
         }
         Ok(())
@@ -257,7 +261,10 @@ impl<B: FlagBackend> Keeper<B> {
         if live {
             self.orders.missing(decision.upserts.iter().cloned());
         }
-        let (written, outcome) = if decision.fill {
+        let (written, outcome) = if decision.fill && !task.may_fill() {
+            // Filled with less than it held, the store would vouch for that.
+            (0, Compared::Left)
+        } else if decision.fill {
             let (written, outcome) = self.fill(data, task.authority, reason).await?;
             (if self.known.complete { written } else { 0 }, outcome)
         } else if task.authority == Authority::Provisional {
@@ -274,12 +281,24 @@ impl<B: FlagBackend> Keeper<B> {
             self.repopulated(reason, written);
         }
         self.known.complete |= self.known.marker.is_some();
+        self.known.unsettled = live && self.is_unsettled(data);
         if live && matches!(outcome, Compared::InOrder) {
             self.known.verified = true;
             self.known.unwritten = false;
             self.forget_dropped(data);
         }
         Ok(outcome)
+    }
+
+    fn is_unsettled(&self, data: &DataSet) -> bool {
+        let marker = self.known.marker.as_ref();
+        let is_foreign = marker.is_some_and(|it| it.is_foreign_to(self.identity.as_ref()));
+        marker.is_none() || is_foreign || self.doubts.contradict(data)
+    }
+
+    /// True if the store may hold something else than what LaunchDarkly says.
+    fn is_in_doubt(&self) -> bool {
+        self.known.unsettled || self.schedule.is_in_doubt()
     }
 
     /// Compares what was read with what is served, beside the runtime's threads if that is much.
@@ -354,7 +373,11 @@ impl<B: FlagBackend> Keeper<B> {
     async fn confirm(&mut self, found: Option<Marker>) -> Result<(), StoreError> {
         let authority = self.orders.task().authority;
         let Waiting { put, dirty, live } = self.orders.waiting();
-        let (Some(marker), true) = (found, live && !put && !dirty) else { return Ok(()) };
+        let is_certain = live && !put && !dirty && self.doubts.is_empty();
+        let (Some(marker), true) = (found, is_certain) else { return Ok(()) };
+        if !self.is_ours(Some(&marker)) {
+            return Ok(());
+        }
         let Some(note) = &marker.note else { return Ok(()) };
         // By a clock ahead of ours it was confirmed in the future.
         let is_old = note

@@ -74,7 +74,7 @@ async fn a_marker_of_another_program_gets_a_note() {
     assert_eq!(bench.status().last_repopulation, None);
     // A relay that is not live leaves it as it is.
     let mut bench = Bench::of("e", "! a1 b1", true).await;
-    bench.flags.served(data("a1 b1"));
+    bench.flags.served(data("a1 b1"), false);
     bench.pass(3 * REREAD).await;
     assert_eq!(bench.noted(), "none");
 }
@@ -115,7 +115,7 @@ async fn the_age_is_confirmed_now_and_then() {
 async fn the_set_of_another_environment_is_replaced_by_a_live_relay_only() {
     let mut bench = Bench::of("ours", "! a9 z1", true).await;
     bench.mark_for("theirs", 2);
-    bench.flags.served(data("a1 b1"));
+    bench.flags.served(data("a1 b1"), false);
     bench.pass(3 * REREAD).await;
     assert_eq!((bench.store.shown(), bench.noted()), ("a9 z1 !".into(), "2 theirs".into()));
     assert!(bench.status().problem.unwrap().contains("another environment"));

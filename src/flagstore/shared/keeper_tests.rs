@@ -291,7 +291,7 @@ async fn without_a_check_nobody_looks_and_other_signs_stay() {
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_is_not_live_only_fills_what_is_empty() {
     let mut bench = Bench::start("! a1 b5").await;
-    bench.flags.served(data("a3 b1"));
+    bench.flags.served(data("a3 b1"), false);
     bench.pass(3 * REREAD).await;
     assert_eq!(bench.store.shown(), "a1 b5 !");
     let left = bench.status().left;
@@ -333,7 +333,7 @@ async fn what_waits_when_launchdarkly_goes_is_reported_and_written_by_a_live_rel
 async fn a_put_is_pending_until_it_was_compared() {
     let mut bench = Bench::start("! a1").await;
     assert_eq!(bench.status().last_write, None, "nothing was said yet");
-    bench.flags.served(data("a1"));
+    bench.flags.served(data("a1"), false);
     bench.settle().await;
     assert!(!bench.status().write_pending);
     bench.away(true);

@@ -37,6 +37,8 @@ struct State {
     /// live.
     put_at: Option<Instant>,
     heard_at: Option<Instant>,
+    /// Items are missing in the data, because no store holds them in a readable form.
+    is_partial: bool,
     /// A put waits to be compared with what is stored.
     put_waits: bool,
     /// Items that were accepted from upstream and are not stored yet. Never more than there are
@@ -49,7 +51,16 @@ struct State {
 pub(super) struct Task {
     /// What is served; `None` before there is anything.
     pub(super) data: Option<Arc<DataSet>>,
+    /// Items are missing in it.
+    pub(super) is_partial: bool,
     pub(super) authority: Authority,
+}
+
+impl Task {
+    /// True if an empty store may be filled with the data.
+    pub(super) fn may_fill(&self) -> bool {
+        !self.is_partial || self.authority != Authority::Provisional
+    }
 }
 
 /// What there is to do.
@@ -77,7 +88,7 @@ impl SharedFlags {
             let before = state.data.as_deref().unwrap_or(&nothing);
             state.dirty.retain(|key| data.item(key).is_some());
             state.dirty.extend(data.newer_than(before).map(|(key, _)| key));
-            state.data = Some(data);
+            (state.data, state.is_partial) = (Some(data), false);
             (state.put_at, state.heard_at) = (Some(now), Some(now));
             state.put_waits = true;
         });
@@ -91,9 +102,10 @@ impl SharedFlags {
         });
     }
 
-    /// This is served now; it came from a store.
-    pub fn served(&self, data: Arc<DataSet>) {
-        self.tell(|state| state.data = Some(data));
+    /// This is served now; it came from a store. `is_partial`: some items are missing in it,
+    /// because no store holds them in a readable form.
+    pub fn served(&self, data: Arc<DataSet>, is_partial: bool) {
+        self.tell(|state| (state.data, state.is_partial) = (Some(data), is_partial));
     }
 
     /// The upstream connection delivered something, if only a heartbeat.
@@ -150,7 +162,7 @@ impl Orders {
             (Some(put_at), Some(heard_at)) => Authority::Live { put_at, heard_at },
             (Some(_) | None, _) => Authority::Provisional,
         };
-        Task { data: state.data.clone(), authority }
+        Task { data: state.data.clone(), is_partial: state.is_partial, authority }
     }
 
     /// What is to be written item by item.

@@ -102,9 +102,9 @@ pub(super) fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedR
     let undecodable = stored.rows.iter().filter(|row| row.head.is_none());
     let undecodable: Vec<ItemKey> = undecodable.map(|row| row.key.clone()).collect();
     let data = Arc::new(data(stored));
-    if data.is_empty() && !undecodable.is_empty() {
+    if data.live_len() == 0 && !undecodable.is_empty() {
         let problem = format!("none of its {} items can be decoded", undecodable.len());
-        return SharedRead::Incomplete { data: DataSet::default(), problem };
+        return SharedRead::Incomplete { data: (*data).clone(), problem };
     }
     SharedRead::Complete(SharedSet {
         data,
@@ -200,6 +200,8 @@ mod tests {
         check(marked(2, 1, Some("e")), "a1 b? /s1", "Counted 2 -b");
         check(foreign_writer(), "a? b1", "Presumed 1 -a");
         check(marked(2, 0, None), "a? b?", "Incomplete 0");
+        // Nothing live is left: not an empty environment.
+        check(marked(2, 0, None), "a? b? c-3", "Incomplete 1");
         // Another environment's.
         check(marked(1, 0, Some("x")), "a1", "Foreign");
         check(marked(0, 0, Some("x")), "", "Foreign");

@@ -62,6 +62,11 @@ impl Doubts {
         self.0.is_empty()
     }
 
+    /// True if an item that is served stands differently in the store: not only one too many.
+    pub(super) fn contradict(&self, served: &DataSet) -> bool {
+        self.0.keys().any(|key| served.item(key).is_some_and(|item| !item.is_tombstone()))
+    }
+
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         self.0.clear();

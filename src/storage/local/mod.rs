@@ -319,6 +319,11 @@ impl LocalStore {
         Self::open_in(directory, ring, Timing::default(), KeyFileUse::Adopt)
     }
 
+    /// True if the directory holds the file of a store. An error if it cannot be looked into.
+    pub fn exists_in(directory: &Path) -> std::io::Result<bool> {
+        directory.join(directory::FILE_NAME).try_exists()
+    }
+
     fn open_in(
         directory: Directory,
         ring: KeyRing,

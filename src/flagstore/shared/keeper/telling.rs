@@ -111,7 +111,7 @@ impl<B: FlagBackend> Keeper<B> {
     /// Tells how much is left to do.
     pub(super) fn report_waiting(&self) {
         self.orders.report_waiting();
-        let in_doubt = self.schedule.is_in_doubt();
+        let in_doubt = self.is_in_doubt();
         self.orders.report().update(|report| report.in_doubt = in_doubt);
     }
 
@@ -124,7 +124,7 @@ impl<B: FlagBackend> Keeper<B> {
                         connected to LaunchDarkly will write them";
             return self.interrupted(lack.to_owned());
         }
-        let is_done = !self.orders.waiting().dirty && !self.schedule.is_in_doubt();
+        let is_done = !self.orders.waiting().dirty && !self.is_in_doubt();
         if is_done && self.complained.take().is_some() {
             tracing::info!("the shared flag store is in use again");
         }

@@ -19,12 +19,11 @@ use crate::storage::StoreError;
 use crate::tasks::beside;
 
 impl<B: FlagBackend> Keeper<B> {
-    /// Live items that the store is to hold. Those that the database does not take are not
-    /// expected there.
+    /// Rows that the store is to hold, tombstones included. Those that the database does not take
+    /// are not expected there.
     pub(super) fn counts(&self, data: &DataSet) -> Counts {
         let dropped = self.orders.report().get().dropped;
-        let live = data.iter().filter(|(_, _, item)| !item.is_tombstone());
-        let keys = live.map(|(kind, key, _)| ItemKey { kind, key: key.clone() });
+        let keys = data.iter().map(|(kind, key, _)| ItemKey { kind, key: key.clone() });
         keys.filter(|key| !dropped.contains_key(key))
             .fold(Counts::default(), |counts, key| counts.plus(&key))
     }
@@ -37,7 +36,9 @@ impl<B: FlagBackend> Keeper<B> {
             counts,
             identity: self.identity.clone().or_else(identity),
             confirmed_at: match authority {
-                Authority::Live { .. } => Some(SystemTime::now()),
+                Authority::Live { .. } if self.doubts.is_empty() => Some(SystemTime::now()),
+                // The store holds something that LaunchDarkly does not say.
+                Authority::Live { .. } => known.and_then(|note| note.confirmed_at),
                 Authority::Provisional => None,
             },
         }
@@ -119,22 +120,30 @@ impl<B: FlagBackend> Keeper<B> {
             }
         }
         let found = stored.marker.as_ref();
-        let is_foreign = found.is_some_and(|it| it.is_foreign_to(self.identity.as_ref()));
         // Counts are lowered before rows are removed, so that the marker never tells more than
         // there is.
-        if !is_foreign && !self.mark(found, data, authority).await? {
-            return Ok(Compared::Overtaken(Reason::MarkerChanged));
-        }
-        if found.is_none() {
-            // The peer that removed the marker may have been about to remove the rest.
+        if self.is_ours(found) && !self.mark(found, data, authority).await? {
             return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
         self.correct(stored, data, &decision.corrections).await?;
-        // The set becomes this environment's when the last item of the other one is gone.
-        if is_foreign && self.doubts.is_empty() && !self.mark(found, data, authority).await? {
+        // Else items that are not this environment's may be among the rows. The set becomes this
+        // environment's when the last of them is gone.
+        if self.is_ours(found) || !self.doubts.is_empty() {
+            return Ok(Compared::InOrder);
+        }
+        if !self.mark(found, data, authority).await? || found.is_none() {
+            // The peer that removed the marker may have been about to remove the rest.
             return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
         Ok(Compared::InOrder)
+    }
+
+    /// True if the marker says that the rows belong to this environment.
+    pub(super) fn is_ours(&self, marker: Option<&Marker>) -> bool {
+        let note = marker.and_then(|marker| marker.note.as_ref());
+        note.is_some_and(|note| {
+            self.identity.is_none() || note.identity.as_ref() == self.identity.as_ref()
+        })
     }
 
     /// Replaces or removes the stored rows at these places.
@@ -174,7 +183,7 @@ impl<B: FlagBackend> Keeper<B> {
 
     /// Writes the items that changed.
     pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
-        let Task { data: Some(data), authority: Authority::Live { .. } } = self.orders.task()
+        let Task { data: Some(data), authority: Authority::Live { .. }, .. } = self.orders.task()
         else {
             self.schedule.flushed();
             return Ok(());
@@ -193,7 +202,7 @@ impl<B: FlagBackend> Keeper<B> {
             self.schedule.compare(Instant::now(), Reason::MarkerMissing);
         } else {
             self.orders.stored(rows.iter().map(|row| (&row.key, row.version)));
-            self.raise_from_zero(&data).await?;
+            self.raise_counts(&data).await?;
             if std::mem::take(&mut self.known.unwritten) {
                 self.schedule.compare(Instant::now(), Reason::Failed);
             }
@@ -203,16 +212,12 @@ impl<B: FlagBackend> Keeper<B> {
         Ok(())
     }
 
-    /// A marker that tells of no items of a kind would vouch for their loss: it gets a count with
-    /// the first of them.
-    async fn raise_from_zero(&mut self, data: &DataSet) -> Result<(), StoreError> {
+    /// A marker that tells of fewer rows than there are would vouch for a set that has lost some:
+    /// it is raised with each new item.
+    async fn raise_counts(&mut self, data: &DataSet) -> Result<(), StoreError> {
         let Some(marker) = self.known.marker.clone() else { return Ok(()) };
-        let Some(note) = &marker.note else { return Ok(()) };
-        let counts = self.counts(data);
-        let is_first = |told: u64, held: u64| told == 0 && held > 0;
-        if is_first(note.counts.flags, counts.flags)
-            || is_first(note.counts.segments, counts.segments)
-        {
+        let is_behind = marker.note.as_ref().is_some_and(|note| !note.covers(self.counts(data)));
+        if is_behind && self.is_ours(Some(&marker)) {
             let authority = self.orders.task().authority;
             self.mark(Some(&marker), data, authority).await?;
         }
