@@ -176,6 +176,9 @@ impl EventBody {
             }
             match self.subscription.poll_next(cx) {
                 Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Next::Event(event))) if Turns::are_needed_for(event.len()) => {
+                    self.begin_event(event);
+                }
                 Poll::Ready(Some(Next::Event(event))) => return Poll::Ready(Some(event)),
                 Poll::Ready(Some(Next::Whole)) => self.claim_turn(),
                 // Whoever ends streams leaves a sign first and wakes them then. A sign that was
@@ -207,8 +210,21 @@ impl EventBody {
     fn begin_payload(&mut self) {
         if let Some(snapshot) = self.subscription.whole() {
             let put = encoded(&snapshot, self.subscription.kind());
-            self.payload = Payload::new(put, self.turn.take(), &self.pace, self.subscription.hub());
+            let hub = self.subscription.hub();
+            self.payload = Payload::new(put, &snapshot.data, self.turn.take(), &self.pace, hub);
         }
+    }
+
+    /// Begins to hand over a change. A large one is a burden like a whole data set, except that it
+    /// needs no turn.
+    fn begin_event(&mut self, event: Bytes) {
+        self.payload = match self.subscription.current() {
+            Some(current) => {
+                let hub = self.subscription.hub();
+                Payload::new(event, &current.data, None, &self.pace, hub)
+            }
+            None => Payload::small(event),
+        };
     }
 
     fn is_told_to_end(&self) -> bool {

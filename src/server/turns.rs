@@ -17,6 +17,7 @@ use super::InitialPayloads;
 use super::admission::{Admission, Asked, Queueing, Ticket};
 use super::pace::{Demanded, Pace};
 use super::routes::Auth;
+use crate::model::DataSet;
 use crate::streams::{Hub, Sending};
 
 /// How long a request may wait for its turn before it is told to come again.
@@ -255,7 +256,13 @@ impl Payload {
     }
 
     /// A payload of any size, under a turn where there is one.
-    pub(super) fn new(rest: Bytes, turn: Option<Turn>, pace: &Arc<Pace>, hub: &Hub) -> Self {
+    pub(super) fn new(
+        rest: Bytes,
+        data: &Arc<DataSet>,
+        turn: Option<Turn>,
+        pace: &Arc<Pace>,
+        hub: &Hub,
+    ) -> Self {
         if !Turns::are_needed_for(rest.len()) {
             return Self::small(rest);
         }
@@ -264,7 +271,7 @@ impl Payload {
         let delivery = Delivery {
             turn,
             _demanded: pace.demand(Instant::now(), time_max),
-            _sending: hub.sending(&rest, reader),
+            _sending: hub.sending(data, &rest, reader),
         };
         Self { rest, delivery: Some(Box::new(delivery)) }
     }
@@ -333,7 +340,7 @@ mod tests {
         let pace = Arc::default();
         let turn = turns.take(party("a")).await.unwrap();
         let whole = Bytes::from(vec![7; 2 * PIECE_BYTES + 1]);
-        let mut payload = Payload::new(whole, Some(turn), &pace, &Hub::default());
+        let mut payload = Payload::new(whole, &Arc::default(), Some(turn), &pace, &Hub::default());
         assert_eq!(pace.send_until(), Some(Instant::now() + super::super::pace::PACE_SLACK));
         let mut sizes = Vec::new();
         while let Some(piece) = payload.next_piece() {
@@ -353,7 +360,7 @@ mod tests {
         let pace = Arc::default();
         let turn = turns.take(party("a")).await.unwrap();
         let bytes = vec![7; 4 * PIECE_BYTES].into();
-        let mut payload = Payload::new(bytes, Some(turn), &pace, &Hub::default());
+        let mut payload = Payload::new(bytes, &Arc::default(), Some(turn), &pace, &Hub::default());
         tokio::time::sleep(TURN_HELD_MAX).await;
         payload.next_piece().unwrap();
         assert!(turns.take(party("a")).await.is_none());

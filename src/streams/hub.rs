@@ -16,6 +16,7 @@ use slab::Slab;
 use super::payloads::Change;
 use super::sending::{Sending, SlowReader, Versions};
 use super::snapshot::Snapshot;
+use crate::model::DataSet;
 
 /// Changes that a slow client may lag behind before it is resynchronised. ld-relay v8 drops a
 /// client after 128 unread events.
@@ -154,10 +155,15 @@ impl Hub {
         Subscription { hub: self.clone(), kind, place: Place::Before, slot }
     }
 
-    /// Notes that a payload is being sent to a reader. A reader of a version that is too old is
-    /// told to end; the returned value ends the note.
-    pub fn sending(&self, payload: &Bytes, reader: Weak<dyn SlowReader>) -> Sending {
-        Sending::begin(&self.versions, payload, reader)
+    /// Notes that a payload of a data set is being sent to a reader. A reader of a data set that
+    /// is too old is told to end; the returned value ends the note.
+    pub fn sending(
+        &self,
+        data: &Arc<DataSet>,
+        payload: &Bytes,
+        reader: Weak<dyn SlowReader>,
+    ) -> Sending {
+        Sending::begin(&self.versions, data, payload, reader)
     }
 
     fn publish(&self, snapshot: Option<Arc<Snapshot>>, entries: impl IntoIterator<Item = Entry>) {

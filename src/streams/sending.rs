@@ -12,11 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use slab::Slab;
 
+use crate::model::DataSet;
+
 /// Bytes of old versions of one environment's data that slow clients may hold.
 const OLD_BYTES_MAX: usize = 64 << 20;
 
 /// Versions that do not count as old: the newest one, and the one before, so that a data set that
-/// changes while it is sent is still received however large it is.
+/// changes while it is sent is still received however large it is. All payloads of one data set
+/// are one version: each stream, poll and item.
 const KEPT_VERSIONS: usize = 2;
 
 /// A client that takes its time over a payload.
@@ -35,9 +38,10 @@ pub(super) struct Versions {
 
 #[derive(Debug)]
 struct Version {
-    /// Where the payload lies in memory: its name, as long as a reader holds it.
-    at: usize,
-    bytes: usize,
+    /// The data set. As long as this exists, no other one has its address.
+    data: Weak<DataSet>,
+    /// Sizes of its payloads by their places in memory.
+    payloads: BTreeMap<usize, usize>,
     readers: Slab<Weak<dyn SlowReader>>,
 }
 
@@ -57,23 +61,23 @@ impl Versions {
     /// Adds a reader; returns its place, and the readers that are to end.
     fn add(
         &mut self,
+        data: &Arc<DataSet>,
         payload: &Bytes,
         reader: Weak<dyn SlowReader>,
     ) -> ((u64, usize), Vec<Weak<dyn SlowReader>>) {
-        let at = payload.as_ptr() as usize;
-        let known = self.sending.iter().rev().find(|(_, version)| version.at == at);
-        let number = known.map(|(number, _)| *number);
-        if let Some(number) = number
-            && let Some(version) = self.sending.get_mut(&number)
-        {
-            return ((number, version.readers.insert(reader)), Vec::new());
-        }
-        let number = self.next;
-        self.next += 1;
-        let mut readers = Slab::new();
-        let place = readers.insert(reader);
-        self.sending.insert(number, Version { at, bytes: payload.len(), readers });
-        let sizes: Vec<usize> = self.sending.values().map(|version| version.bytes).collect();
+        let is_same = |version: &Version| version.data.as_ptr() == Arc::as_ptr(data);
+        let known = self.sending.iter().rev().find(|(_, version)| is_same(version));
+        let number = known.map_or(self.next, |(number, _)| *number);
+        self.next = self.next.max(number + 1);
+        let version = self.sending.entry(number).or_insert_with(|| Version {
+            data: Arc::downgrade(data),
+            payloads: BTreeMap::new(),
+            readers: Slab::new(),
+        });
+        version.payloads.insert(payload.as_ptr() as usize, payload.len());
+        let place = version.readers.insert(reader);
+        let bytes = |version: &Version| version.payloads.values().sum();
+        let sizes: Vec<usize> = self.sending.values().map(bytes).collect();
         let old = self.sending.values().take(surplus(&sizes));
         let ended =
             old.flat_map(|version| version.readers.iter().map(|(_, reader)| reader.clone()));
@@ -100,10 +104,11 @@ pub struct Sending {
 impl Sending {
     pub(super) fn begin(
         versions: &Arc<Mutex<Versions>>,
+        data: &Arc<DataSet>,
         payload: &Bytes,
         reader: Weak<dyn SlowReader>,
     ) -> Self {
-        let (place, ended) = lock(versions).add(payload, reader);
+        let (place, ended) = lock(versions).add(data, payload, reader);
         for reader in ended {
             if let Some(reader) = reader.upgrade() {
                 reader.end();
@@ -161,14 +166,14 @@ mod tests {
     #[test]
     fn readers_of_the_oldest_versions_end_and_those_that_finish_count_no_longer() {
         let versions = Arc::new(Mutex::new(Versions::default()));
-        let payload = || Bytes::from(vec![0; 20 << 20]);
-        let begin = |payload: &Bytes, reader: &Arc<Reader>| {
+        let payload = || (Arc::new(DataSet::default()), Bytes::from(vec![0; 20 << 20]));
+        let begin = |(data, payload): &(Arc<DataSet>, Bytes), reader: &Arc<Reader>| {
             let reader: Weak<Reader> = Arc::downgrade(reader);
-            Sending::begin(&versions, payload, reader)
+            Sending::begin(&versions, data, payload, reader)
         };
         let has_ended = |reader: &Arc<Reader>| reader.0.load(Ordering::Relaxed);
         let readers: Vec<Arc<Reader>> = (0..8).map(|_| Arc::default()).collect();
-        let payloads: Vec<Bytes> = (0..7).map(|_| payload()).collect();
+        let payloads: Vec<_> = (0..7).map(|_| payload()).collect();
         let mut sending: Vec<_> = payloads
             .iter()
             .take(5)
@@ -186,5 +191,20 @@ mod tests {
         assert_eq!(ended, [0, 7], "both readers of the oldest version");
         sending.clear();
         assert!(lock(&versions).sending.is_empty());
+    }
+
+    #[test]
+    fn readers_of_the_newest_data_stay_whatever_they_read_of_it() {
+        let versions = Arc::new(Mutex::new(Versions::default()));
+        let (before, now) = (Arc::new(DataSet::default()), Arc::new(DataSet::default()));
+        let readers: Vec<Arc<Reader>> = (0..40).map(|_| Arc::default()).collect();
+        let payloads: Vec<Bytes> = (0..40).map(|_| Bytes::from(vec![0; 4 << 20])).collect();
+        let mut sending = Vec::new();
+        for (index, (reader, payload)) in readers.iter().zip(&payloads).enumerate() {
+            let data = if index < 20 { &before } else { &now };
+            let reader: Weak<Reader> = Arc::downgrade(reader);
+            sending.push(Sending::begin(&versions, data, payload, reader));
+        }
+        assert!(!readers.iter().any(|reader| reader.0.load(Ordering::Relaxed)));
     }
 }

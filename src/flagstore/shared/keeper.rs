@@ -236,7 +236,7 @@ impl<B: FlagBackend> Keeper<B> {
             self.schedule.flush(now);
         }
         self.succeeded();
-        if live && !self.known.unsettled {
+        if live {
             self.in_order();
         }
         Ok(())

@@ -35,23 +35,24 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_marker_tells_how_many_live_items_there_are() {
+async fn the_marker_tells_how_many_rows_there_are() {
     for fills in [true, false] {
         let mut bench = Bench::of("e", "", fills).await;
         bench.put("");
         bench.expect("!").await;
         assert_eq!(bench.noted(), "0 e");
-        // The first item of a kind is counted at once; others with the next comparison.
         bench.change("a1", "a");
         bench.expect("a1 !").await;
         bench.settle().await;
         assert_eq!(bench.noted(), "1 e");
         bench.change("a1 b1", "b");
         bench.expect("a1 b1 !").await;
+        bench.settle().await;
+        assert_eq!(bench.noted(), "2 e", "each new item is counted at once");
         bench.put("a1 b1 c-4");
         bench.expect("a1 b1 c-4 !").await;
         bench.settle().await;
-        assert_eq!(bench.noted(), "2 e");
+        assert_eq!(bench.noted(), "3 e", "tombstones too");
         let token = Marker::read(bench.store.content().marker.clone().unwrap(), 0).token;
         // It never tells more than there is, also while an item is removed.
         bench.put("a1");
@@ -126,4 +127,64 @@ async fn the_set_of_another_environment_is_replaced_by_a_live_relay_only() {
     bench.expect("a1 b1 !").await;
     bench.pass(Duration::from_secs(1)).await;
     assert_eq!((bench.noted(), bench.status().problem), ("2 ours".into(), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_in_doubt_is_signed_as_this_environments() {
+    // A foreign set, while the stream is silent: neither time nor changes make it ours.
+    let mut bench = Bench::of("ours", "! a9 z1", true).await;
+    bench.mark_for("theirs", 2);
+    let old = SystemTime::now() - 2 * CONFIRMATION_AGE;
+    let note = Note { confirmed_at: Some(old), ..bench.note().unwrap() };
+    let found = Marker::read(bench.store.content().marker.clone().unwrap(), 0);
+    bench.store.content().marker = Some(note.value(Some(&found)));
+    bench.put("a1 b1");
+    bench.pass(3 * CHECK).await;
+    assert_eq!(bench.noted(), "2 theirs");
+    bench.change("a1 b1 c1", "c");
+    bench.pass(3 * CHECK).await;
+    assert_eq!(bench.noted(), "2 theirs");
+    let status = bench.status();
+    assert!(status.in_doubt && status.last_write.is_none(), "{status:?}");
+    bench.flags.heard(Instant::now());
+    bench.expect("a1 b1 c1 !").await;
+    bench.pass(Duration::from_secs(1)).await;
+    assert_eq!(bench.noted(), "3 ours");
+    let status = bench.status();
+    assert!(!status.in_doubt && status.last_write.is_some(), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_unknown_origin_get_a_note_when_they_are_what_launchdarkly_says() {
+    let mut bench = Bench::of("ours", "! a9 z1", true).await;
+    bench.put("a1 b1");
+    bench.pass(2 * SECOND_LOOK).await;
+    assert_eq!(bench.noted(), "none");
+    assert!(bench.status().in_doubt, "a9 stands in place of a1");
+    bench.flags.heard(Instant::now());
+    bench.expect("a1 b1 !").await;
+    bench.pass(Duration::from_secs(1)).await;
+    assert_eq!(bench.noted(), "2 ours");
+    assert!(!bench.status().in_doubt);
+    // A row too many is no contradiction: clients of this store see everything that they should.
+    let mut bench = Bench::of("ours", "! a1 z1", true).await;
+    bench.put("a1");
+    bench.pass(2 * SECOND_LOOK).await;
+    assert!(!bench.status().in_doubt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_lacks_items_fills_no_empty_store() {
+    let mut bench = Bench::of("ours", "", true).await;
+    bench.flags.served(data("a1"), true);
+    bench.pass(3 * REREAD).await;
+    assert_eq!(bench.store.shown(), "");
+    bench.flags.served(data("a1 b1"), false);
+    bench.pass(3 * REREAD).await;
+    assert_eq!((bench.store.shown(), bench.noted()), ("a1 b1 !".into(), "2 ours".into()));
+    // LaunchDarkly's word is whole, whatever was missing before.
+    let mut bench = Bench::of("ours", "", true).await;
+    bench.flags.served(data("a1"), true);
+    bench.put("a1 b1");
+    bench.expect("a1 b1 !").await;
 }

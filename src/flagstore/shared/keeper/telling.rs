@@ -141,6 +141,9 @@ impl<B: FlagBackend> Keeper<B> {
 
     /// What LaunchDarkly said is stored.
     pub(super) fn in_order(&self) {
+        if self.known.unsettled {
+            return;
+        }
         self.orders.report().update(|report| report.last_write = Some(SystemTime::now()));
     }
 
