@@ -52,6 +52,9 @@ pub struct Note {
     pub identity: Option<Identity>,
     /// When LaunchDarkly was last known to say the same.
     pub confirmed_at: Option<SystemTime>,
+    /// True if it vouches for nothing: the marker says only that the store was initialized, as an
+    /// SDK's does. It is read as no note.
+    pub is_blank: bool,
 }
 
 /// The environment and the payload filter that a data set belongs to.
@@ -115,6 +118,11 @@ impl Marker {
 }
 
 impl Note {
+    /// A note that vouches for nothing.
+    pub fn blank() -> Self {
+        Self { is_blank: true, ..Self::default() }
+    }
+
     /// True if the marker vouches for these counts and this environment, so that it need not be
     /// written anew.
     pub fn is_current(&self, counts: Counts, identity: Option<&Identity>) -> bool {
@@ -134,6 +142,9 @@ impl Note {
             Some(found) => String::from_utf8_lossy(&found.token).into_owned(),
             None => format!("{TOKEN_PREFIX}{:016x}", fastrand::u64(..)),
         };
+        if self.is_blank {
+            return token.into();
+        }
         let identity = self.identity.as_ref();
         let wire = WireNote {
             flags: Some(self.counts.flags),
@@ -163,6 +174,7 @@ impl Note {
             confirmed_at: wire.confirmed_at.and_then(|seconds| {
                 SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
             }),
+            is_blank: false,
         })
     }
 }
@@ -196,7 +208,16 @@ mod tests {
                 filter: filter.into(),
             }),
             confirmed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_442_000)),
+            is_blank: false,
         }
+    }
+
+    #[test]
+    fn a_blank_note_is_read_as_none() {
+        let marker = Marker::read(Note::blank().value(None), 0);
+        assert_eq!((marker.note.as_ref(), marker.token.len()), (None, TOKEN_BYTES));
+        let noted = Marker::read(note(2, 1, None).value(Some(&marker)), 0);
+        assert!(noted.is_same_set(&marker) && noted.note.is_some());
     }
 
     #[test]

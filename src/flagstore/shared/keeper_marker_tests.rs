@@ -29,7 +29,8 @@ impl Bench {
 
     fn mark_for(&self, environment: &str, flags: u64) {
         let counts = Counts { segments: 0, flags };
-        let note = Note { counts, identity: identity(environment), confirmed_at: None };
+        let note =
+            Note { counts, identity: identity(environment), confirmed_at: None, is_blank: false };
         self.store.content().marker = Some(note.value(None));
     }
 }
@@ -166,6 +167,17 @@ async fn rows_of_unknown_origin_get_a_note_when_they_are_what_launchdarkly_says(
     bench.pass(Duration::from_secs(1)).await;
     assert_eq!(bench.noted(), "2 ours");
     assert!(!bench.status().in_doubt);
+    // SDKs get a marker that vouches for nothing meanwhile.
+    let mut bench = Bench::of("ours", "a9 b1", true).await;
+    bench.put("a1 b1");
+    bench.expect("a9 b1 !").await;
+    assert_eq!(bench.noted(), "none");
+    assert!(bench.status().in_doubt, "a9 stands in place of a1");
+    bench.pass(SECOND_LOOK).await;
+    bench.flags.heard(Instant::now());
+    bench.expect("a1 b1 !").await;
+    bench.pass(Duration::from_secs(1)).await;
+    assert_eq!(bench.noted(), "2 ours");
     // A row too many is no contradiction: clients of this store see everything that they should.
     let mut bench = Bench::of("ours", "! a1 z1", true).await;
     bench.put("a1");

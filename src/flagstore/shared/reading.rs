@@ -162,6 +162,7 @@ mod tests {
             counts: Counts { segments, flags },
             identity: environment.map(identity),
             confirmed_at: None,
+            is_blank: false,
         };
         Some(Marker::read(note.value(None), 0))
     }

@@ -41,6 +41,7 @@ impl<B: FlagBackend> Keeper<B> {
                 Authority::Live { .. } => known.and_then(|note| note.confirmed_at),
                 Authority::Provisional => None,
             },
+            is_blank: false,
         }
     }
 
@@ -128,8 +129,13 @@ impl<B: FlagBackend> Keeper<B> {
         self.correct(stored, data, &decision.corrections).await?;
         // Else items that are not this environment's may be among the rows. The set becomes this
         // environment's when the last of them is gone.
-        if self.is_ours(found) || !self.doubts.is_empty() {
+        if self.is_ours(found) || (!self.doubts.is_empty() && found.is_some()) {
             return Ok(Compared::InOrder);
+        }
+        if !self.doubts.is_empty() {
+            // SDKs only ask whether there is a marker, and need it.
+            self.known.marker = Some(self.backend.mark(None, &Note::blank()).await?);
+            return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
         if !self.mark(found, data, authority).await? || found.is_none() {
             // The peer that removed the marker may have been about to remove the rest.
