@@ -225,7 +225,7 @@ impl StreamManager {
             && !reaction.changes.is_empty()
         {
             tracing::info!(
-                ?tier,
+                %tier,
                 environments,
                 complete,
                 confirmed_at = %At(confirmed_at),

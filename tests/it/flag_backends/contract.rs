@@ -253,6 +253,7 @@ fn note(flags: u64) -> Note {
         counts: Counts { segments: 7, flags },
         identity: Some(Identity { environment, filter: "a.b".into() }),
         confirmed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_442_000)),
+        is_blank: false,
     }
 }
 
