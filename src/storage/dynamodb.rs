@@ -32,16 +32,14 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::bulk::as_part_of_bulk;
-use super::fail_fast::{Dialer, FailFast};
+use super::fail_fast::{Dialer, FailFast, LATE_LIMIT};
 use super::{Meter, StoreError};
 use crate::backoff::Backoff;
 use crate::model::Password;
 
-/// Time for one request and its answer.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Time for one operation, credentials included.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for one request and its answer. The budget of the call that it is part of ends it sooner,
+/// unless bulk calls receive bytes meanwhile.
+const REQUEST_TIMEOUT: Duration = LATE_LIMIT;
 
 /// Time for TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -155,8 +153,8 @@ impl DynamoDbDialer {
         let region = region.ok_or_else(|| StoreError::Refused(Box::new(NoRegion)))?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(OPERATION_TIMEOUT)
+            .operation_attempt_timeout(REQUEST_TIMEOUT)
+            .operation_timeout(REQUEST_TIMEOUT)
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(region)
@@ -254,9 +252,9 @@ where
         Box::new(DynamoDbFailure { code, text: stage_and_root(&error), may_be_repeated })
     };
     match &error {
-        SdkError::TimeoutError(_) => StoreError::TimedOut { budget: ATTEMPT_TIMEOUT },
+        SdkError::TimeoutError(_) => StoreError::TimedOut { budget: REQUEST_TIMEOUT },
         SdkError::DispatchFailure(dispatch) if dispatch.is_timeout() => {
-            StoreError::TimedOut { budget: ATTEMPT_TIMEOUT }
+            StoreError::TimedOut { budget: CONNECT_TIMEOUT }
         }
         SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
             StoreError::Unreachable(failure(None, false))

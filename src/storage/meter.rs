@@ -9,19 +9,41 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A count of bytes, in both directions together. Clones share it.
+/// A count of bytes. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Meter(Arc<AtomicU64>);
+pub struct Meter {
+    /// In both directions.
+    moved: Arc<AtomicU64>,
+    /// Only received, by all meters of one group together.
+    arrived: Arc<AtomicU64>,
+}
 
 impl Meter {
-    /// Bytes counted since it was made.
-    pub fn total(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// A new meter of the same group.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self { moved: Arc::default(), arrived: self.arrived.clone() }
     }
 
-    /// Counts so many bytes more.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Bytes counted since it was made, in both directions.
+    pub fn total(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that all meters of the group have received. What was sent is not counted: the kernel
+    /// takes bytes also for a database that hangs.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Counts so many received bytes more.
+    pub fn add_received(&self, bytes: usize) {
+        self.add_sent(bytes);
+        self.arrived.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn add_sent(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Counts the bytes of a stream.
@@ -40,7 +62,7 @@ pub struct Metered<S> {
 impl<S> Metered<S> {
     fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = written {
-            self.meter.add(bytes);
+            self.meter.add_sent(bytes);
         }
         written
     }
@@ -54,7 +76,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.meter.add(buffer.filled().len().saturating_sub(before));
+        self.meter.add_received(buffer.filled().len().saturating_sub(before));
         outcome
     }
 }
@@ -111,5 +133,17 @@ mod tests {
         assert_eq!(near.read(&mut answer).await.unwrap(), 0);
         assert!(near.write_all(b"more").await.is_err());
         assert_eq!(meter.clone().total(), 14);
+    }
+
+    #[test]
+    fn a_group_counts_together_what_it_receives() {
+        let meter = Meter::default();
+        let sibling = meter.sibling();
+        meter.add_received(5);
+        sibling.add_received(2);
+        sibling.add_sent(1);
+        assert_eq!((meter.total(), sibling.total()), (5, 3));
+        assert_eq!((meter.arrived(), sibling.arrived()), (7, 7));
+        assert_eq!(Meter::default().arrived(), 0);
     }
 }

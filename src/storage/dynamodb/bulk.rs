@@ -47,7 +47,7 @@ impl Intercept for Metering {
         let meter = self.0.clone();
         let body = context.response_mut().body_mut();
         let counted = std::mem::replace(body, SdkBody::taken()).map_frame(move |frame| {
-            meter.add(frame.data_ref().map_or(0, Bytes::len));
+            meter.add_received(frame.data_ref().map_or(0, Bytes::len));
             frame
         });
         *body = SdkBody::from_body_1_x(counted);

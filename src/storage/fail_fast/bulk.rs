@@ -57,7 +57,8 @@ impl<D: Dialer> FailFast<D> {
     ) -> Result<T, StoreError> {
         let Shared { budgets, dialer, .. } = &*self.shared;
         let given_up = Err(StoreError::TimedOut { budget: budgets.bulk });
-        let mut pace = Pace::new(*budgets, Instant::now(), meter.total());
+        let arrived = || self.core().arrived();
+        let mut pace = Pace::new(*budgets, Instant::now(), meter.total(), arrived());
         let mut is_looked_into = false;
         let mut attempt = std::pin::pin!(attempt);
         loop {
@@ -66,25 +67,36 @@ impl<D: Dialer> FailFast<D> {
                 outcome = &mut attempt => return outcome,
                 () = sleep_until(pace.next(Instant::now())) => {}
             }
-            match pace.observe(Instant::now(), meter.total()) {
-                Progress::Enough => is_looked_into = false,
-                Progress::TooLittle => return given_up,
+            let progress = pace.observe(Instant::now(), meter.total(), arrived());
+            match progress {
+                Progress::Enough => {
+                    is_looked_into = false;
+                    continue;
+                }
                 Progress::Silent if is_looked_into => {
                     // Another call may have found out meanwhile that the database is away.
                     if !self.core().breaker.admits() {
                         return given_up;
                     }
+                    continue;
                 }
-                Progress::Silent => tokio::select! {
-                    biased;
-                    outcome = &mut attempt => return outcome,
-                    asked = self.call(|conn| dialer.check(conn)) => {
-                        if asked.is_err_and(|error| error.is_transient()) {
-                            return given_up;
-                        }
-                        is_looked_into = true;
+                Progress::Silent | Progress::TooLittle => {}
+            }
+            let begun = Instant::now();
+            tokio::select! {
+                biased;
+                outcome = &mut attempt => return outcome,
+                asked = Box::pin(self.call(|conn| dialer.check(conn))) => {
+                    if asked.is_err_and(|error| error.is_transient()) {
+                        return given_up;
                     }
-                },
+                    is_looked_into = true;
+                }
+            }
+            let now = Instant::now();
+            let is_spent = pace.observe(now, meter.total(), arrived()) == Progress::TooLittle;
+            if is_spent && !pace.excuse(now, now - begun, arrived()) {
+                return given_up;
             }
         }
     }
@@ -112,7 +124,8 @@ impl<D: Dialer> FailFast<D> {
             core.breaker.note(Instant::now(), error);
             self.publish(&core);
         }
-        if let Err(error) = self.call(|conn| self.shared.dialer.check(conn)).await {
+        let asked = Box::pin(self.call(|conn| self.shared.dialer.check(conn)));
+        if let Err(error) = asked.await {
             let error = error_text(&error);
             tracing::debug!(store = self.shared.name, %error, "small calls fail too");
         }

@@ -33,6 +33,8 @@ pub(super) struct Core<C> {
     pub(super) breaker: Breaker,
     generation: u64,
     lanes: Vec<LaneSlot<C>>,
+    /// The group of the meters of all bulk calls.
+    bulk_meter: Meter,
     /// Who answers, as of `identified_generation`.
     identity: Option<String>,
     identified_generation: Option<u64>,
@@ -77,16 +79,16 @@ struct RepeatedRefusal(Arc<str>);
 
 impl<C: Clone> Core<C> {
     pub(super) fn new(now: Instant, bulk_connections: usize) -> Self {
-        let lane = || LaneSlot {
-            cell: Arc::default(),
-            meter: Meter::default(),
-            is_taken: false,
-            answered: None,
-        };
+        let bulk_meter = Meter::default();
+        let lane =
+            |meter| LaneSlot { cell: Arc::default(), meter, is_taken: false, answered: None };
+        let first = std::iter::once(Meter::default());
+        let meters = first.chain((0..bulk_connections).map(|_| bulk_meter.sibling()));
         Self {
             breaker: Breaker::new(now),
             generation: 1,
-            lanes: std::iter::repeat_with(lane).take(1 + bulk_connections).collect(),
+            lanes: meters.map(lane).collect(),
+            bulk_meter,
             identity: None,
             identified_generation: None,
             is_doubted: false,
@@ -136,6 +138,16 @@ impl<C: Clone> Core<C> {
         self.lanes[lane].meter.clone()
     }
 
+    /// A meter for one bulk call on a connection that it shares.
+    pub(super) fn bulk_meter(&self) -> Meter {
+        self.bulk_meter.sibling()
+    }
+
+    /// Bytes that all bulk calls together have received so far.
+    pub(super) fn arrived(&self) -> u64 {
+        self.bulk_meter.arrived()
+    }
+
     /// Takes a lane for a bulk call: the first free one, so that a relay with little to do keeps
     /// few connections. The first lane is shared, where bulk calls have none of their own.
     pub(super) fn take_lane(&mut self) -> usize {
@@ -162,12 +174,37 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// The connection of a lane did not answer when it was to be used again.
-    pub(super) fn died_unnoticed(&mut self, lane: usize, generation: u64) {
-        if lane == FIRST {
+    /// The connection of a lane did not answer when it was to be used again. That of small calls
+    /// stands for all, unless bulk calls received bytes meanwhile (`is_busy`). A connection that
+    /// bulk calls share is then alive.
+    pub(super) fn was_mute(&mut self, lane: usize, generation: u64, now: Instant, is_busy: bool) {
+        if lane == FIRST && !is_busy {
             self.drop_generation(generation);
+        } else if lane == FIRST && self.is_first_shared() {
+            self.answered(lane, generation, now);
         } else if generation == self.generation {
             self.drop_connection(lane);
+        }
+    }
+
+    /// Whether bulk calls use the connection of small calls.
+    fn is_first_shared(&self) -> bool {
+        self.lanes.len() == 1
+    }
+
+    /// A small call that began then ran out of time while bulk calls received bytes: the database
+    /// is there. The call costs at most its own connection, if that has not answered anybody since.
+    pub(super) fn was_late(
+        &mut self,
+        generation: u64,
+        began: Instant,
+        now: Instant,
+        text: Arc<str>,
+    ) {
+        self.breaker.note(now, text);
+        let is_mute = self.lanes[FIRST].answered.is_some_and(|at| at < began);
+        if generation == self.generation && is_mute && !self.is_first_shared() {
+            self.drop_connection(FIRST);
         }
     }
 
@@ -280,5 +317,66 @@ impl<C: Clone> Core<C> {
         for slot in &mut self.lanes {
             (slot.cell, slot.answered) = (Arc::default(), None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database with connection 1 for small calls, and 2 for bulk calls if they have their own.
+    fn connected(bulk_connections: usize, now: Instant) -> Core<u32> {
+        let mut core = Core::new(now, bulk_connections);
+        for (lane, number) in (0..=bulk_connections).zip(1..) {
+            core.cell(lane).set(number).unwrap();
+            core.connected(lane, 1, now, &number);
+        }
+        core
+    }
+
+    /// What is left: the connections, and whether everything stored is in doubt.
+    fn left(core: &Core<u32>) -> (Vec<Option<u32>>, bool) {
+        let conns = (0..core.lanes.len()).map(|lane| core.cell(lane).get().copied()).collect();
+        (conns, !core.health().connected)
+    }
+
+    #[test]
+    fn what_a_mute_connection_costs() {
+        let now = Instant::now();
+        let check = |bulk_connections, is_busy, expected: (Vec<Option<u32>>, bool)| {
+            let mut core = connected(bulk_connections, now);
+            core.was_mute(FIRST, 1, now + IDLE_LIMIT, is_busy);
+            assert_eq!(left(&core), expected, "{bulk_connections} {is_busy}");
+            core.was_mute(FIRST, 0, now + IDLE_LIMIT, is_busy);
+            assert_eq!(left(&core), expected, "one of an earlier generation");
+            assert!(!core.is_quiet(FIRST, now + IDLE_LIMIT), "it is not checked again at once");
+        };
+        check(1, false, (vec![None, None], true));
+        check(1, true, (vec![None, Some(2)], false));
+        check(0, false, (vec![None], true));
+        check(0, true, (vec![Some(1)], false));
+    }
+
+    #[test]
+    fn what_a_late_call_costs() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let check = |bulk_connections, generation, answered, expected: Vec<Option<u32>>| {
+            let mut core = connected(bulk_connections, now);
+            core.answered(FIRST, 1, after(answered));
+            core.was_late(generation, after(5), after(35), "late".into());
+            assert_eq!(
+                left(&core),
+                (expected, false),
+                "{bulk_connections} {generation} {answered}"
+            );
+            assert!(core.breaker.admits());
+            assert_eq!(core.health().connected_epoch, 1);
+            assert_eq!(&*core.health().last_error.unwrap().text, "late");
+        };
+        check(1, 1, 4, vec![None, Some(2)]);
+        check(1, 1, 5, vec![Some(1), Some(2)]);
+        check(1, 0, 4, vec![Some(1), Some(2)]);
+        check(0, 1, 4, vec![Some(1)]);
     }
 }

@@ -17,6 +17,11 @@
 //! - A call that makes progress has no deadline: it must move so many bytes in each budget.
 //! - A call that is given up, or whose connection breaks, costs that connection only. Then a small
 //!   call on the first connection decides whether the database is away.
+//! - Small calls may stand behind bulk calls all the same, in a queue on the way that all
+//!   connections share. So a small call waits on while bulk calls receive bytes, up to
+//!   [`LATE_LIMIT`]. If that is not enough, the call has failed, and the database is not away.
+//!   The same limit holds for a bulk call that gets too little while small calls are late and
+//!   other bulk calls receive bytes.
 //!
 //! Connections are shared handles ([`Dialer::Conn`] is `Clone`): a multiplexed Redis connection,
 //! an HTTP client. That lets any number of small calls wait at the same time without a lock held
@@ -38,15 +43,17 @@ mod probe;
 mod turn;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use self::core::Core;
 pub use self::core::Health;
+use self::pace::{Patience, Wait};
 use super::{Meter, StoreError};
 
 /// Budget of an ordinary call (stores.md 4.3: the socket timeout that proved itself).
@@ -54,6 +61,11 @@ pub const CALL_BUDGET: Duration = Duration::from_secs(2);
 
 /// Budget in which a call that moves a whole data set must end, or make progress.
 pub const BULK_BUDGET: Duration = Duration::from_secs(5);
+
+/// Longest time that a call waits for its answer while bulk calls of the same database receive
+/// bytes: what they move may stand before the answer, in a queue on the way that all connections
+/// share.
+pub const LATE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection that was quiet for so long is checked before use: load balancers and connection
 /// tracking drop quiet connections without telling either end.
@@ -212,14 +224,44 @@ impl<D: Dialer> FailFast<D> {
         F: FnOnce(D::Conn) -> Fut + Send,
         Fut: Future<Output = Result<T, StoreError>> + Send,
     {
-        let budget = self.shared.budgets.call;
+        let began = Instant::now();
         // Written by the attempt and read after it, also when it ran out of time.
         let generation = AtomicU64::new(0);
-        let attempt = self.attempt(FIRST, &generation, op);
-        let outcome =
-            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }));
-        self.settle(FIRST, generation.into_inner(), outcome.as_ref().err());
+        let attempt = std::pin::pin!(self.attempt(FIRST, &generation, op));
+        let (outcome, is_late) = self.patiently(attempt).await;
+        let generation = generation.load(Ordering::Relaxed);
+        match &outcome {
+            Err(error) if is_late => self.settle_late(generation, began, error),
+            Ok(_) | Err(_) => self.settle(FIRST, generation, outcome.as_ref().err()),
+        }
         outcome
+    }
+
+    /// Waits for a small call or a probe: for its budget, and on as long as bulk calls receive
+    /// bytes. Says also whether it ran out of time while they did.
+    async fn patiently<T>(
+        &self,
+        mut attempt: Pin<&mut (impl Future<Output = Result<T, StoreError>> + Send)>,
+    ) -> (Result<T, StoreError>, bool) {
+        let arrived = || self.core().arrived();
+        let budget = self.shared.budgets.call;
+        let mut patience = Patience::new(budget, Instant::now(), arrived());
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut attempt => {
+                    // A client may have times of its own.
+                    let is_timeout = matches!(outcome, Err(StoreError::TimedOut { .. }));
+                    return (outcome, is_timeout && patience.is_busy(arrived()));
+                }
+                () = sleep_until(patience.deadline()) => {}
+            }
+            match patience.observe(Instant::now(), arrived()) {
+                Wait::Longer => {}
+                Wait::Late => return (Err(StoreError::TimedOut { budget: LATE_LIMIT }), true),
+                Wait::Lost => return (Err(StoreError::TimedOut { budget }), false),
+            }
+        }
     }
 
     /// Drops the connections and forgets a refusal, because the settings changed (a new
@@ -267,6 +309,7 @@ impl<D: Dialer> FailFast<D> {
             if !quiet {
                 return Ok(conn);
             }
+            let arrived = self.core().arrived();
             match timeout(CHECK_BUDGET, self.shared.dialer.check(conn.clone())).await {
                 Ok(Ok(())) => {
                     self.core().answered(lane, generation, Instant::now());
@@ -274,9 +317,10 @@ impl<D: Dialer> FailFast<D> {
                 }
                 Ok(Err(error)) if !error.is_transient() => return Ok(conn),
                 Ok(Err(_)) | Err(_) => {
-                    // It died unnoticed. That alone is no outage: dial a new one.
+                    // It may have died unnoticed. That alone is no outage: dial a new one.
                     let mut core = self.core();
-                    core.died_unnoticed(lane, generation);
+                    let is_busy = core.arrived() > arrived;
+                    core.was_mute(lane, generation, Instant::now(), is_busy);
                     self.publish(&core);
                 }
             }
@@ -329,6 +373,15 @@ impl<D: Dialer> FailFast<D> {
                 self.publish(&core);
             }
         }
+    }
+
+    /// Draws the consequences of a small call that ran out of time behind bulk calls.
+    fn settle_late(&self, generation: u64, began: Instant, error: &StoreError) {
+        let text = error_text(error);
+        tracing::debug!(store = self.shared.name, error = %text, "a small call came too late");
+        let mut core = self.core();
+        core.was_late(generation, began, Instant::now(), text);
+        self.publish(&core);
     }
 
     fn log_loss(&self, core: &Core<D::Conn>, error: &str) {

@@ -1,12 +1,17 @@
-//! Whether a bulk call goes on: pure, given the time and the bytes that its connection has moved.
+//! Whether a call goes on: pure, given the time and the bytes that bulk calls have moved.
 //!
 //! The time that a large data set takes depends on its size and on the line, and neither is known
 //! beforehand. So a bulk call has no deadline as a whole: it goes on as long as it moves
 //! [`BYTES_MIN`] in each budget. A call that moves less in all must end within one budget.
+//!
+//! On the way to the database all connections may share one queue, and what bulk calls receive
+//! stands before all other answers there. Then small calls are late, and so is the first byte of
+//! another bulk call. Nothing is wrong as long as bulk calls receive bytes: [`Patience`] prolongs
+//! a small call, [`Pace::excuse`] a bulk call, both up to [`LATE_LIMIT`].
 
 use tokio::time::{Duration, Instant};
 
-use super::Budgets;
+use super::{Budgets, CHECK_BUDGET, LATE_LIMIT};
 
 /// Bytes that must move within each budget (with 5 s: 3 KB/s). Far below any line on which a
 /// relay is of use, and enough that a database which sends a byte now and then keeps nobody's
@@ -37,11 +42,23 @@ pub(super) struct Pace {
     /// The newest progress: when it was observed, and the bytes moved by then.
     moved_at: Instant,
     bytes: u64,
+    /// When enough had moved the last time, and what all bulk calls had received by then.
+    enough_at: Instant,
+    arrived_before: u64,
 }
 
 impl Pace {
-    pub(super) fn new(budgets: Budgets, now: Instant, bytes: u64) -> Self {
-        Self { budgets, began: now, bytes_before: bytes, moved_at: now, bytes }
+    /// `bytes`: what the call's meter shows. `arrived`: what all bulk calls have received.
+    pub(super) fn new(budgets: Budgets, now: Instant, bytes: u64, arrived: u64) -> Self {
+        Self {
+            budgets,
+            began: now,
+            bytes_before: bytes,
+            moved_at: now,
+            bytes,
+            enough_at: now,
+            arrived_before: arrived,
+        }
     }
 
     /// The next moment to observe.
@@ -50,17 +67,96 @@ impl Pace {
     }
 
     /// Takes note of the bytes moved so far.
-    pub(super) fn observe(&mut self, now: Instant, bytes: u64) -> Progress {
+    pub(super) fn observe(&mut self, now: Instant, bytes: u64, arrived: u64) -> Progress {
         if bytes > self.bytes {
             (self.moved_at, self.bytes) = (now, bytes);
         }
         if bytes.saturating_sub(self.bytes_before) >= BYTES_MIN {
             (self.began, self.bytes_before) = (now, bytes);
+            (self.enough_at, self.arrived_before) = (now, arrived);
         }
         if now >= self.began + self.budgets.bulk {
             return Progress::TooLittle;
         }
         if now >= self.moved_at + self.budgets.call { Progress::Silent } else { Progress::Enough }
+    }
+
+    /// Gives a call that has moved too little another budget, if the whole line is slow: a small
+    /// call was answered late, and the other bulk calls have received enough meanwhile. Says
+    /// whether it does.
+    pub(super) fn excuse(&mut self, now: Instant, answered_after: Duration, arrived: u64) -> bool {
+        let own = self.bytes.saturating_sub(self.bytes_before);
+        let others = arrived.saturating_sub(self.arrived_before).saturating_sub(own);
+        let is_excused = answered_after > CHECK_BUDGET
+            && others >= BYTES_MIN
+            && now + self.budgets.bulk <= self.enough_at + LATE_LIMIT;
+        if is_excused {
+            (self.began, self.arrived_before) = (now, arrived);
+            self.bytes_before = self.bytes;
+        }
+        is_excused
+    }
+}
+
+/// Whether a small call waits longer for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Bulk calls receive bytes: the answer may stand behind them.
+    Longer,
+    /// The same, but it has waited long enough. The call has failed, and it alone.
+    Late,
+    /// Nothing arrives, or too little.
+    Lost,
+}
+
+/// The time that a small call has.
+#[derive(Debug)]
+pub(super) struct Patience {
+    budget: Duration,
+    limit: Instant,
+    /// The end of the present budget, and what bulk calls had received at its beginning.
+    deadline: Instant,
+    arrived_before: u64,
+    is_prolonged: bool,
+}
+
+impl Patience {
+    /// `arrived`: what all bulk calls have received so far.
+    pub(super) fn new(budget: Duration, now: Instant, arrived: u64) -> Self {
+        Self {
+            budget,
+            limit: now + LATE_LIMIT,
+            deadline: now + budget,
+            arrived_before: arrived,
+            is_prolonged: false,
+        }
+    }
+
+    /// The next moment to observe.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether bulk calls have received bytes in this budget or the one before.
+    pub(super) fn is_busy(&self, arrived: u64) -> bool {
+        self.is_prolonged || self.has_enough(arrived)
+    }
+
+    /// Decides at the deadline.
+    pub(super) fn observe(&mut self, now: Instant, arrived: u64) -> Wait {
+        if !self.has_enough(arrived) {
+            return Wait::Lost;
+        }
+        if now + self.budget > self.limit {
+            return Wait::Late;
+        }
+        (self.deadline, self.arrived_before, self.is_prolonged) =
+            (now + self.budget, arrived, true);
+        Wait::Longer
+    }
+
+    fn has_enough(&self, arrived: u64) -> bool {
+        arrived.saturating_sub(self.arrived_before) >= BYTES_MIN
     }
 }
 
@@ -73,11 +169,11 @@ mod tests {
     #[track_caller]
     fn check(observations: &str, expected: &str) {
         let origin = Instant::now();
-        let mut pace = Pace::new(Budgets::default(), origin, 7);
+        let mut pace = Pace::new(Budgets::default(), origin, 7, 0);
         let shown = observations.split_whitespace().map(|observation| {
             let (seconds, kibibytes) = observation.split_once(':').unwrap();
             let now = origin + Duration::from_secs_f64(seconds.parse().unwrap());
-            match pace.observe(now, 7 + kibibytes.parse::<u64>().unwrap() * 1024) {
+            match pace.observe(now, 7 + kibibytes.parse::<u64>().unwrap() * 1024, 0) {
                 Progress::Enough => "+",
                 Progress::Silent => "silent",
                 Progress::TooLittle => "give-up",
@@ -107,12 +203,79 @@ mod tests {
     #[test]
     fn observations_are_frequent_and_never_later_than_the_end_of_the_budget() {
         let now = Instant::now();
-        let pace = Pace::new(Budgets::default(), now, 0);
+        let pace = Pace::new(Budgets::default(), now, 0, 0);
         let check = |after_ms, next_ms| {
             let next = pace.next(now + Duration::from_millis(after_ms));
             assert_eq!(next, now + Duration::from_millis(next_ms));
         };
         check(0, 250);
         check(4_900, 5_000);
+    }
+
+    /// A bulk call that moves nothing. At these seconds it has used up its budget, a small call
+    /// was answered after so many milliseconds, and the other bulk calls have received so many
+    /// kibibytes in all: `seconds:ms:kibibytes`.
+    #[track_caller]
+    fn check_excuse(steps: &str, expected: &str) {
+        let origin = Instant::now();
+        let mut pace = Pace::new(Budgets::default(), origin, 0, 0);
+        let shown = steps.split_whitespace().map(|step| {
+            let numbers: Vec<u64> = step.split(':').map(|it| it.parse().unwrap()).collect();
+            let now = origin + Duration::from_secs(numbers[0]);
+            let arrived = numbers[2] * 1024;
+            assert_eq!(pace.observe(now, 0, arrived), Progress::TooLittle, "{step}");
+            let is_excused = pace.excuse(now, Duration::from_millis(numbers[1]), arrived);
+            if is_excused { "on" } else { "give-up" }
+        });
+        assert_eq!(shown.collect::<Vec<_>>().join(" "), expected, "{steps}");
+    }
+
+    #[test]
+    fn a_bulk_call_is_excused_while_the_whole_line_is_slow() {
+        check_excuse("8:3300:1000 15:3300:3000 22:3300:5000", "on on on");
+        // Small calls are answered: it is too slow by itself.
+        check_excuse("5:100:1000", "give-up");
+        check_excuse("5:500:1000", "give-up");
+        // The others receive nothing either.
+        check_excuse("8:3300:15", "give-up");
+        check_excuse("8:3300:1000 14:3300:1015", "on give-up");
+        // Not for ever.
+        check_excuse("25:3300:1000", "on");
+        check_excuse("26:3300:1000", "give-up");
+    }
+
+    /// A small call with a budget of 2 s. At its deadlines bulk calls have received so many
+    /// kibibytes in all.
+    #[track_caller]
+    fn check_patience(arrived: &[u64], expected_end: (u64, Wait)) {
+        let origin = Instant::now();
+        let mut patience = Patience::new(Duration::from_secs(2), origin, 7);
+        let mut end = (0, Wait::Longer);
+        for kibibytes in arrived {
+            let now = patience.deadline();
+            end = ((now - origin).as_secs(), patience.observe(now, 7 + kibibytes * 1024));
+            if end.1 != Wait::Longer {
+                break;
+            }
+        }
+        assert_eq!(end, expected_end, "{arrived:?}");
+    }
+
+    #[test]
+    fn a_small_call_waits_while_bulk_calls_receive_bytes() {
+        check_patience(&[0], (2, Wait::Lost));
+        check_patience(&[15], (2, Wait::Lost));
+        check_patience(&[16], (2, Wait::Longer));
+        check_patience(&[600, 1200, 1800], (6, Wait::Longer));
+        check_patience(&[600, 1200, 1200], (6, Wait::Lost));
+        let steady: Vec<u64> = (1..100).map(|step| step * 16).collect();
+        check_patience(&steady, (30, Wait::Late));
+    }
+
+    #[test]
+    fn a_budget_that_does_not_fit_into_the_limit_twice_is_not_prolonged() {
+        let origin = Instant::now();
+        let mut patience = Patience::new(Duration::from_secs(20), origin, 0);
+        assert_eq!(patience.observe(patience.deadline(), 1 << 30), Wait::Late);
     }
 }

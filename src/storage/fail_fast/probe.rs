@@ -1,12 +1,11 @@
 //! The task of one database: probes it while it is away, notices when it ends a connection, and
 //! asks it who it is.
 
-use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::core::Standing;
 use super::{Dialer, FIRST, FailFast, REPLACE_WAIT, Shared, error_text};
-use crate::storage::StoreError;
 use crate::telemetry::Rounded;
 
 impl<D: Dialer> FailFast<D> {
@@ -97,16 +96,15 @@ impl<D: Dialer> FailFast<D> {
     }
 
     async fn probe(&self) {
-        let Shared { name, dialer, budgets, .. } = &*self.shared;
-        let budget = budgets.call;
+        let Shared { name, dialer, .. } = &*self.shared;
         let meter = self.core().meter(FIRST);
         let attempt = async {
             let conn = dialer.dial(&meter).await?;
             dialer.check(conn.clone()).await?;
             Ok(conn)
         };
-        let outcome =
-            timeout(budget, attempt).await.unwrap_or(Err(StoreError::TimedOut { budget }));
+        // Bulk calls of before may still be under way.
+        let (outcome, _) = self.patiently(std::pin::pin!(attempt)).await;
         let now = Instant::now();
         let mut core = self.core();
         match outcome {

@@ -16,7 +16,12 @@ enum Act {
     Fail,
     Refuse,
     Hang,
+    /// Works, later than a small call may take.
+    Slow,
 }
+
+/// How long the slow ones take: a router's queue of 1 MB at 300 KB/s.
+const SLOW: Duration = Duration::from_millis(3_300);
 
 async fn act(script: &Mutex<VecDeque<Act>>) -> Result<(), StoreError> {
     let next = script.lock().unwrap().pop_front().unwrap_or(Act::Work);
@@ -25,6 +30,10 @@ async fn act(script: &Mutex<VecDeque<Act>>) -> Result<(), StoreError> {
         Act::Fail => Err(StoreError::Unreachable("gone".into())),
         Act::Refuse => Err(StoreError::Refused("WRONGPASS".into())),
         Act::Hang => pending().await,
+        Act::Slow => {
+            tokio::time::sleep(SLOW).await;
+            Ok(())
+        }
     }
 }
 
@@ -381,3 +390,4 @@ async fn a_database_that_ends_each_connection_at_once_is_not_hammered() {
 }
 
 mod bulk;
+mod busy_line;

@@ -29,7 +29,7 @@ impl<D: Dialer> FailFast<D> {
         let mut core = self.core();
         let lane = core.take_lane();
         // On a connection that is shared, only what the call itself counts is its progress.
-        let meter = if lane == FIRST { Meter::default() } else { core.meter(lane) };
+        let meter = if lane == FIRST { core.bulk_meter() } else { core.meter(lane) };
         Ok(Turn { database: self, lane, meter, is_finished: false, _permit: permit })
     }
 }

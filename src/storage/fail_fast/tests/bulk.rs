@@ -11,7 +11,12 @@ impl Bench {
     }
 
     /// Starts a bulk call that moves so many bytes each second for so many seconds.
-    fn move_bytes(&self, tasks: &mut JoinSet<Result<usize, StoreError>>, bytes: usize, times: u32) {
+    pub(super) fn move_bytes(
+        &self,
+        tasks: &mut JoinSet<Result<usize, StoreError>>,
+        bytes: usize,
+        times: u32,
+    ) {
         let (store, fake) = (self.store.clone(), self.fake.clone());
         tasks.spawn(async move {
             store
@@ -19,7 +24,7 @@ impl Bench {
                     let meter = fake.meters.lock().unwrap()[conn - 1].clone();
                     for _ in 0..times {
                         tokio::time::sleep(Duration::from_secs(1)).await;
-                        meter.add(bytes);
+                        meter.add_received(bytes);
                     }
                     Ok(conn)
                 })
@@ -31,7 +36,7 @@ impl Bench {
         self.health().state
     }
 
-    fn probe(&self) -> TaskGroup {
+    pub(super) fn probe(&self) -> TaskGroup {
         let mut tasks = TaskGroup::new(&CancellationToken::new());
         tasks.spawn("probe", |cancel| self.store.clone().run_probe(cancel));
         tasks
