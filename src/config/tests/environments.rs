@@ -65,9 +65,9 @@ fn a_key_with_a_line_break_is_refused_without_being_shown() {
         "[Environment \"x\"]\nsdkKey = sdk-ключ",
         &[("LD_ENV_y", "sdk-secret\n"), ("LD_MOBILE_KEY_y", " mob-secret")],
         &[
-            "/c.conf:2: [Environment \"x\"] sdkKey: contains a character that is not allowed in a key",
-            "LD_ENV_y: contains a character that is not allowed in a key: a space at the",
-            "LD_MOBILE_KEY_y: contains a character that is not allowed in a key",
+            "/c.conf:2: [Environment \"x\"] sdkKey: contains a character that is not allowed here",
+            "LD_ENV_y: contains a character that is not allowed here: a space at the",
+            "LD_MOBILE_KEY_y: contains a character that is not allowed here",
         ],
     );
 }
