@@ -73,8 +73,7 @@ fn debug_shows_no_content() {
     let update =
         Update { desired: &desired, gone: known.gone, confirmed_at: None, live: true, heard_at };
     let row = CacheRow { name: name.clone(), value: bytes.clone(), revision: 1 };
-    let swap =
-        Swap { name: name.clone(), expected: Some(row.clone()), value: Some(bytes.clone()) };
+    let swap = Swap { name: name.clone(), expected: Some(row.clone()), value: Some(bytes.clone()) };
     let shown = [
         format!("{item:?}"),
         format!("{data:?}"),

@@ -56,7 +56,7 @@ struct Stored {
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stored")
-            .field("texts", &format_args!("{} records", self.texts.len()))
+            .field("texts", &self.texts.len())
             .field("manifest", &self.manifest)
             .field("skipped", &self.skipped)
             .finish()
@@ -252,6 +252,6 @@ mod tests {
     fn debug_shows_counts_and_no_records() {
         let texts = BTreeMap::from([("env:a".to_owned(), "sdk-1".to_owned())]);
         let shown = format!("{:?}", Stored { texts, ..Stored::default() });
-        assert!(shown.contains("1 records") && !shown.contains("sdk-1"), "{shown}");
+        assert!(shown.contains("texts: 1,") && !shown.contains("sdk-1"), "{shown}");
     }
 }

@@ -47,8 +47,8 @@ pub struct Known<'a> {
 impl fmt::Debug for Known<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Known")
-            .field("desired", &format_args!("{} records", self.desired.len()))
-            .field("gone", &format_args!("{} records", self.gone.len()))
+            .field("desired", &self.desired.len())
+            .field("gone", &self.gone.len())
             .finish()
     }
 }

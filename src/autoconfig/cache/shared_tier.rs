@@ -73,8 +73,8 @@ pub struct Update<'a> {
 impl fmt::Debug for Update<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Update")
-            .field("desired", &format_args!("{} records", self.desired.len()))
-            .field("gone", &format_args!("{} records", self.gone.len()))
+            .field("desired", &self.desired.len())
+            .field("gone", &self.gone.len())
             .field("confirmed_at", &self.confirmed_at)
             .field("live", &self.live)
             .field("heard_at", &self.heard_at)
