@@ -130,6 +130,9 @@ fn every_example_is_a_good_configuration() {
             continue;
         }
         count += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let head: Vec<&str> = text.lines().take_while(|line| line.starts_with(';')).collect();
+        assert!(head.join(" ").contains("must exist: without them"), "{}", path.display());
         let file = Some(ConfigFile { path: path.clone(), may_be_missing: false });
         let source = ConfigSource { file, from_env: false };
         let loaded = load(&source, &variables(&[("AWS_REGION", "eu-west-1")]), &Pointed)
