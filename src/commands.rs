@@ -12,10 +12,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::app::{self, App, Door};
 use crate::cli::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
 use crate::config::{
-    Config, ConfigSource, Disk, Loaded, ProcessVariables, Variables, describe, env_vars, load,
+    Config, ConfigSource, Disk, Loaded, Problems, ProcessVariables, Variables, describe, env_vars,
+    load,
 };
 use crate::model::{ConnectionState, ListState};
-use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings};
+use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings, escaped};
 
 /// Where the relay listens if nothing says otherwise.
 const DEFAULT_PORT: u16 = 8030;
@@ -34,7 +35,7 @@ const ONE_SHOT_LOOK: Duration = Duration::from_millis(50);
 pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
     let Loaded { config, warnings } = match load(source, &ProcessVariables, &Disk) {
         Ok(loaded) => loaded,
-        Err(problems) => return failed(&problems),
+        Err(problems) => return refused(&problems),
     };
     if let Err(error) = telemetry::init(logging(&config)) {
         return failed(&error);
@@ -115,7 +116,7 @@ async fn run(config: &Config) -> ExitCode {
                 tracing::error!(error = %Chain(error), "the relay cannot start");
                 if config.main.log_level == crate::config::LogLevel::None {
                     // The reason for leaving is told even where nothing is logged.
-                    say_error(&Chain(error).to_string());
+                    say_error(&escaped(&Chain(error).to_string()));
                 }
             }
             return ExitCode::from(EXIT_FAILED);
@@ -209,18 +210,20 @@ pub fn check_config(source: &ConfigSource) -> ExitCode {
     match load(source, &ProcessVariables, &Disk) {
         Ok(Loaded { config, warnings }) => {
             for warning in warnings {
-                say_error(&format!("warning: {warning}"));
+                say_error(&escaped(&format!("warning: {warning}")));
             }
             if let Err(errors) = app::check(&config) {
                 for error in errors.iter() {
-                    say_error(&Chain(error).to_string());
+                    say_error(&escaped(&Chain(error).to_string()));
                 }
                 return ExitCode::from(EXIT_FAILED);
             }
-            say(&describe(&config));
+            for line in describe(&config) {
+                say(&escaped(&line));
+            }
             ExitCode::from(EXIT_OK)
         }
-        Err(problems) => failed(&problems),
+        Err(problems) => refused(&problems),
     }
 }
 
@@ -233,11 +236,11 @@ pub fn ask(url: Option<&str>, path: &str) -> ExitCode {
             ExitCode::from(EXIT_OK)
         }
         Ok((status, body)) => {
-            say_error(&format!("{url}{path} answered {status}: {body}"));
+            say_error(&format!("{}{path} answered {status}: {body}", escaped(url)));
             ExitCode::from(EXIT_FAILED)
         }
         Err(error) => {
-            say_error(&format!("{url}{path} did not answer: {error}"));
+            say_error(&escaped(&format!("{url}{path} did not answer: {error}")));
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -335,22 +338,37 @@ pub fn help() -> ExitCode {
 
 /// Prints why the command line was not understood.
 pub fn usage_error(error: &UsageError) -> ExitCode {
-    say_error(&format!("{error}\n\n{USAGE}"));
+    say_error(&format!("{}\n\n{USAGE}", escaped(&error.to_string())));
     ExitCode::from(EXIT_USAGE)
 }
 
 fn failed(problem: &dyn std::fmt::Display) -> ExitCode {
-    say_error(&problem.to_string());
+    say_error(&escaped(&problem.to_string()));
+    ExitCode::from(EXIT_FAILED)
+}
+
+fn refused(problems: &Problems) -> ExitCode {
+    for line in problems.lines() {
+        say_error(&escaped(&line));
+    }
     ExitCode::from(EXIT_FAILED)
 }
 
 fn say(text: &str) {
-    // Nobody to tell if nobody listens.
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    write_lines(io::stdout().lock(), text);
 }
 
 fn say_error(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", text.trim_end());
+    write_lines(io::stderr().lock(), text);
+}
+
+/// Writes the lines of a text. What would drive the terminal is escaped; line breaks stay, so a
+/// text from outside that must not break the line is escaped by the caller.
+fn write_lines(mut to: impl Write, text: &str) {
+    for line in text.trim_end().split('\n') {
+        // Nobody to tell if nobody listens.
+        let _ = writeln!(to, "{}", escaped(line));
+    }
 }
 
 fn logging(config: &Config) -> LoggingSettings {

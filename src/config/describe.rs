@@ -3,7 +3,7 @@
 //! The page is for people; its form may change. Secrets appear as `set`, keys with their last four
 //! characters, URLs without their password.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,9 +15,10 @@ use super::{
     SecretSource,
 };
 
-/// Renders the configuration, one option a line under the title of its section.
-pub fn describe(config: &Config) -> String {
-    let mut page = Page(String::new());
+/// Renders the configuration, one option a line under the title of its section. A value may hold a
+/// line break or an escape sequence of a terminal: the program that prints the lines escapes it.
+pub fn describe(config: &Config) -> Vec<String> {
+    let mut page = Page(Vec::new());
     main(&mut page, &config.main);
     autoconfig(&mut page, &config.autoconfig);
     for (name, environment) in &config.environments {
@@ -49,17 +50,18 @@ pub fn describe(config: &Config) -> String {
 }
 
 /// Lines under titles. Options that are not implemented yet are left out: they are in a warning.
-struct Page(String);
+struct Page(Vec<String>);
 
 impl Page {
     fn title(&mut self, title: impl Display) {
-        let gap = if self.0.is_empty() { "" } else { "\n" };
-        // Writing into a String cannot fail.
-        let _ = writeln!(self.0, "{gap}{title}");
+        if !self.0.is_empty() {
+            self.0.push(String::new());
+        }
+        self.0.push(title.to_string());
     }
 
     fn line(&mut self, name: &str, value: impl Display) {
-        let _ = writeln!(self.0, "  {name}: {value}");
+        self.0.push(format!("  {name}: {value}"));
     }
 
     fn optional(&mut self, name: &str, value: Option<impl Display>, otherwise: &str) {

@@ -247,6 +247,14 @@ variables! {
     DYNAMODB_URL
     /// `[DynamoDB] healthCheckInterval`.
     DYNAMODB_HEALTH_CHECK_INTERVAL
+    /// Region of DynamoDB. Read from the process, as are the next three: AWS's library reads them.
+    AWS_REGION
+    /// Region of DynamoDB where there is no `AWS_REGION`.
+    AWS_DEFAULT_REGION
+    /// AWS's file of profiles instead of `~/.aws/config`.
+    AWS_CONFIG_FILE
+    /// AWS's file of credentials instead of `~/.aws/credentials`.
+    AWS_SHARED_CREDENTIALS_FILE
     /// Switches Consul on.
     USE_CONSUL
     /// `[Consul] host`.

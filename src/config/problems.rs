@@ -89,6 +89,13 @@ impl Problems {
         (!problems.is_empty()).then_some(Self { problems, left_out })
     }
 
+    /// One line each, with the number of those that are left out. A text from outside may break a
+    /// line: the program that prints them escapes it.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let more = (self.left_out > 0).then(|| format!("and {} more problems", self.left_out));
+        self.problems.iter().map(ToString::to_string).chain(more)
+    }
+
     /// The problems in the order of their places.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter()
@@ -97,12 +104,9 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
+        for (index, line) in self.lines().enumerate() {
             let line_break = if index == 0 { "" } else { "\n" };
-            write!(f, "{line_break}{problem}")?;
-        }
-        if self.left_out > 0 {
-            write!(f, "\nand {} more problems", self.left_out)?;
+            write!(f, "{line_break}{line}")?;
         }
         Ok(())
     }

@@ -36,8 +36,8 @@ pub enum InvalidSecret {
     Empty,
     /// It cannot stand in an HTTP header.
     #[error(
-        "contains a character that is not allowed in a key: a space at the beginning or end, a line \
-         break, or a character outside ASCII"
+        "contains a character that is not allowed here: a space at the beginning or \
+         end, a line break or another control character, or a character outside ASCII"
     )]
     NotHeaderSafe,
     /// It is not text.
@@ -136,6 +136,16 @@ impl SecretKind for Password {
     }
 }
 
+/// A secret that a database takes in a header of HTTP. Unlike a key it may stand among blanks, which
+/// HTTP leaves out.
+struct HeaderToken(Password);
+
+impl SecretKind for HeaderToken {
+    fn from_text(text: &str) -> Result<Self, InvalidSecret> {
+        header_safe(text.trim_matches([' ', '\t'])).map(|text| Self(Password::new(text)))
+    }
+}
+
 impl SecretKind for Vec<Password> {
     /// Separated by commas or line breaks; blanks around them do not count.
     fn from_text(text: &str) -> Result<Self, InvalidSecret> {
@@ -154,6 +164,16 @@ impl SectionReader<'_, '_> {
     ) -> Option<SecretSource<T>> {
         let given = self.parsed(value, |text| T::from_text(text).map_err(invalid));
         self.or_from_file(value, given, file)
+    }
+
+    /// A secret that is sent in a header, by its value or by its file.
+    pub(super) fn header_token(
+        &mut self,
+        value: Names,
+        file: Names,
+    ) -> Option<SecretSource<Password>> {
+        let SecretSource { value, file } = self.secret::<HeaderToken>(value, file)?;
+        Some(SecretSource { value: value.0, file })
     }
 
     /// A list of secrets by its values or by its file.
@@ -219,6 +239,22 @@ mod tests {
         check("sdk-1\n", Err(InvalidSecret::NotHeaderSafe));
         check(" sdk-1", Err(InvalidSecret::NotHeaderSafe));
         check("sdk-ключ", Err(InvalidSecret::NotHeaderSafe));
+        check("sdk\u{1}", Err(InvalidSecret::NotHeaderSafe));
+        check("sdk\u{7f}", Err(InvalidSecret::NotHeaderSafe));
+    }
+
+    #[test]
+    fn tokens_must_be_fit_for_a_header_and_may_stand_among_blanks() {
+        let check = |text: &str, expected: Result<&str, InvalidSecret>| {
+            let token = HeaderToken::from_text(text).map(|token| token.0);
+            assert_eq!(token, expected.map(Password::new), "{text:?}");
+        };
+        check("a token", Ok("a token"));
+        check(" token\t", Ok("token"));
+        check(" ", Err(InvalidSecret::Empty));
+        for text in ["a\nb", "a\n", "a\u{1}b", "a\tb", "a\u{7f}", "ключ"] {
+            check(text, Err(InvalidSecret::NotHeaderSafe));
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! programs share the environment, so a warning needs a reason: the name is close to one of ours,
 //! or begins as only ours do.
 
+use std::collections::BTreeSet;
+
 use super::env_vars as var;
 use super::problems::Place;
 use super::reader::Reader;
@@ -49,8 +51,9 @@ const OF_THE_LINKER: [&str; 22] = [
     "LD_VERBOSE",
 ];
 
-/// Names that other programs read as well; a name close to them is rarely a slip of ours.
-const SHARED: [&str; 7] = [
+/// Names that other programs read as well. A name close to them is a slip of ours only if it has the
+/// same letters, as `PROT` and `PORTT` have: `SORT`, `POST` and `FTP_PROXY` belong to others.
+const SHARED: [&str; 11] = [
     var::HOME,
     var::STATE_DIRECTORY,
     var::XDG_STATE_HOME,
@@ -58,6 +61,39 @@ const SHARED: [&str; 7] = [
     var::HTTPS_PROXY,
     var::NO_PROXY,
     var::PORT,
+    var::AWS_REGION,
+    var::AWS_DEFAULT_REGION,
+    var::AWS_CONFIG_FILE,
+    var::AWS_SHARED_CREDENTIALS_FILE,
+];
+
+/// What operators write before a name of ours that has nothing before it.
+const NAMES_OF_THE_RELAY: [&str; 5] =
+    ["RELAY_", "LDRELAY_", "LD_RELAY_", "LAUNCHDARKLY_RELAY_", "PILOTLIGHT_"];
+
+/// What operators write after a name of ours whose value has a unit.
+const UNITS: [&str; 9] =
+    ["_MS", "_MILLIS", "_SEC", "_SECS", "_SECONDS", "_MIN", "_MINS", "_MINUTES", "_HOURS"];
+
+/// Names that operators expect for the address of a database, with those that it has here. Such a
+/// variable may be for another program, so it counts only if no other database is enabled.
+const ADDRESSES: [(DatabaseKind, &[&str], &str); 3] = [
+    (
+        DatabaseKind::Redis,
+        &["REDIS_ADDR", "REDIS_ADDRESS", "REDIS_ENDPOINT", "REDIS_SERVER"],
+        "the address of Redis is set by REDIS_URL, or REDIS_HOST and REDIS_PORT, together with \
+         USE_REDIS=true",
+    ),
+    (
+        DatabaseKind::Consul,
+        &["CONSUL_ADDR", "CONSUL_ADDRESS", "CONSUL_URL"],
+        "the address of Consul is set by CONSUL_HOST, together with USE_CONSUL=true",
+    ),
+    (
+        DatabaseKind::DynamoDb,
+        &["DYNAMODB_ADDR", "DYNAMODB_ADDRESS", "DYNAMODB_ENDPOINT"],
+        "the address of DynamoDB is set by DYNAMODB_URL, together with USE_DYNAMODB=true",
+    ),
 ];
 
 /// Families that operators expect and that have another name here.
@@ -128,6 +164,11 @@ pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
     let environments: Vec<String> =
         reader.names_of(environments::SECTION, var::LD_ENV_).into_iter().collect();
     for variable in reader.family("") {
+        // Container platforms set such values for a service of any name, ours among them.
+        let value = reader.process_variable(&variable).unwrap_or_default();
+        if variable.ends_with("_PORT") && value.contains("://") {
+            continue;
+        }
         if let Some(what) = slip(&variable, &environments, databases) {
             reader.warning(Place::Variable(variable), format!("has no effect: {what}"));
         }
@@ -165,7 +206,25 @@ fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> 
     if let Some((_, advice)) = OLD_VARIABLES.iter().find(|(old, _)| *old == variable) {
         return Some((*advice).to_owned());
     }
-    if let Some(near) = nearest(variable, environments) {
+    if is_link_of_any_service(variable) {
+        return None;
+    }
+    for (database, names, advice) in ADDRESSES {
+        let is_wanted = databases.is_empty() || databases.contains(&database);
+        if is_wanted && names.contains(&variable) {
+            return Some(advice.to_owned());
+        }
+    }
+    let is_single = |name: &str| var::ALL.contains(&name) && !name.ends_with('_');
+    let unit = UNITS.iter().find_map(|unit| variable.strip_suffix(unit));
+    if let Some(name) = unit.filter(|name| is_single(name) && !SHARED.contains(name)) {
+        return Some(format!(
+            "the name of this variable is {name}, and the unit is part of the value, such as 30s"
+        ));
+    }
+    let beginning = NAMES_OF_THE_RELAY.iter().find_map(|it| variable.strip_prefix(it));
+    let near = beginning.filter(|name| is_single(name)).map(str::to_owned);
+    if let Some(near) = near.or_else(|| nearest(variable, environments)) {
         return Some(format!("unknown variable; did you mean {near}?"));
     }
     let is_ours = OWN_BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning));
@@ -181,23 +240,23 @@ fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> 
     is_slip.then(|| "unknown variable".to_owned())
 }
 
-/// Whether container platforms make such a name by themselves for a service of that name.
-fn is_link(variable: &str) -> bool {
-    let is_of_a_port = || {
-        let after = variable.split_once("_PORT_").map(|(_, after)| after);
-        after.is_some_and(|after| after.starts_with(|first: char| first.is_ascii_digit()))
-    };
+/// Whether container platforms make such a name by themselves for a service of any name; that may
+/// be `ld-relay`.
+fn is_link_of_any_service(variable: &str) -> bool {
+    let of_port = variable.split_once("_PORT_").map(|(_, after)| after);
     variable.ends_with("_SERVICE_HOST")
         || variable.contains("_SERVICE_PORT")
-        || variable.ends_with("_PORT")
-        || variable.ends_with("_NAME")
-        || variable.contains("_ENV_")
-        || is_of_a_port()
+        || of_port.is_some_and(|after| after.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// Whether container platforms make such a name by themselves for a service of that name.
+fn is_link(variable: &str) -> bool {
+    variable.ends_with("_PORT") || variable.ends_with("_NAME") || variable.contains("_ENV_")
 }
 
 /// The name of ours that the variable is probably meant to be.
 fn nearest(variable: &str, environments: &[String]) -> Option<String> {
-    let single = var::ALL.iter().filter(|name| !name.ends_with('_') && !SHARED.contains(name));
+    let single = var::ALL.iter().filter(|name| !name.ends_with('_'));
     let named = FAMILIES
         .iter()
         .flat_map(|family| environments.iter().map(move |name| format!("{family}{name}")));
@@ -205,13 +264,20 @@ fn nearest(variable: &str, environments: &[String]) -> Option<String> {
         .map(|name| (*name).to_owned())
         .chain(named)
         .filter_map(|name| {
+            let is_shared = SHARED.contains(&name.as_str());
             // Short names have neighbours that mean something else.
-            let most = if name.len() < 8 { 1 } else { 2 };
+            let most = if name.len() < 8 && !is_shared { 1 } else { 2 };
             let distance = distance(variable, &name);
-            (distance <= most).then_some((distance, name))
+            let is_near = distance <= most && (!is_shared || letters(variable) == letters(&name));
+            is_near.then_some((distance, name))
         })
         .min()
         .map(|(_, name)| name)
+}
+
+/// The letters of a name, each once.
+fn letters(name: &str) -> BTreeSet<char> {
+    name.chars().collect()
 }
 
 /// The number of letters to add, leave out, exchange or swap with their neighbours until one text
@@ -286,6 +352,32 @@ mod tests {
             "HOSTNAME",
             "LOGNAME",
             "TERM",
+            "PS1",
+            "PWD",
+            "OLDPWD",
+            "SHLVL",
+            "SHELL",
+            "POST",
+            "PORTS",
+            "SPORT",
+            "APP_PORT",
+            "SERVER_PORT",
+            "HTTP_PORT",
+            "NODE_PORT",
+            "TLS_CERT_FILE",
+            "KUBERNETES_PORT",
+            "KUBERNETES_PORT_443_TCP_PROTO",
+            "KUBERNETES_SERVICE_HOST",
+            "KUBERNETES_SERVICE_PORT_HTTPS",
+            "RELAY_SERVICE_HOST",
+            "RELAY_PORT_8030_TCP",
+            "LD_RELAY_SERVICE_HOST",
+            "LD_RELAY_SERVICE_PORT",
+            "LD_RELAY_PORT_8030_TCP_ADDR",
+            "PILOTLIGHT_SERVICE_PORT_HTTP",
+            "AWS_PROFILE",
+            "AWS_REGION_NAME",
+            "PORT_SECS",
         ] {
             check(of_others, &[], None);
         }
@@ -307,13 +399,36 @@ mod tests {
             ("INIT_TIMEOT", "INIT_TIMEOUT"),
             ("USE_EVENT", "USE_EVENTS"),
             ("DYNAMODB_TABEL", "DYNAMODB_TABLE"),
+            ("PROT", "PORT"),
+            ("PROTT", "PORT"),
+            ("PORTT", "PORT"),
+            ("POTR", "PORT"),
+            ("HTTP_PORXY", "HTTP_PROXY"),
+            ("AWS_REGOIN", "AWS_REGION"),
+            ("RELAY_PORT", "PORT"),
+            ("RELAY_LOG_LEVEL", "LOG_LEVEL"),
+            ("LD_RELAY_PORT", "PORT"),
+            ("PILOTLIGHT_REDIS_URL", "REDIS_URL"),
         ] {
             check(variable, &[], Some(&near(name)));
         }
-        for ours in ["LD_RELAY_PORT", "AUTO_CONFIG_MAGIC", "LAUNCHDARKLY_SDK_KEY", "EVENTS_URI_X"] {
+        for ours in ["LD_RELAY_X", "AUTO_CONFIG_MAGIC", "LAUNCHDARKLY_SDK_KEY", "EVENTS_URI_X"] {
             check(ours, &[], unknown);
         }
+        let in_value = |name: &str| {
+            format!(
+                "the name of this variable is {name}, and the unit is part of the value, such as 30s"
+            )
+        };
+        for name in ["HEARTBEAT_INTERVAL", "INIT_TIMEOUT"] {
+            check(&format!("{name}_SECS"), &[], Some(&in_value(name)));
+        }
         let redis = [DatabaseKind::Redis];
+        let of_redis = "the address of Redis is set by REDIS_URL, or REDIS_HOST and REDIS_PORT, \
+                        together with USE_REDIS=true";
+        check("REDIS_ADDR", &[], Some(of_redis));
+        check("REDIS_ADDR", &redis, Some(of_redis));
+        check("REDIS_ADDR", &[DatabaseKind::Consul], None);
         check("REDIS_DB", &redis, unknown);
         check("CONSUL_HTTP_ADDR", &redis, None);
         for link in [

@@ -331,6 +331,23 @@ pub(super) fn ip_address(text: &str) -> Result<IpAddr, Invalid> {
     })
 }
 
+/// The address of an interface to listen on; or the one that means all interfaces.
+pub(super) fn bind_address(text: &str) -> Result<IpAddr, Invalid> {
+    let address = ip_address(text)?;
+    let is_of_many = match address.to_canonical() {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    if is_of_many {
+        return Err(Invalid::is_not(
+            text,
+            "the address of an interface, but a multicast or broadcast address",
+            "an address such as 127.0.0.1, 0.0.0.0 or ::1",
+        ));
+    }
+    Ok(address)
+}
+
 /// A level of logging.
 pub(super) fn log_level(text: &str) -> Result<LogLevel, Invalid> {
     use LogLevel::{Debug, Error, Info, None, Warn};

@@ -1,8 +1,8 @@
 //! Admission to a scarce resource, fair over parties. Pure.
 //!
 //! A party may use the more, the more is free: at most twice what would be left for the others.
-//! One party alone gets two thirds, so a second one always finds something free at once, however
-//! many requests the first one has. The same rule shares the places in the queue.
+//! One party alone gets two thirds, rounded up: of three or more, a second one always finds something
+//! free at once, however many requests the first one has. The same rule shares the places in the queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

@@ -21,6 +21,8 @@ fn a_party_leaves_room_for_the_next_one() {
     };
     check(512, &[342, 114, 38, 12]);
     check(12, &[8, 3, 1, 0]);
+    // docs/configuration.md names these three.
+    check(4, &[3, 1, 0, 0]);
     check(2, &[2, 0, 0, 0]);
     check(1, &[1, 0, 0, 0]);
     check(0, &[0, 0, 0, 0]);

@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::polling::Poll;
 use super::responses::{empty, json, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
+use super::selection::form_decoded;
 use crate::environments::Access;
 use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
@@ -64,6 +65,7 @@ impl Server {
             Routed::To(Route::Status) => json(StatusCode::OK, self.status()),
             Routed::To(_)
             | Routed::MethodNotAllowed
+            | Routed::Fdv2MethodNotAllowed(_)
             | Routed::NotFound
             | Routed::Malformed
             | Routed::Moved(_) => unavailable(OVER_LIMIT),
@@ -75,6 +77,10 @@ impl Server {
         let route = match routed {
             Routed::To(route) => route,
             Routed::MethodNotAllowed => return empty(StatusCode::METHOD_NOT_ALLOWED),
+            Routed::Fdv2MethodNotAllowed(methods) => {
+                let response = empty(StatusCode::METHOD_NOT_ALLOWED);
+                return with_fallback(response, request, methods);
+            }
             Routed::NotFound => return not_found(),
             Routed::Malformed => return text(StatusCode::BAD_REQUEST, MALFORMED),
             Routed::Moved(path) => return moved(&path, request.uri().query()),
@@ -158,7 +164,7 @@ impl Server {
     /// the credential is looked at when the SDK comes back by FDv1. `methods` are those of a route
     /// that browsers use.
     fn fdv2(&self, request: &Request<()>, methods: Option<&str>) -> Response<Body> {
-        let mut response = if request.method() == Method::OPTIONS {
+        let response = if request.method() == Method::OPTIONS {
             empty(StatusCode::OK)
         } else {
             if self.not_built.is_due("", Feature::Fdv2, Instant::now()) {
@@ -168,13 +174,22 @@ impl Server {
             }
             text(StatusCode::NOT_FOUND, Feature::Fdv2.answer())
         };
-        if let Some(methods) = methods {
-            let allowed = Allowed::default();
-            cors::add(response.headers_mut(), request.headers(), methods, allowed, &[FALLBACK]);
-        }
-        response.headers_mut().insert("x-ld-fd-fallback", HeaderValue::from_static("true"));
-        response
+        with_fallback(response, request, methods)
     }
+}
+
+/// Tells SDKs to use FDv1; `methods` are those of a route that browsers use.
+fn with_fallback(
+    mut response: Response<Body>,
+    request: &Request<()>,
+    methods: Option<&str>,
+) -> Response<Body> {
+    if let Some(methods) = methods {
+        let allowed = Allowed::default();
+        cors::add(response.headers_mut(), request.headers(), methods, allowed, &[FALLBACK]);
+    }
+    response.headers_mut().insert("x-ld-fd-fallback", HeaderValue::from_static("true"));
+    response
 }
 
 /// Names the environment (ld-relay v9); several SDKs read the header.
@@ -189,7 +204,7 @@ fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
 /// Whether the query has a parameter of that name.
 fn has_query(request: &Request<()>, name: &str) -> bool {
     let query = request.uri().query().unwrap_or_default();
-    query.split('&').any(|pair| pair.split('=').next() == Some(name))
+    query.split('&').any(|pair| form_decoded(pair.split('=').next().unwrap_or_default()) == name)
 }
 
 /// A request whose credential is valid.

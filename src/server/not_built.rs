@@ -57,8 +57,9 @@ impl Feature {
         match self {
             Self::Evaluation => "connect client-side and mobile SDKs to LaunchDarkly directly",
             Self::Events => {
-                "set the SDK's events URI to https://events.launchdarkly.com; until then its \
-                 events are lost"
+                "set the SDK's events URI to the one of LaunchDarkly for this account \
+                 (https://events.launchdarkly.com; EU: https://events.eu.launchdarkly.com; federal: \
+                 https://events.launchdarkly.us); until then its events are lost"
             }
             Self::Goals => "connect client-side SDKs to LaunchDarkly directly",
             Self::Fdv2 => "nothing to do: the SDK falls back to FDv1 by itself",
@@ -88,6 +89,14 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_advice_about_events_is_right_for_every_kind_of_account() {
+        let advice = Feature::Events.advice();
+        for host in ["launchdarkly.com;", "eu.launchdarkly.com;", "launchdarkly.us)"] {
+            assert!(advice.contains(&format!("https://events.{host}")), "{host} in {advice}");
+        }
+    }
 
     #[test]
     fn each_pair_is_reported_once_an_hour() {

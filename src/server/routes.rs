@@ -54,6 +54,8 @@ pub(super) enum Routed {
     To(Route),
     /// The path is known, the method is not one of its own.
     MethodNotAllowed,
+    /// The same for a path of FDv2, with the methods of a path that browsers use.
+    Fdv2MethodNotAllowed(Option<&'static str>),
     NotFound,
     /// The path has a percent sign that escapes nothing, which Go refuses before it routes.
     Malformed,
@@ -74,6 +76,8 @@ pub(super) fn route(method: &Method, path: &str) -> Routed {
     let is = |name: &&str| *name == method.as_str();
     if methods.split(' ').any(|name| is(&name)) {
         Routed::To(route)
+    } else if let Route::Fdv2(methods) = route {
+        Routed::Fdv2MethodNotAllowed(methods)
     } else {
         Routed::MethodNotAllowed
     }
@@ -286,7 +290,11 @@ mod tests {
     fn routes_of_ld_relay_9_are_known() {
         for path in ["/sdk/stream", "/sdk/poll"] {
             check(&format!("GET {path}"), Routed::To(Route::Fdv2(None)));
-            check(&format!("POST {path}"), Routed::MethodNotAllowed);
+            for method in ["HEAD", "POST"] {
+                check(&format!("{method} {path}"), Routed::Fdv2MethodNotAllowed(None));
+            }
+            let wrong = Routed::Fdv2MethodNotAllowed(Some("POST OPTIONS"));
+            check(&format!("REPORT {path}/eval"), wrong);
             let of_clients = |methods| Routed::To(Route::Fdv2(Some(methods)));
             check(&format!("GET {path}/eval/abc"), of_clients("GET OPTIONS"));
             check(&format!("OPTIONS {path}/eval/abc"), of_clients("GET OPTIONS"));

@@ -106,7 +106,7 @@ fn query_value(query: Option<&str>, name: &str) -> String {
 }
 
 /// Decodes `+` and percent escapes; what is not a valid escape stays as it is.
-fn form_decoded(text: &str) -> String {
+pub(super) fn form_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;

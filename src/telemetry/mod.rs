@@ -7,4 +7,5 @@ mod times;
 
 pub use chain::Chain;
 pub use logging::{LogFormat, LogLevel, LoggingSettings, init};
+pub use one_line::escaped;
 pub use times::{At, Rounded};

@@ -1,6 +1,8 @@
 //! Keeps each log record on one line: names of environments, filters and error texts come from
 //! outside, and a line break or a terminal's escape sequence in them could forge further records.
+//! The same rule holds for lines on the terminal.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 
@@ -48,13 +50,22 @@ impl<W: io::Write> io::Write for LineWriter<W> {
     }
 }
 
-/// The text with its unsafe characters escaped, but for the line break at its end.
+/// The record with its unsafe characters escaped, but for the line break at its end.
 fn one_line(record: &str) -> String {
     let (text, end) = match record.strip_suffix('\n') {
         Some(text) => (text, "\n"),
         None => (record, ""),
     };
-    let mut line = String::with_capacity(record.len() + 16);
+    format!("{}{end}", escaped(text))
+}
+
+/// The text with its unsafe characters escaped, line breaks among them: fit for one line of a log
+/// or a terminal.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         if is_unsafe(c) {
             // Writing into a string cannot fail. JSON reads this form as well.
@@ -63,8 +74,7 @@ fn one_line(record: &str) -> String {
             line.push(c);
         }
     }
-    line.push_str(end);
-    line
+    Cow::Owned(line)
 }
 
 /// Control characters, line and paragraph separators, and marks that turn the direction of text.
@@ -96,6 +106,12 @@ mod tests {
         check("two ends\n\n", "two ends\\u000a\n");
         check("no end", "no end");
         check("", "");
+    }
+
+    #[test]
+    fn an_escaped_text_has_no_line_break() {
+        assert_eq!(escaped("a\n\u{1b}[2Kb\n"), "a\\u000a\\u001b[2Kb\\u000a");
+        assert!(matches!(escaped("gr\u{fc}n"), Cow::Borrowed(_)));
     }
 
     #[test]

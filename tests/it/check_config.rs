@@ -69,6 +69,49 @@ async fn addresses_and_files_that_cannot_work_are_refused() {
 }
 
 #[tokio::test]
+async fn addresses_of_many_machines_are_refused() {
+    for address in ["224.0.0.1", "255.255.255.255", "ff02::1"] {
+        let reason = "a multicast or broadcast address";
+        check_refused(&[("BIND_ADDRESS", address)], reason).await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_no_header_can_carry_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "hidden\nhidden\n").unwrap();
+    let reason = "contains a character that is not allowed here";
+    for token in [("CONSUL_TOKEN", "hidden\nhidden"), ("CONSUL_TOKEN", "hidden\u{1}")] {
+        check_refused(&[("USE_CONSUL", "1"), token], reason).await;
+    }
+    check_refused(&[("USE_CONSUL", "1"), ("CONSUL_TOKEN_FILE", text(&file))], reason).await;
+}
+
+#[tokio::test]
+async fn dynamodb_without_a_region_is_warned_of() {
+    let base = [("USE_DYNAMODB", "1"), ("DYNAMODB_TABLE", "t"), ("LD_ENV_Shop", "sdk-1")];
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join(".aws/config");
+    std::fs::create_dir(folder.path().join(".aws")).unwrap();
+    std::fs::write(&file, "[default]\nregion = eu-west-1\n").unwrap();
+    let check = async |more: (&str, &str), expected| {
+        let all: Vec<_> = base.into_iter().chain([more]).collect();
+        let (code, errors) = run("check-config --from-env", &all).await;
+        assert_eq!(code, Some(0), "{errors}");
+        let warned = errors.contains("warning: USE_DYNAMODB: no AWS region is set; set AWS_REGION");
+        assert_eq!(warned, expected, "{more:?}: {errors}");
+    };
+    check(("AWS_PROFILE", "x"), true).await;
+    check(("AWS_CONFIG_FILE", "/does/not/exist"), true).await;
+    check(("AWS_REGION", "eu-west-1"), false).await;
+    check(("AWS_DEFAULT_REGION", "eu-west-1"), false).await;
+    check(("AWS_CONFIG_FILE", text(&file)), false).await;
+    check(("AWS_SHARED_CREDENTIALS_FILE", text(&file)), false).await;
+    check(("HOME", text(folder.path())), false).await;
+}
+
+#[tokio::test]
 async fn urls_of_redis_that_cannot_work_are_refused() {
     for (url, reason) in [
         ("redis://:hidden@c/first", "[Redis] cannot be used as it is configured"),

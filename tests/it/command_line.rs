@@ -66,6 +66,44 @@ async fn generated_keys_are_strong_and_differ() {
     assert_eq!(checked.code, Some(0));
 }
 
+/// Names and values come from outside: none drives the terminal or adds a line of its own.
+#[tokio::test]
+async fn no_text_from_outside_forges_output() {
+    let evil = "\u{1b}[31mred\nforged: line\u{202e}";
+    let check = async |arguments: &[&str], variables: &[(&str, &str)], code, line: &str| {
+        let directory = TempDir::new().unwrap();
+        let mut command = Command::new(program());
+        command.args(arguments).current_dir(directory.path()).env_clear();
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(LIMIT, command.output()).await.expect("it ends").unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("forged")), "{said}");
+        assert!(said.contains(line), "no {line:?} in {said}");
+    };
+    let escaped = r"\u001b[31mred\u000aforged: line\u202e";
+    let base = [("LD_ENV_shop", "sdk-1"), ("LD_PREFIX_shop", "p"), ("LOCAL_STORE_DIR", "off")];
+    let with =
+        |name, value| -> Vec<(&str, &str)> { base.into_iter().chain([(name, value)]).collect() };
+    let check_config = &["check-config", "--from-env"];
+    let name = format!("LD_PREFIX_{evil}");
+    let warning = format!("warning: LD_PREFIX_{escaped}: has no effect");
+    check(check_config, &with(&name, "p"), 0, &warning).await;
+    let name = format!("LD_ENV_{evil}");
+    check(check_config, &with(&name, "\u{1}"), 1, &format!("LD_ENV_{escaped}: contains")).await;
+    check(check_config, &with("LD_PROJ_KEY_shop", evil), 0, &format!("projKey: {escaped}")).await;
+    check(check_config, &with("REDIS_TLS", evil), 0, "[Main]").await;
+    check(check_config, &with("LOG_LEVEL", evil), 1, "LOG_LEVEL: ").await;
+    let refused = format!("/{escaped} cannot be read");
+    let file = format!("/{evil}");
+    check(check_config, &with("PROXY_CA_CERTS", &file), 1, &refused).await;
+    check(&["--config", &file], &[], 1, &format!("/{escaped}: cannot be read")).await;
+    check(&[&format!("--{evil}")], &[], 64, &format!("unknown flag --{escaped}")).await;
+    check(&["health", "--url", evil], &[], 1, &format!("{escaped}/livez did not answer")).await;
+}
+
 fn launchdarkly(environments: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();
     for index in 0..environments {

@@ -40,9 +40,13 @@ const SESSION_TOKEN: &str = "session-token-of-a-temporary-role";
 
 #[test]
 fn debug_shows_no_content() {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use pilotlight::autoconfig::cache::codec::OpenedRow;
+    use pilotlight::autoconfig::cache::plan::{Claim, Known};
+    use pilotlight::autoconfig::cache::shared_tier::Update;
+    use pilotlight::autoconfig::cache::{Row as CacheRow, Swap};
     use pilotlight::flagstore::backend::{Row, StoredRow};
     use pilotlight::model::{DataSet, Item, ItemKey, ItemKind, Origin, Password};
     use pilotlight::sse::{Event, EventWriter, Limits, Parser};
@@ -63,6 +67,13 @@ fn debug_shows_no_content() {
     let mut writer = EventWriter::new("put", 100);
     writer.push(text.as_bytes());
     let (name, index) = ("name".to_owned(), 1);
+    let desired = BTreeMap::from([(name.clone(), (1, text.to_owned()))]);
+    let known = Known { desired: &desired, gone: &BTreeMap::new() };
+    let heard_at = tokio::time::Instant::now();
+    let update =
+        Update { desired: &desired, gone: known.gone, confirmed_at: None, live: true, heard_at };
+    let row = CacheRow { name: name.clone(), value: bytes.clone(), revision: 1 };
+    let swap = Swap { name: name.clone(), expected: Some(row.clone()), value: Some(bytes.clone()) };
     let shown = [
         format!("{item:?}"),
         format!("{data:?}"),
@@ -82,6 +93,10 @@ fn debug_shows_no_content() {
         ),
         format!("{:?}", Operation::Set { key: name, value: bytes }),
         format!("{:?}", Password::new(text)),
+        format!("{known:?}"),
+        format!("{update:?}"),
+        format!("{swap:?}"),
+        format!("{:?}", Claim { row: Some(row), version: None }),
     ];
     for shown in shown {
         // As text, and as the numbers of a list of bytes.

@@ -2,12 +2,14 @@
 
 use std::future::Future;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::storage::StoreError;
 
 /// One stored record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its name within the namespace of the backend.
     pub name: String,
@@ -19,8 +21,19 @@ pub struct Row {
     pub revision: u64,
 }
 
+/// Shows the size of the content and not the content: not every format seals it.
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row")
+            .field("name", &self.name)
+            .field("value", &format_args!("{} bytes", self.value.len()))
+            .field("revision", &self.revision)
+            .finish()
+    }
+}
+
 /// One compare-and-swap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Swap {
     /// The record to change.
     pub name: String,
@@ -28,6 +41,18 @@ pub struct Swap {
     pub expected: Option<Row>,
     /// What to store; `None` removes the record.
     pub value: Option<Bytes>,
+}
+
+/// Shows the size of the content and not the content, as for [`Row`].
+impl fmt::Debug for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.value.as_ref().map(|value| format!("{} bytes", value.len()));
+        f.debug_struct("Swap")
+            .field("name", &self.name)
+            .field("expected", &self.expected)
+            .field("value", &format_args!("{}", bytes.as_deref().unwrap_or("none")))
+            .finish()
+    }
 }
 
 /// How one swap ended.

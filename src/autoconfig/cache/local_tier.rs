@@ -2,6 +2,7 @@
 //! one transaction.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -44,11 +45,22 @@ pub struct LocalTier {
 }
 
 /// What the space holds.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Stored {
     texts: BTreeMap<String, String>,
     manifest: Option<Manifest>,
     skipped: Skipped,
+}
+
+/// Shows how many records there are and not the records: they hold SDK keys.
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored")
+            .field("texts", &self.texts.len())
+            .field("manifest", &self.manifest)
+            .field("skipped", &self.skipped)
+            .finish()
+    }
 }
 
 impl LocalTier {
@@ -230,4 +242,16 @@ fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gon
 /// Waits until the store's file was replaced more often than that.
 async fn is_replaced(status: &mut watch::Receiver<LocalStoreStatus>, known: u64) -> bool {
     status.wait_for(|status| status.replaced > known).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_counts_and_no_records() {
+        let texts = BTreeMap::from([("env:a".to_owned(), "sdk-1".to_owned())]);
+        let shown = format!("{:?}", Stored { texts, ..Stored::default() });
+        assert!(shown.contains("texts: 1,") && !shown.contains("sdk-1"), "{shown}");
+    }
 }

@@ -12,6 +12,7 @@
 //! ([`plan_upward`]): it must not bring back what a peer has removed since.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use super::backend::{Row, Swap};
 use super::codec::{Codec, OpenedRow, OpenedRows};
@@ -34,12 +35,22 @@ pub struct Stored<'a> {
 }
 
 /// What a relay knows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Known<'a> {
     /// The records that exist.
     pub desired: &'a Desired,
     /// Records that were removed, by name.
     pub gone: &'a BTreeMap<String, Gone>,
+}
+
+/// Shows how many records there are and not the records: they hold SDK keys.
+impl fmt::Debug for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known")
+            .field("desired", &self.desired.len())
+            .field("gone", &self.gone.len())
+            .finish()
+    }
 }
 
 /// Something in the cache that differs from what this relay knows and may be newer.

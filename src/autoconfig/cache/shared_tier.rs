@@ -4,6 +4,7 @@
 //! the cache key itself, so that neither removes the other's.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -54,7 +55,6 @@ pub struct SharedTier<B> {
 }
 
 /// What a write is to bring about.
-#[derive(Debug)]
 pub struct Update<'a> {
     /// The records that exist.
     pub desired: &'a Desired,
@@ -67,6 +67,19 @@ pub struct Update<'a> {
     pub live: bool,
     /// When the stream last delivered anything.
     pub heard_at: Instant,
+}
+
+/// Shows how many records there are and not the records: they hold SDK keys.
+impl fmt::Debug for Update<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Update")
+            .field("desired", &self.desired.len())
+            .field("gone", &self.gone.len())
+            .field("confirmed_at", &self.confirmed_at)
+            .field("live", &self.live)
+            .field("heard_at", &self.heard_at)
+            .finish()
+    }
 }
 
 /// What is remembered between two writes.

@@ -58,7 +58,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Switched<ConsulConfig> {
         section.warning(host, what);
     }
     let uses_tls = address.as_ref().is_some_and(|(uri, _)| uri.scheme_str() == Some("https"));
-    let token = section.secret(
+    let token = section.header_token(
         Names::both("token", var::CONSUL_TOKEN),
         Names::both("tokenFile", var::CONSUL_TOKEN_FILE),
     );

@@ -140,7 +140,7 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
         ),
         port: main.parsed(Names::both("port", var::PORT), values::port).unwrap_or(8030),
         bind_address: main
-            .parsed(Names::both("bindAddress", var::BIND_ADDRESS), values::ip_address),
+            .parsed(Names::both("bindAddress", var::BIND_ADDRESS), values::bind_address),
         init_timeout: main.parsed(init_timeout, values::duration_from_zero).unwrap_or(seconds(10)),
         graceful_shutdown_timeout,
         shutdown_delay,

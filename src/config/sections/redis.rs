@@ -187,6 +187,11 @@ fn read_servers(section: &mut SectionReader<'_, '_>) -> Option<RedisServers> {
     if section.problem_count() > before {
         return None;
     }
+    if with_tls
+        && [&address.url, &address.host_url].into_iter().flatten().chain(&urls).any(is_socket)
+    {
+        section.warning(TLS, "has no effect, because a Unix socket does not use TLS");
+    }
     let secured = |url: RedactedUrl| if with_tls { secured(url) } else { url };
     let single = address.url.or(address.host_url).map(secured);
     let urls: Vec<RedactedUrl> = urls.into_iter().map(secured).collect();
@@ -352,6 +357,10 @@ fn mode(text: &str) -> Result<Mode, Invalid> {
             allowed: Some("standalone, sentinel, cluster"),
         }),
     }
+}
+
+fn is_socket(url: &RedactedUrl) -> bool {
+    url.expose().split_once("://").is_some_and(|(scheme, _)| scheme.ends_with("unix"))
 }
 
 /// The same URL with TLS. ld-relay v8: the option turns `redis` into `rediss`.

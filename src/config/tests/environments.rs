@@ -65,9 +65,9 @@ fn a_key_with_a_line_break_is_refused_without_being_shown() {
         "[Environment \"x\"]\nsdkKey = sdk-ключ",
         &[("LD_ENV_y", "sdk-secret\n"), ("LD_MOBILE_KEY_y", " mob-secret")],
         &[
-            "/c.conf:2: [Environment \"x\"] sdkKey: contains a character that is not allowed in a key",
-            "LD_ENV_y: contains a character that is not allowed in a key: a space at the",
-            "LD_MOBILE_KEY_y: contains a character that is not allowed in a key",
+            "/c.conf:2: [Environment \"x\"] sdkKey: contains a character that is not allowed here",
+            "LD_ENV_y: contains a character that is not allowed here: a space at the",
+            "LD_MOBILE_KEY_y: contains a character that is not allowed here",
         ],
     );
 }
@@ -103,16 +103,20 @@ fn variables_for_an_environment_that_does_not_exist_are_warned_of() {
             ("LD_MOBILE_KEY_X", "m"),
             ("LD_TTL_MINUTES_y", "5"),
             ("LD_SOMETHING_ELSE", "1"),
+            // Kubernetes sets these for services called `ld-relay` and `relay`.
             ("LD_RELAY_PORT", "tcp://10.0.0.1:8030"),
+            ("LD_RELAY_SERVICE_HOST", "10.0.0.1"),
+            ("RELAY_PORT", "tcp://10.0.0.1:8030"),
+            ("LDRELAY_PORT", "8030"),
             ("AUTO_CONFIG_CACHE_KEYS", "k"),
             ("LOCAL_STORE_DIRECTORY", "d"),
             ("UNRELATED", "1"),
         ],
         &[
             "AUTO_CONFIG_CACHE_KEYS: has no effect: unknown variable",
+            "LDRELAY_PORT: has no effect: unknown variable; did you mean PORT?",
             "LD_MOBILE_KEY_X: has no effect: there is no environment with this name",
             "LD_PREFIX_y: has no effect: there is no environment with this name",
-            "LD_RELAY_PORT: has no effect: unknown variable",
             "LD_SOMETHING_ELSE: has no effect: unknown variable",
             "LD_TTL_MINUTES_y: has no effect: there is no environment with this name",
             "LOCAL_STORE_DIRECTORY: has no effect: unknown variable",

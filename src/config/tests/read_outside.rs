@@ -79,6 +79,13 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("Redis", "readTimeout", "src/app/database.rs", "config.read_timeout"),
     ("Redis", "healthCheckInterval localTtl", "src/app/database.rs", "config.local_ttl"),
     ("DynamoDB", "enabled", "src/app/database.rs", "Database::DynamoDb(config) => Ok("),
+    (
+        "DynamoDB",
+        "AWS_REGION",
+        "src/storage/dynamodb.rs",
+        "EnvironmentVariableRegionProvider::new()",
+    ),
+    ("DynamoDB", "AWS_CONFIG_FILE", "src/storage/dynamodb.rs", "ProfileFileRegionProvider::new()"),
     ("DynamoDB", "tableName", "src/app/database.rs", "config.table"),
     ("DynamoDB", "url", "src/app/database.rs", "config.endpoint"),
     ("DynamoDB", "healthCheckInterval localTtl", "src/app/database.rs", "config.local_ttl"),

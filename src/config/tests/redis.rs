@@ -248,3 +248,18 @@ fn a_container_link_is_named_where_it_displaces_the_host() {
     check_warnings(&format!("{file}[Redis]\nhost = h"), &[link], &[ignored]);
     check_warnings(file, &[("USE_REDIS", "1"), ("REDIS_URL", "redis://h"), link], &[ignored]);
 }
+
+#[test]
+fn tls_of_a_socket_is_warned_of() {
+    let check = |file: &str, pairs: &[(&str, &str)], expected: &[&str]| {
+        let file = format!("{file}\n[Environment \"e\"]\nsdkKey = s\nprefix = p\n");
+        check_warnings(&file, pairs, expected);
+    };
+    let what = "has no effect, because a Unix socket does not use TLS";
+    let by_variable = [("USE_REDIS", "1"), ("REDIS_TLS", "1"), ("REDIS_URL", "unix:///r.sock")];
+    check("", &by_variable, &[&format!("REDIS_TLS: {what}")]);
+    let by_file = "[Redis]\nurl = redis+unix:///r.sock\ntls";
+    check(by_file, &[], &[&format!("/c.conf:3: [Redis] tls: {what}")]);
+    check("[Redis]\nurl = unix:///r.sock", &[], &[]);
+    check("[Redis]\nhost = h\ntls", &[], &[]);
+}

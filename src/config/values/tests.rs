@@ -158,6 +158,12 @@ fn words() {
     assert_eq!(ip_address("[::1]"), Ok("::1".parse().unwrap()));
     assert_eq!(ip_address("127.0.0.1"), Ok("127.0.0.1".parse().unwrap()));
     assert!(ip_address("localhost").is_err());
+    for text in ["127.0.0.1", "0.0.0.0", "::", "::1", "192.0.2.7", "[fe80::1]"] {
+        assert_eq!(bind_address(text), ip_address(text), "{text}");
+    }
+    for text in ["224.0.0.1", "239.1.2.3", "255.255.255.255", "ff02::1", "::ffff:224.0.0.1", "x"] {
+        assert!(bind_address(text).is_err(), "{text}");
+    }
     assert_eq!(trimmed_text("  "), Ok(None));
     assert_eq!(trimmed_text(" a "), Ok(Some("a".to_owned())));
 }

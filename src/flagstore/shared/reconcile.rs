@@ -14,6 +14,7 @@
 //! LaunchDarkly sent after the change could have reached this relay.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,11 +50,22 @@ pub(super) enum Authority {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubts(BTreeMap<ItemKey, Doubt>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Doubt {
     json: Bytes,
     revision: u64,
     since: Instant,
+}
+
+/// Shows the size of the JSON and not the JSON: it holds rules and targets.
+impl fmt::Debug for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doubt")
+            .field("json", &format_args!("{} bytes", self.json.len()))
+            .field("revision", &self.revision)
+            .field("since", &self.since)
+            .finish()
+    }
 }
 
 impl Doubts {
@@ -220,6 +232,13 @@ mod tests {
     use crate::flagstore::layout;
     use crate::flagstore::marker::Marker;
     use crate::model::{Item, ItemKind};
+
+    #[test]
+    fn debug_of_a_doubt_shows_no_content() {
+        let json = Bytes::from_static(b"content");
+        let shown = format!("{:?}", Doubt { json, revision: 1, since: Instant::now() });
+        assert!(shown.contains("7 bytes") && !shown.contains("content"), "{shown}");
+    }
 
     fn flag(key: &str) -> ItemKey {
         ItemKey::new(ItemKind::Flag, key)

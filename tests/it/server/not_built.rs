@@ -179,6 +179,14 @@ async fn fdv2_is_answered_with_the_way_back_to_fdv1() {
     let preflight = site.relay.request("OPTIONS", "/sdk/poll/eval", &[], b"").await;
     assert_eq!(preflight.status, 200);
     assert_eq!(preflight.header("access-control-allow-methods"), Some("POST,OPTIONS"));
-    let wrong = site.relay.request("POST", "/sdk/poll", &[], b"").await;
-    assert_eq!((wrong.status, wrong.header("x-ld-fd-fallback")), (405, None));
+    for (request, exposed) in [
+        ("HEAD /sdk/stream", None),
+        ("POST /sdk/poll", None),
+        ("REPORT /sdk/stream/eval", Some("Date,X-LD-FD-Fallback")),
+    ] {
+        let (method, path) = request.split_once(' ').unwrap();
+        let wrong = site.relay.request(method, path, &[], b"").await;
+        assert_eq!((wrong.status, wrong.header("x-ld-fd-fallback")), (405, Some("true")));
+        assert_eq!(wrong.header("access-control-expose-headers"), exposed, "{request}");
+    }
 }

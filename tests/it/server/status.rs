@@ -222,7 +222,7 @@ async fn what_is_not_built_of_it_is_said() {
     assert!(whole.text().ends_with("}\n"), "{}", whole.text());
     assert!(whole.text().contains("\"sdk-***********\""), "hidden as a whole: {}", whole.text());
     assert!(!whole.text().contains("shop-secret"), "{}", whole.text());
-    for path in ["/status?expect=healthy", "/status?a=b&expect"] {
+    for path in ["/status?expect=healthy", "/status?a=b&expect", "/status?%65xpect=x"] {
         let response = site.relay.get(path, &[]).await;
         assert_eq!(response.status, 400, "{path}");
         check_text(&response, path);
