@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the same checks as CI: `tests/run.sh`. A clean checkout needs network access, Debian with apt
-# (root is not needed), rustup, a C and C++ compiler, Go, a JDK (17 or later) with Maven, Node.js with
+# (root is not needed), rustup, a C and C++ compiler, make, Go, a JDK (17 or later) with Maven, Node.js with
 # npm, and Python 3. On systems without apt, put the database programs into $PILOTLIGHT_TEST_TOOLS/bin.
 #
 # `tests/run.sh --fast` runs only the checks that need no installation: format, lints, unit tests.
