@@ -62,7 +62,7 @@ main() {
     step "fuzz target" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
       --target-dir target/fuzz -- -D warnings
     # Builds the program too; a separate build would compile the dependencies a second time.
-    step "tests" cargo test --locked
+    step "tests" cargo test --locked --no-fail-fast
     step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     step "install cargo-deny" install_cargo_deny
     step "dependencies" dependencies

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use super::super::test_support::spec;
 use super::*;
 use crate::environments::Registry;
-use crate::model::{DataSet, Origin};
+use crate::model::{DataSet, Item, ItemKey, ItemKind, Origin};
+use crate::streams::Change;
 
 #[derive(Default)]
 struct Woken(AtomicBool);
@@ -75,4 +76,38 @@ fn a_revocation_is_noticed_whenever_it_comes() {
             assert!(over || woken.0.load(Ordering::SeqCst), "the stream would stay open");
         }
     });
+}
+
+#[test]
+fn large_changes_that_slow_clients_hold_are_paced_and_bounded() {
+    const CHANGE_BYTES: usize = 10 << 20;
+    let (_, environments) = Registry::of(vec![spec("sdk-1")]);
+    let environment = environments[0].clone();
+    let lease = Arc::new(Lease::default());
+    let serve = |version: u64| {
+        let key = ItemKey::new(ItemKind::Flag, "f");
+        let json = format!("{{\"version\":{version},\"salt\":\"{}\"}}", "x".repeat(CHANGE_BYTES));
+        let item = Arc::new(Item::live(version, json));
+        let mut data = DataSet::default();
+        data.upsert(&key, item.clone());
+        let snapshot = Snapshot::new(Arc::new(data), Origin::Live, SystemTime::UNIX_EPOCH);
+        (Arc::new(snapshot), Change::of(&key, &item))
+    };
+    environment.hub.replace(serve(1).0);
+    let mut cx = Context::from_waker(Waker::noop());
+    // Each client has read everything before a change, and stops in the middle of that change.
+    let stuck: Vec<EventBody> = (2..14)
+        .map(|version| {
+            let mut body = body(&environment, &lease);
+            assert!(!is_over(&mut body, &mut cx));
+            assert_eq!(body.pace.send_until(), None, "nothing is under way");
+            let (snapshot, change) = serve(version);
+            environment.hub.change(snapshot, change);
+            assert!(matches!(body.poll_next(&mut cx), Poll::Ready(Some(_))));
+            assert!(body.pace.send_until().is_some(), "the minimum pace is demanded");
+            body
+        })
+        .collect();
+    let ended: Vec<usize> = (0..12).filter(|index| stuck[*index].pace.was_cut()).collect();
+    assert_eq!(ended, [0, 1, 2, 3], "60 MiB of old changes stay, beside the newest two");
 }

@@ -40,9 +40,24 @@ pub(super) struct Versions {
 struct Version {
     /// The data set. As long as this exists, no other one has its address.
     data: Weak<DataSet>,
-    /// Sizes of its payloads by their places in memory.
-    payloads: BTreeMap<usize, usize>,
+    /// Its payloads that are being sent, by their places in memory.
+    payloads: BTreeMap<usize, Held>,
     readers: Slab<Weak<dyn SlowReader>>,
+}
+
+/// One payload that readers hold.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: usize,
+    readers: usize,
+}
+
+/// Where a reader is noted.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    version: u64,
+    payload: usize,
+    reader: usize,
 }
 
 /// How many of the oldest versions are to go, by their sizes from the oldest to the newest. Pure.
@@ -64,7 +79,7 @@ impl Versions {
         data: &Arc<DataSet>,
         payload: &Bytes,
         reader: Weak<dyn SlowReader>,
-    ) -> ((u64, usize), Vec<Weak<dyn SlowReader>>) {
+    ) -> (Place, Vec<Weak<dyn SlowReader>>) {
         let is_same = |version: &Version| version.data.as_ptr() == Arc::as_ptr(data);
         let known = self.sending.iter().rev().find(|(_, version)| is_same(version));
         let number = known.map_or(self.next, |(number, _)| *number);
@@ -74,22 +89,29 @@ impl Versions {
             payloads: BTreeMap::new(),
             readers: Slab::new(),
         });
-        version.payloads.insert(payload.as_ptr() as usize, payload.len());
-        let place = version.readers.insert(reader);
-        let bytes = |version: &Version| version.payloads.values().sum();
+        let at = payload.as_ptr() as usize;
+        let held = version.payloads.entry(at).or_default();
+        (held.bytes, held.readers) = (payload.len(), held.readers + 1);
+        let place = Place { version: number, payload: at, reader: version.readers.insert(reader) };
+        let bytes = |version: &Version| version.payloads.values().map(|held| held.bytes).sum();
         let sizes: Vec<usize> = self.sending.values().map(bytes).collect();
         let old = self.sending.values().take(surplus(&sizes));
         let ended =
             old.flat_map(|version| version.readers.iter().map(|(_, reader)| reader.clone()));
-        ((number, place), ended.collect())
+        (place, ended.collect())
     }
 
-    fn remove(&mut self, (number, place): (u64, usize)) {
-        if let Some(version) = self.sending.get_mut(&number) {
-            version.readers.try_remove(place);
-            if version.readers.is_empty() {
-                self.sending.remove(&number);
+    fn remove(&mut self, place: Place) {
+        let Some(version) = self.sending.get_mut(&place.version) else { return };
+        version.readers.try_remove(place.reader);
+        if let Some(held) = version.payloads.get_mut(&place.payload) {
+            held.readers -= 1;
+            if held.readers == 0 {
+                version.payloads.remove(&place.payload);
             }
+        }
+        if version.readers.is_empty() {
+            self.sending.remove(&place.version);
         }
     }
 }
@@ -98,7 +120,7 @@ impl Versions {
 #[derive(Debug)]
 pub struct Sending {
     versions: Arc<Mutex<Versions>>,
-    place: (u64, usize),
+    place: Place,
 }
 
 impl Sending {

@@ -1,5 +1,8 @@
 //! Somebody who can write the database, and has no key, puts old records back or removes new ones.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use pilotlight::demo::composed_data::{environment_id, sdk_key};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -82,6 +85,15 @@ async fn without_the_sealed_rows_a_relay_does_not_go_back_to_ld_relays(kind: Kin
     assert_eq!(shared(&always.status().await)["ageSeconds"], Value::Null);
     assert_eq!(scene.rows().await.len(), 0, "what was adopted is not passed on");
     always.kill().await.unwrap();
+
+    // A local store that cannot be opened may hold newer records.
+    let mode = |mode| fs::set_permissions(disk.path(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o770);
+    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    relay.wait_for_log("while the local store cannot be opened").await;
+    assert_eq!(relay.status().await["environments"], serde_json::json!({}));
+    relay.kill().await.unwrap();
+    mode(0o700);
 
     let relay = scene.relay(&disk, NEVER).start().unwrap();
     relay.stream_with_put("/all", "sdk-second").await;
