@@ -299,7 +299,11 @@ pub fn demo() -> ExitCode {
     raise_open_files_limit();
     match crate::demo::story::tell() {
         Ok(()) => ExitCode::from(EXIT_OK),
-        Err(error) => failed(&error),
+        Err(error) => {
+            // Of several lines where it shows the log of the relay.
+            say_error(&error.to_string());
+            ExitCode::from(EXIT_FAILED)
+        }
     }
 }
 

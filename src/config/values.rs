@@ -4,6 +4,7 @@
 //! set. What a function refuses it names together with what it would take. Values that may hold a
 //! password (URLs) are not repeated in an error.
 
+mod urls;
 mod written;
 
 use std::fmt;
@@ -11,10 +12,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
-
+pub(super) use self::urls::{http_url, is_host_and_port, is_socks, proxy_url, redis_url};
 pub(super) use self::written::Written;
-use crate::model::RedactedUrl;
 
 /// Longest part of a value that is repeated in a message, in characters.
 const QUOTED_CHARACTERS_MAX: usize = 60;
@@ -383,128 +382,6 @@ pub(super) fn trimmed_text(text: &str) -> Result<Option<String>, Invalid> {
 #[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
 pub(super) fn path(text: &str) -> Result<PathBuf, Invalid> {
     Ok(PathBuf::from(text))
-}
-
-const HTTP_URLS: &str = "an address that begins with http:// or https:// and names a host";
-
-/// An absolute HTTP URL without user name and password.
-///
-/// ld-relay v8 takes any text with a scheme; what is no HTTP URL fails there when it is dialled.
-pub(super) fn http_url(text: &str) -> Result<Uri, Invalid> {
-    let (scheme, rest) = absolute(text, &["http", "https"], HTTP_URLS)?;
-    if authority(rest).contains('@') {
-        return Err(Invalid::new(
-            "is a URL with a user name or password, which is not allowed here",
-            HTTP_URLS,
-        ));
-    }
-    format!("{scheme}://{rest}").parse().map_err(|_| Invalid::new("is not a URL", HTTP_URLS))
-}
-
-const REDIS_URLS: &str = "an address that begins with redis://, rediss://, valkey:// or \
-                          valkeys:// and names a host, or unix:///path";
-
-/// The URL of a Redis or Valkey server.
-pub(super) fn redis_url(text: &str) -> Result<RedactedUrl, Invalid> {
-    let sockets = ["unix", "redis+unix", "valkey+unix"];
-    if let Some((scheme, path)) = text.split_once("://")
-        && sockets.iter().any(|socket| scheme.eq_ignore_ascii_case(socket))
-    {
-        // The redacted form of a URL hides passwords in user-info only.
-        if path.contains("pass=") {
-            return Err(Invalid::new(
-                "contains a password; set it as password instead",
-                REDIS_URLS,
-            ));
-        }
-        return if path.starts_with('/') && !path.contains(char::is_whitespace) {
-            Ok(RedactedUrl::new(format!("{}://{path}", scheme.to_ascii_lowercase())))
-        } else {
-            Err(Invalid::new("is not the URL of a socket", REDIS_URLS))
-        };
-    }
-    with_user_info(text, &["redis", "rediss", "valkey", "valkeys"], REDIS_URLS)
-}
-
-/// The URL of an outbound proxy.
-pub(super) fn proxy_url(text: &str) -> Result<RedactedUrl, Invalid> {
-    if is_socks(text) {
-        return Err(Invalid::new("is a SOCKS proxy, which is not implemented yet", HTTP_URLS));
-    }
-    with_user_info(text, &["http", "https"], HTTP_URLS)
-}
-
-/// Whether the text asks for a SOCKS proxy. ld-relay goes through those, by way of Go.
-pub(super) fn is_socks(text: &str) -> bool {
-    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    scheme.is_some_and(|scheme| scheme.starts_with("socks"))
-}
-
-/// An absolute URL that may hold user name and password.
-fn with_user_info(
-    text: &str,
-    schemes: &[&'static str],
-    allowed: &'static str,
-) -> Result<RedactedUrl, Invalid> {
-    let (scheme, rest) = absolute(text, schemes, allowed)?;
-    // A password with a slash in it ends the authority early: the rest would count as path and
-    // be shown.
-    if rest[authority(rest).len()..].contains('@') {
-        let what = "has a user name or password that contains /, ? or #; write %2F, %3F or %23";
-        return Err(Invalid::new(what, allowed));
-    }
-    Ok(RedactedUrl::new(format!("{scheme}://{rest}")))
-}
-
-/// Splits `scheme://rest`, with the scheme in lower case, and checks host and port of the rest.
-/// The text is not repeated in an error: it may hold a password.
-fn absolute<'a>(
-    text: &'a str,
-    schemes: &[&'static str],
-    allowed: &'static str,
-) -> Result<(&'static str, &'a str), Invalid> {
-    let not_absolute = || Invalid::new("is not an absolute URL with a supported scheme", allowed);
-    let (scheme, rest) = text.split_once("://").ok_or_else(not_absolute)?;
-    let scheme =
-        schemes.iter().find(|known| scheme.eq_ignore_ascii_case(known)).ok_or_else(not_absolute)?;
-    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(Invalid::new("is a URL that contains a space or a control character", allowed));
-    }
-    let authority = authority(rest);
-    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if !is_host_and_port(host_and_port) {
-        return Err(Invalid::new("is a URL without a valid host and port", allowed));
-    }
-    Ok((scheme, rest))
-}
-
-/// What stands between the scheme and the path.
-fn authority(rest: &str) -> &str {
-    &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())]
-}
-
-/// Whether the text is `host`, `host:port`, `[v6]` or `[v6]:port`.
-pub(super) fn is_host_and_port(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((host, "")) => (host, None),
-            Some((host, rest)) => match rest.strip_prefix(':') {
-                Some(port) => (host, Some(port)),
-                None => return false,
-            },
-            None => return false,
-        },
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let host_is_good = !host.is_empty() && !host.contains(['/', '?', '#', '@', '\\']);
-    host_is_good && port.is_none_or(port_is_good)
-}
-
-fn port_is_good(digits: &str) -> bool {
-    digits.bytes().all(|byte| byte.is_ascii_digit()) && port(digits).is_ok()
 }
 
 #[cfg(test)]
