@@ -195,7 +195,7 @@ fn http_urls_name_a_host() {
     ] {
         let invalid = http_url(text).expect_err(text);
         assert!(!invalid.what.contains("secret"));
-        assert_eq!(invalid.allowed, Some(HTTP_URLS));
+        assert_eq!(invalid.allowed, Some(urls::HTTP_URLS));
     }
 }
 

@@ -5,7 +5,8 @@ use http::Uri;
 use super::{Invalid, port};
 use crate::model::RedactedUrl;
 
-const HTTP_URLS: &str = "an address that begins with http:// or https:// and names a host";
+pub(super) const HTTP_URLS: &str =
+    "an address that begins with http:// or https:// and names a host";
 
 /// An absolute HTTP URL without user name and password.
 ///
