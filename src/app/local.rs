@@ -77,7 +77,8 @@ impl Opening {
             let (directories, now) = (self.directories.clone(), secrets.borrow().clone());
             let opening = tokio::task::spawn_blocking(move || first_usable(&directories, &now));
             let opened = opening.await.unwrap_or_else(|error| {
-                Err(Unusable { problem: Chain(&error).to_string(), is_unwritable: false })
+                let problem = Chain(&error).to_string();
+                Err(Unusable { problem, is_unwritable: false, is_absent: false })
             });
             match opened {
                 Ok(Usable { directory, ring, opened, passed_over }) => {
@@ -103,13 +104,7 @@ impl Opening {
 
     /// Logs a problem once, however long it lasts.
     fn failed(&self, unusable: Unusable) {
-        let Unusable { problem, is_unwritable } = unusable;
-        // A directory that cannot even be looked into may hold a store.
-        let is_absent = is_unwritable
-            && self
-                .directories
-                .iter()
-                .all(|directory| matches!(LocalStore::exists_in(directory), Ok(false)));
+        let Unusable { problem, is_unwritable, is_absent } = unusable;
         if self.problem.borrow().as_ref() == Some(&problem) {
             return;
         }
@@ -151,6 +146,9 @@ struct Unusable {
     /// True if all that is wrong is that nothing can be written, as in a container with a
     /// read-only root.
     is_unwritable: bool,
+    /// True if, besides, none of the directories holds a store. One that cannot even be looked
+    /// into may hold one.
+    is_absent: bool,
 }
 
 /// Why one directory cannot be used.
@@ -193,7 +191,9 @@ fn first_usable(directories: &[PathBuf], secrets: &Secrets) -> Result<Usable, Un
     if problems.is_empty() {
         problems.push("no directory for it is known; set LOCAL_STORE_DIR".to_owned());
     }
-    Err(Unusable { problem: problems.join("; "), is_unwritable })
+    let holds_none = |directory: &PathBuf| matches!(LocalStore::exists_in(directory), Ok(false));
+    let is_absent = is_unwritable && directories.iter().all(holds_none);
+    Err(Unusable { problem: problems.join("; "), is_unwritable, is_absent })
 }
 
 fn open_in(directory: &Path, secrets: &Secrets) -> Result<(KeyRing, Opened), OpenFailure> {

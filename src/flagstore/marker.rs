@@ -126,7 +126,12 @@ impl Note {
     /// True if the marker vouches for these counts and this environment, so that it need not be
     /// written anew.
     pub fn is_current(&self, counts: Counts, identity: Option<&Identity>) -> bool {
-        self.counts == counts && (identity.is_none() || self.identity.as_ref() == identity)
+        self.counts == counts && self.belongs_to(identity)
+    }
+
+    /// True if it names this environment, or if the ID of this environment is not known.
+    pub fn belongs_to(&self, identity: Option<&Identity>) -> bool {
+        identity.is_none() || self.identity.as_ref() == identity
     }
 
     /// True if the marker may stay as it is when so many rows are stored: it vouches for as many.

@@ -1,8 +1,7 @@
 //! What a database must do to hold the shared cache. It sees sealed bytes only.
 
-use std::future::Future;
-
 use std::fmt;
+use std::future::Future;
 
 use bytes::Bytes;
 

@@ -35,6 +35,17 @@ async fn remove(scene: &Scene, kind: Kind, items: ItemKind, only_one: bool) {
     }
 }
 
+/// Database and local store hold everything; the relay that filled them and LaunchDarkly are gone.
+async fn filled_and_cut_off(kind: Kind) -> (Scene, TempDir) {
+    let scene = Scene::on(kind, 1, FLAGS).await;
+    let disk = TempDir::new().unwrap();
+    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    wait_until_complete(&scene, kind, 0).await;
+    relay.kill().await.unwrap();
+    scene.launchdarkly.stop().await;
+    (scene, disk)
+}
+
 async fn latest(relay: &RelayProcess) -> (u16, Value) {
     let answer = relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await;
     (answer.status, serde_json::from_slice(&answer.body).unwrap_or_default())
@@ -67,12 +78,7 @@ async fn a_marker_without_its_items_is_not_served(kind: Kind) {
 }
 
 async fn a_whole_local_store_wins_over_a_database_that_lost_items(kind: Kind) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
-    let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
-    wait_until_complete(&scene, kind, 0).await;
-    relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
+    let (scene, disk) = filled_and_cut_off(kind).await;
     for items in [ItemKind::Flag, ItemKind::Segment] {
         remove(&scene, kind, items, false).await;
         let relay = scene.relay(&disk, NEVER).start().unwrap();
@@ -85,12 +91,7 @@ async fn a_whole_local_store_wins_over_a_database_that_lost_items(kind: Kind) {
 }
 
 async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
-    let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
-    wait_until_complete(&scene, kind, 0).await;
-    relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
+    let (scene, disk) = filled_and_cut_off(kind).await;
     // A person who can write the database writes a newer flag.
     let planted = format!(r#"{{"key":"{}","version":9000,"on":true}}"#, flag_key(2));
     let flags = namespace(kind, 0, ItemKind::Flag);
@@ -133,12 +134,7 @@ async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
 }
 
 async fn an_item_that_cannot_be_decoded_is_left_out_and_named(kind: Kind) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
-    let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
-    wait_until_complete(&scene, kind, 0).await;
-    relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
+    let (scene, disk) = filled_and_cut_off(kind).await;
     let flags = namespace(kind, 0, ItemKind::Flag);
     let deep = format!(r#"{{"version":1,"x":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     scene.database.put_item(&flags, &flag_key(2), 0, "{\"key\": ").await;

@@ -147,9 +147,7 @@ impl<B: FlagBackend> Keeper<B> {
     /// True if the marker says that the rows belong to this environment.
     pub(super) fn is_ours(&self, marker: Option<&Marker>) -> bool {
         let note = marker.and_then(|marker| marker.note.as_ref());
-        note.is_some_and(|note| {
-            self.identity.is_none() || note.identity.as_ref() == self.identity.as_ref()
-        })
+        note.is_some_and(|note| note.belongs_to(self.identity.as_ref()))
     }
 
     /// Replaces or removes the stored rows at these places.
