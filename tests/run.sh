@@ -24,7 +24,7 @@ remark_file=$(mktemp)
 export remark_file
 trap 'rm -f -- "$remark_file"' EXIT
 # Longer than any step takes from scratch on two slow cores; a step that hangs must not block CI.
-step_limit=25m
+step_limit=35m
 
 lines_of_summary=()
 failed_steps=0

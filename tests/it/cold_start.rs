@@ -27,20 +27,8 @@ fn settings(launchdarkly: &FakeLaunchDarkly, store: &TempDir) -> RelaySettings {
 async fn stored_by(settings: &RelaySettings) -> RelayProcess {
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay
-}
-
-/// Waits until nothing waits to be written to the local store.
-pub(crate) async fn wait_until_stored(relay: &RelayProcess) {
-    relay
-        .wait_for_status("everything is stored locally", |status| {
-            status["localStore"]["pending"] == 0
-                && status["localStore"]["lastCommit"].is_u64()
-                && status["autoConfigCache"]["local"]["writePending"] == false
-                && status["autoConfigCache"]["local"]["lastWrite"].is_u64()
-        })
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +38,7 @@ async fn a_relay_that_was_killed_serves_from_its_local_store() {
     let relay = settings(&launchdarkly, &store).start().unwrap();
     let live = relay.stream_with_put("/all", &sdk_key(1)).await.1;
     relay.wait_until_healthy(3).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
 
     launchdarkly.inject(FaultRule::new(FaultScope::Everything, Fault::BlackHole));
@@ -79,7 +67,7 @@ async fn when_launchdarkly_returns_clients_get_only_what_is_new() {
     let store = TempDir::new().unwrap();
     let relay = settings(&launchdarkly, &store).start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
 
     launchdarkly.stop().await;
@@ -111,7 +99,7 @@ async fn what_changed_during_the_outage_arrives_as_a_put() {
     let store = TempDir::new().unwrap();
     let relay = settings(&launchdarkly, &store).start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     launchdarkly.stop().await;
     let relay = settings(&launchdarkly, &store).start().unwrap();
@@ -219,7 +207,7 @@ async fn a_store_that_another_relay_gives_up_is_taken_over() {
     launchdarkly.upsert_flag(&environment_id(0), changed_flag(0, 3, 1)).unwrap();
     let (name, _) = next_event(&mut client).await;
     assert_eq!(name, "patch");
-    wait_until_stored(&second).await;
+    second.wait_until_stored().await;
     second.kill().await.unwrap();
     launchdarkly.stop().await;
     let third = settings(&launchdarkly, &store).start().unwrap();
@@ -245,7 +233,7 @@ async fn a_store_that_is_taken_over_holds_what_is_live() {
             status["localStore"]["state"] == "available"
         })
         .await;
-    wait_until_stored(&second).await;
+    second.wait_until_stored().await;
     let (_, put) = second.stream_with_put("/all", &sdk_key(0)).await;
     assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 4);
     second.kill().await.unwrap();
@@ -271,7 +259,7 @@ async fn a_damaged_store_is_set_aside_and_the_start_goes_on() {
         .filter(|name| name.contains("damaged"))
         .collect();
     assert_eq!(aside.len(), 1, "{aside:?}");
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     launchdarkly.stop().await;
     let relay = settings(&launchdarkly, &store).start().unwrap();

@@ -78,6 +78,7 @@ async fn records_are_one_line_each_in_both_formats() {
         let mut relay = settings.start().unwrap();
         relay.wait_for_log("forged").await;
         relay.stream_with_put("/all", &sdk_key(0)).await;
+        relay.wait_until_stored().await;
         // Failures bring durations and error texts into the log, the next start brings times.
         launchdarkly.stop().await;
         relay.wait_for_log("upstream stream failed").await;

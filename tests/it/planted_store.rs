@@ -12,7 +12,7 @@ use pilotlight::sealing::{KeyRing, SealingKey};
 use pilotlight::storage::local::{KeyFile, LocalStore};
 use tempfile::TempDir;
 
-use crate::shared_cache::scene::{KEY, wait_until_stored};
+use crate::shared_cache::scene::KEY;
 use crate::support::relay::{LONG, RelayProcess, RelaySettings};
 
 fn launchdarkly() -> FakeLaunchDarkly {
@@ -31,7 +31,7 @@ async fn plant(launchdarkly: &FakeLaunchDarkly, directory: &Path) {
     let own = TempDir::new().unwrap();
     let attacker = relay(launchdarkly, own.path()).start().unwrap();
     attacker.wait_until_healthy(1).await;
-    wait_until_stored(&attacker).await;
+    attacker.wait_until_stored().await;
     attacker.kill().await.unwrap();
     let key = SealingKey::derive(&FakeSettings::default().autoconfig_key);
     let from = LocalStore::open(own.path(), KeyRing::new(key, [])).unwrap().store;
@@ -91,7 +91,7 @@ async fn a_directory_that_others_can_write_is_not_used_and_that_shows() {
     let settings = relay(&launchdarkly, &disk);
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     launchdarkly.stop().await;
 

@@ -11,7 +11,6 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::cold_start::wait_until_stored;
 use crate::local_store_support::directory;
 use crate::support::relay::{RelayProcess, RelaySettings};
 
@@ -42,7 +41,7 @@ async fn a_relay_that_is_killed_at_any_moment_serves_again_each_time() {
 
     let first = connected.start().unwrap();
     first.wait_until_healthy(ENVIRONMENTS).await;
-    wait_until_stored(&first).await;
+    first.wait_until_stored().await;
     first.kill().await.unwrap();
     let begun = launchdarkly.data(environment_id(0).as_str());
     let mut served = serve_alone(&alone).await;

@@ -59,7 +59,7 @@ async fn evaluates_what_is_streamed(language: Language) -> anyhow::Result<()> {
     let init = sdk.wait_init(LIMIT).await?;
     assert!(init.initialized && init.elapsed < LIMIT, "{init:?}");
     assert!(sdk.version().contains('.'), "{}", sdk.version());
-    assert_eq!(sdk.status().await?.state, State::Valid);
+    sdk.wait_valid().await?;
     assert!(!sdk.log().is_empty());
 
     let given = sdk.eval("greeting", "none").await?;
@@ -129,7 +129,7 @@ async fn polls_and_sends_events(language: Language) -> anyhow::Result<()> {
     let mut sdk =
         SdkDriver::start_with(language, &key, relay.url(), Mode::Poll, Events::On).await?;
     assert!(sdk.wait_init(LIMIT).await?.initialized);
-    assert_eq!(sdk.status().await?.state, State::Valid);
+    sdk.wait_valid().await?;
     assert_eq!(sdk.eval("greeting", "none").await?.value, json!("hello"));
     sdk.quit().await?;
     let kinds = relay.event_kinds();

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::support::futures_of;
 use crate::support::relay::{RelayProcess, RelaySettings};
-use crate::support::sdk_driver::{Events, Language, Mode, SdkDriver, State, same_value};
+use crate::support::sdk_driver::{Events, Language, Mode, SdkDriver, same_value};
 
 /// One for each SDK, so that several environments are live at once.
 const ENVIRONMENTS: usize = 4;
@@ -93,15 +93,7 @@ impl Reader {
 
     /// The SDK says that its connection is sound.
     async fn is_connected(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let status = self.sdk.status().await?;
-            if status.state == State::Valid {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{}", self.failure("is not connected", status));
-            tokio::time::sleep(WATCH_INTERVAL).await;
-        }
+        self.sdk.wait_valid().await.with_context(|| format!("environment {}", self.environment))
     }
 
     /// Nothing fell back so far; returns how many evaluations were looked at.
@@ -166,7 +158,7 @@ impl Scene {
     async fn live_relay(&self) -> anyhow::Result<RelayProcess> {
         let relay = self.settings.start()?;
         relay.wait_until_healthy(ENVIRONMENTS).await;
-        crate::cold_start::wait_until_stored(&relay).await;
+        relay.wait_until_stored().await;
         Ok(relay)
     }
 

@@ -13,9 +13,7 @@ use pilotlight::demo::representations::{ExpiringKeyRep, KeyRep};
 use tempfile::TempDir;
 
 use crate::shared_cache::database::{CacheDatabase, Kind};
-use crate::shared_cache::scene::{
-    CACHE_KEY, KEY, OFTEN, SEALED, Scene, shared, wait_for_shared, wait_until_stored,
-};
+use crate::shared_cache::scene::{CACHE_KEY, KEY, OFTEN, SEALED, Scene, shared, wait_for_shared};
 use crate::support::databases::MASTER_TOKEN;
 use crate::support::eventually;
 use crate::support::relay::{RelayProcess, RelaySettings, program};
@@ -237,7 +235,7 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
 
     let mut relay = settings.start().unwrap();
     relay.wait_until_healthy(6).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let at_first = stored(&scene, disk.path()).await;
     let (_client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
     heard.ask_everything(&relay).await;
@@ -442,7 +440,7 @@ async fn files_are_exchanged(scene: &Scene, relay: &RelayProcess, key: &Path, au
             status["localStore"]["toReseal"] == 0 && status["localStore"]["pending"] == 0
         })
         .await;
-    wait_until_stored(relay).await;
+    relay.wait_until_stored().await;
 }
 
 /// What `check-config` prints for the same variables.

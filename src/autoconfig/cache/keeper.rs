@@ -141,9 +141,11 @@ impl<A: TierAccess> Keeper<A> {
 
     /// Runs until it is told to stop.
     pub async fn run(mut self, cancel: CancellationToken) {
+        // What has arrived is written even if the end comes at the same moment.
         tokio::select! {
-            () = cancel.cancelled() => return,
+            biased;
             () = self.read_until_wanted() => {}
+            () = cancel.cancelled() => return,
         }
         self.write_what_is_wanted(cancel).await;
     }

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::relay::LONG;
 use crate::support::scene::{
-    Scene, environment, flag, load, patch_of, put_of, sdk, wait_for_code, wait_until_stored,
-    with_anchor,
+    Scene, environment, flag, load, patch_of, put_of, sdk, wait_for_code, with_anchor,
 };
 
 /// What LaunchDarkly says about an environment, changed by hand.
@@ -79,7 +78,7 @@ async fn one_malformed_environment_of_a_put_harms_no_other() {
     assert!(scene.relay.log().contains("cannot be used"), "{}", scene.relay.log());
 
     // The last good form is also what a cold start finds.
-    wait_until_stored(&scene.relay).await;
+    scene.relay.wait_until_stored().await;
     let scene = scene.restart(FakeLaunchDarkly::refuse).await;
     for (key, expected) in [(&*sdk("bad"), 200), ("sdk-good-2", 200), (&*sdk("gone"), 503)] {
         scene.wait_for_code(key, expected).await;

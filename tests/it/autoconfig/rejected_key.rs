@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::support::relay::{LONG, RelayProcess, RelaySettings, next_event};
 use crate::support::scene::{
-    Scene, autoconfig_key, code, environment, flag, load, sdk, wait_for_code, wait_until_stored,
+    Scene, autoconfig_key, code, environment, flag, load, sdk, wait_for_code,
 };
 
 const POLL: &str = "/sdk/latest-flags";
@@ -74,7 +74,7 @@ async fn a_rejected_key_and_no_cache_is_503_and_no_end_of_the_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_other_answer_ends_the_process_either() {
     let scene = Scene::healthy(&[environment("e1")]).await;
-    wait_until_stored(&scene.relay).await;
+    scene.relay.wait_until_stored().await;
     let Scene { launchdarkly, settings, relay, store: _store } = scene;
     relay.kill().await.unwrap();
     for status_code in [404, 405, 410, 418, 451, 400, 429, 500, 503, 204] {
@@ -145,7 +145,7 @@ async fn the_key_can_be_exchanged_without_a_restart_and_without_losing_the_cache
     let settings = with_key_file(&launchdarkly, &file, &store);
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let (mut client, _) = relay.stream_with_put("/all", &sdk("e1")).await;
 
     launchdarkly.add_autoconfig_key("rel-second");
@@ -164,7 +164,7 @@ async fn the_key_can_be_exchanged_without_a_restart_and_without_losing_the_cache
             status["localStore"]["toReseal"] == 0 && status["localStore"]["pending"] == 0
         })
         .await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     launchdarkly.stop().await;
     let relay = settings.start().unwrap();

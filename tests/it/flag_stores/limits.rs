@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::scene::{is_complete, store_status, stored, wait_for_store, wait_until_complete};
 use super::witness::Witness;
 use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene, wait_until_stored};
+use crate::shared_cache::scene::{NEVER, Scene};
 use crate::support::eventually;
 
 /// Above DynamoDB's 400 KB and Consul's 512 KiB.
@@ -57,7 +57,7 @@ async fn check(kind: Kind) {
     assert_eq!((&flags["growing"]["version"], flags.get("born-large")), (&json!(1), None));
     assert_eq!(flags["tick-4"]["round"], 4);
     assert_eq!(flags.len(), 20 + 1 + 5);
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     witness.assert_untroubled();
     relay.kill().await.unwrap();
 

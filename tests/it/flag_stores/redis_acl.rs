@@ -9,7 +9,7 @@ use super::redis_scene::{
     PLAIN, Run, TAGGED, launchdarkly, on, on_owners, prefix, relay, serves_from_the_store,
     wait_until_held,
 };
-use crate::shared_cache::scene::{OFTEN, SEALED, wait_until_stored};
+use crate::shared_cache::scene::{OFTEN, SEALED};
 use crate::support::databases::{MASTER_NAME, Redis, RedisCluster, SentinelGroup};
 use crate::support::eventually;
 use crate::support::relay::RelaySettings;
@@ -58,7 +58,7 @@ async fn everything_works(
     };
     let machine = TempDir::new().unwrap();
     let first = settings(&machine).start().unwrap();
-    wait_until_stored(&first).await;
+    first.wait_until_stored().await;
     wait_until_held(run, &launchdarkly, start, 2).await;
     let environment = environment_id(0);
     let flag = json!({"key": "fresh", "on": true});

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::redis_scene::{PLAIN, launchdarkly, on, relay, serves_from_the_store, wait_until_held};
 use super::scene::wait_for_store;
-use crate::shared_cache::scene::{SEALED, wait_until_stored};
+use crate::shared_cache::scene::SEALED;
 use crate::support::certificates::Certificates;
 use crate::support::databases::Redis;
 use crate::support::relay::{RelayProcess, RelaySettings};
@@ -54,7 +54,7 @@ impl Way<'_> {
         let settings = (self.configure)(relay(&launchdarkly, &machine, PLAIN));
         let settings = settings.with("LOG_LEVEL", "debug");
         let first = settings.start().unwrap();
-        wait_until_stored(&first).await;
+        first.wait_until_stored().await;
         wait_until_held(&run, &launchdarkly, PLAIN, 2).await;
         assert_eq!(run("", &["HLEN", SEALED]), "3", "environments and the manifest");
         for other in (0..4).filter(|other| *other != self.database) {

@@ -8,7 +8,7 @@ use super::redis_scene::{
     Changes, PLAIN, TAGGED, launchdarkly, on, on_owners, prefix, relay, wait_until_held,
 };
 use super::scene::wait_for_store;
-use crate::shared_cache::scene::{SEALED, wait_until_stored};
+use crate::shared_cache::scene::SEALED;
 use crate::support::databases::{Redis, RedisCluster, SentinelGroup};
 use crate::support::eventually;
 use crate::support::relay::RelayProcess;
@@ -242,7 +242,7 @@ async fn servers_that_restart_empty_while_nothing_changes_are_filled_at_once() {
         .unwrap();
     let clustered = cluster.configure(relay(&launchdarkly, &machines[1], PLAIN)).start().unwrap();
     for relay in [&alone, &clustered] {
-        wait_until_stored(relay).await;
+        relay.wait_until_stored().await;
     }
     for _ in 0..3 {
         server.restart().await;

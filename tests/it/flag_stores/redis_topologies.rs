@@ -12,7 +12,7 @@ use super::redis_scene::{
     wait_until_held,
 };
 use super::scene::wanted;
-use crate::shared_cache::scene::{SEALED, wait_until_stored};
+use crate::shared_cache::scene::SEALED;
 use crate::support::certificates::Certificates;
 use crate::support::databases::{Redis, RedisCluster, SentinelGroup};
 use crate::support::eventually;
@@ -24,7 +24,7 @@ const ENVIRONMENTS: usize = 3;
 /// had said.
 async fn fill(settings: RelaySettings, launchdarkly: &FakeLaunchDarkly) -> Vec<DataSet> {
     let relay = settings.start().unwrap();
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let data = |index| launchdarkly.data(environment_id(index).as_str());
     let said = (0..ENVIRONMENTS).map(data).collect();
     launchdarkly.stop().await;
@@ -169,7 +169,7 @@ async fn environments_appear(
         .each_ref()
         .map(|machine| configure(relay(&launchdarkly, machine, start)).start().unwrap());
     for relay in &relays {
-        wait_until_stored(relay).await;
+        relay.wait_until_stored().await;
     }
     for index in 1..=5 {
         let composed = environment(index, FLAGS);
@@ -225,7 +225,7 @@ async fn wiped_servers_are_filled_again() {
     let relays = [cluster.configure(plain), cluster.configure(tagged), group.configure(guarded)]
         .map(|settings| settings.start().unwrap());
     for relay in &relays {
-        wait_until_stored(relay).await;
+        relay.wait_until_stored().await;
     }
     for _ in 0..3 {
         cluster.everywhere(&["FLUSHALL"]);

@@ -10,7 +10,6 @@ use tempfile::TempDir;
 use super::database::Kind;
 use super::scene::{
     KEY, NEVER, OFTEN, SEALED, Scene, codec, manifest_row, shared, wait_for_shared,
-    wait_until_stored,
 };
 use crate::support::relay::RelaySettings;
 
@@ -74,7 +73,7 @@ async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
     let disk = TempDir::new().unwrap();
     let relay = scene.relay(&disk, OFTEN).with(MAX_AGE, "24h").start().unwrap();
     scene.wait_until_whole().await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     assert_eq!(shared(&relay.status().await)["error"], Value::Null);
     relay.kill().await.unwrap();
     scene.launchdarkly.stop().await;

@@ -7,7 +7,6 @@ use tempfile::TempDir;
 use super::database::Kind;
 use super::scene::{
     CACHE_KEY, NEVER, OFTEN, Scene, assert_later, difference, shared, wait_for_shared,
-    wait_until_stored,
 };
 use crate::support::eventually;
 
@@ -80,7 +79,7 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
         }
     })
     .await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     assert_eq!(scene.rows().await, filled, "what is there already is not written");
 }
 
@@ -106,7 +105,7 @@ async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
     scene.launchdarkly.start().unwrap();
     let relay = scene.relay(&old_disk, NEVER).start().unwrap();
     relay.wait_until_healthy(2).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let before = scene.rows().await;
     // What is sent now is lost, not late: a server that only stands still for a while would carry
     // out what waits for it, also after its sender's end.

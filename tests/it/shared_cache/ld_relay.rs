@@ -11,9 +11,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::database::{Kind, Rows};
-use super::scene::{
-    CACHE_KEY, KEY, OFTEN, SEALED, Scene, assert_later, shared, wait_for_shared, wait_until_stored,
-};
+use super::scene::{CACHE_KEY, KEY, OFTEN, SEALED, Scene, assert_later, shared, wait_for_shared};
 use crate::support::eventually;
 
 /// ld-relay knows no Consul.
@@ -222,7 +220,7 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     .await;
 
     // A change is one row; what is lost comes back; a filter is a row like the others.
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let before = scene.database.rows(CACHE_KEY).await;
     scene.launchdarkly.delete_environment(&plain.env_id);
     let rep = pilotlight::demo::representations::FilterRep {
@@ -248,9 +246,9 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     );
     assert_eq!(open(KEY, &after["filter:web.small"]), expected);
     scene.database.wipe().await;
-    eventually("what is lost comes back", async || {
-        let rows = scene.database.rows(CACHE_KEY).await;
-        if rows.len() == 2 { Ok(()) } else { Err(rows.len()) }
+    eventually("what is lost comes back, the manifest last", async || {
+        let rows = (scene.database.rows(CACHE_KEY).await.len(), scene.rows().await.len());
+        if rows == (2, 1) { Ok(()) } else { Err(format!("{rows:?}")) }
     })
     .await;
     let status = relay.status().await;
@@ -302,7 +300,7 @@ async fn the_two_formats_stand_side_by_side(kind: Kind) {
     .await;
     let sealed = scene.rows().await;
     for relay in [&ours, &mixed] {
-        wait_until_stored(relay).await;
+        relay.wait_until_stored().await;
         let before = shared(&relay.status().await)["lastWrite"].as_u64().unwrap();
         relay
             .wait_for_status("it looked again", |status| {

@@ -14,7 +14,6 @@ use pilotlight::storage::local::LocalStore;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::scene::wait_until_stored;
 use crate::support::eventually;
 use crate::support::relay::{LONG, RelayProcess, RelaySettings, next_event};
 
@@ -92,7 +91,7 @@ async fn previous_keys_alone_seal_nothing() {
 async fn wait_until_first_stored(relay: &RelayProcess) {
     let is_stored = |status: &Value| status["localStore"]["lastCommit"].is_u64();
     relay.wait_for_status("something is stored", is_stored).await;
-    wait_until_stored(relay).await;
+    relay.wait_until_stored().await;
 }
 
 /// Waits until the store was made anew and holds so many environments, with the flags of each.
@@ -151,7 +150,7 @@ async fn survives(harm: impl Fn(&Path), told: &str) {
     let disk = parent.path().join("store");
     let relay = settings(&launchdarkly, &disk).start().unwrap();
     relay.wait_until_healthy(3).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let (mut client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
     harm(&disk);
     // A change reaches clients whatever the store does, and the store finds out.
@@ -161,7 +160,7 @@ async fn survives(harm: impl Fn(&Path), told: &str) {
     // The list of environments goes on being kept.
     launchdarkly.load(&environment(3, 20));
     relay.wait_until_healthy(4).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     wait_until_held(&disk, 4).await;
     let shows = |status: &Value| status["autoConfigCache"]["local"]["records"] == 4;
     relay.wait_for_status("/status shows it", shows).await;
@@ -210,7 +209,7 @@ async fn a_directory_in_whose_place_something_else_stands_is_told_of_until_it_is
     let disk = parent.path().join("store");
     let relay = settings(&launchdarkly, &disk).start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let (mut client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
     fs::remove_dir_all(&disk).unwrap();
     fs::write(&disk, "in the way").unwrap();
@@ -239,7 +238,7 @@ async fn what_was_read_in_an_outage_goes_back_into_a_store_that_was_replaced() {
     let disk = parent.path().join("store");
     let relay = settings(&launchdarkly, &disk).start().unwrap();
     relay.wait_until_healthy(2).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
 
     // Flags come, the list of environments does not: it is known from the store alone.
@@ -268,7 +267,7 @@ async fn a_disk_that_is_full_shows_and_delays_nobody() {
     let disk = TempDir::new().unwrap();
     let relay = settings(&launchdarkly, disk.path()).start().unwrap();
     relay.wait_until_healthy(1).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.stop().await.unwrap();
 
     // No file of the process may grow beyond what the store has: as if the disk were full. The
@@ -306,7 +305,7 @@ async fn a_disk_that_is_full_shows_and_delays_nobody() {
             status["localStore"]["pending"] == 0 && status["localStore"]["error"].is_null()
         })
         .await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     starts_cold(&launchdarkly, disk.path(), 6).await;
 }

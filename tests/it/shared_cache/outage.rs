@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::database::Kind;
-use super::scene::{NEVER, OFTEN, Scene, assert_later, shared, wait_for_shared, wait_until_stored};
+use super::scene::{NEVER, OFTEN, Scene, assert_later, shared, wait_for_shared};
 use crate::support::relay::next_event;
 
 on_every_database!(
@@ -78,7 +78,7 @@ async fn a_start_does_not_wait_for_the_database(kind: Kind) {
     scene.database.proxy().cut();
     scene.database.proxy().pass().unwrap();
     scene.wait_until_whole().await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
 }
 
 async fn what_a_database_missed_reaches_it_and_delays_no_event(kind: Kind) {
@@ -106,7 +106,7 @@ async fn what_a_database_missed_reaches_it_and_delays_no_event(kind: Kind) {
             .await;
         scene.database.thaw();
         scene.wait_until_whole().await;
-        wait_until_stored(&relay).await;
+        relay.wait_until_stored().await;
     }
     // A call to the database would have taken two seconds to fail.
     assert!(fastest < Duration::from_secs(1), "{fastest:?}");

@@ -7,7 +7,7 @@ use pilotlight::demo::composed_data::environment;
 use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use tempfile::TempDir;
 
-use super::scene::{CACHE_KEY, KEY, OFTEN, SEALED, shared, wait_for_shared, wait_until_stored};
+use super::scene::{CACHE_KEY, KEY, OFTEN, SEALED, shared, wait_for_shared};
 use crate::support::certificates::Certificates;
 use crate::support::databases::{RedisCluster, SentinelGroup};
 use crate::support::relay::{RelayProcess, RelaySettings};
@@ -44,7 +44,7 @@ async fn a_cold_start_follows_the_sentinels_to_the_new_master() {
     let launchdarkly = launchdarkly();
     let machine = TempDir::new().unwrap();
     let first = group.configure(relay(&launchdarkly, &machine)).start().unwrap();
-    wait_until_stored(&first).await;
+    first.wait_until_stored().await;
     assert_eq!(group.copied(SEALED).await, 4, "environments and the manifest");
     launchdarkly.stop().await;
     first.kill().await.unwrap();
@@ -64,7 +64,7 @@ async fn a_cold_start_finds_the_new_owner_of_the_slot() {
     let launchdarkly = launchdarkly();
     let machine = TempDir::new().unwrap();
     let first = cluster.configure(relay(&launchdarkly, &machine)).start().unwrap();
-    wait_until_stored(&first).await;
+    first.wait_until_stored().await;
     let owner = cluster.owner(SEALED);
     assert_eq!(cluster.copied(SEALED, owner).await, 4, "environments and the manifest");
     launchdarkly.stop().await;

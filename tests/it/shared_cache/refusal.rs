@@ -4,7 +4,7 @@
 use tempfile::TempDir;
 
 use super::database::{CacheDatabase, Kind};
-use super::scene::{NEVER, OFTEN, SEALED, Scene, shared, wait_for_shared, wait_until_stored};
+use super::scene::{NEVER, OFTEN, SEALED, Scene, shared, wait_for_shared};
 use crate::support::databases::MASTER_TOKEN;
 use crate::support::relay::{RelayProcess, RelaySettings};
 
@@ -42,7 +42,7 @@ async fn check(
     wait_for_attempts(scene, &relay).await;
     cure().await;
     scene.wait_until_whole().await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let status = relay.status().await;
     assert_eq!(shared(&status)["error"], serde_json::Value::Null);
     assert!(complaints(&relay).1 <= 1, "{}", relay.log());
@@ -130,7 +130,7 @@ async fn a_redis_that_takes_no_writes() {
     wait_for_error(&relay, "OOM").await;
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     scene.wait_until_whole().await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     assert_eq!(complaints(&relay).1, 1, "{}", relay.log());
 }
 

@@ -10,7 +10,6 @@ use tempfile::TempDir;
 use super::database::Kind;
 use super::scene::{
     CACHE_KEY, KEY, NEVER, SEALED, Scene, assert_later, row_name, shared, wait_for_shared,
-    wait_until_stored,
 };
 use crate::support::eventually;
 
@@ -26,7 +25,7 @@ async fn a_single_record_that_is_put_back_revives_no_key(kind: Kind) {
     let old = scene.rows().await;
     scene.rotate(0, "sdk-second");
     scene.wait_until_whole().await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     scene.launchdarkly.stop().await;
     let row = row_name(KEY, &format!("env:{}", environment_id(0)));
@@ -58,7 +57,7 @@ async fn without_the_sealed_rows_a_relay_does_not_go_back_to_ld_relays(kind: Kin
     let settings = scene.relay(&mixed_disk, NEVER).with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay");
     let mixed = settings.start().unwrap();
     mixed.wait_until_healthy(2).await;
-    wait_until_stored(&mixed).await;
+    mixed.wait_until_stored().await;
     mixed.kill().await.unwrap();
     assert_eq!(scene.database.rows(CACHE_KEY).await.len(), 2);
     let disk = TempDir::new().unwrap();
@@ -66,7 +65,7 @@ async fn without_the_sealed_rows_a_relay_does_not_go_back_to_ld_relays(kind: Kin
     scene.rotate(0, "sdk-second");
     scene.launchdarkly.delete_environment(&environment_id(1));
     scene.wait_until_whole().await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     scene.launchdarkly.stop().await;
     for name in scene.rows().await.keys() {

@@ -9,9 +9,7 @@ use pilotlight::storage::local::LocalStore;
 use tempfile::TempDir;
 
 use super::database::Kind;
-use super::scene::{
-    KEY, NEVER, OFTEN, Scene, assert_later, open, shared, wait_for_shared, wait_until_stored,
-};
+use super::scene::{KEY, NEVER, OFTEN, Scene, assert_later, open, shared, wait_for_shared};
 use crate::support::eventually;
 use crate::support::relay::{LONG, RelayProcess, RelaySettings};
 
@@ -139,7 +137,7 @@ async fn the_autoconfig_key_seals_where_there_is_no_other_and_is_exchanged_live(
     std::fs::write(&file, &old).unwrap();
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(3).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     assert!(open(&scene.rows().await, &[&old]).is_whole);
 
     let new = "rel-00000000-0000-4000-8000-second000002";

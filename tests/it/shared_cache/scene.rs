@@ -107,7 +107,7 @@ impl Scene {
             self.look().await.map_err(|complaint| format!("{complaint}; log:\n{}", relay.log()))
         })
         .await;
-        wait_until_stored(&relay).await;
+        relay.wait_until_stored().await;
         relay
     }
 
@@ -166,27 +166,6 @@ impl Scene {
         rep.sdk_keys = vec![KeyRep::permanent("default", key)];
         self.launchdarkly.upsert_environment(rep);
     }
-}
-
-/// Waits until a relay has stored everything, also locally.
-pub(crate) async fn wait_until_stored(relay: &RelayProcess) {
-    relay
-        .wait_for_status("everything is stored", |status| {
-            let is_stored = |tier: &Value| {
-                tier.is_null() || (tier["writePending"] == false && tier["lastWrite"].is_u64())
-            };
-            let environments = status["environments"].as_object().unwrap();
-            is_stored(&status["autoConfigCache"]["shared"])
-                && is_stored(&status["autoConfigCache"]["local"])
-                && (status["localStore"]["state"] == "off" || status["localStore"]["pending"] == 0)
-                && environments.values().all(|it| {
-                    let store = &it["dataStoreStatus"];
-                    it["data"]["origin"] == "live"
-                        && store["state"] == "VALID"
-                        && (store["writePending"].is_null() || store["writePending"] == false)
-                })
-        })
-        .await;
 }
 
 /// The part of `/status` about the shared cache.

@@ -4,9 +4,7 @@ use pilotlight::demo::composed_data::{environment, environment_id};
 use tempfile::TempDir;
 
 use super::database::Kind;
-use super::scene::{
-    KEY, NEVER, OFTEN, Scene, difference, manifest_row, row_name, wait_until_stored,
-};
+use super::scene::{KEY, NEVER, OFTEN, Scene, difference, manifest_row, row_name};
 use crate::support::eventually;
 
 on_every_database!(a_change_costs_as_many_rows_as_it_has);
@@ -60,7 +58,7 @@ async fn a_change_costs_as_many_rows_as_it_has(kind: Kind) {
     relay.kill().await.unwrap();
     let relay = scene.relay(&disk, OFTEN).start().unwrap();
     relay.wait_until_healthy(19).await;
-    wait_until_stored(&relay).await;
+    relay.wait_until_stored().await;
     let looked = |status: &serde_json::Value| {
         status["autoConfigCache"]["shared"]["lastWrite"].as_u64().unwrap()
     };

@@ -8,9 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::database::Kind;
-use super::scene::{
-    ENVIRONMENTS_MAX, KEY, NEVER, OFTEN, Scene, open, shared, wait_for_shared, wait_until_stored,
-};
+use super::scene::{ENVIRONMENTS_MAX, KEY, NEVER, OFTEN, Scene, open, shared, wait_for_shared};
 use crate::support::eventually;
 use crate::support::relay::RelayProcess;
 
@@ -65,7 +63,7 @@ async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
             if now > before + 3_000 { Ok(()) } else { Err(now) }
         })
         .await;
-        wait_until_stored(relay).await;
+        relay.wait_until_stored().await;
     }
     let settled = scene.rows().await;
     assert_eq!(open(&settled, &[KEY]).records, scene.said(), "seed {seed}");
@@ -105,14 +103,14 @@ async fn a_relay_whose_stream_is_stuck_spoils_nothing(kind: Kind) {
     let stuck = scene.relay(&disk, OFTEN).with("STREAM_URI", uri).start().unwrap();
     stuck.wait_until_healthy(4).await;
     let healthy = scene.filled_by(&scene.relay(&other_disk, OFTEN)).await;
-    wait_until_stored(&stuck).await;
+    stuck.wait_until_stored().await;
     // Nothing reaches it any more, and it cannot know: its connection stands.
     line.freeze();
     scene.rename(0, "changed");
     scene.launchdarkly.load(&environment(4, 1));
     scene.launchdarkly.delete_environment(&environment_id(1));
     scene.wait_until_whole().await;
-    wait_until_stored(&healthy).await;
+    healthy.wait_until_stored().await;
     healthy.kill().await.unwrap();
     let before = looked_at(&stuck).await;
     eventually("it looked for longer than a second look takes", async || {
@@ -139,5 +137,5 @@ async fn what_nobody_knows_any_more_goes_after_a_second_look(kind: Kind) {
     scene.wait_until_whole().await;
     assert!(new.age() > Duration::from_secs(5), "not before the second look");
     assert_eq!(scene.rows().await.len(), 3 + 1);
-    wait_until_stored(&new).await;
+    new.wait_until_stored().await;
 }

@@ -242,6 +242,28 @@ impl RelayProcess {
         serde_json::from_slice(&response.body).expect("/status is JSON")
     }
 
+    /// Waits until everything is live and stored wherever it is kept.
+    pub(crate) async fn wait_until_stored(&self) {
+        self.wait_for_status("everything is stored", |status| {
+            let is_stored = |tier: &Value| {
+                tier.is_null() || (tier["writePending"] == false && tier["lastWrite"].is_u64())
+            };
+            let local = &status["localStore"];
+            let environments = status["environments"].as_object().unwrap();
+            is_stored(&status["autoConfigCache"]["shared"])
+                && is_stored(&status["autoConfigCache"]["local"])
+                && (local["state"] == "off"
+                    || (local["pending"] == 0 && local["lastCommit"].is_u64()))
+                && environments.values().all(|it| {
+                    let store = &it["dataStoreStatus"];
+                    it["data"]["origin"] == "live"
+                        && store["state"] == "VALID"
+                        && (store["writePending"].is_null() || store["writePending"] == false)
+                })
+        })
+        .await;
+    }
+
     /// Waits until a condition on `/status` holds.
     pub(crate) async fn wait_for_status(
         &self,

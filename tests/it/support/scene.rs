@@ -63,7 +63,7 @@ impl Scene {
     /// something happened to LaunchDarkly.
     pub(crate) async fn restart(self, meanwhile: impl FnOnce(&FakeLaunchDarkly)) -> Self {
         let Self { launchdarkly, settings, relay, store } = self;
-        wait_until_stored(&relay).await;
+        relay.wait_until_stored().await;
         relay.kill().await.unwrap();
         meanwhile(&launchdarkly);
         let relay = settings.start().unwrap();
@@ -255,19 +255,6 @@ pub(crate) async fn wait_for_mobile(relay: &RelayProcess, key: &str, accepted: b
         if (found != 401) == accepted { Ok(()) } else { Err(found.to_string()) }
     })
     .await;
-}
-
-/// Waits until nothing waits to be written to the local store.
-pub(crate) async fn wait_until_stored(relay: &RelayProcess) {
-    relay
-        .wait_for_status("everything is stored locally", |status| {
-            let cache = &status["autoConfigCache"]["local"];
-            status["localStore"]["pending"] == 0
-                && status["localStore"]["lastCommit"].is_u64()
-                && cache["writePending"] == false
-                && cache["lastWrite"].is_u64()
-        })
-        .await;
 }
 
 /// Reads a stream up to the first event that is wanted, and gives the others too.

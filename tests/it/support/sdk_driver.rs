@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use self::answers::{
     AllFlags, Awaited, Evaluation, Initialization, State, Status, WatchReport, same_value,
@@ -288,6 +288,20 @@ impl SdkDriver {
     /// What the SDK says of its connection. For Node see tests/sdks/README.md.
     pub(crate) async fn status(&mut self) -> anyhow::Result<Status> {
         self.ask(json!({"cmd": "status"})).await
+    }
+
+    /// Waits until the SDK says that its connection is sound: some SDKs say so a moment after they
+    /// say that they are initialized.
+    pub(crate) async fn wait_valid(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        loop {
+            let status = self.status().await?;
+            if status.state == State::Valid {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the SDK is not connected: {status:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Starts to evaluate these flags again and again, until the driver ends.

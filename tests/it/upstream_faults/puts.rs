@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use super::on_flags;
 use crate::support::eventually;
 use crate::support::relay::next_event;
-use crate::support::scene::{
-    Scene, environment, events_until, flag, flags, load, sdk, wait_until_stored,
-};
+use crate::support::scene::{Scene, environment, events_until, flag, flags, load, sdk};
 
 async fn wait_for_invalid_data(scene: &Scene) -> Value {
     let status = scene
@@ -241,7 +239,7 @@ async fn huge_puts_take_bounded_memory() {
             if found { Ok(()) } else { Err(response.status.to_string()) }
         })
         .await;
-        wait_until_stored(&scene.relay).await;
+        scene.relay.wait_until_stored().await;
         peaks.push(scene.relay.peak_megabytes());
     }
     let (_, put) = scene.stream(&sdk("e1")).await;
