@@ -6,6 +6,7 @@
 //! * [`model`]: the nouns: credentials, environments, flag data.
 //! * [`sse`]: Server-Sent Events.
 //! * [`upstream`]: everything that dials LaunchDarkly.
+//! * [`source`]: what brings an environment's flags.
 //! * [`autoconfig`]: which environments exist, and their encrypted cache.
 //! * [`flagstore`]: where an environment's flags rest.
 //! * [`streams`]: what SDKs receive, encoded once.
@@ -38,6 +39,7 @@ pub mod flagstore;
 pub mod model;
 pub mod sealing;
 pub mod server;
+pub mod source;
 pub mod sse;
 pub mod storage;
 pub mod streams;

@@ -39,9 +39,10 @@ use crate::environments::{
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange};
 use crate::server::{Drain, Listener, Server};
+use crate::source::Fdv1Streams;
 use crate::tasks::{TaskGroup, supervised};
 use crate::telemetry::Rounded;
-use crate::upstream::{FlagStreams, StreamTimings};
+use crate::upstream::StreamTimings;
 
 /// Batches of environment changes that may wait for the supervisor. It never waits itself, so
 /// one would do; a few let autoconfig go on while a large batch is taken in.
@@ -112,7 +113,7 @@ impl App {
         let supervisor = Supervisor::new(
             SupervisorSettings {
                 runner: RunnerSettings {
-                    upstream: FlagStreams::new(
+                    upstream: Fdv1Streams::new(
                         client.clone(),
                         stream_base,
                         StreamTimings::default(),

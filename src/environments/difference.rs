@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{DataSet, Item, ItemKey, ItemKind, same_json};
+use crate::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, same_json};
 
 /// Most changes that are told one by one: half of what a slow client may lag behind.
 const CHANGES_MAX: usize = 128;
@@ -22,7 +22,7 @@ pub(super) enum Difference {
     /// Nothing that a client would notice.
     Nothing,
     /// These items are new or newer; tombstones for deleted ones. Segments come first.
-    Changes(Vec<(ItemKey, Arc<Item>)>),
+    Changes(ChangeSet),
     /// Everything is to be sent.
     Everything,
 }
@@ -51,18 +51,23 @@ pub(super) fn difference(before: &DataSet, after: &DataSet) -> Difference {
             return Difference::Everything;
         }
     }
+    let changes: ChangeSet = changes.into_iter().collect();
     if changes.is_empty() {
-        return Difference::Nothing;
-    }
-    let bytes = |item: &Arc<Item>| item.json.as_ref().map_or(0, |json| json.len());
-    let changed: usize = changes.iter().map(|(_, item)| bytes(item)).sum();
-    let whole: usize = after.iter().map(|(_, _, item)| bytes(item)).sum();
-    let is_little = changes.len() <= FEW_CHANGES || changed <= whole / 2;
-    if changes.len() <= CHANGES_MAX && is_little {
+        Difference::Nothing
+    } else if are_few(&changes, after) {
         Difference::Changes(changes)
     } else {
         Difference::Everything
     }
+}
+
+/// True if clients are better told these changes than the whole data set that they lead to.
+pub(super) fn are_few(changes: &ChangeSet, after: &DataSet) -> bool {
+    let whole = || -> usize {
+        after.iter().map(|(_, _, item)| item.json.as_ref().map_or(0, |json| json.len())).sum()
+    };
+    changes.len() <= FEW_CHANGES
+        || (changes.len() <= CHANGES_MAX && changes.json_bytes() <= whole() / 2)
 }
 
 /// True if a client that holds one would not notice the other.
@@ -101,7 +106,7 @@ mod tests {
             Difference::Nothing => "nothing".to_owned(),
             Difference::Everything => "everything".to_owned(),
             Difference::Changes(changes) => {
-                let change = |(key, item): &(ItemKey, Arc<Item>)| {
+                let change = |(key, item): (&ItemKey, &Arc<Item>)| {
                     let sign = if item.is_tombstone() { "-" } else { "" };
                     format!("{}{sign}{}", key.key, item.version)
                 };

@@ -138,7 +138,10 @@ impl Environment {
         self.loading.send_replace(Loading::Done);
     }
 
-    pub(super) fn update_status(&self, change: impl FnOnce(&mut EnvironmentStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn set_status(&self, status: &EnvironmentStatus) {
+        let mut current = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current != *status {
+            current.clone_from(status);
+        }
     }
 }

@@ -9,6 +9,7 @@ mod environment;
 mod load_queue;
 mod registry;
 mod runner;
+mod serving;
 mod store_status;
 mod stored_data;
 mod supervisor;

@@ -14,11 +14,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::{DataSet, Item, ItemKey, Origin};
+use crate::model::{ChangeSet, DataSet, ItemKey, Origin};
 
 /// A store that an environment may be served from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum Store {
     /// The embedded store.
     Local,
     /// The database that is shared with other relays.
@@ -68,15 +68,15 @@ pub(super) enum Reaction {
     /// Serve this data set.
     Serve { data: Arc<DataSet>, origin: Origin, as_of: Option<SystemTime> },
     /// Add these items to what is served.
-    Add(Vec<(ItemKey, Arc<Item>)>),
+    Add(ChangeSet),
 }
 
 /// What the stores have said so far.
 #[derive(Debug)]
 pub(super) struct StoredData {
     trust: Trust,
-    /// Sources that have not answered yet.
-    silent: BTreeSet<Source>,
+    /// Stores that have not answered yet.
+    silent: BTreeSet<Store>,
     /// Sets that wait for the other sources.
     held: Vec<StoredSet>,
     /// Items of incomplete sets, as long as there is nothing to add them to.
@@ -88,10 +88,10 @@ pub(super) struct StoredData {
 }
 
 impl StoredData {
-    pub(super) fn new(trust: Trust, sources: impl IntoIterator<Item = Source>) -> Self {
+    pub(super) fn new(trust: Trust, stores: impl IntoIterator<Item = Store>) -> Self {
         Self {
             trust,
-            silent: sources.into_iter().collect(),
+            silent: stores.into_iter().collect(),
             held: Vec::new(),
             leftovers: DataSet::default(),
             undecodable: BTreeSet::new(),
@@ -99,12 +99,7 @@ impl StoredData {
         }
     }
 
-    /// Adds a source that has yet to answer.
-    pub(super) fn expect(&mut self, source: Source) {
-        self.silent.insert(source);
-    }
-
-    /// True once every source has answered.
+    /// True once every store has answered.
     pub(super) fn is_settled(&self) -> bool {
         self.silent.is_empty()
     }
@@ -112,17 +107,17 @@ impl StoredData {
     /// Takes an answer, while `served` is served and LaunchDarkly is not connected.
     pub(super) fn on_answer(
         &mut self,
-        source: Source,
+        store: Store,
         answer: Answer,
         served: Option<(&DataSet, Origin)>,
     ) -> Reaction {
         let origin = served.map(|(_, origin)| origin);
-        let reaction = self.react(source, answer, served);
+        let reaction = self.react(store, answer, served);
         match &reaction {
             Reaction::Add(items)
-                if source == Source::Shared && origin != Some(Origin::SharedStore) =>
+                if store == Store::Shared && origin != Some(Origin::SharedStore) =>
             {
-                self.from_shared.extend(items.iter().map(|(key, _)| key.clone()));
+                self.from_shared.extend(items.keys().cloned());
             }
             Reaction::Serve { .. } => self.from_shared.clear(),
             Reaction::Add(_) | Reaction::Keep => {}
@@ -132,18 +127,18 @@ impl StoredData {
 
     fn react(
         &mut self,
-        source: Source,
+        store: Store,
         answer: Answer,
         served: Option<(&DataSet, Origin)>,
     ) -> Reaction {
-        self.silent.remove(&source);
-        let answer = match (self.trust, source, served) {
-            (Trust::LocalFirst, Source::Shared, Some((_, origin)))
+        self.silent.remove(&store);
+        let answer = match (self.trust, store, served) {
+            (Trust::LocalFirst, Store::Shared, Some((_, origin)))
                 if origin != Origin::SharedStore =>
             {
                 Answer::Nothing
             }
-            (Trust::LocalFirst, Source::Local, Some((_, Origin::SharedStore))) => {
+            (Trust::LocalFirst, Store::Local, Some((_, Origin::SharedStore))) => {
                 // The local store opened late.
                 return match answer {
                     Answer::Set(set) if set.is_whole() => set.into_served(),
@@ -173,7 +168,7 @@ impl StoredData {
         self.serve_if_sure()
     }
 
-    /// LaunchDarkly has answered: what the stores hold no longer counts. Sources that are still
+    /// LaunchDarkly has answered: what the stores hold no longer counts. Stores that are still
     /// silent are no longer waited for.
     pub(super) fn on_live(&mut self) {
         *self = Self::new(self.trust, []);
@@ -198,7 +193,7 @@ impl StoredData {
 
     fn serve_if_sure(&mut self) -> Reaction {
         if self.trust == Trust::LocalFirst {
-            if self.silent.contains(&Source::Local) {
+            if self.silent.contains(&Store::Local) {
                 return Reaction::Keep;
             }
             let is_local = |set: &StoredSet| set.origin == Origin::LocalStore && set.is_whole();
@@ -243,7 +238,8 @@ impl StoredSet {
 
 /// What a store holds that is newer than what is served, or not known there.
 fn added(served: &DataSet, stored: &DataSet) -> Reaction {
-    let news: Vec<_> = stored.newer_than(served).map(|(key, item)| (key, item.clone())).collect();
+    let news: ChangeSet =
+        stored.newer_than(served).map(|(key, item)| (key, item.clone())).collect();
     if news.is_empty() { Reaction::Keep } else { Reaction::Add(news) }
 }
 
@@ -255,9 +251,9 @@ fn merge(data: &mut DataSet, other: &DataSet) {
 
 #[cfg(test)]
 mod tests {
-    use super::Source::{Local, Shared};
+    use super::Store::{Local, Shared};
     use super::*;
-    use crate::model::ItemKind;
+    use crate::model::{Item, ItemKind};
 
     fn flag(key: &str) -> ItemKey {
         ItemKey::new(ItemKind::Flag, key)
@@ -300,7 +296,7 @@ mod tests {
         for answer in answers {
             let at = answer.find(['=', '~', '?']).unwrap_or(answer.len());
             let (name, rest) = answer.split_at(at);
-            let (source, origin) = match name {
+            let (store, origin) = match name {
                 "local" => (Local, Origin::LocalStore),
                 _ => (Shared, Origin::SharedStore),
             };
@@ -321,7 +317,7 @@ mod tests {
             };
             let mut line = String::new();
             let before = served.as_ref().map(|(data, origin)| (data, *origin));
-            match stored.on_answer(source, answer, before) {
+            match stored.on_answer(store, answer, before) {
                 Reaction::Keep => {}
                 Reaction::Serve { data, origin, .. } => {
                     assert!(served.is_none() || trust == Trust::LocalFirst);
@@ -330,8 +326,8 @@ mod tests {
                 }
                 Reaction::Add(items) => {
                     let (served, _) = served.as_mut().unwrap();
-                    items.into_iter().for_each(|(key, item)| {
-                        served.upsert(&key, item);
+                    items.iter().for_each(|(key, item)| {
+                        served.upsert(key, item.clone());
                     });
                 }
             }

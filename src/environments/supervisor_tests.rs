@@ -8,8 +8,9 @@ use crate::environments::test_support::spec;
 use crate::environments::{LoadQueue, Trust};
 use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
+use crate::source::Fdv1Streams;
 use crate::tasks::TaskGroup;
-use crate::upstream::{BaseUrl, FlagStreams, HttpClient, HttpClientSettings, StreamTimings};
+use crate::upstream::{BaseUrl, HttpClient, HttpClientSettings, StreamTimings};
 
 /// Only spent on failure.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -41,7 +42,7 @@ impl Bench {
         let state = watch::Sender::new(LocalFlagsState::Opening);
         let settings = SupervisorSettings {
             runner: RunnerSettings {
-                upstream: FlagStreams::new(client, base, StreamTimings::default()),
+                upstream: Fdv1Streams::new(client, base, StreamTimings::default()),
                 local: state.subscribe(),
                 shared: None,
                 heartbeat: None,

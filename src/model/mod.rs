@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits, reads a clock, or touches a file or a socket.
 
+mod change_set;
 mod connection_status;
 mod environment;
 mod flag_data;
@@ -10,6 +11,7 @@ mod keys;
 pub mod raw_json;
 mod same_json;
 
+pub use change_set::ChangeSet;
 pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind, LastError};
 pub use environment::{
     AcceptedKey, CredentialSet, EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState,

@@ -6,8 +6,7 @@ use std::time::SystemTime;
 use super::super::test_support::spec;
 use super::*;
 use crate::environments::Registry;
-use crate::model::{DataSet, Item, ItemKey, ItemKind, Origin};
-use crate::streams::Change;
+use crate::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, Origin};
 
 #[derive(Default)]
 struct Woken(AtomicBool);
@@ -91,7 +90,7 @@ fn large_changes_that_slow_clients_hold_are_paced_and_bounded() {
         let mut data = DataSet::default();
         data.upsert(&key, item.clone());
         let snapshot = Snapshot::new(Arc::new(data), Origin::Live, SystemTime::UNIX_EPOCH);
-        (Arc::new(snapshot), Change::of(&key, &item))
+        (Arc::new(snapshot), ChangeSet::one(key, item))
     };
     environment.hub.replace(serve(1).0);
     let mut cx = Context::from_waker(Waker::noop());

@@ -12,10 +12,10 @@ use super::connection::{Welcome, serve};
 use super::{Drain, InitialPayloads, Server, ServerSettings, StatusMembers};
 use crate::environments::{Environment, Registry};
 use crate::model::{
-    AcceptedKey, CredentialSet, DataSet, EnvironmentRef, EnvironmentSpec, FilterKey, Item, ItemKey,
-    ItemKind, Origin, SdkKey,
+    AcceptedKey, ChangeSet, CredentialSet, DataSet, EnvironmentRef, EnvironmentSpec, FilterKey,
+    Item, ItemKey, ItemKind, Origin, SdkKey,
 };
-use crate::streams::{Change, Snapshot};
+use crate::streams::Snapshot;
 use crate::tasks::TaskGroup;
 
 /// An environment that a key opens.
@@ -144,7 +144,7 @@ impl Bench {
 }
 
 /// A small flag and one of so many bytes, with the change of the latter.
-fn data_set(version: u64, flag_bytes: usize) -> (Snapshot, Change) {
+fn data_set(version: u64, flag_bytes: usize) -> (Snapshot, ChangeSet) {
     let key = ItemKey::new(ItemKind::Flag, "f");
     let json = format!("{{\"version\":{version},\"salt\":\"{}\"}}", "x".repeat(flag_bytes));
     let item = Arc::new(Item::live(version, json));
@@ -153,7 +153,7 @@ fn data_set(version: u64, flag_bytes: usize) -> (Snapshot, Change) {
     let small = Item::live(1, r#"{"version":1}"#);
     data.upsert(&ItemKey::new(ItemKind::Flag, "a"), Arc::new(small));
     let snapshot = Snapshot::new(Arc::new(data), Origin::Live, SystemTime::UNIX_EPOCH);
-    (snapshot, Change::of(&key, &item))
+    (snapshot, ChangeSet::one(key, item))
 }
 
 /// A request with the key of the first environment.

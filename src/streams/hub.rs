@@ -13,10 +13,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::payloads::Change;
+use super::payloads::EncodedChanges;
 use super::sending::{Sending, SlowReader, Versions};
 use super::snapshot::Snapshot;
-use crate::model::DataSet;
+use crate::model::{ChangeSet, DataSet};
 
 /// Changes that a slow client may lag behind before it is resynchronised. ld-relay v8 drops a
 /// client after 128 unread events.
@@ -42,7 +42,7 @@ pub enum StreamKind {
 pub enum Next {
     /// The whole data set, to be had from [`Subscription::whole`] when it can be sent.
     Whole,
-    /// One event or comment.
+    /// Events that belong together, or a comment.
     Event(Bytes),
 }
 
@@ -88,7 +88,7 @@ struct Unread {
 enum Entry {
     /// The snapshot was replaced as a whole.
     Put,
-    Change(Change),
+    Changes(Arc<EncodedChanges>),
     Heartbeat,
 }
 
@@ -96,7 +96,7 @@ impl Entry {
     fn bytes(&self) -> usize {
         match self {
             Self::Put | Self::Heartbeat => 0,
-            Self::Change(change) => change.all.len() + change.flags.as_ref().map_or(0, Bytes::len),
+            Self::Changes(changes) => changes.bytes(),
         }
     }
 }
@@ -117,14 +117,10 @@ impl Hub {
         self.publish(Some(snapshot), []);
     }
 
-    /// Serves a snapshot that differs by one change, and sends that change.
-    pub fn change(&self, snapshot: Arc<Snapshot>, change: Change) {
-        self.publish(Some(snapshot), [Entry::Change(change)]);
-    }
-
-    /// Serves a snapshot that differs by several changes, and sends those.
-    pub fn changes(&self, snapshot: Arc<Snapshot>, changes: impl IntoIterator<Item = Change>) {
-        self.publish(Some(snapshot), changes.into_iter().map(Entry::Change));
+    /// Serves a snapshot that differs by these changes, and sends them.
+    pub fn change(&self, snapshot: Arc<Snapshot>, changes: ChangeSet) {
+        let changes = Arc::new(EncodedChanges::new(changes));
+        self.publish(Some(snapshot), [Entry::Changes(changes)]);
     }
 
     /// Sends the comment that keeps idle streams alive.
@@ -249,6 +245,13 @@ impl Inner {
     }
 }
 
+/// What a client finds in the ring.
+enum Found {
+    Whole,
+    Changes(Arc<EncodedChanges>),
+    Heartbeat,
+}
+
 /// One client's part in the fan-out. Dropping it leaves the hub.
 #[derive(Debug)]
 pub struct Subscription {
@@ -300,25 +303,29 @@ impl Subscription {
         {
             next += 1;
             found = match entry {
-                Entry::Heartbeat => Some(Next::Event(HEARTBEAT)),
-                Entry::Put | Entry::Change(_) if is_awaiting => None,
-                Entry::Put => Some(Next::Whole),
-                Entry::Change(change) => match kind {
-                    StreamKind::All => Some(Next::Event(change.all.clone())),
-                    StreamKind::Flags => change.flags.clone().map(Next::Event),
-                },
+                Entry::Heartbeat => Some(Found::Heartbeat),
+                Entry::Put | Entry::Changes(_) if is_awaiting => None,
+                Entry::Put => Some(Found::Whole),
+                Entry::Changes(changes) if changes.concern(*kind) => {
+                    Some(Found::Changes(changes.clone()))
+                }
+                Entry::Changes(_) => None,
             };
         }
         *place = match found {
-            Some(Next::Whole) => Place::Awaiting(next),
+            Some(Found::Whole) => Place::Awaiting(next),
             _ if is_awaiting => Place::Awaiting(next),
-            Some(Next::Event(_)) | None => Place::At(next),
+            Some(Found::Changes(_) | Found::Heartbeat) | None => Place::At(next),
         };
         inner.pass(from, next);
-        match found {
-            Some(next) => Poll::Ready(Some(next)),
-            None => inner.wait(*slot, cx),
-        }
+        let Some(found) = found else { return inner.wait(*slot, cx) };
+        // Outside the lock: the first reader encodes the events.
+        drop(inner);
+        Poll::Ready(Some(match found {
+            Found::Whole => Next::Whole,
+            Found::Heartbeat => Next::Event(HEARTBEAT),
+            Found::Changes(changes) => Next::Event(changes.events(*kind).clone()),
+        }))
     }
 
     /// The whole data set. What [`poll_next`](Self::poll_next) gives afterwards follows it.

@@ -13,7 +13,7 @@ fn snapshot(data: &DataSet) -> Arc<Snapshot> {
 fn upsert(hub: &Hub, data: &mut DataSet, key: &ItemKey, version: u64) {
     let item = Arc::new(Item::live(version, format!("{{\"version\":{version}}}")));
     assert!(data.upsert(key, item.clone()));
-    hub.change(snapshot(data), Change::of(key, &item));
+    hub.change(snapshot(data), ChangeSet::one(key.clone(), item));
 }
 
 /// Everything that is ready, in short: `put` with its number of items, or the event's first line.
@@ -136,7 +136,7 @@ fn changes_are_kept_for_those_who_have_not_read_them() {
         let json = format!("{{\"version\":{version},\"salt\":\"{}\"}}", "x".repeat(bytes));
         let item = Arc::new(Item::live(version, json));
         assert!(data.upsert(&key, item.clone()));
-        hub.change(snapshot(data), Change::of(&key, &item));
+        hub.change(snapshot(data), ChangeSet::one(key.clone(), item));
     };
     change(&mut data, 1, 1_000);
     assert_eq!(held(), (0, 0), "nobody reads");

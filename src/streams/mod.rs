@@ -6,6 +6,5 @@ mod sending;
 mod snapshot;
 
 pub use hub::{Hub, Next, StreamKind, Subscription};
-pub use payloads::Change;
 pub use sending::{Sending, SlowReader};
 pub use snapshot::Snapshot;

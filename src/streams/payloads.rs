@@ -2,43 +2,71 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
+use super::hub::StreamKind;
+use crate::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, ItemMap};
 
-/// One change of an item, encoded for each kind of stream that tells of it.
-#[derive(Clone)]
-pub struct Change {
-    /// The event on `/all`.
-    pub all: Bytes,
-    /// The event on `/flags`; segments are not told there.
-    pub flags: Option<Bytes>,
+/// Changes that belong together, with their events for each kind of stream. An event is encoded
+/// when the first client reads it, once for all of them.
+pub(super) struct EncodedChanges {
+    changes: ChangeSet,
+    all: OnceLock<Bytes>,
+    flags: OnceLock<Bytes>,
 }
 
 /// Shows the size of the content and not the content.
-impl std::fmt::Debug for Change {
+impl std::fmt::Debug for EncodedChanges {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Change")
-            .field("all", &format_args!("{} bytes", self.all.len()))
-            .field("flags", &self.flags.as_ref().map(Bytes::len))
-            .finish()
+        write!(f, "EncodedChanges({}, {} bytes)", self.changes.len(), self.changes.json_bytes())
     }
 }
 
-impl Change {
-    /// Encodes the arrival or the deletion of an item.
-    pub fn of(key: &ItemKey, item: &Item) -> Self {
-        let all = change_event(&format!("/{}/{}", key.kind.wire_name(), key.key), item);
-        let flags = match key.kind {
-            ItemKind::Flag => Some(change_event(&format!("/{}", key.key), item)),
-            ItemKind::Segment => None,
+impl EncodedChanges {
+    pub(super) fn new(changes: ChangeSet) -> Self {
+        Self { changes, all: OnceLock::new(), flags: OnceLock::new() }
+    }
+
+    /// Bytes of what it keeps in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.changes.json_bytes()
+    }
+
+    /// True if that kind of stream tells of any of the changes.
+    pub(super) fn concern(&self, kind: StreamKind) -> bool {
+        self.changes.keys().any(|key| path_of(key, kind).is_some())
+    }
+
+    /// The events for a kind of stream, one behind the other.
+    pub(super) fn events(&self, kind: StreamKind) -> &Bytes {
+        let encoded = match kind {
+            StreamKind::All => &self.all,
+            StreamKind::Flags => &self.flags,
         };
-        Self { all, flags }
+        encoded.get_or_init(|| {
+            let mut events = Vec::with_capacity(self.bytes() + 128 * self.changes.len());
+            for (key, item) in self.changes.iter() {
+                if let Some(path) = path_of(key, kind) {
+                    events.extend_from_slice(&change_event(&path, item));
+                }
+            }
+            Bytes::from(events)
+        })
     }
 }
 
-fn change_event(path: &str, item: &Item) -> Bytes {
+/// The path by which a kind of stream names an item; `None` if it does not tell of it.
+fn path_of(key: &ItemKey, stream: StreamKind) -> Option<String> {
+    match (stream, key.kind) {
+        (StreamKind::All, kind) => Some(format!("/{}/{}", kind.wire_name(), key.key)),
+        (StreamKind::Flags, ItemKind::Flag) => Some(format!("/{}", key.key)),
+        (StreamKind::Flags, ItemKind::Segment) => None,
+    }
+}
+
+fn change_event(path: &str, item: &Item) -> Vec<u8> {
     let path = json_string(path);
     let (event, data) = match &item.json {
         Some(json) => {
@@ -52,7 +80,7 @@ fn change_event(path: &str, item: &Item) -> Bytes {
             ("delete", format!("{{\"path\":{path},\"version\":{version}}}").into_bytes())
         }
     };
-    Bytes::from(event_of(event, &data))
+    event_of(event, &data)
 }
 
 /// The event with which a stream of all data begins, and where in it the JSON of a poll stands
@@ -201,22 +229,35 @@ mod tests {
 
     #[test]
     fn changes_have_ld_relays_paths() {
-        let check = |key: ItemKey, item: Item, all: &str, flags: Option<&str>| {
-            let change = Change::of(&key, &item);
-            assert_eq!(text(&change.all), all);
-            assert_eq!(change.flags.as_deref().map(text), flags);
+        let changes: ChangeSet = [
+            (ItemKey::new(ItemKind::Flag, "a/b"), Arc::new(Item::live(1, r#"{"k":1}"#))),
+            (ItemKey::new(ItemKind::Segment, "s"), Arc::new(Item::tombstone(5))),
+        ]
+        .into_iter()
+        .collect();
+        let check = |changes: ChangeSet, all: &str, flags: &str| {
+            let changes = EncodedChanges::new(changes);
+            assert_eq!(text(changes.events(StreamKind::All)), all);
+            assert_eq!(text(changes.events(StreamKind::Flags)), flags);
+            assert!(changes.concern(StreamKind::All));
+            assert_eq!(changes.concern(StreamKind::Flags), !flags.is_empty());
         };
+        let flag = "event: patch\ndata: {\"path\":\"/a/b\",\"data\":{\"k\":1}}\n\n";
+        let segment = "event: delete\ndata: {\"path\":\"/segments/s\",\"version\":5}\n\n";
+        check(changes, &format!("{}{segment}", flag.replace("/a/b", "/flags/a/b")), flag);
         check(
-            ItemKey::new(ItemKind::Flag, "a/b"),
-            Item::live(1, r#"{"k":1}"#),
-            "event: patch\ndata: {\"path\":\"/flags/a/b\",\"data\":{\"k\":1}}\n\n",
-            Some("event: patch\ndata: {\"path\":\"/a/b\",\"data\":{\"k\":1}}\n\n"),
+            ChangeSet::one(ItemKey::new(ItemKind::Segment, "s"), Item::tombstone(5)),
+            segment,
+            "",
         );
-        check(
-            ItemKey::new(ItemKind::Segment, "s"),
-            Item::tombstone(5),
-            "event: delete\ndata: {\"path\":\"/segments/s\",\"version\":5}\n\n",
-            None,
-        );
+    }
+
+    #[test]
+    fn changes_are_encoded_once_for_all_who_read_them() {
+        let key = ItemKey::new(ItemKind::Flag, "a");
+        let changes = EncodedChanges::new(ChangeSet::one(key, Item::live(1, "{}")));
+        let first = changes.events(StreamKind::All).as_ptr();
+        assert_eq!(changes.events(StreamKind::All).as_ptr(), first);
+        assert!(changes.flags.get().is_none(), "nobody reads that stream");
     }
 }

@@ -54,11 +54,11 @@ impl Snapshot {
     }
 
     /// The same data with another origin and time, keeping the encodings that exist.
-    pub fn confirmed(&self, origin: Origin, as_of: SystemTime) -> Self {
+    pub fn confirmed(&self, origin: Origin, as_of: impl Into<Option<SystemTime>>) -> Self {
         Self {
             data: self.data.clone(),
             origin,
-            as_of: Some(as_of),
+            as_of: as_of.into(),
             put_all: self.put_all.clone(),
             put_flags: self.put_flags.clone(),
             latest_all: self.latest_all.clone(),

@@ -9,8 +9,6 @@ mod body;
 mod dial;
 mod error;
 mod event_stream;
-pub mod flag_messages;
-mod flag_streams;
 mod http_client;
 mod proxy;
 mod reconnect;
@@ -26,7 +24,6 @@ pub use error::{Cause, ConnectError, FailureClass, Phase, SettingsError, StreamF
 pub use event_stream::{
     EventStream, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest, StreamTimings,
 };
-pub use flag_streams::FlagStreams;
 pub use http_client::{
     Deadlines, FetchLimits, Fetched, HttpClient, HttpClientSettings, HttpResponse,
 };

@@ -46,10 +46,10 @@ fn debug_shows_no_content() {
     use pilotlight::autoconfig::cache::shared_tier::Update;
     use pilotlight::autoconfig::cache::{Row as CacheRow, Swap};
     use pilotlight::flagstore::backend::{Row, StoredRow};
-    use pilotlight::model::{DataSet, Item, ItemKey, ItemKind, Origin, Password};
+    use pilotlight::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, Origin, Password};
     use pilotlight::sse::{Event, EventWriter, Limits, Parser};
     use pilotlight::storage::consul::{Entry, Operation};
-    use pilotlight::streams::{Change, Next, Snapshot};
+    use pilotlight::streams::{Next, Snapshot};
 
     let text = "plaintext-of-a-record";
     let bytes = bytes::Bytes::from_static(b"plaintext-of-a-record");
@@ -77,7 +77,7 @@ fn debug_shows_no_content() {
         format!("{data:?}"),
         format!("{snapshot:?}"),
         format!("{:?}", Next::Event(bytes.clone())),
-        format!("{:?}", Change::of(&key, &item)),
+        format!("{:?}", ChangeSet::one(key.clone(), item)),
         format!("{:?}", Row { key: key.clone(), version: 1, json: bytes.clone() }),
         format!("{:?}", StoredRow { key, json: bytes.clone(), head: None, revision: 1 }),
         format!("{:?}", Event { name: name.clone(), data: bytes.clone(), id: None }),

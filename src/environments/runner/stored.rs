@@ -1,80 +1,20 @@
-//! Data sets out of stores: reading them, and carrying out what [`StoredData`] decides. None of it
-//! is written back anywhere (design D28).
+//! Data sets out of stores: reading the embedded one, and what a reading means for the core.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use super::Runner;
 use crate::environments::environment::Environment;
 use crate::environments::load_queue::LoadQueue;
-use crate::environments::stored_data::{Answer, Reaction, Source, StoredSet};
+use crate::environments::stored_data::{Answer, StoredSet};
 use crate::flagstore::{
     Completeness, DataSetId, LocalFlags, LocalFlagsState, ReadOutcome, SharedRead,
 };
-use crate::model::{DataSet, EnvironmentRef, Item, ItemKey, Origin};
-use crate::streams::{Change, Snapshot};
-use crate::telemetry::{At, Chain};
-
-/// Up to so many items out of a store are told to clients one by one; of more they get everything.
-const PATCHES_MAX: usize = 32;
-
-/// Most names of items in one log line.
-const NAMES_MAX: usize = 10;
+use crate::model::{EnvironmentRef, Origin};
+use crate::telemetry::Chain;
 
 impl Runner {
-    /// The embedded store answered: serve what it holds, unless LaunchDarkly has spoken. It holds
-    /// what was said before, so nothing of it counts then, also if LaunchDarkly is gone again.
-    pub(super) fn on_stored(&mut self, stored: Stored) {
-        self.environment.update_status(|status| status.local_store_known = true);
-        let Some(local) = stored.local else { return self.answer(Source::Local, Answer::Nothing) };
-        let served = self.environment.hub.snapshot();
-        let live = served.filter(|served| served.origin == Origin::Live);
-        let (answer, problem) = match stored.outcome {
-            Ok(ReadOutcome::Complete(set)) => {
-                let data = Arc::new(set.data);
-                if live.is_none() {
-                    local.adopted(&self.set_id, &data, set.written_at);
-                }
-                let set = StoredSet {
-                    data,
-                    origin: Origin::LocalStore,
-                    as_of: Some(set.written_at),
-                    is_counted: true,
-                    undecodable: Vec::new(),
-                };
-                (Answer::Set(set), None)
-            }
-            Ok(ReadOutcome::Absent) => (Answer::Nothing, None),
-            Ok(ReadOutcome::Incomplete(found)) => {
-                let problem = format!(
-                    "{} of {} stored items are missing, {} cannot be read",
-                    found.missing, found.items, found.undecodable
-                );
-                (Answer::Part(found.data), Some(problem))
-            }
-            Ok(ReadOutcome::Unreadable { .. }) => {
-                let problem = "the stored flags are sealed under a key that is not configured";
-                (Answer::Nothing, Some(problem.to_owned()))
-            }
-            Err(problem) => (Answer::Nothing, Some(problem)),
-        };
-        if let Some(problem) = &problem {
-            tracing::warn!(
-                problem,
-                "the flags of this environment in the local store cannot be served"
-            );
-        }
-        self.environment.update_status(|status| status.stored_data_problem = problem);
-        // What arrived from upstream before the store was open is still to be stored.
-        if let Some(live) = live {
-            local.replaced(&self.set_id, live.data.clone());
-        }
-        self.local = Some(local);
-        self.answer(Source::Local, answer);
-    }
-
     /// Waits for the embedded store and reads the data set on a blocking thread.
     pub(super) fn read_stored(&self, patience: Patience) -> impl Future<Output = Stored> + use<> {
         read_stored(
@@ -85,111 +25,49 @@ impl Runner {
             self.environment.clone(),
         )
     }
+}
 
-    /// The shared store was read while upstream was not live.
-    pub(super) fn on_shared(&mut self, read: SharedRead) {
-        let answer = match read {
-            SharedRead::Complete(set) => Answer::Set(StoredSet {
-                data: set.data,
-                origin: Origin::SharedStore,
-                as_of: set.confirmed_at,
-                is_counted: set.completeness == Completeness::Counted,
-                undecodable: set.undecodable,
-            }),
-            SharedRead::Incomplete { data, .. } => Answer::Part(data),
-            SharedRead::Absent | SharedRead::Foreign { .. } | SharedRead::Failed(_) => {
-                Answer::Nothing
-            }
-        };
-        self.answer(Source::Shared, answer);
-    }
-
-    /// Takes what a store answered. When all have, no client waits for stored data any more.
-    fn answer(&mut self, source: Source, answer: Answer) {
-        let hub = &self.environment.hub;
-        let served = hub.snapshot();
-        // What was live once is only added to: by a store that a peer writes to.
-        let answer = match (&served, source) {
-            _ if self.current.live => Answer::Nothing,
-            (Some(served), Source::Local) if served.origin == Origin::Live => Answer::Nothing,
-            _ => answer,
-        };
-        let served = served.as_ref().map(|served| (&*served.data, served.origin));
-        match self.stored_data.on_answer(source, answer, served) {
-            Reaction::Keep => {}
-            Reaction::Serve { data, origin, as_of } => self.serve(data, origin, as_of),
-            Reaction::Add(news) => self.add(&news),
+/// What a reading of the embedded store is worth, and why it cannot be served if it cannot.
+pub(super) fn answer_of_local(outcome: Result<ReadOutcome, String>) -> (Answer, Option<String>) {
+    match outcome {
+        Ok(ReadOutcome::Complete(set)) => {
+            let set = StoredSet {
+                data: Arc::new(set.data),
+                origin: Origin::LocalStore,
+                as_of: Some(set.written_at),
+                is_counted: true,
+                undecodable: Vec::new(),
+            };
+            (Answer::Set(set), None)
         }
-        self.report_items();
-        if self.stored_data.is_settled() {
-            self.environment.set_loaded();
-        }
-    }
-
-    fn serve(&self, data: Arc<DataSet>, origin: Origin, as_of: Option<SystemTime>) {
-        tracing::info!(
-            items = data.len(),
-            origin = origin.as_str(),
-            confirmed_at = %At(as_of),
-            "serving stored flags until LaunchDarkly answers"
-        );
-        let hub = &self.environment.hub;
-        hub.replace(Arc::new(Snapshot::new(data.clone(), origin, as_of)));
-        if let Some(shared) = &self.shared {
-            let is_partial = !self.stored_data.missing(&data).is_empty();
-            shared.served(data, is_partial);
-        }
-        self.environment.set_loaded();
-    }
-
-    /// Adds to what is served what a store has newer.
-    fn add(&self, news: &[(ItemKey, Arc<Item>)]) {
-        let hub = &self.environment.hub;
-        let Some(before) = hub.snapshot() else { return };
-        tracing::info!(items = news.len(), "a store holds newer flags; they are served");
-        let mut data = (*before.data).clone();
-        let snapshot = |data: &DataSet| {
-            Arc::new(Snapshot::new(Arc::new(data.clone()), before.origin, before.as_of))
-        };
-        let as_patches = news.len() <= PATCHES_MAX;
-        for (key, item) in news {
-            data.upsert(key, item.clone());
-            if as_patches {
-                hub.change(snapshot(&data), Change::of(key, item));
-            }
-        }
-        if !as_patches {
-            hub.replace(snapshot(&data));
-        }
-        if let Some(shared) = &self.shared {
-            let is_partial = !self.stored_data.missing(&data).is_empty();
-            shared.served(Arc::new(data), is_partial);
-        }
-    }
-
-    /// Reports how many served items are from the shared store, and names the items that clients
-    /// do not get because no store holds them in a readable form.
-    pub(super) fn report_items(&self) {
-        let from_shared = self.stored_data.items_from_shared();
-        self.environment.update_status(|status| status.items_from_shared_store = from_shared);
-        let missing = match self.environment.hub.snapshot() {
-            Some(served) => self.stored_data.missing(&served.data),
-            None => Vec::new(),
-        };
-        if missing == self.environment.status().missing_items {
-            return;
-        }
-        if !missing.is_empty() {
-            let names: Vec<String> =
-                missing.iter().take(NAMES_MAX).map(ToString::to_string).collect();
-            tracing::error!(
-                count = missing.len(),
-                items = names.join(", "),
-                "these items cannot be decoded in any store and are missing in what is served; \
-                 SDKs use their default values for them until LaunchDarkly answers"
+        Ok(ReadOutcome::Absent) => (Answer::Nothing, None),
+        Ok(ReadOutcome::Incomplete(found)) => {
+            let problem = format!(
+                "{} of {} stored items are missing, {} cannot be read",
+                found.missing, found.items, found.undecodable
             );
+            (Answer::Part(found.data), Some(problem))
         }
-        self.environment.update_status(|status| status.missing_items = missing);
+        Ok(ReadOutcome::Unreadable { .. }) => {
+            let problem = "the stored flags are sealed under a key that is not configured";
+            (Answer::Nothing, Some(problem.to_owned()))
+        }
+        Err(problem) => (Answer::Nothing, Some(problem)),
+    }
+}
+
+/// What a reading of the shared store is worth.
+pub(super) fn answer_of_shared(read: SharedRead) -> Answer {
+    match read {
+        SharedRead::Complete(set) => Answer::Set(StoredSet {
+            data: set.data,
+            origin: Origin::SharedStore,
+            as_of: set.confirmed_at,
+            is_counted: set.completeness == Completeness::Counted,
+            undecodable: set.undecodable,
+        }),
+        SharedRead::Incomplete { data, .. } => Answer::Part(data),
+        SharedRead::Absent | SharedRead::Foreign { .. } | SharedRead::Failed(_) => Answer::Nothing,
     }
 }
 

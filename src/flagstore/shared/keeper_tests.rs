@@ -137,7 +137,7 @@ impl Bench {
 
     /// A change of an item that was accepted.
     fn change(&self, all: &str, changed: &str) {
-        self.flags.changed(data(all), &flag(changed));
+        self.flags.changed(data(all), [flag(changed)]);
     }
 
     fn status(&self) -> SharedStatus {
@@ -401,8 +401,8 @@ async fn an_item_that_is_too_large_is_named_and_stops_nobody() {
     let mut large = (*data("a1 b2")).clone();
     let json = format!(r#"{{"version":2,"x":"{}"}}"#, "x".repeat(BYTES_MAX));
     large.upsert(&flag("a"), Arc::new(Item::live(2, json)));
-    bench.flags.changed(Arc::new(large.clone()), &flag("a"));
-    bench.flags.changed(Arc::new(large), &flag("b"));
+    bench.flags.changed(Arc::new(large.clone()), [flag("a")]);
+    bench.flags.changed(Arc::new(large), [flag("b")]);
     bench.expect("a1 b2 !").await;
     let status = bench.status();
     assert_eq!((status.dirty, status.state), (0, SharedState::Valid));

@@ -94,11 +94,11 @@ impl SharedFlags {
         });
     }
 
-    /// A change from upstream was accepted, and this is served now.
-    pub fn changed(&self, data: Arc<DataSet>, key: &ItemKey) {
+    /// Changes from upstream were accepted, and this is served now.
+    pub fn changed(&self, data: Arc<DataSet>, keys: impl IntoIterator<Item = ItemKey>) {
         self.tell(|state| {
             state.data = Some(data);
-            state.dirty.insert(key.clone());
+            state.dirty.extend(keys);
         });
     }
 

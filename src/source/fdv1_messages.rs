@@ -15,7 +15,7 @@ use crate::model::{DataSet, Item, ItemKey, ItemKind, ItemMap};
 
 /// A message of the stream, decoded.
 #[derive(Debug, PartialEq, Eq)]
-pub enum FlagMessage {
+pub(super) enum FlagMessage {
     /// The whole data set; versions do not matter.
     Put(DataSet),
     /// One item at a version; a tombstone for a delete.
@@ -33,7 +33,7 @@ pub struct FlagMessageError {
 }
 
 /// Decodes one event. Unknown events are ignored without looking at their data.
-pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError> {
+pub(super) fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError> {
     type Decode = fn(&Bytes, &str) -> Result<FlagMessage, Problem>;
     let (event, decode): (_, Decode) = match event {
         "put" => ("put", decode_put),
@@ -47,12 +47,12 @@ pub fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError
         .map_err(|Problem(problem)| FlagMessageError { event, problem })
 }
 
-/// Decodes the body of a poll: the data set without the stream's envelope.
-pub fn decode_poll(body: &Bytes) -> Result<DataSet, FlagMessageError> {
-    bounded_text(body)
-        .map_err(Problem::from)
-        .and_then(|text| data_set(body, text))
-        .map_err(|Problem(problem)| FlagMessageError { event: "poll", problem })
+#[cfg(test)]
+impl FlagMessageError {
+    /// One for the tests of those who are told of it.
+    pub(crate) fn sample() -> Self {
+        Self { event: "put", problem: "it has no data".to_owned() }
+    }
 }
 
 struct Problem(String);
@@ -246,11 +246,11 @@ mod tests {
         let check = |value: String, accepted: bool| {
             let patch = format!(r#"{{"path":"/flags/a","data":{{"version":1,"x":{value}}}}}"#);
             assert_eq!(decode("patch", &patch.into()).is_ok(), accepted);
-            let body = format!(r#"{{"flags":{{"a":{{"x":{value}}}}}}}"#);
-            assert_eq!(decode_poll(&body.into()).is_ok(), accepted);
+            let put = format!(r#"{{"path":"/","data":{{"flags":{{"a":{{"x":{value}}}}}}}}}"#);
+            assert_eq!(decode("put", &put.into()).is_ok(), accepted);
         };
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        check(nested(NESTING_MAX - 3), true);
+        check(nested(NESTING_MAX - 4), true);
         check(nested(NESTING_MAX - 1), false);
         check(nested(1_000_000), false);
         check(format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000)), false);

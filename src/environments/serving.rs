@@ -1,0 +1,481 @@
+//! What one environment serves, and what follows from each event: pure.
+//!
+//! Events are what sources and stores say, and which SDK key is designated. Effects are what
+//! clients hear, what stores are told, and which upstream connection is opened or dropped. The
+//! environment's task (see `runner`) brings the events and carries out the effects.
+//!
+//! Until LaunchDarkly has answered, what is served is provisional: it comes from a store, and the
+//! first live word on an item counts, whatever its version. Nothing that was read from a store is
+//! written to one (design D28).
+
+mod effects;
+#[cfg(test)]
+mod test_room;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub(super) use self::effects::{
+    Announcement, Effects, LocalOrder, SharedOrder, Told, UpstreamOrder, Which,
+};
+use super::difference::{Difference, are_few};
+use super::environment::EnvironmentStatus;
+use super::stored_data::{Answer, Reaction, Store, StoredData, Trust};
+use crate::model::{ChangeSet, DataSet, ErrorKind, ItemKey, Origin, SdkKey};
+use crate::source::SourceEvent;
+use crate::streams::Snapshot;
+use crate::telemetry::At;
+
+/// Most names of items in one log line.
+const NAMES_MAX: usize = 10;
+
+/// Most deletions that are kept in mind; with more, clients are sent everything once.
+const DELETIONS_MAX: usize = 1_000;
+
+/// The state of one environment.
+#[derive(Debug)]
+pub(super) struct Serving {
+    /// What clients get.
+    served: Option<Arc<Snapshot>>,
+    /// Versions at which connected clients were told of deletions that the data set no longer has.
+    /// Clients ignore an older version of such an item, unless they are sent everything.
+    deletions: BTreeMap<ItemKey, u64>,
+    /// What the stores have said, and what of it is served until LaunchDarkly answers.
+    stored: StoredData,
+    /// The connection that the data comes from.
+    current: Connection,
+    /// The connection under a new SDK key, which replaces `current` with its first data set: the
+    /// old connection and its data stay until then.
+    next: Option<Connection>,
+    /// Whether the embedded store is open.
+    has_local: bool,
+    /// Whether every store has answered, or data is served.
+    is_loaded: bool,
+    status: EnvironmentStatus,
+}
+
+/// One upstream connection, with those that take its place under the same key.
+#[derive(Debug)]
+struct Connection {
+    key: SdkKey,
+    /// Connections up to this number were given up; what still comes over them no longer counts.
+    given_up: u64,
+    /// Whether what is served is what LaunchDarkly says over the connection that stands.
+    is_live: bool,
+}
+
+impl Connection {
+    fn new(key: SdkKey) -> Self {
+        Self { key, given_up: 0, is_live: false }
+    }
+}
+
+impl Serving {
+    /// An environment whose current connection is opened under that key, and whose stores are to be
+    /// asked. `served` is what it serves already, if its task was started again.
+    pub(super) fn new(
+        key: SdkKey,
+        trust: Trust,
+        stores: impl IntoIterator<Item = Store>,
+        served: Option<Arc<Snapshot>>,
+        status: EnvironmentStatus,
+    ) -> Self {
+        Self {
+            served,
+            deletions: BTreeMap::new(),
+            stored: StoredData::new(trust, stores),
+            current: Connection::new(key),
+            next: None,
+            has_local: false,
+            is_loaded: false,
+            status,
+        }
+    }
+
+    /// What is served.
+    pub(super) fn served(&self) -> Option<&Arc<Snapshot>> {
+        self.served.as_ref()
+    }
+
+    /// True once every store has answered or data is served.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// What `/status` tells.
+    pub(super) fn status(&self) -> &EnvironmentStatus {
+        &self.status
+    }
+
+    /// The environment's task ends.
+    pub(super) fn on_stop(&mut self, now: SystemTime) {
+        self.status.connection.on_close(now);
+    }
+
+    /// LaunchDarkly designates this SDK key: its connection is opened beside the current one.
+    pub(super) fn on_designated(&mut self, key: SdkKey) -> Effects {
+        let upstream = if key == self.current.key {
+            self.next.take().map(|_| UpstreamOrder::DropNext)
+        } else if self.next.as_ref().is_none_or(|next| next.key != key) {
+            tracing::info!(
+                "SDK key changed; clients with the old one are refused, and the old upstream \
+                 connection brings the data until the new one is live"
+            );
+            self.next = Some(Connection::new(key.clone()));
+            Some(UpstreamOrder::OpenNext(key))
+        } else {
+            None
+        };
+        Effects { upstream, ..Effects::default() }
+    }
+
+    /// There is no embedded store for now.
+    pub(super) fn on_no_local_store(&mut self) -> Effects {
+        self.status.local_store_known = true;
+        self.answered(Store::Local, Answer::Nothing)
+    }
+
+    /// The embedded store is open, and this is what it held; `problem` tells why that cannot be
+    /// served.
+    pub(super) fn on_local_store(&mut self, answer: Answer, problem: Option<String>) -> Effects {
+        self.status.local_store_known = true;
+        self.has_local = true;
+        if let Some(problem) = &problem {
+            tracing::warn!(
+                problem,
+                "the flags of this environment in the local store cannot be served"
+            );
+        }
+        self.status.stored_data_problem = problem;
+        let local = match (self.live_word(), &answer) {
+            // It holds what was said before this. What arrived before the store was open is still
+            // to be stored.
+            (Some(live), _) => Some(LocalOrder::Replace(live.data.clone())),
+            (None, Answer::Set(set)) => {
+                set.as_of.map(|written_at| LocalOrder::Adopt(set.data.clone(), written_at))
+            }
+            (None, Answer::Part(_) | Answer::Nothing) => None,
+        };
+        Effects { local, ..self.answered(Store::Local, answer) }
+    }
+
+    /// The shared store was read while LaunchDarkly was not live.
+    pub(super) fn on_shared_store(&mut self, answer: Answer) -> Effects {
+        self.answered(Store::Shared, answer)
+    }
+
+    /// A source said something. `difference` is how a data set differs from what is served, if
+    /// anything is; to find that takes time, so it comes with the event.
+    pub(super) fn on_source(
+        &mut self,
+        which: Which,
+        event: SourceEvent,
+        difference: Option<Difference>,
+        now: SystemTime,
+    ) -> Effects {
+        match which {
+            Which::Current => self.on_current(event, difference, now),
+            Which::Next => self.on_next(event, difference, now),
+        }
+    }
+
+    fn on_current(
+        &mut self,
+        event: SourceEvent,
+        difference: Option<Difference>,
+        now: SystemTime,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        if !matches!(event, SourceEvent::Lost { .. }) {
+            effects.shared.push(SharedOrder::Heard);
+        }
+        let given_up = self.current.given_up;
+        match event {
+            SourceEvent::Everything { connection, data } if connection > given_up => {
+                self.put(data, difference, now, &mut effects);
+            }
+            SourceEvent::Changes { connection, changes } if connection > given_up => {
+                self.change(&changes, now, &mut effects);
+            }
+            SourceEvent::Malformed { connection, error } if connection > given_up => {
+                tell_malformed(&error);
+                self.status.connection.on_failure(ErrorKind::InvalidData, None, now);
+                self.current.given_up = connection;
+                effects.upstream =
+                    Some(UpstreamOrder::RestartMalformed(Which::Current, connection));
+                self.not_live(&mut effects);
+            }
+            SourceEvent::Lost { failure } => {
+                match failure {
+                    Some(it) => self.status.connection.on_failure(it.kind, it.status, now),
+                    None => self.status.connection.on_interruption(now),
+                }
+                self.not_live(&mut effects);
+            }
+            SourceEvent::Alive
+            | SourceEvent::Everything { .. }
+            | SourceEvent::Changes { .. }
+            | SourceEvent::Malformed { .. } => {}
+        }
+        effects
+    }
+
+    /// Of the next connection `/status` tells the errors only, so that an operator sees why it
+    /// does not take over.
+    fn on_next(
+        &mut self,
+        event: SourceEvent,
+        difference: Option<Difference>,
+        now: SystemTime,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        let Some(next) = &mut self.next else { return effects };
+        match event {
+            SourceEvent::Everything { connection, data } if connection > next.given_up => {
+                if let Some(next) = self.next.take() {
+                    self.current = next;
+                }
+                tracing::info!("upstream connection under the new SDK key is live");
+                effects.upstream = Some(UpstreamOrder::PromoteNext);
+                self.put(data, difference, now, &mut effects);
+            }
+            SourceEvent::Malformed { connection, error } if connection > next.given_up => {
+                tell_malformed(&error);
+                self.status.connection.on_side_failure(ErrorKind::InvalidData, None, now);
+                next.given_up = connection;
+                effects.upstream = Some(UpstreamOrder::RestartMalformed(Which::Next, connection));
+            }
+            SourceEvent::Lost { failure: Some(it) } => {
+                self.status.connection.on_side_failure(it.kind, it.status, now);
+            }
+            // Before its first data set a connection has nothing to say.
+            SourceEvent::Everything { .. }
+            | SourceEvent::Changes { .. }
+            | SourceEvent::Alive
+            | SourceEvent::Malformed { .. }
+            | SourceEvent::Lost { failure: None } => {}
+        }
+        effects
+    }
+
+    fn not_live(&mut self, effects: &mut Effects) {
+        self.current.is_live = false;
+        effects.shared.push(SharedOrder::NotLive);
+    }
+
+    /// What LaunchDarkly said last, if it has said anything.
+    fn live_word(&self) -> Option<&Arc<Snapshot>> {
+        self.served.as_ref().filter(|served| served.origin == Origin::Live)
+    }
+
+    /// LaunchDarkly sent the whole data set.
+    fn put(
+        &mut self,
+        data: DataSet,
+        difference: Option<Difference>,
+        now: SystemTime,
+        effects: &mut Effects,
+    ) {
+        let held = self.served.as_ref().map_or(0, |served| served.data.live_len());
+        if held > 0 && data.live_len() == 0 {
+            tracing::error!(
+                held,
+                "LaunchDarkly sent an empty set of flags for an environment that had some; it is \
+                 applied. If this is not intended, check the environment in LaunchDarkly"
+            );
+        }
+        let difference = difference.filter(|_| self.keep_deletions(&data));
+        let data = Arc::new(data);
+        let anew = |data| Arc::new(Snapshot::new(data, Origin::Live, now));
+        let (snapshot, told) = match (&self.served, difference) {
+            // The stores are given what is served from here on: if one is lost it takes the data
+            // from there again.
+            (Some(served), Some(Difference::Nothing)) if served.data == data => {
+                (Arc::new(served.confirmed(Origin::Live, now)), Told::Nothing)
+            }
+            (Some(_), Some(Difference::Nothing)) => (anew(data), Told::Nothing),
+            (Some(_), Some(Difference::Changes(changes))) => (anew(data), Told::Changes(changes)),
+            (Some(_), Some(Difference::Everything) | None) | (None, _) => {
+                (anew(data), Told::Everything)
+            }
+        };
+        let data = snapshot.data.clone();
+        self.current.is_live = true;
+        self.status.connection.on_valid(now);
+        self.stored.on_live();
+        self.serve(snapshot, told, effects);
+        if self.has_local {
+            effects.local = Some(LocalOrder::Replace(data.clone()));
+        }
+        effects.shared.push(SharedOrder::Put(data));
+    }
+
+    /// LaunchDarkly sent changes.
+    fn change(&mut self, changes: &ChangeSet, now: SystemTime, effects: &mut Effects) {
+        let Some(served) = &self.served else {
+            tracing::debug!("change before any complete data set; the next one has it");
+            return;
+        };
+        let origin = served.origin;
+        let mut data = (*served.data).clone();
+        let taken: ChangeSet = changes
+            .iter()
+            .filter(|(key, item)| match origin {
+                Origin::Live => data.upsert(key, (*item).clone()),
+                Origin::LocalStore | Origin::SharedStore => {
+                    // Provisional: the first live word counts.
+                    data.collection_mut(key.kind).insert(key.key.clone(), (*item).clone());
+                    true
+                }
+            })
+            .map(|(key, item)| (key.clone(), item.clone()))
+            .collect();
+        if taken.is_empty() {
+            tracing::debug!(items = changes.len(), "changes are not newer; ignored");
+            return;
+        }
+        let as_of = match origin {
+            Origin::Live => Some(now),
+            // A few changes say nothing about the rest.
+            Origin::LocalStore | Origin::SharedStore => served.as_of,
+        };
+        let data = Arc::new(data);
+        let keys: Vec<ItemKey> = taken.keys().cloned().collect();
+        let snapshot = Arc::new(Snapshot::new(data.clone(), origin, as_of));
+        self.serve(snapshot, Told::Changes(taken), effects);
+        if self.has_local {
+            effects.local = Some(LocalOrder::Change(data.clone(), keys.clone()));
+        }
+        if self.current.is_live {
+            effects.shared.push(SharedOrder::Changed(data, keys));
+        }
+    }
+
+    /// Takes what a store answered. When all have, no client waits for stored data any more.
+    fn answered(&mut self, store: Store, answer: Answer) -> Effects {
+        let mut effects = Effects::default();
+        // What was live once is only added to: by a store that a peer writes to.
+        let counts = match store {
+            Store::Local => self.live_word().is_none(),
+            Store::Shared => !self.current.is_live,
+        };
+        let answer = if counts { answer } else { Answer::Nothing };
+        let served = self.served.as_ref().map(|served| (&*served.data, served.origin));
+        match self.stored.on_answer(store, answer, served) {
+            Reaction::Keep => self.report_items(),
+            Reaction::Serve { data, origin, as_of } => {
+                tracing::info!(
+                    items = data.len(),
+                    origin = origin.as_str(),
+                    confirmed_at = %At(as_of),
+                    "serving stored flags until LaunchDarkly answers"
+                );
+                let snapshot = Arc::new(Snapshot::new(data, origin, as_of));
+                self.serve(snapshot, Told::Everything, &mut effects);
+                self.tell_shared_of_stored(&mut effects);
+            }
+            Reaction::Add(news) => self.add(news, &mut effects),
+        }
+        self.is_loaded |= self.stored.is_settled();
+        effects
+    }
+
+    /// Adds to what is served what a store has newer.
+    fn add(&mut self, news: ChangeSet, effects: &mut Effects) {
+        let Some(served) = &self.served else { return };
+        tracing::info!(items = news.len(), "a store holds newer flags; they are served");
+        let mut data = (*served.data).clone();
+        for (key, item) in news.iter() {
+            data.upsert(key, item.clone());
+        }
+        let told = if are_few(&news, &data) { Told::Changes(news) } else { Told::Everything };
+        let snapshot = Arc::new(Snapshot::new(Arc::new(data), served.origin, served.as_of));
+        self.serve(snapshot, told, effects);
+        self.tell_shared_of_stored(effects);
+    }
+
+    fn tell_shared_of_stored(&self, effects: &mut Effects) {
+        if let Some(served) = &self.served {
+            let is_partial = !self.status.missing_items.is_empty();
+            effects.shared.push(SharedOrder::Served { data: served.data.clone(), is_partial });
+        }
+    }
+
+    fn serve(&mut self, snapshot: Arc<Snapshot>, told: Told, effects: &mut Effects) {
+        let told = match told {
+            Told::Changes(changes) if self.clients_ignore_any(&changes) => Told::Everything,
+            told @ (Told::Nothing | Told::Changes(_) | Told::Everything) => told,
+        };
+        match (&told, &self.served) {
+            (Told::Everything, _) | (_, None) => self.deletions.clear(),
+            (Told::Nothing | Told::Changes(_), Some(_)) => {}
+        }
+        self.served = Some(snapshot.clone());
+        self.is_loaded = true;
+        self.report_items();
+        effects.announce = Some(Announcement { snapshot, told });
+    }
+
+    /// Whether connected clients would ignore a change, because they hold that version or a newer
+    /// one.
+    fn clients_ignore_any(&self, changes: &ChangeSet) -> bool {
+        let held = |key: &ItemKey| {
+            let served = self.served.as_ref().and_then(|served| served.data.item(key));
+            served.map(|item| item.version).max(self.deletions.get(key).copied())
+        };
+        changes.iter().any(|(key, item)| held(key) >= Some(item.version))
+    }
+
+    /// Notes which deletions clients were told of that a new data set no longer has, or
+    /// has at a lower version. Returns whether that can be kept in mind.
+    fn keep_deletions(&mut self, data: &DataSet) -> bool {
+        if let Some(served) = &self.served {
+            for (kind, key, item) in served.data.iter().filter(|(_, _, item)| item.is_tombstone()) {
+                let told = data.collection(kind).get(key);
+                if told.is_none_or(|told| told.version < item.version) {
+                    let known = self.deletions.entry(ItemKey { kind, key: key.clone() });
+                    let version = known.or_insert(item.version);
+                    *version = item.version.max(*version);
+                }
+            }
+        }
+        self.deletions.len() <= DELETIONS_MAX
+    }
+
+    /// Notes how many served items are from the shared store, and which items clients do not get
+    /// because no store holds them in a readable form.
+    fn report_items(&mut self) {
+        self.status.items_from_shared_store = self.stored.items_from_shared();
+        let missing = match &self.served {
+            Some(served) => self.stored.missing(&served.data),
+            None => Vec::new(),
+        };
+        if missing == self.status.missing_items {
+            return;
+        }
+        if !missing.is_empty() {
+            let names: Vec<String> =
+                missing.iter().take(NAMES_MAX).map(ToString::to_string).collect();
+            tracing::error!(
+                count = missing.len(),
+                items = names.join(", "),
+                "these items cannot be decoded in any store and are missing in what is served; \
+                 SDKs use their default values for them until LaunchDarkly answers"
+            );
+        }
+        self.status.missing_items = missing;
+    }
+}
+
+fn tell_malformed(error: &impl std::fmt::Display) {
+    tracing::error!(
+        %error,
+        "LaunchDarkly sent flag data that cannot be used; what is served stays, and the stream is \
+         opened again"
+    );
+}
+
+#[cfg(test)]
+#[path = "serving_tests.rs"]
+mod tests;

@@ -1,0 +1,48 @@
+//! Changes that belong together: the unit from a source to clients and to stores.
+
+use std::sync::Arc;
+
+use super::flag_data::{Item, ItemKey};
+
+/// Items that are new, newer or deleted, in the order in which they are told. No item is in it
+/// twice, and a client that takes all of them has the data set that they lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangeSet(Vec<(ItemKey, Arc<Item>)>);
+
+impl ChangeSet {
+    /// One change.
+    pub fn one(key: ItemKey, item: impl Into<Arc<Item>>) -> Self {
+        Self(vec![(key, item.into())])
+    }
+
+    /// The changes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&ItemKey, &Arc<Item>)> {
+        self.0.iter().map(|(key, item)| (key, item))
+    }
+
+    /// The names of what changed.
+    pub fn keys(&self) -> impl Iterator<Item = &ItemKey> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of the items' JSON.
+    pub fn json_bytes(&self) -> usize {
+        self.0.iter().map(|(_, item)| item.json.as_ref().map_or(0, |json| json.len())).sum()
+    }
+}
+
+impl FromIterator<(ItemKey, Arc<Item>)> for ChangeSet {
+    fn from_iter<T: IntoIterator<Item = (ItemKey, Arc<Item>)>>(changes: T) -> Self {
+        Self(changes.into_iter().collect())
+    }
+}
