@@ -27,9 +27,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::sdk_key;
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
-use pilotlight::demo::stream_client::{StreamClient, StreamTarget};
+use pilotlight::testing::demo::composed_data::sdk_key;
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamTarget};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 

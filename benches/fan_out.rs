@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{changed_flag, environment_id, sdk_key};
-use pilotlight::demo::stream_client::{StreamClient, StreamTarget, loopback_source};
+use pilotlight::testing::demo::composed_data::{changed_flag, environment_id, sdk_key};
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamTarget, loopback_source};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;

@@ -25,9 +25,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{changed_flag, environment_id, sdk_key};
-use pilotlight::demo::fake_launchdarkly::FakeLaunchDarkly;
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{changed_flag, environment_id, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::FakeLaunchDarkly;
+use pilotlight::testing::model::ItemKind;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;

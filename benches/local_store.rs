@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use pilotlight::flagstore::{DataSetId, LocalFlags, ReadOutcome};
-use pilotlight::model::{DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
-use pilotlight::sealing::{KeyRing, SealingKey};
-use pilotlight::storage::local::LocalStore;
+use pilotlight::testing::flagstore::{DataSetId, LocalFlags, ReadOutcome};
+use pilotlight::testing::model::{DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
+use pilotlight::testing::sealing::{KeyRing, SealingKey};
+use pilotlight::testing::storage::local::LocalStore;
 
 /// About what a flag of a few rules takes.
 const FLAG_BYTES: usize = 1_300;

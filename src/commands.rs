@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{self, App, Door};
-use crate::cli::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
+use crate::cli::{self, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
 use crate::config::{
     Config, ConfigSource, Disk, Loaded, Problems, ProcessVariables, Variables, describe, env_vars,
     load,
@@ -31,8 +31,23 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often `exitAlways` looks whether all environments are connected.
 const ONE_SHOT_LOOK: Duration = Duration::from_millis(50);
 
+/// Runs the command that the arguments name, without the program's name.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match cli::parse(arguments) {
+        Ok(Command::Serve { source, ignored }) => serve(&source, &ignored),
+        Ok(Command::CheckConfig(source)) => check_config(&source),
+        Ok(Command::Health { url }) => ask(url.as_deref(), "/livez"),
+        Ok(Command::Ready { url }) => ask(url.as_deref(), "/readyz"),
+        Ok(Command::Demo) => demo(),
+        Ok(Command::GenerateKey) => generate_key(),
+        Ok(Command::Version) => version(),
+        Ok(Command::Help) => help(),
+        Err(error) => usage_error(&error),
+    }
+}
+
 /// Serves until a signal says otherwise.
-pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
+fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
     let Loaded { config, warnings } = match load(source, &ProcessVariables, &Disk) {
         Ok(loaded) => loaded,
         Err(problems) => return refused(&problems),
@@ -58,7 +73,7 @@ pub fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let code = runtime.block_on(run(&config));
+    let code = runtime.block_on(relay(&config));
     // Blocking reads that hang must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
@@ -96,7 +111,7 @@ fn can_have_threads() -> io::Result<()> {
     outcome
 }
 
-async fn run(config: &Config) -> ExitCode {
+async fn relay(config: &Config) -> ExitCode {
     let signals = || {
         let terminate = signal(SignalKind::terminate())?;
         Ok::<_, io::Error>((
@@ -206,7 +221,7 @@ fn is_connected(app: &App) -> bool {
 
 /// Tells what is understood of the configuration, or everything for which the relay would refuse
 /// to start with it. Nothing is dialled.
-pub fn check_config(source: &ConfigSource) -> ExitCode {
+fn check_config(source: &ConfigSource) -> ExitCode {
     match load(source, &ProcessVariables, &Disk) {
         Ok(Loaded { config, warnings }) => {
             for warning in warnings {
@@ -228,7 +243,7 @@ pub fn check_config(source: &ConfigSource) -> ExitCode {
 }
 
 /// Asks a running relay: 0 if it answers 200. Without a URL, the relay of this machine.
-pub fn ask(url: Option<&str>, path: &str) -> ExitCode {
+fn ask(url: Option<&str>, path: &str) -> ExitCode {
     let url = &url.map_or_else(|| own_url(&ProcessVariables), str::to_owned);
     match answer(url, path) {
         Ok((200, body)) => {
@@ -295,7 +310,7 @@ fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream>
 
 /// Shows a cold start through an outage.
 #[cfg(feature = "demo")]
-pub fn demo() -> ExitCode {
+fn demo() -> ExitCode {
     raise_open_files_limit();
     match crate::demo::story::tell() {
         Ok(()) => ExitCode::from(EXIT_OK),
@@ -309,7 +324,7 @@ pub fn demo() -> ExitCode {
 
 /// Shows a cold start through an outage.
 #[cfg(not(feature = "demo"))]
-pub fn demo() -> ExitCode {
+fn demo() -> ExitCode {
     failed(&"this binary was built without the demo")
 }
 
@@ -318,7 +333,7 @@ pub fn demo() -> ExitCode {
 const GENERATED_KEY_BYTES: usize = 32;
 
 /// Prints a new random key for `cacheEncryptionKey`.
-pub fn generate_key() -> ExitCode {
+fn generate_key() -> ExitCode {
     let mut bytes = zeroize::Zeroizing::new([0; GENERATED_KEY_BYTES]);
     if let Err(error) = getrandom::fill(&mut *bytes) {
         return failed(&error);
@@ -329,19 +344,19 @@ pub fn generate_key() -> ExitCode {
 }
 
 /// Prints the version.
-pub fn version() -> ExitCode {
+fn version() -> ExitCode {
     say(&format!("Pilotlight {}", crate::VERSION));
     ExitCode::from(EXIT_OK)
 }
 
 /// Prints how the program is used.
-pub fn help() -> ExitCode {
+fn help() -> ExitCode {
     say(USAGE);
     ExitCode::from(EXIT_OK)
 }
 
 /// Prints why the command line was not understood.
-pub fn usage_error(error: &UsageError) -> ExitCode {
+fn usage_error(error: &UsageError) -> ExitCode {
     say_error(&format!("{}\n\n{USAGE}", escaped(&error.to_string())));
     ExitCode::from(EXIT_USAGE)
 }

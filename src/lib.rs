@@ -17,6 +17,10 @@
 //!   log lines.
 //! * [`app`], [`commands`]: everything connected, and the commands of the program.
 #![cfg_attr(
+    not(all(feature = "redis", feature = "dynamodb", feature = "consul", feature = "demo")),
+    allow(dead_code, unused_imports, reason = "what only a part that is left out would use")
+)]
+#![cfg_attr(
     test,
     allow(
         missing_docs,
@@ -26,26 +30,30 @@
     )
 )]
 
-pub mod app;
-pub mod autoconfig;
-pub mod backoff;
-pub mod cli;
-pub mod commands;
-pub mod config;
+mod app;
+mod autoconfig;
+mod backoff;
+mod cli;
+mod commands;
+mod config;
 #[cfg(feature = "demo")]
-pub mod demo;
-pub mod environments;
-pub mod flagstore;
-pub mod model;
-pub mod sealing;
-pub mod server;
-pub mod source;
-pub mod sse;
-pub mod storage;
-pub mod streams;
-pub mod tasks;
-pub mod telemetry;
-pub mod upstream;
+mod demo;
+mod environments;
+mod flagstore;
+mod model;
+mod sealing;
+mod server;
+mod source;
+mod sse;
+mod storage;
+mod streams;
+mod tasks;
+mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod upstream;
+
+pub use commands::run;
 
 /// The version of this program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -49,26 +49,28 @@ main() {
   step "lints" cargo clippy --locked --all-targets -- -D warnings
   if [[ $mode == full ]]; then
     # With clippy, which can deny warnings without building all dependencies again.
-    step "no features" cargo clippy --locked --no-default-features -- -D warnings
+    step "no features" cargo clippy --locked -p pilotlight --no-default-features -- -D warnings
     local feature
-    for feature in redis dynamodb consul; do
+    for feature in redis dynamodb consul testing; do
       step "only $feature" \
-        cargo clippy --locked --no-default-features --features "$feature" -- -D warnings
+        cargo clippy --locked -p pilotlight --no-default-features --features "$feature" -- -D warnings
     done
     # With the unit tests, which CONTRIBUTING.md recommends to run this way.
     step "only demo" \
-      cargo clippy --locked --all-targets --no-default-features --features demo -- -D warnings
+      cargo clippy --locked -p pilotlight --all-targets --no-default-features --features demo -- -D warnings
     # A separate workspace, which no other step checks. Running it needs a nightly compiler.
     step "fuzz target" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
       --target-dir target/fuzz -- -D warnings
     # Builds the program too; a separate build would compile the dependencies a second time.
     step "tests" cargo test --locked --no-fail-fast
-    step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+    # Of everything: the product has no public interface but the one for its tests.
+    step "documentation" env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+      cargo doc --locked --no-deps --document-private-items
     step "install cargo-deny" install_cargo_deny
     step "dependencies" dependencies
   else
     step "unit tests" cargo test --locked --lib --bins
-    left_out "install databases" "install SDKs" "no features" "only one feature (4)" \
+    left_out "install databases" "install SDKs" "no features" "only one feature (5)" \
       "fuzz target" "integration tests" "documentation tests" "documentation" "dependencies"
   fi
   summarize

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pilotlight::sse::{Limits, ParseError, Parsed, Parser, encode};
+use pilotlight::testing::sse::{Limits, ParseError, Parsed, Parser, encode};
 
 const LIMITS: Limits = Limits { line_bytes_max: 256, event_bytes_max: 1024 };
 

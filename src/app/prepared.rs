@@ -40,6 +40,7 @@ pub enum StartError {
         cause: database::DatabaseError,
     },
     /// The configuration asks for a part that this binary was built without.
+    #[cfg(not(all(feature = "redis", feature = "dynamodb", feature = "consul")))]
     #[error("this binary was built without {0}")]
     NotCompiled(&'static str),
 }

@@ -62,11 +62,6 @@ impl<T> Ordered<T> {
         self.iter().next().is_none()
     }
 
-    /// Whether any existing item is known from a cache only.
-    pub fn has_provisional(&self) -> bool {
-        self.entries.values().any(|entry| matches!(entry, Entry::Provisional(_)))
-    }
-
     /// Replaces everything provisional by a cached set. Live words stand.
     pub fn load_cached(&mut self, items: impl IntoIterator<Item = (String, T)>) {
         self.entries.retain(|_, entry| !matches!(entry, Entry::Provisional(_)));

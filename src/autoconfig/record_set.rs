@@ -114,11 +114,6 @@ impl RecordSet {
     pub fn len(&self) -> usize {
         self.environments.len() + self.filters.len()
     }
-
-    /// Whether there is no record.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// Adds removals to others; of two about one name the higher version counts. Keeps the newest

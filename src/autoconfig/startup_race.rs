@@ -46,15 +46,6 @@ pub enum Event<C> {
     LivePut,
 }
 
-/// What is to be done about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action<C> {
-    /// Take this set into account until LaunchDarkly answers.
-    Apply(C),
-    /// Nothing a cache may still say matters.
-    StopCacheReads,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Racing,
@@ -85,13 +76,14 @@ impl StartupRace {
         self.phase == Phase::Live
     }
 
-    /// Takes an event and says what follows.
-    pub fn on<C>(&mut self, event: Event<C>) -> Option<Action<C>> {
+    /// Takes an event and returns the set that is to be taken into account until LaunchDarkly
+    /// answers.
+    pub fn on<C>(&mut self, event: Event<C>) -> Option<C> {
         if let Event::Cache(tier, _) = &event {
             self.awaited.retain(|awaited| awaited != tier);
         }
         match (self.phase, event) {
-            (Phase::Racing, Event::Cache(_, CacheOutcome::Loaded(set))) => Some(Action::Apply(set)),
+            (Phase::Racing, Event::Cache(_, CacheOutcome::Loaded(set))) => Some(set),
             (Phase::Live, Event::Cache(_, CacheOutcome::Loaded(_))) => None,
             (
                 _,
@@ -100,11 +92,10 @@ impl StartupRace {
                     CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable,
                 ),
             ) => None,
-            (Phase::Racing, Event::LivePut) => {
+            (_, Event::LivePut) => {
                 self.phase = Phase::Live;
-                (!self.awaited.is_empty()).then_some(Action::StopCacheReads)
+                None
             }
-            (Phase::Live, Event::LivePut) => None,
         }
     }
 }
@@ -132,11 +123,7 @@ mod tests {
                     Event::Cache(tier, outcome)
                 }
             };
-            match race.on(event) {
-                Some(Action::Apply(set)) => shown.push(format!("apply-{set}")),
-                Some(Action::StopCacheReads) => shown.push("stop".to_owned()),
-                None => {}
-            }
+            shown.extend(race.on(event).map(|set| format!("apply-{set}")));
         }
         if race.caches_settled() {
             shown.push("settled".to_owned());
@@ -155,9 +142,9 @@ mod tests {
 
     #[test]
     fn a_live_put_ends_the_race() {
-        check("put", "stop settled");
-        check("put local:a shared:b put", "stop settled");
-        check("local:a put shared:b", "apply-a stop settled");
+        check("put", "settled");
+        check("put local:a shared:b put", "settled");
+        check("local:a put shared:b", "apply-a settled");
         check("local:a shared:empty put", "apply-a settled");
     }
 }

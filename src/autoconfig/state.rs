@@ -18,7 +18,7 @@ use super::record_set::{
 };
 use super::records::{EnvironmentRecord, FilterRecord};
 use super::specs::{SpecSettings, Specs, desired, difference, keys_with_views};
-use super::startup_race::{Action, CacheOutcome, Event, StartupRace, Tier};
+use super::startup_race::{CacheOutcome, Event, StartupRace, Tier};
 use crate::model::{EnvironmentChange, ListState};
 use crate::telemetry::Rounded;
 
@@ -66,8 +66,6 @@ pub struct Reaction {
     pub persist: Option<Arc<RecordSet>>,
     /// What to do with the connection.
     pub stream: Option<StreamStep>,
-    /// Nothing a cache may still say matters.
-    pub stop_cache_reads: bool,
 }
 
 /// Everything known about the list of environments.
@@ -116,7 +114,7 @@ impl State {
     /// A tier of the cache was read.
     pub fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) -> Reaction {
         self.adoption.note(tier, &outcome);
-        if let Some(Action::Apply(set)) = self.race.on(Event::Cache(tier, outcome)) {
+        if let Some(set) = self.race.on(Event::Cache(tier, outcome)) {
             let set = match self.tiers.remove(&tier) {
                 Some(before) if before.origin == set.origin => set.merged_with(&before),
                 Some(_) | None => set,
@@ -296,8 +294,7 @@ impl State {
         // Whatever was suspected before, this put settles it.
         self.wipe_announced = None;
         self.environments = environments;
-        let stop_cache_reads =
-            self.race.on(Event::<CachedSet>::LivePut) == Some(Action::StopCacheReads);
+        self.race.on(Event::<CachedSet>::LivePut);
         self.tiers.clear();
         self.disconnected_at = None;
 
@@ -320,7 +317,6 @@ impl State {
             changes: self.changes(list),
             persist: Some(self.accepted()),
             stream: flaws.step(),
-            stop_cache_reads,
             learnt: None,
         }
     }

@@ -34,26 +34,23 @@ pub use describe::describe;
 pub use env_vars::{ProcessVariables, Variables};
 pub use files::{Disk, Files};
 pub use problems::{Place, Problem, Problems, Warning};
-pub use secrets::{InvalidSecret, SecretKind, SecretSource, WeakKey};
-pub use sections::autoconfig::{AutoConfigSection, CacheAdopt, CacheFormat, EnvironmentDefaults};
+pub use secrets::{SecretKind, SecretSource, WeakKey};
+pub use sections::autoconfig::{AutoConfigSection, CacheAdopt, CacheFormat};
 pub use sections::concurrency::{ConcurrencyConfig, ConcurrencyLimit};
 pub use sections::consul::ConsulConfig;
-pub use sections::database::{ClientCertificate, Database, DatabaseTls};
+pub use sections::database::{Database, DatabaseTls};
 pub use sections::dynamodb::DynamoDbConfig;
 pub use sections::environments::EnvironmentConfig;
 pub use sections::events::EventsConfig;
 pub use sections::http::HttpConfig;
 pub use sections::local_store::{LocalStoreConfig, LocalStoreDirectory};
-pub use sections::main::{MainConfig, TlsConfig};
-pub use sections::metrics::{
-    DatadogConfig, MetricsConfig, OpenTelemetryConfig, OtlpProtocol, PrometheusConfig,
-    StackdriverConfig,
-};
+pub use sections::main::MainConfig;
+pub use sections::metrics::MetricsConfig;
 pub use sections::offline::OfflineConfig;
-pub use sections::proxy::{ProxyConfig, ProxyLogin, VariableProxies};
+pub use sections::proxy::{ProxyConfig, ProxyLogin};
 pub use sections::redis::{RedisConfig, RedisServers};
 pub use slips::distance;
-pub use values::{LocalTtl, LogFormat, LogLevel, TlsVersion};
+pub use values::{LocalTtl, LogFormat, LogLevel};
 
 use reader::Reader;
 

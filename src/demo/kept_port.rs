@@ -20,7 +20,7 @@ const BACKLOG: i32 = 4096;
 
 /// A port that is held for as long as this lives, whether or not it is listened on.
 #[derive(Debug)]
-pub(super) struct KeptPort {
+pub struct KeptPort {
     address: SocketAddr,
     /// Bound, never listening: keeps the port.
     _reservation: Socket,
@@ -36,7 +36,7 @@ struct Door {
 
 impl KeptPort {
     /// Takes the port (0: any free one) without listening.
-    pub(super) fn reserve(address: SocketAddr) -> io::Result<Self> {
+    pub fn reserve(address: SocketAddr) -> io::Result<Self> {
         let reservation = bound_socket(address)?;
         let address = reservation
             .local_addr()?
@@ -46,12 +46,12 @@ impl KeptPort {
     }
 
     /// The address with its real port.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Listens. Does nothing if it does already. To be called within a tokio runtime.
-    pub(super) fn open(&self) -> io::Result<()> {
+    pub fn open(&self) -> io::Result<()> {
         let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
         if door.listener.is_none() {
             let socket = bound_socket(self.address)?;
@@ -66,17 +66,17 @@ impl KeptPort {
     }
 
     /// Stops listening: from here on connections are refused, those not yet accepted are reset.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.door.lock().unwrap_or_else(PoisonError::into_inner).listener = None;
     }
 
     /// Whether connections are accepted.
-    pub(super) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.door.lock().unwrap_or_else(PoisonError::into_inner).listener.is_some()
     }
 
     /// Waits for the next connection, over any number of closings and openings. One waiter only.
-    pub(super) async fn accept(&self) -> io::Result<TcpStream> {
+    pub async fn accept(&self) -> io::Result<TcpStream> {
         std::future::poll_fn(|context| self.poll_accept(context)).await
     }
 

@@ -9,14 +9,11 @@
 //! * [`composed_data`]: environments and flags to serve, with predictable values.
 //! * [`stream_client`]: an SDK-like reader of streams, lean enough for thousands in one process.
 //! * [`story`]: the demo itself.
-//! * [`flaky_proxy`], [`http_fault_proxy`]: broken networks and overloaded databases.
 
 pub mod composed_data;
 pub mod fake_launchdarkly;
-pub mod flaky_proxy;
-pub mod http_fault_proxy;
-mod kept_port;
+pub mod kept_port;
 pub mod representations;
-mod shaped_io;
+pub mod shaped_io;
 pub mod story;
 pub mod stream_client;

@@ -24,7 +24,7 @@ const SINGLE_BYTES_BELOW: u32 = 20;
 const PORTION_TIME: Duration = Duration::from_millis(50);
 
 /// How a rate is cut into portions: bytes at a time, and the pause after each portion.
-pub(super) fn portion(bytes_per_second: NonZeroU32) -> (usize, Duration) {
+pub fn portion(bytes_per_second: NonZeroU32) -> (usize, Duration) {
     let rate = bytes_per_second.get();
     if rate < SINGLE_BYTES_BELOW {
         return (1, Duration::from_secs(1) / rate);

@@ -16,10 +16,9 @@ mod supervisor;
 #[cfg(test)]
 mod test_support;
 
-pub use environment::{Environment, EnvironmentStatus, Loading};
+pub use environment::Environment;
 pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
-pub use store_status::{LastRepopulation, StoreStatus};
 pub use stored_data::Trust;
 pub use supervisor::{Strangers, Supervisor, SupervisorSettings};

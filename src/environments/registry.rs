@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::environment::Environment;
-use crate::model::{Credential, EnvironmentRef, FilterKey, ListState};
+use crate::model::{Credential, FilterKey, ListState};
 
 /// The right of a credential to use an environment. Streams look at it each time they are woken.
 #[derive(Debug, Default)]
@@ -148,11 +148,6 @@ impl Registry {
         self.table.load().environments.clone()
     }
 
-    /// The environment of that name.
-    pub fn environment(&self, reference: &EnvironmentRef) -> Option<Arc<Environment>> {
-        self.environments().iter().find(|known| known.reference == *reference).cloned()
-    }
-
     pub(super) fn swap(&self, table: Table) {
         let list = table.list;
         self.table.store(Arc::new(table));
@@ -162,6 +157,14 @@ impl Registry {
 
 #[cfg(test)]
 impl Registry {
+    /// The environment of that name.
+    pub(super) fn environment(
+        &self,
+        reference: &crate::model::EnvironmentRef,
+    ) -> Option<Arc<Environment>> {
+        self.environments().iter().find(|known| known.reference == *reference).cloned()
+    }
+
     /// A registry of environments that their SDK keys open, for tests of the server.
     pub(crate) fn of(specs: Vec<crate::model::EnvironmentSpec>) -> (Self, Vec<Arc<Environment>>) {
         let mut by_credential = HashMap::new();

@@ -18,8 +18,8 @@ pub mod marker;
 pub mod redis;
 mod shared;
 
-pub use local::{DataSetId, Incomplete, LocalFlags, LocalFlagsState, ReadOutcome, StoredSet};
+pub use local::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
 pub use shared::{
-    Completeness, DatabaseFacts, Left, OpenShared, Reason, Repopulation, SharedFlags, SharedRead,
-    SharedReport, SharedSet, SharedState, SharedStatus, SharedStores, StoreFacts, Timing,
+    Completeness, DatabaseFacts, OpenShared, SharedFlags, SharedRead, SharedStatus, SharedStores,
+    StoreFacts, Timing,
 };

@@ -12,7 +12,7 @@ pub mod raw_json;
 mod same_json;
 
 pub use change_set::ChangeSet;
-pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind, LastError};
+pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind};
 pub use environment::{
     AcceptedKey, CredentialSet, EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState,
 };

@@ -8,12 +8,6 @@ use bytes::Bytes;
 
 use super::parser::{find_line_end, is_line_end};
 
-/// A comment that keeps a silent stream alive. ld-relay v8: a colon and a line end, no empty line.
-pub const HEARTBEAT: &[u8] = b":\n";
-
-/// The event that tells a client-side SDK to poll. ld-relay v8: its payload is one space.
-pub const PING: &[u8] = b"event: ping\ndata:  \n\n";
-
 const EVENT_FIELD: &[u8] = b"event: ";
 const DATA_FIELD: &[u8] = b"data: ";
 
@@ -113,7 +107,7 @@ mod tests {
         check("put", "a\n", "event: put\ndata: a\ndata: \n\n");
         check("put", "\n\r\r\n", "event: put\ndata: \ndata: \ndata: \ndata: \n\n");
         check("pu\nt\r", "a", "event: put\ndata: a\n\n");
-        assert_eq!(encode("ping", b" "), PING);
+        check("ping", " ", "event: ping\ndata:  \n\n");
     }
 
     #[test]

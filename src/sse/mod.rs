@@ -7,5 +7,5 @@
 pub mod encoder;
 pub mod parser;
 
-pub use encoder::{EventWriter, HEARTBEAT, PING, encode};
+pub use encoder::{EventWriter, encode};
 pub use parser::{Event, Limits, ParseError, Parsed, Parser};

@@ -16,7 +16,7 @@ pub mod redis;
 #[cfg(any(feature = "redis", feature = "consul"))]
 pub mod tls;
 
-pub use breaker::{Breaker, BreakerState, LastError};
+pub use breaker::{BreakerState, LastError};
 pub use fail_fast::{Budgets, Dialer, FailFast, Health};
 pub use meter::Meter;
 

@@ -24,8 +24,6 @@ pub enum LogFormat {
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Everything, for developers.
-    Trace,
     /// Each connection and message, no payloads.
     Debug,
     /// State changes an operator expects.
@@ -62,7 +60,6 @@ pub fn init(settings: LoggingSettings) -> Result<(), TryInitError> {
 /// whatever the level.
 fn filter(level: LogLevel) -> Targets {
     let (ours, theirs) = match level {
-        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::INFO),
         LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::INFO),
         LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
         LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),

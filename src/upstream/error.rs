@@ -31,8 +31,6 @@ pub enum Phase {
     ResponseHeader,
     /// More bytes of the response.
     Body,
-    /// The whole of a request that has one time budget from dialling to the last byte.
-    Whole,
 }
 
 impl fmt::Display for Phase {
@@ -44,7 +42,6 @@ impl fmt::Display for Phase {
             Self::TlsHandshake => "the TLS handshake",
             Self::ResponseHeader => "the response header",
             Self::Body => "bytes of the response",
-            Self::Whole => "the whole response",
         })
     }
 }
@@ -105,12 +102,6 @@ pub enum ConnectError {
     /// The event stream passed a limit.
     #[error("sent an unreadable event stream")]
     EventStream(#[source] ParseError),
-    /// The body is larger than the request allows.
-    #[error("sent more than {limit_bytes} bytes")]
-    TooLarge {
-        /// The limit.
-        limit_bytes: usize,
-    },
     /// The connection broke, or the other side does not speak HTTP.
     #[error("connection broke or broke the rules of HTTP")]
     Protocol(#[source] Cause),
@@ -169,7 +160,6 @@ impl ConnectError {
             | Self::TooManyRedirects
             | Self::ContentType
             | Self::EventStream(_)
-            | Self::TooLarge { .. }
             | Self::Protocol(_)
             | Self::Ended => FailureClass::Normal,
         }
@@ -179,9 +169,7 @@ impl ConnectError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Status(_) => ErrorKind::ErrorResponse,
-            Self::ContentType | Self::EventStream(_) | Self::TooLarge { .. } => {
-                ErrorKind::InvalidData
-            }
+            Self::ContentType | Self::EventStream(_) => ErrorKind::InvalidData,
             Self::Dns { .. }
             | Self::Connect { .. }
             | Self::Proxy { .. }
@@ -274,7 +262,6 @@ mod tests {
             Phase::TlsHandshake,
             Phase::ResponseHeader,
             Phase::Body,
-            Phase::Whole,
         ] {
             check(ConnectError::TimedOut { phase, budget }, Normal, "NETWORK_ERROR");
         }
@@ -283,7 +270,6 @@ mod tests {
         check(ConnectError::ContentType, Normal, "INVALID_DATA");
         let too_long = ParseError::LineTooLong { limit_bytes: 1 };
         check(ConnectError::EventStream(too_long), Normal, "INVALID_DATA");
-        check(ConnectError::TooLarge { limit_bytes: 1 }, Normal, "INVALID_DATA");
         check(ConnectError::TooManyRedirects, Normal, "UNKNOWN");
         check(ConnectError::Credential, Slow, "UNKNOWN");
         check(ConnectError::Url(UrlError::Scheme), Slow, "UNKNOWN");

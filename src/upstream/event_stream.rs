@@ -111,7 +111,6 @@ pub enum RestartReason {
 #[derive(Clone, Copy, Debug, Default)]
 struct Wishes {
     restart: Option<(u64, RestartReason)>,
-    pokes: u64,
 }
 
 /// A stream. Dropping it ends its task at once, whatever the task is waiting for.
@@ -166,12 +165,6 @@ impl EventStream {
             newer
         });
     }
-
-    /// Something that may have been the cause of failures has changed: tries again at once if the
-    /// stream is waiting or the attempt at hand fails, and forgets past failures.
-    pub fn poke(&self) {
-        self.wishes.send_modify(|wishes| wishes.pokes = wishes.pokes.wrapping_add(1));
-    }
 }
 
 /// How a connection ended.
@@ -201,7 +194,6 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, mut wished: watch::Receiver<Wishes>) {
-        let mut pokes = wished.borrow().pokes;
         loop {
             self.connection += 1;
             let connection = self.connection;
@@ -211,24 +203,13 @@ impl Reader {
                 reason = restart_of(connection, &mut wished) => End::Restarted(reason),
                 end = self.connection() => end,
             };
-            let Some((failure, mut retry_in)) = self.closed(&end) else { return };
-            let newest = wished.borrow().pokes;
-            if std::mem::replace(&mut pokes, newest) != newest {
-                self.policy.poked();
-                if !self.opened {
-                    retry_in = Duration::ZERO;
-                }
-            }
+            let Some((failure, retry_in)) = self.closed(&end) else { return };
             self.log(&end, retry_in);
             let closed = StreamEvent::Closed { connection, failure, retry_in };
             if self.events.send(closed).await.is_err() {
                 return;
             }
-            tokio::select! {
-                biased;
-                () = poked(&mut pokes, &mut wished) => self.policy.poked(),
-                () = sleep(retry_in) => {}
-            }
+            sleep(retry_in).await;
         }
     }
 
@@ -396,14 +377,6 @@ async fn restart_of(connection: u64, wished: &mut watch::Receiver<Wishes>) -> Re
         Ok(Some((_, reason))) => reason,
         // The handle is gone, and this task with it.
         Ok(None) | Err(_) => std::future::pending().await,
-    }
-}
-
-/// Waits for a poke that is not among the `seen` ones.
-async fn poked(seen: &mut u64, wished: &mut watch::Receiver<Wishes>) {
-    match wished.wait_for(|wishes| wishes.pokes != *seen).await.map(|wishes| wishes.pokes) {
-        Ok(pokes) => *seen = pokes,
-        Err(_) => std::future::pending().await,
     }
 }
 

@@ -97,36 +97,6 @@ pub struct HttpResponse {
     pub body: ResponseBody,
 }
 
-/// Bounds of a response that is read as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FetchLimits {
-    /// Time from dialling to the last byte.
-    pub whole: Duration,
-    /// Largest body, in bytes.
-    pub body_bytes_max: usize,
-}
-
-/// A response that was read as a whole.
-#[derive(Clone)]
-pub struct Fetched {
-    /// The status, whatever it is.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Bytes,
-}
-
-/// Shows the size of the content and not the content.
-impl std::fmt::Debug for Fetched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fetched")
-            .field("status", &self.status)
-            .field("body", &format_args!("{} bytes", self.body.len()))
-            .finish_non_exhaustive()
-    }
-}
-
 /// A connection that a request can be written to.
 struct Route {
     io: BoxedIo,
@@ -175,31 +145,6 @@ impl HttpClient {
             url = next;
         }
         Err(ConnectError::TooManyRedirects)
-    }
-
-    /// Sends a request and reads the response to its end, within limits.
-    pub async fn fetch(
-        &self,
-        request: &HttpRequest,
-        deadlines: &Deadlines,
-        limits: FetchLimits,
-    ) -> Result<Fetched, ConnectError> {
-        let limit_bytes = limits.body_bytes_max;
-        let whole = async {
-            let HttpResponse { status, headers, mut body } = self.send(request, deadlines).await?;
-            let mut read = Vec::new();
-            while let Some(bytes) = body.read().await? {
-                if bytes.len() > limit_bytes - read.len() {
-                    return Err(ConnectError::TooLarge { limit_bytes });
-                }
-                read.extend_from_slice(&bytes);
-            }
-            Ok(Fetched { status, headers, body: Bytes::from(read) })
-        };
-        let budget = limits.whole;
-        timeout(budget, whole)
-            .await
-            .map_err(|_| ConnectError::TimedOut { phase: Phase::Whole, budget })?
     }
 
     async fn exchange(

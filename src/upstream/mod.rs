@@ -19,15 +19,12 @@ mod url;
 #[cfg(test)]
 mod test_support;
 
-pub use body::ResponseBody;
 pub use error::{Cause, ConnectError, FailureClass, Phase, SettingsError, StreamFailure};
 pub use event_stream::{
     EventStream, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest, StreamTimings,
 };
-pub use http_client::{
-    Deadlines, FetchLimits, Fetched, HttpClient, HttpClientSettings, HttpResponse,
-};
+pub use http_client::{Deadlines, HttpClient, HttpClientSettings, HttpResponse};
 pub use proxy::ProxySettings;
 pub use reconnect::{ReconnectPolicy, ReconnectTimings};
-pub use request::{Authorization, HttpRequest, INSTANCE_ID};
+pub use request::{Authorization, HttpRequest};
 pub use url::{BaseUrl, UrlError, query_value};

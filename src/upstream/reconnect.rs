@@ -121,12 +121,6 @@ impl ReconnectPolicy {
         }
     }
 
-    /// Something that may have been the cause has changed, for example the credentials: what was
-    /// held against the stream is forgotten.
-    pub fn poked(&mut self) {
-        self.forget();
-    }
-
     fn forget(&mut self) {
         self.profile = FailureClass::Normal;
         self.failures = 0;
@@ -164,7 +158,7 @@ mod tests {
 
     /// Plays a story of words and checks the delays in milliseconds, without jitter.
     ///
-    /// `open` and `poke` are what they say; a number is seconds that pass; `retry=` a hint in
+    /// `open` is what it says; a number is seconds that pass; `retry=` a hint in
     /// milliseconds; `normal`, `slow`, `requested` and `malformed` end a connection or an attempt
     /// and give a delay each.
     #[track_caller]
@@ -176,10 +170,6 @@ mod tests {
             let delay = match word {
                 "open" => {
                     policy.opened(now);
-                    continue;
-                }
-                "poke" => {
-                    policy.poked();
                     continue;
                 }
                 "normal" => policy.failed(FailureClass::Normal, now, 0.0),
@@ -279,14 +269,6 @@ mod tests {
         check("slow open malformed open malformed", &[30_000, 60_000, 120_000]);
         check("retry=0 open malformed open malformed", &[1_000, 2_000]);
         check("retry=5000 open malformed", &[5_000]);
-    }
-
-    #[test]
-    fn a_poke_forgets_what_was_held_against_the_stream() {
-        check("slow slow poke normal", &[30_000, 60_000, 1_000]);
-        check("slow poke slow", &[30_000, 30_000]);
-        check("normal normal normal poke normal", &[1_000, 2_000, 4_000, 1_000]);
-        check("malformed malformed poke malformed", &[1_000, 2_000, 1_000]);
     }
 
     #[test]

@@ -3,13 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::ConnectError;
 use crate::model::{AutoConfigKey, MobileKey, Password, SdkKey};
-
-/// Header by which LaunchDarkly counts the instances of an SDK; a request's own headers carry it.
-pub const INSTANCE_ID: HeaderName = HeaderName::from_static("x-launchdarkly-instance-id");
 
 /// The value of an `Authorization` header. LaunchDarkly: the bare key, without a scheme.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! The main promise: a relay that has ever seen its data serves it at once, whatever is broken.
 
-use pilotlight::demo::composed_data::{
+use pilotlight::testing::demo::composed_data::{
     changed_flag, environment, environment_id, flag_key, sdk_key,
 };
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
 };
 use tempfile::TempDir;

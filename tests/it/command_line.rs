@@ -4,8 +4,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 
-use pilotlight::demo::composed_data::{environment, mobile_key, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::composed_data::{environment, mobile_key, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;

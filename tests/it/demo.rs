@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
-use pilotlight::demo::stream_client::{StreamClient, StreamTarget};
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamTarget};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use pilotlight::demo::composed_data::{environment, environment_id, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::demo::representations::KeyRep;
+use pilotlight::testing::demo::composed_data::{environment, environment_id, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::representations::KeyRep;
 use tempfile::TempDir;
 
 use crate::support::databases::Redis;

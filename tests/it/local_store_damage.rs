@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use pilotlight::flagstore::{LocalFlags, ReadOutcome};
-use pilotlight::storage::local::LocalStore;
+use pilotlight::testing::flagstore::{LocalFlags, ReadOutcome};
+use pilotlight::testing::storage::local::LocalStore;
 
 use super::local_store_support::{LONG, data, directory, id, read, ring, versions};
 

@@ -11,10 +11,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pilotlight::flagstore::{LocalFlags, ReadOutcome};
-use pilotlight::model::DataSet;
-use pilotlight::sealing::KeyRing;
-use pilotlight::storage::local::{Adoption, KeyFile, LocalStore};
+use pilotlight::testing::flagstore::{LocalFlags, ReadOutcome};
+use pilotlight::testing::model::DataSet;
+use pilotlight::testing::sealing::KeyRing;
+use pilotlight::testing::storage::local::{Adoption, KeyFile, LocalStore};
 
 use super::local_store_support::{LONG, complete, data, directory, id, item, key, ring, versions};
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilotlight::flagstore::{DataSetId, LocalFlags, ReadOutcome};
-use pilotlight::model::{DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
-use pilotlight::sealing::{KeyRing, SealingKey};
-use pilotlight::storage::local::LocalStoreError;
+use pilotlight::testing::flagstore::{DataSetId, LocalFlags, ReadOutcome};
+use pilotlight::testing::model::{DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
+use pilotlight::testing::sealing::{KeyRing, SealingKey};
+use pilotlight::testing::storage::local::LocalStoreError;
 use tempfile::TempDir;
 
 pub(crate) const LONG: Duration = Duration::from_secs(60);

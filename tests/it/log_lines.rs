@@ -1,8 +1,8 @@
 //! The log as machines read it: one record a line, each member once, nothing forged.
 
-use pilotlight::demo::composed_data::{environment, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::demo::representations::EnvironmentRep;
+use pilotlight::testing::demo::composed_data::{environment, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::representations::EnvironmentRep;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use pilotlight::demo::composed_data::{environment, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::flagstore::{DataSetId, LocalFlags, ReadOutcome};
-use pilotlight::model::EnvironmentRef;
-use pilotlight::sealing::{KeyRing, SealingKey};
-use pilotlight::storage::local::{KeyFile, LocalStore};
+use pilotlight::testing::demo::composed_data::{environment, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::flagstore::{DataSetId, LocalFlags, ReadOutcome};
+use pilotlight::testing::model::EnvironmentRef;
+use pilotlight::testing::sealing::{KeyRing, SealingKey};
+use pilotlight::testing::storage::local::{KeyFile, LocalStore};
 use tempfile::TempDir;
 
 use crate::shared_cache::scene::KEY;
@@ -41,7 +41,7 @@ async fn plant(launchdarkly: &FakeLaunchDarkly, directory: &Path) {
     let to = LocalStore::open(directory, KeyRing::new(file.key, [])).unwrap().store;
     let puts = records.into_iter().map(|record| (record.name, record.value)).collect();
     to.replace_named("autoconfig", puts).await.unwrap();
-    let environment = pilotlight::demo::composed_data::environment_id(0).as_str().into();
+    let environment = pilotlight::testing::demo::composed_data::environment_id(0).as_str().into();
     let id = DataSetId::new(&EnvironmentRef { environment, filter: Default::default() });
     let flags = LocalFlags::new(from.clone()).read_set(&id).unwrap();
     let ReadOutcome::Complete(flags) = flags else { panic!("{flags:?}") };

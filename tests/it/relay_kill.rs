@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{changed_flag, environment, environment_id, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::composed_data::{
+    changed_flag, environment, environment_id, sdk_key,
+};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinSet;

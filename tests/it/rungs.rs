@@ -55,7 +55,8 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ),
     // Plays LaunchDarkly and SDKs; that it never looks into the relay is what makes it a witness.
     ("demo", &[&["model", "tasks", "backoff"]]),
-    ("main", &[&["cli", "commands"]]),
+    ("testing", &[STORES, &["flagstore", "streams", "autoconfig", "demo"]]),
+    ("main", &[&["run"]]),
 ];
 
 /// Modules that decide and do not wait: no `async`, no clock, no tasks.
@@ -382,5 +383,5 @@ fn the_reader_of_sources_sees_paths_and_nothing_else() {
     check("use super::server::Server; use super::Other;", 1, &["server"]);
     check("use super::server::Server;", 2, &[]);
     check("use super::super::server;", 2, &["server"]);
-    check("pilotlight::commands::serve()", 1, &["commands"]);
+    check("pilotlight::run()", 1, &["run"]);
 }

@@ -6,7 +6,7 @@ mod mini_relay;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use pilotlight::model::SdkKey;
+use pilotlight::testing::model::SdkKey;
 use serde_json::{Value, json};
 
 use crate::support::sdk_driver::{

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use pilotlight::demo::composed_data::{
+use pilotlight::testing::demo::composed_data::{
     changed_flag, environment, environment_id, expected_value, expected_value_after, flag_key,
     is_prerequisite, sdk_key,
 };
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
 };
-use pilotlight::model::SdkKey;
+use pilotlight::testing::model::SdkKey;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;

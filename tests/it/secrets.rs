@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use pilotlight::demo::composed_data::{
+use pilotlight::testing::demo::composed_data::{
     changed_flag, environment_id, flag_key, mobile_key, sdk_key, segment_key,
 };
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeSettings, Fault, FaultRule, FaultScope, StreamSelector,
 };
-use pilotlight::demo::representations::{ExpiringKeyRep, KeyRep};
+use pilotlight::testing::demo::representations::{ExpiringKeyRep, KeyRep};
 use tempfile::TempDir;
 
 use crate::shared_cache::database::{CacheDatabase, Kind};
@@ -41,15 +41,17 @@ fn debug_shows_no_content() {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use pilotlight::autoconfig::cache::codec::OpenedRow;
-    use pilotlight::autoconfig::cache::plan::{Claim, Known};
-    use pilotlight::autoconfig::cache::shared_tier::Update;
-    use pilotlight::autoconfig::cache::{Row as CacheRow, Swap};
-    use pilotlight::flagstore::backend::{Row, StoredRow};
-    use pilotlight::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, Origin, Password};
-    use pilotlight::sse::{Event, EventWriter, Limits, Parser};
-    use pilotlight::storage::consul::{Entry, Operation};
-    use pilotlight::streams::{Next, Snapshot};
+    use pilotlight::testing::autoconfig::cache::OpenedRow;
+    use pilotlight::testing::autoconfig::cache::Update;
+    use pilotlight::testing::autoconfig::cache::{Claim, Known};
+    use pilotlight::testing::autoconfig::cache::{Row as CacheRow, Swap};
+    use pilotlight::testing::flagstore::backend::{Row, StoredRow};
+    use pilotlight::testing::model::{
+        ChangeSet, DataSet, Item, ItemKey, ItemKind, Origin, Password,
+    };
+    use pilotlight::testing::sse::{Event, EventWriter, Limits, Parser};
+    use pilotlight::testing::storage::consul::{Entry, Operation};
+    use pilotlight::testing::streams::{Next, Snapshot};
 
     let text = "plaintext-of-a-record";
     let bytes = bytes::Bytes::from_static(b"plaintext-of-a-record");

@@ -8,7 +8,7 @@ mod outbound;
 mod puts;
 mod random_bytes;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
 
 /// A fault of the flag streams only.
 fn on_flags(fault: Fault) -> FaultRule {

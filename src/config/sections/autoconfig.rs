@@ -6,7 +6,7 @@ use crate::config::env_vars as var;
 use crate::config::reader::{Names, Reader, SectionReader};
 use crate::config::secrets::{SecretSource, WeakKey};
 use crate::config::values::{self, Invalid};
-use crate::model::{AutoConfigKey, EnvironmentId, FilterKey, Password};
+use crate::model::{AutoConfigKey, Password};
 
 use super::offline::{self, OfflineConfig};
 
@@ -110,16 +110,6 @@ pub struct EnvironmentDefaults {
 }
 
 impl EnvironmentDefaults {
-    /// Prefix of the environment's keys in a shared store; empty is the store's default.
-    pub fn store_prefix(&self, id: &EnvironmentId, filter: &FilterKey) -> String {
-        with_id(&self.store_prefix, id, filter)
-    }
-
-    /// The environment's own DynamoDB table; empty is the global one.
-    pub fn store_table(&self, id: &EnvironmentId, filter: &FilterKey) -> String {
-        with_id(&self.store_table, id, filter)
-    }
-
     /// The prefix with the placeholder in it.
     pub fn store_prefix_template(&self) -> &str {
         &self.store_prefix
@@ -144,15 +134,6 @@ impl EnvironmentDefaults {
 
 fn file_only(names: Names) -> Names {
     Names { variable: None, ..names }
-}
-
-/// ld-relay v8: every occurrence is replaced; a filtered environment is `ID.FILTER`.
-fn with_id(template: &str, id: &EnvironmentId, filter: &FilterKey) -> String {
-    if filter.is_unfiltered() {
-        template.replace(ID_PLACEHOLDER, id.as_str())
-    } else {
-        template.replace(ID_PLACEHOLDER, &format!("{}.{}", id.as_str(), filter.as_str()))
-    }
 }
 
 /// The two ways in which environments are named by something else than the configuration.
@@ -236,23 +217,4 @@ fn cache_adopt(text: &str) -> Result<CacheAdopt, Invalid> {
         .into_iter()
         .find(|adopt| text.eq_ignore_ascii_case(adopt.as_str()))
         .ok_or_else(|| Invalid::is_not(text, "a value of cacheAdopt", "once, always, never"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_id_replaces_every_placeholder() {
-        let defaults = EnvironmentDefaults {
-            store_prefix: "ld-$CID".to_owned(),
-            store_table: "$CID/$CID".to_owned(),
-            ..EnvironmentDefaults::default()
-        };
-        let id = EnvironmentId::new("abc");
-        let (none, filter) = (FilterKey::default(), FilterKey::new("f1"));
-        assert_eq!(defaults.store_prefix(&id, &none), "ld-abc");
-        assert_eq!(defaults.store_prefix(&id, &filter), "ld-abc.f1");
-        assert_eq!(defaults.store_table(&id, &filter), "abc.f1/abc.f1");
-    }
 }

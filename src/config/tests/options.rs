@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use super::*;
+use crate::config::sections::metrics::OtlpProtocol;
+use crate::config::sections::proxy::VariableProxies;
 
 /// An option of a section that arrives the same way from both sides.
 #[track_caller]

@@ -1,6 +1,7 @@
 //! `[Redis]`: address, mode, TLS.
 
 use super::*;
+use crate::config::sections::database::ClientCertificate;
 
 fn redis(file: &str, pairs: &[(&str, &str)]) -> RedisConfig {
     match with_environment(&format!("[Redis]\n{file}"), pairs).database {

@@ -27,10 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::keeper::Keeper;
 pub use self::orders::SharedFlags;
-pub use self::reading::{Completeness, SharedRead, SharedSet};
-pub use self::reconcile::Left;
-pub use self::report::{Repopulation, SharedReport, SharedState, SharedStatus};
-pub use self::schedule::{Reason, Timing};
+pub use self::reading::{Completeness, SharedRead};
+pub use self::report::{SharedReport, SharedStatus};
+pub use self::schedule::Timing;
 use super::backend::FlagBackend;
 use crate::flagstore::marker::Identity;
 use crate::model::EnvironmentSpec;

@@ -57,11 +57,11 @@ use pending::{Dirty, NamedWork, SetWork};
 use sets::Unknown;
 use shared::Shared;
 
-pub use adoption::{Adoption, AdoptionRefused};
+pub use adoption::Adoption;
 pub use key_file::{KeyFile, KeyFileError, KeyFileWarning};
-pub use named::{NamedRecord, NamedRecords};
-pub use sets::{Content, FoundSet, SetRead};
-pub use trust::{Distrust, NotTrusted};
+pub use named::NamedRecords;
+pub use sets::{Content, SetRead};
+pub use trust::NotTrusted;
 
 /// How long changes are collected before they are written together. With the commit itself this
 /// stays far below the 250 ms of design promise 4; shorter would only mean more commits.

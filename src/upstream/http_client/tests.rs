@@ -309,37 +309,6 @@ fn proxied(url: String) -> ProxySettings {
     ProxySettings { url: Some(RedactedUrl::new(url)), ..ProxySettings::default() }
 }
 
-#[tokio::test]
-async fn fetch_reads_a_whole_body_within_limits() {
-    let (heads, _asked) = mpsc::unbounded_channel();
-    let limits = |body_bytes_max| FetchLimits { whole: Duration::from_secs(60), body_bytes_max };
-    let answers = (0..2).map(|_| answering(&ok("12345"), &heads));
-    let server = Server::start(answers).await;
-    let request = get(&format!("http://127.0.0.1:{}/", server.port()));
-    let fetched = plain().fetch(&request, &Deadlines::default(), limits(5)).await.unwrap();
-    assert_eq!((fetched.status.as_u16(), &fetched.body[..]), (200, &b"12345"[..]));
-    assert_eq!(fetched.headers["content-length"], "5");
-    let large = plain().fetch(&request, &Deadlines::default(), limits(4)).await;
-    assert!(matches!(large, Err(ConnectError::TooLarge { limit_bytes: 4 })), "{large:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn fetch_has_one_budget_for_everything() {
-    let (client, mut dials) = memory_client(&HttpClientSettings::default());
-    let limits = FetchLimits { whole: Duration::from_secs(20), body_bytes_max: 100 };
-    let (request, deadlines) = (get("http://h/"), Deadlines::default());
-    let begun = Instant::now();
-    let peer = async {
-        let mut peer = dials.recv().await.unwrap().accept();
-        peer.read_head().await;
-        peer.write(HEAD).await;
-        peer
-    };
-    let (result, _peer) = tokio::join!(client.fetch(&request, &deadlines, limits), peer);
-    assert!(matches!(result, Err(ConnectError::TimedOut { phase: Phase::Whole, .. })));
-    assert_eq!(begun.elapsed(), Duration::from_secs(20));
-}
-
 #[tokio::test(start_paused = true)]
 async fn dropping_the_body_closes_the_connection() {
     let (client, mut dials) = memory_client(&HttpClientSettings::default());

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
-use pilotlight::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
 use serde_json::Value;
 
 use crate::support::relay::next_event;

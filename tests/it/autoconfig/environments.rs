@@ -1,7 +1,7 @@
 //! Environments come, change and go while the relay runs.
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
-use pilotlight::demo::representations::{EnvironmentRep, KeyRep};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
+use pilotlight::testing::demo::representations::{EnvironmentRep, KeyRep};
 use serde_json::{Value, json};
 
 use crate::support::relay::{LONG, next_event};

@@ -1,7 +1,7 @@
 //! Payload filters: views of the environments of a project, each with a stream of its own.
 
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, StreamSelector};
-use pilotlight::demo::representations::FilterRep;
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, StreamSelector};
+use pilotlight::testing::demo::representations::FilterRep;
 
 use crate::support::relay::{LONG, next_event};
 use crate::support::scene::{

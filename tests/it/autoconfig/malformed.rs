@@ -1,10 +1,10 @@
 //! Messages that make no sense: what is known stays, what makes sense beside them is taken, and
 //! nobody is refused for good meanwhile.
 
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, Fault, FaultRule, FaultScope, StreamSelector,
 };
-use pilotlight::demo::representations::FilterRep;
+use pilotlight::testing::demo::representations::FilterRep;
 use serde_json::{Value, json};
 
 use crate::support::eventually;

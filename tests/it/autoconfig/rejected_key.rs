@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
 };
 use serde_json::Value;

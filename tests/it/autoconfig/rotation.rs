@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
-use pilotlight::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
+use pilotlight::testing::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
 
 use crate::support::relay::{LONG, next_event};
 use crate::support::scene::{

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
-use pilotlight::demo::representations::KeyRep;
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
+use pilotlight::testing::demo::representations::KeyRep;
 use serde_json::Value;
 
 use crate::support::relay::{LONG, RelaySettings};

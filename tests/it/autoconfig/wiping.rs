@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -1,13 +1,13 @@
 //! The shared cache on Consul.
 
 use bytes::Bytes;
-use pilotlight::autoconfig::cache::{Backend, ConsulCache, Swapped};
-use pilotlight::model::Password;
-use pilotlight::storage::consul::{
+use pilotlight::testing::autoconfig::cache::{Backend, ConsulCache, Swapped};
+use pilotlight::testing::model::Password;
+use pilotlight::testing::storage::consul::{
     ConsulDialer, ConsulSettings, ConsulStore, Operation, Put, TokenSource, Transaction,
     VALUE_BYTES_MAX,
 };
-use pilotlight::storage::{Budgets, FailFast};
+use pilotlight::testing::storage::{Budgets, FailFast};
 
 use super::contract::{Peer, holds, insert};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};

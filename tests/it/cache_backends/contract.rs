@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pilotlight::autoconfig::cache::{Backend, Row, Swap, Swapped};
+use pilotlight::testing::autoconfig::cache::{Backend, Row, Swap, Swapped};
 use tokio::task::JoinSet;
 
 use Swapped::{Applied, Conflict, TooLarge};

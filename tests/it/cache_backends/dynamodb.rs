@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use pilotlight::autoconfig::cache::{Backend, DynamoDbCache, Swap, Swapped};
-use pilotlight::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, DynamoDbStore};
-use pilotlight::storage::{BreakerState, Budgets, FailFast, StoreError};
+use pilotlight::testing::autoconfig::cache::{Backend, DynamoDbCache, Swap, Swapped};
+use pilotlight::testing::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, DynamoDbStore};
+use pilotlight::testing::storage::{BreakerState, Budgets, FailFast, StoreError};
 use tokio::time::Instant;
 
 use super::contract::{Peer, content, holds, insert, update};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pilotlight::autoconfig::cache::Backend;
-use pilotlight::storage::{BreakerState, Dialer, FailFast, StoreError};
-use pilotlight::tasks::TaskGroup;
+use pilotlight::testing::autoconfig::cache::Backend;
+use pilotlight::testing::storage::{BreakerState, Dialer, FailFast, StoreError};
+use pilotlight::testing::tasks::TaskGroup;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 

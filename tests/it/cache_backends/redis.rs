@@ -1,10 +1,10 @@
 //! The shared cache on Redis and Valkey.
 
-use pilotlight::autoconfig::cache::{Backend, RedisCache, Swapped};
-use pilotlight::model::Password;
-use pilotlight::storage::redis::{RedisDialer, RedisStore, RedisTopology, run_id};
-use pilotlight::storage::tls::TlsSettings;
-use pilotlight::storage::{BreakerState, Budgets, FailFast, StoreError};
+use pilotlight::testing::autoconfig::cache::{Backend, RedisCache, Swapped};
+use pilotlight::testing::model::Password;
+use pilotlight::testing::storage::redis::{RedisDialer, RedisStore, RedisTopology, run_id};
+use pilotlight::testing::storage::tls::TlsSettings;
+use pilotlight::testing::storage::{BreakerState, Budgets, FailFast, StoreError};
 use tokio::time::timeout;
 
 use super::contract::{Peer, content, holds, insert, update};

@@ -1,8 +1,8 @@
 //! The shared cache on a Redis Cluster.
 
-use pilotlight::autoconfig::cache::{Backend, RedisCache, Swapped};
-use pilotlight::storage::redis::{RedisStore, classify, run_id};
-use pilotlight::storage::{BreakerState, StoreError};
+use pilotlight::testing::autoconfig::cache::{Backend, RedisCache, Swapped};
+use pilotlight::testing::storage::redis::{RedisStore, classify, run_id};
+use pilotlight::testing::storage::{BreakerState, StoreError};
 
 use super::contract::{Peer, content, holds, insert, update};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pilotlight::autoconfig::cache::{Backend, RedisCache, Swapped};
-use pilotlight::storage::redis::RedisStore;
-use pilotlight::storage::{BreakerState, StoreError};
+use pilotlight::testing::autoconfig::cache::{Backend, RedisCache, Swapped};
+use pilotlight::testing::storage::redis::RedisStore;
+use pilotlight::testing::storage::{BreakerState, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};

@@ -1,8 +1,8 @@
 //! The shared cache on a Redis master that sentinels watch.
 
-use pilotlight::autoconfig::cache::{Backend, RedisCache, Swapped};
-use pilotlight::storage::redis::{SentinelSettings, run_id};
-use pilotlight::storage::{BreakerState, StoreError};
+use pilotlight::testing::autoconfig::cache::{Backend, RedisCache, Swapped};
+use pilotlight::testing::storage::redis::{SentinelSettings, run_id};
+use pilotlight::testing::storage::{BreakerState, StoreError};
 
 use super::contract::{content, holds, insert, update};
 use super::outage::{ends_by_itself, is_noticed, probing, wait_for};

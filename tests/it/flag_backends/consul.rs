@@ -1,17 +1,17 @@
 //! The flag store on Consul.
 
 use bytes::Bytes;
-use pilotlight::flagstore::backend::{
+use pilotlight::testing::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
 };
-use pilotlight::flagstore::consul::{ConsulFlags, DEFAULT_PREFIX};
-use pilotlight::flagstore::marker::{Marker, Note};
-use pilotlight::model::{ItemKey, Password};
-use pilotlight::storage::consul::{
+use pilotlight::testing::flagstore::consul::{ConsulFlags, DEFAULT_PREFIX};
+use pilotlight::testing::flagstore::marker::{Marker, Note};
+use pilotlight::testing::model::{ItemKey, Password};
+use pilotlight::testing::storage::consul::{
     ConsulConnection, ConsulDialer, ConsulSettings, ConsulStore, Put, TRANSACTION_OPERATIONS_MAX,
     TokenSource, VALUE_BYTES_MAX,
 };
-use pilotlight::storage::{BreakerState, Budgets, Dialer, FailFast, StoreError};
+use pilotlight::testing::storage::{BreakerState, Budgets, Dialer, FailFast, StoreError};
 
 use super::contract::contract;
 use super::peers::{
@@ -34,7 +34,7 @@ impl ConsulPeer {
     async fn start() -> Self {
         let agent = Consul::start().await;
         let conn = ConsulDialer::new(agent.settings())
-            .dial(&pilotlight::storage::Meter::default())
+            .dial(&pilotlight::testing::storage::Meter::default())
             .await
             .unwrap();
         Self { agent, conn }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use pilotlight::flagstore::backend::{
+use pilotlight::testing::flagstore::backend::{
     Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows,
 };
-use pilotlight::flagstore::marker::{Identity, Marker, Note};
+use pilotlight::testing::flagstore::marker::{Identity, Marker, Note};
 
 use Condition::{Always, Marked};
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use pilotlight::flagstore::backend::{
+use pilotlight::testing::flagstore::backend::{
     Condition, Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
 };
-use pilotlight::flagstore::layout;
-use pilotlight::flagstore::marker::Note;
-use pilotlight::model::{Item, ItemKey, ItemKind};
+use pilotlight::testing::flagstore::layout;
+use pilotlight::testing::flagstore::marker::Note;
+use pilotlight::testing::model::{Item, ItemKey, ItemKind};
 
 use ItemKind::{Flag, Segment};
 

@@ -1,9 +1,11 @@
 //! Several relays that write at once.
 
-use pilotlight::flagstore::backend::{Condition, Correction, Filled, FlagBackend, Row, Upserted};
-use pilotlight::flagstore::layout;
-use pilotlight::flagstore::marker::Note;
-use pilotlight::model::{Item, ItemKey};
+use pilotlight::testing::flagstore::backend::{
+    Condition, Correction, Filled, FlagBackend, Row, Upserted,
+};
+use pilotlight::testing::flagstore::layout;
+use pilotlight::testing::flagstore::marker::Note;
+use pilotlight::testing::model::{Item, ItemKey};
 use tokio::task::JoinSet;
 
 use super::peers::{Fills, Peer, flag, jsons, live_row, rows, segment, shown, upserts, wanted};

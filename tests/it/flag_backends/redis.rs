@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pilotlight::flagstore::backend::{
+use pilotlight::testing::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, Row, StoredRow, Upserted,
 };
-use pilotlight::flagstore::marker::Note;
-use pilotlight::flagstore::redis::{DEFAULT_PREFIX, RedisFlags};
-use pilotlight::model::ItemKey;
-use pilotlight::storage::redis::{RedisDialer, RedisSettings, RedisStore, RedisTopology};
-use pilotlight::storage::{BreakerState, Budgets, Dialer, FailFast, StoreError};
+use pilotlight::testing::flagstore::marker::Note;
+use pilotlight::testing::flagstore::redis::{DEFAULT_PREFIX, RedisFlags};
+use pilotlight::testing::model::ItemKey;
+use pilotlight::testing::storage::redis::{RedisDialer, RedisSettings, RedisStore, RedisTopology};
+use pilotlight::testing::storage::{BreakerState, Budgets, Dialer, FailFast, StoreError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -214,7 +214,8 @@ async fn a_reader_sees_nothing_or_everything() {
     // Others read without transactions, but one command is one moment.
     let raw = store(server.settings());
     tasks.spawn(async move {
-        let mut conn = raw.dialer().dial(&pilotlight::storage::Meter::default()).await.unwrap();
+        let mut conn =
+            raw.dialer().dial(&pilotlight::testing::storage::Meter::default()).await.unwrap();
         while !*is_done.borrow() {
             let mut exists = redis::cmd("EXISTS");
             exists.arg(&["ld:$inited", "ld:features", "ld:segments"]);
@@ -279,7 +280,7 @@ async fn a_fill_of_which_a_part_was_evicted_leaves_no_marker() {
     let saboteur = store(server.settings());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let mut conn = saboteur.dialer().dial(&pilotlight::storage::Meter::default()).await.unwrap();
+        let mut conn = saboteur.dialer().dial(&pilotlight::testing::storage::Meter::default()).await.unwrap();
         while !*is_done.borrow() {
             let mut evict = redis::cmd("EVAL");
             evict.arg("for _, key in ipairs(redis.call('KEYS', 'ld:segments:*')) do redis.call('DEL', key) end").arg(0);

@@ -1,10 +1,10 @@
 //! Connections to Redis that die without a word.
 
-use pilotlight::demo::flaky_proxy::FlakyProxy;
-use pilotlight::flagstore::backend::FlagBackend;
-use pilotlight::flagstore::redis::RedisFlags;
-use pilotlight::storage::BreakerState;
-use pilotlight::storage::fail_fast::{CALL_BUDGET, CHECK_BUDGET, IDLE_LIMIT};
+use pilotlight::testing::flagstore::backend::FlagBackend;
+use pilotlight::testing::flagstore::redis::RedisFlags;
+use pilotlight::testing::storage::BreakerState;
+use pilotlight::testing::storage::fail_fast::{CALL_BUDGET, CHECK_BUDGET, IDLE_LIMIT};
+use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use tokio::time::{Instant, sleep};
 
 use super::peers::{holds, rows, write_whole};

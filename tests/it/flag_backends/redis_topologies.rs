@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use pilotlight::flagstore::backend::{Filled, FlagBackend, Row, StoredRows};
-use pilotlight::flagstore::marker::Note;
-use pilotlight::flagstore::redis::RedisFlags;
-use pilotlight::model::{ItemKey, ItemKind};
-use pilotlight::storage::Dialer;
-use pilotlight::storage::redis::{RedisDialer, RedisTopology, classify};
+use pilotlight::testing::flagstore::backend::{Filled, FlagBackend, Row, StoredRows};
+use pilotlight::testing::flagstore::marker::Note;
+use pilotlight::testing::flagstore::redis::RedisFlags;
+use pilotlight::testing::model::{ItemKey, ItemKind};
+use pilotlight::testing::storage::Dialer;
+use pilotlight::testing::storage::redis::{RedisDialer, RedisTopology, classify};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -180,8 +180,10 @@ async fn read_as_an_sdk<const TOGETHER: bool>(
     mut rounds: watch::Receiver<Option<usize>>,
 ) -> usize {
     let [segments, flags] = counts(&set);
-    let mut conn =
-        RedisDialer::new(topology).dial(&pilotlight::storage::Meter::default()).await.unwrap();
+    let mut conn = RedisDialer::new(topology)
+        .dial(&pilotlight::testing::storage::Meter::default())
+        .await
+        .unwrap();
     let mut complete = 0;
     loop {
         let Some(round) = *rounds.borrow_and_update() else { return complete };

@@ -1,10 +1,10 @@
 //! Rows that are long, and rows that are many.
 
-use pilotlight::flagstore::backend::{
+use pilotlight::testing::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, ROWS_MAX, Row, StoredRow,
 };
-use pilotlight::flagstore::marker::Note;
-use pilotlight::model::ItemKey;
+use pilotlight::testing::flagstore::marker::Note;
+use pilotlight::testing::model::ItemKey;
 
 use Condition::Always;
 

@@ -1,7 +1,7 @@
 //! What SDKs in daemon mode see while a Redis is filled, emptied and filled again: nothing or
 //! everything.
 
-use pilotlight::demo::composed_data::environment_id;
+use pilotlight::testing::demo::composed_data::environment_id;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -59,8 +59,11 @@ async fn a_put_into_a_store_that_is_wiped_meanwhile_is_no_part() {
         let mut data = scene.launchdarkly.data(environment.as_str());
         for flag in ["put-1", "put-2", "put-3"] {
             let json = json!({"key": flag, "version": round + 1, "on": true});
-            let item = pilotlight::model::Item::live(round + 1, json.to_string());
-            let key = pilotlight::model::ItemKey::new(pilotlight::model::ItemKind::Flag, flag);
+            let item = pilotlight::testing::model::Item::live(round + 1, json.to_string());
+            let key = pilotlight::testing::model::ItemKey::new(
+                pilotlight::testing::model::ItemKind::Flag,
+                flag,
+            );
             data.upsert(&key, std::sync::Arc::new(item));
         }
         scene.launchdarkly.replace_data(environment.as_str(), data);

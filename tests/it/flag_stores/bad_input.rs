@@ -1,8 +1,8 @@
 //! What an operator gets wrong, and what somebody wrote who should not have: the start goes on,
 //! the log tells it once with what and where, `/status` shows it, and it ends with its cause.
 
-use pilotlight::demo::composed_data::{environment_id, flag_key};
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{environment_id, flag_key};
+use pilotlight::testing::model::ItemKind;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ on_every_database!(
 async fn spoil(scene: &Scene, kind: Kind) {
     let flags = namespace(kind, 0, ItemKind::Flag);
     let segments = namespace(kind, 0, ItemKind::Segment);
-    let segment = pilotlight::demo::composed_data::segment_key(0);
+    let segment = pilotlight::testing::demo::composed_data::segment_key(0);
     // Version 0 of the attribute that DynamoDB has means: look into the JSON.
     scene.database.put_item(&flags, &flag_key(2), 0, "{\"key\": ").await;
     scene.database.put_item(&segments, &segment, 0, "no JSON").await;
@@ -61,7 +61,7 @@ fn assert_named(relay: &RelayProcess) {
     let lines: Vec<&str> =
         log.lines().filter(|line| line.contains("cannot be decoded; they are left out")).collect();
     assert_eq!(lines.len(), 1, "{log}");
-    let segment = pilotlight::demo::composed_data::segment_key(0);
+    let segment = pilotlight::testing::demo::composed_data::segment_key(0);
     assert!(lines[0].contains(&flag_key(2)) && lines[0].contains(&segment), "{}", lines[0]);
 }
 

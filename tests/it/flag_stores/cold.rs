@@ -1,7 +1,7 @@
 //! Starts while LaunchDarkly is away.
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::model::ItemKind;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{changed_flag, environment_id, flag_key, sdk_key};
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{changed_flag, environment_id, flag_key, sdk_key};
+use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;

@@ -1,6 +1,6 @@
 //! SDKs in daemon mode: they know LaunchDarkly only by what a relay writes into the database.
 
-use pilotlight::demo::composed_data::{
+use pilotlight::testing::demo::composed_data::{
     changed_flag, environment_id, expected_value, flag_key, segment,
 };
 use serde_json::{Value, json};

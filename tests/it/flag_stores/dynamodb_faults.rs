@@ -1,6 +1,6 @@
 //! Faults that only DynamoDB has.
 
-use pilotlight::demo::http_fault_proxy::{DynamoDbFault, HttpFaultProxy};
+use pilotlight_test_kit::http_fault_proxy::{DynamoDbFault, HttpFaultProxy};
 use tempfile::TempDir;
 
 use super::scene::{complaints, wait_for_error, wait_until_complete, wait_until_in_order};

@@ -1,7 +1,7 @@
 //! Items that a database does not take.
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! The database loses something while a relay is live.
 
-use pilotlight::demo::composed_data::environment_id;
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::environment_id;
+use pilotlight::testing::model::ItemKind;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use pilotlight::demo::composed_data::environment_id;
-use pilotlight::tasks::TaskGroup;
+use pilotlight::testing::demo::composed_data::environment_id;
+use pilotlight::testing::tasks::TaskGroup;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ impl Onlooker {
     /// Looks at the environment with index 0. LaunchDarkly already has what is never deleted.
     pub(crate) fn of(scene: &Scene) -> Self {
         let data = scene.launchdarkly.data(environment_id(0).as_str());
-        let keys = |items: &pilotlight::model::ItemMap| {
+        let keys = |items: &pilotlight::testing::model::ItemMap| {
             items.iter().map(|(key, _)| key.to_string()).collect()
         };
         let wanted = Wanted { segments: keys(&data.segments), flags: keys(&data.flags) };

@@ -1,8 +1,8 @@
 //! Databases that hold less, other or stranger items than they should, while LaunchDarkly is away:
 //! never an empty, partial or wrong set is served, and one bad item does not take the others.
 
-use pilotlight::demo::composed_data::{environment_id, flag_key, sdk_key, segment_key};
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{environment_id, flag_key, sdk_key, segment_key};
+use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

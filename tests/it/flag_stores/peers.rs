@@ -1,8 +1,8 @@
 //! Several relays on one store: it converges to the newest versions, and one of them does the
 //! work.
 
-use pilotlight::demo::composed_data::{environment_id, flag_key};
-use pilotlight::demo::flaky_proxy::FlakyProxy;
+use pilotlight::testing::demo::composed_data::{environment_id, flag_key};
+use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pilotlight::demo::composed_data::{environment_id, flag_key, sdk_key};
-use pilotlight::model::ItemKind;
+use pilotlight::testing::demo::composed_data::{environment_id, flag_key, sdk_key};
+use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

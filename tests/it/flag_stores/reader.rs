@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::ensure;
-use pilotlight::demo::composed_data::{expected_value_after, flag_key};
+use pilotlight::testing::demo::composed_data::{expected_value_after, flag_key};
 use serde_json::{Map, Value, json};
 
 use super::scene::prefix;

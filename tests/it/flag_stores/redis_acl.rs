@@ -1,7 +1,7 @@
 //! A user of Redis with the least rights, as docs/persistent-storage.md lists them: everything
 //! works, and the server has denied nothing.
 
-use pilotlight::demo::composed_data::environment_id;
+use pilotlight::testing::demo::composed_data::environment_id;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! All ways to reach a Redis, each with flags and the cache of environments: written by one relay,
 //! read by another one that has nothing else. Passwords show nowhere.
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
 use serde_json::Value;
 use tempfile::TempDir;
 

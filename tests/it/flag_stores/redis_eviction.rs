@@ -1,6 +1,6 @@
 //! A Redis that removes flags when its memory is full: an operator is told before it happens.
 
-use pilotlight::demo::composed_data::environment_id;
+use pilotlight::testing::demo::composed_data::environment_id;
 use serde_json::Value;
 use tempfile::TempDir;
 

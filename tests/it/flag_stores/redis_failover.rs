@@ -1,7 +1,7 @@
 //! Flags on several Redis servers that belong together: masters die, freeze and hand over, slots
 //! move, while flags change every few milliseconds.
 
-use pilotlight::demo::flaky_proxy::FlakyProxy;
+use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use tempfile::TempDir;
 
 use super::redis_scene::{

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{environment_id, flag_key};
+use pilotlight::testing::demo::composed_data::{environment_id, flag_key};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! A Redis whose memory is full (`maxmemory` is reached, `noeviction`): it refuses to write, and
 //! every command of a transaction, also those that only read.
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
 use serde_json::json;
 use tempfile::TempDir;
 

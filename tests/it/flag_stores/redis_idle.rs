@@ -1,8 +1,8 @@
 //! A Redis that ends connections which nobody uses just then (its option `timeout`, `CLIENT KILL`):
 //! it has lost nothing, so nothing is read again.
 
-use pilotlight::demo::composed_data::environment_id;
-use pilotlight::demo::fake_launchdarkly::StreamSelector;
+use pilotlight::testing::demo::composed_data::environment_id;
+use pilotlight::testing::demo::fake_launchdarkly::StreamSelector;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use pilotlight::demo::composed_data::{environment, environment_id, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::demo::stream_client::StreamClient;
-use pilotlight::model::{DataSet, ItemKind};
-use pilotlight::storage::fail_fast::CALL_BUDGET;
+use pilotlight::testing::demo::composed_data::{environment, environment_id, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::stream_client::StreamClient;
+use pilotlight::testing::model::{DataSet, ItemKind};
+use pilotlight::testing::storage::fail_fast::CALL_BUDGET;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;

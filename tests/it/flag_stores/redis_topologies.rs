@@ -1,9 +1,9 @@
 //! Starts from several Redis servers that belong together, and what clients of these see while a
 //! relay fills them.
 
-use pilotlight::demo::composed_data::{environment, environment_id};
-use pilotlight::demo::fake_launchdarkly::FakeLaunchDarkly;
-use pilotlight::model::{DataSet, ItemKind};
+use pilotlight::testing::demo::composed_data::{environment, environment_id};
+use pilotlight::testing::demo::fake_launchdarkly::FakeLaunchDarkly;
+use pilotlight::testing::model::{DataSet, ItemKind};
 use tempfile::TempDir;
 use tokio::time::{Duration, interval};
 

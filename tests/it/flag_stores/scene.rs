@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use pilotlight::demo::composed_data::environment_id;
-use pilotlight::model::{DataSet, ItemKind};
+use pilotlight::testing::demo::composed_data::environment_id;
+use pilotlight::testing::model::{DataSet, ItemKind};
 use serde_json::Value;
 
 use crate::shared_cache::database::Kind;

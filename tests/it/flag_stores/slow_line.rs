@@ -1,9 +1,9 @@
 //! A slow line to the database, on which one environment takes longer than the budget of a call:
 //! each environment is read once, and served.
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
-use pilotlight::demo::flaky_proxy::Side;
-use pilotlight::storage::fail_fast::BULK_BUDGET;
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::storage::fail_fast::BULK_BUDGET;
+use pilotlight_test_kit::flaky_proxy::Side;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
-use pilotlight::demo::stream_client::{StreamClient, StreamTarget};
-use pilotlight::tasks::TaskGroup;
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamTarget};
+use pilotlight::testing::tasks::TaskGroup;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pilotlight::demo::fake_launchdarkly::StreamSelector;
+use pilotlight::testing::demo::fake_launchdarkly::StreamSelector;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 

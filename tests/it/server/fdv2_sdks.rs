@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pilotlight::model::SdkKey;
+use pilotlight::testing::model::SdkKey;
 use serde_json::json;
 
 use super::fixture::{SDK_KEY, Site};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::demo::representations::{EnvironmentRep, FilterRep};
-use pilotlight::model::{DataSet, Item, ItemKey, ItemKind};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::representations::{EnvironmentRep, FilterRep};
+use pilotlight::testing::model::{DataSet, Item, ItemKey, ItemKind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
-use pilotlight::demo::representations::EnvironmentRep;
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::representations::EnvironmentRep;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! `/livez` and `/readyz` (design D22).
 
-use pilotlight::demo::composed_data::{environment, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::composed_data::{environment, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
 };
 use serde_json::json;

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, Fault, FaultRule, FaultScope};
-use pilotlight::demo::representations::{EnvironmentRep, KeyRep};
+use pilotlight::testing::demo::fake_launchdarkly::{
+    FakeLaunchDarkly, Fault, FaultRule, FaultScope,
+};
+use pilotlight::testing::demo::representations::{EnvironmentRep, KeyRep};
 use tempfile::TempDir;
 
 use super::fixture::{

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
-use pilotlight::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep, SdkKeyRep};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::representations::{
+    EnvironmentRep, ExpiringKeyRep, KeyRep, SdkKeyRep,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotlight::model::{DataSet, ItemKey, ItemKind};
+use pilotlight::testing::model::{DataSet, ItemKey, ItemKind};
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use pilotlight::autoconfig::cache::manifest::Manifest;
-use pilotlight::autoconfig::record_set::Stamp;
+use pilotlight::testing::autoconfig::Stamp;
+use pilotlight::testing::autoconfig::cache::Manifest;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ const MAX_AGE: &str = "AUTO_CONFIG_CACHE_MAX_AGE";
 async fn grow_old(scene: &Scene, age: Duration) {
     let codec = codec(&[KEY]);
     let rows = scene.rows().await;
-    let row = pilotlight::autoconfig::cache::Row {
+    let row = pilotlight::testing::autoconfig::cache::Row {
         name: manifest_row(),
         value: rows[&manifest_row()].clone().into(),
         revision: 0,

@@ -1,7 +1,7 @@
 //! Cold starts from the shared cache: a new machine, an old disk, a network that is gone.
 
-use pilotlight::demo::composed_data::{environment_id, mobile_key, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
+use pilotlight::testing::demo::composed_data::{environment_id, mobile_key, sdk_key};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
 use tempfile::TempDir;
 
 use super::database::Kind;

@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pilotlight::demo::flaky_proxy::FlakyProxy;
+use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 

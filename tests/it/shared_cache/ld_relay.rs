@@ -4,8 +4,8 @@
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
 use hkdf::Hkdf;
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
-use pilotlight::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -131,9 +131,11 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
     assert_eq!(scene.rows().await.len(), 0, "nothing cached is written back");
 
     // A key that only the cache tells of opens its environment as soon as there are flags.
-    let hang = pilotlight::demo::fake_launchdarkly::Fault::Hang;
-    let scope = pilotlight::demo::fake_launchdarkly::FaultScope::Autoconfig;
-    scene.launchdarkly.inject(pilotlight::demo::fake_launchdarkly::FaultRule::new(scope, hang));
+    let hang = pilotlight::testing::demo::fake_launchdarkly::Fault::Hang;
+    let scope = pilotlight::testing::demo::fake_launchdarkly::FaultScope::Autoconfig;
+    scene
+        .launchdarkly
+        .inject(pilotlight::testing::demo::fake_launchdarkly::FaultRule::new(scope, hang));
     scene.launchdarkly.start().unwrap();
     relay.stream_with_put("/all", "sdk-concurrent").await;
     assert_later(&relay.get_with_key("/all", "sdk-expired").await);
@@ -223,7 +225,7 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     relay.wait_until_stored().await;
     let before = scene.database.rows(CACHE_KEY).await;
     scene.launchdarkly.delete_environment(&plain.env_id);
-    let rep = pilotlight::demo::representations::FilterRep {
+    let rep = pilotlight::testing::demo::representations::FilterRep {
         proj_key: "web".to_owned(),
         key: "small".to_owned(),
         version: 0,

@@ -5,12 +5,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pilotlight::demo::composed_data::{changed_flag, environment, environment_id, sdk_key};
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::composed_data::{
+    changed_flag, environment, environment_id, sdk_key,
+};
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultRule, FaultScope,
 };
-use pilotlight::sealing::{KeyRing, SealingKey};
-use pilotlight::storage::local::LocalStore;
+use pilotlight::testing::sealing::{KeyRing, SealingKey};
+use pilotlight::testing::storage::local::LocalStore;
 use serde_json::Value;
 use tempfile::TempDir;
 

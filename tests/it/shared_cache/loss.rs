@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::environment_id;
+use pilotlight::testing::demo::composed_data::environment_id;
 use tempfile::TempDir;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{changed_flag, environment_id, flag_key, sdk_key};
+use pilotlight::testing::demo::composed_data::{changed_flag, environment_id, flag_key, sdk_key};
 use tempfile::TempDir;
 use tokio::time::Instant;
 

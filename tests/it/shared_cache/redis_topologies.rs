@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::environment;
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::composed_data::environment;
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use tempfile::TempDir;
 
 use super::scene::{CACHE_KEY, KEY, OFTEN, SEALED, shared, wait_for_shared};

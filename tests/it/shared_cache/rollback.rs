@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use pilotlight::demo::composed_data::{environment_id, sdk_key};
+use pilotlight::testing::demo::composed_data::{environment_id, sdk_key};
 use serde_json::Value;
 use tempfile::TempDir;
 

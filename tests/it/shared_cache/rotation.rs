@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use pilotlight::demo::composed_data::sdk_key;
-use pilotlight::demo::fake_launchdarkly::FakeSettings;
-use pilotlight::sealing::{KeyRing, SealingKey};
-use pilotlight::storage::local::LocalStore;
+use pilotlight::testing::demo::composed_data::sdk_key;
+use pilotlight::testing::demo::fake_launchdarkly::FakeSettings;
+use pilotlight::testing::sealing::{KeyRing, SealingKey};
+use pilotlight::testing::storage::local::LocalStore;
 use tempfile::TempDir;
 
 use super::database::Kind;

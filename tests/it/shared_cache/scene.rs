@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use pilotlight::autoconfig::cache::Row;
-use pilotlight::autoconfig::cache::codec::Codec;
-use pilotlight::autoconfig::cache::manifest::Manifest;
-use pilotlight::demo::composed_data::{environment, environment_id};
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
-use pilotlight::demo::representations::{EnvironmentRep, FilterRep, KeyRep};
-use pilotlight::sealing::{KeyRing, SealingKey};
+use pilotlight::testing::autoconfig::cache::Codec;
+use pilotlight::testing::autoconfig::cache::Manifest;
+use pilotlight::testing::autoconfig::cache::Row;
+use pilotlight::testing::demo::composed_data::{environment, environment_id};
+use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
+use pilotlight::testing::demo::representations::{EnvironmentRep, FilterRep, KeyRep};
+use pilotlight::testing::sealing::{KeyRing, SealingKey};
 use serde_json::Value;
 use tempfile::TempDir;
 

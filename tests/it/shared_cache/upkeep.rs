@@ -1,6 +1,6 @@
 //! What is written while all is well: what changed, and nothing else.
 
-use pilotlight::demo::composed_data::{environment, environment_id};
+use pilotlight::testing::demo::composed_data::{environment, environment_id};
 use tempfile::TempDir;
 
 use super::database::Kind;

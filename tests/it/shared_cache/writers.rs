@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::composed_data::{environment, environment_id};
-use pilotlight::demo::flaky_proxy::FlakyProxy;
+use pilotlight::testing::demo::composed_data::{environment, environment_id};
+use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use serde_json::Value;
 use tempfile::TempDir;
 

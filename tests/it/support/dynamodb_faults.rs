@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pilotlight::tasks::TaskGroup;
+use pilotlight::testing::tasks::TaskGroup;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 

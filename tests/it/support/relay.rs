@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use pilotlight::demo::fake_launchdarkly::FakeLaunchDarkly;
-use pilotlight::demo::stream_client::{StreamClient, StreamClientError, StreamTarget};
+use pilotlight::testing::demo::fake_launchdarkly::FakeLaunchDarkly;
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamClientError, StreamTarget};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

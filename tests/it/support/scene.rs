@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pilotlight::demo::fake_launchdarkly::{
+use pilotlight::testing::demo::fake_launchdarkly::{
     FakeLaunchDarkly, FakeSettings, Fault, FaultId, FaultRule, FaultScope, StreamSelector,
 };
-use pilotlight::demo::representations::{EnvironmentRep, KeyRep};
-use pilotlight::demo::stream_client::{StreamClient, StreamEvent};
+use pilotlight::testing::demo::representations::{EnvironmentRep, KeyRep};
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamEvent};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings, Fault, StreamSelector};
+use pilotlight::testing::demo::fake_launchdarkly::{
+    FakeLaunchDarkly, FakeSettings, Fault, StreamSelector,
+};
 use serde_json::{Value, json};
 
 use super::on_flags;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::{Fault, StreamSelector};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, StreamSelector};
 use tokio::time::{Instant, timeout};
 
 use super::on_flags;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pilotlight::demo::fake_launchdarkly::{Fault, StreamSelector};
-use pilotlight::demo::stream_client::{StreamClient, StreamEvent};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, StreamSelector};
+use pilotlight::testing::demo::stream_client::{StreamClient, StreamEvent};
 use serde_json::{Value, json};
 
 use super::on_flags;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pilotlight::demo::fake_launchdarkly::{Fault, StreamSelector};
-use pilotlight::demo::stream_client::StreamClient;
-use pilotlight::model::{DataSet, Item, ItemKey, ItemKind};
+use pilotlight::testing::demo::fake_launchdarkly::{Fault, StreamSelector};
+use pilotlight::testing::demo::stream_client::StreamClient;
+use pilotlight::testing::model::{DataSet, Item, ItemKey, ItemKind};
 use serde_json::{Value, json};
 
 use super::on_flags;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pilotlight::demo::fake_launchdarkly::StreamSelector;
-use pilotlight::demo::stream_client::StreamEvent;
+use pilotlight::testing::demo::fake_launchdarkly::StreamSelector;
+use pilotlight::testing::demo::stream_client::StreamEvent;
 use tokio::time::{Instant, interval};
 
 use crate::support::scene::{Scene, environment, events_until, flag, flags, sdk};

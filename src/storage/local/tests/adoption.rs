@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::storage::local::adoption::AdoptionRefused;
 
 /// Writes a store under the key file, as a relay without a key does.
 async fn without_a_key(place: &Place, with: impl AsyncFnOnce(&LocalStore)) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Named records.
 
 use super::*;
+use crate::storage::local::named::NamedRecord;
 
 #[tokio::test]
 async fn named_records_are_changed_and_replaced() {

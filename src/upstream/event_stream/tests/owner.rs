@@ -1,4 +1,4 @@
-//! What the owner of a stream does to it: restarts, pokes, being busy, going away; and what the
+//! What the owner of a stream does to it: restarts, being busy, going away; and what the
 //! operator reads of it.
 
 use std::io;
@@ -48,46 +48,6 @@ async fn malformed_data_that_comes_again_is_asked_for_less_and_less() {
         bench.stream.restart(connection, RestartReason::Malformed);
         bench.closed(connection, INVALID, seconds).await;
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_poke_ends_the_wait_and_forgets_the_rejection() {
-    let mut bench = Bench::new();
-    bench.answer(401, "").await;
-    bench.closed(1, status(401), 30).await;
-    let begun = Instant::now();
-    bench.stream.poke();
-    bench.answer(503, "").await;
-    assert_eq!(begun.elapsed(), Duration::ZERO);
-    bench.closed(2, status(503), 1).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_poke_during_an_attempt_repeats_it_once() {
-    let mut bench = Bench::new();
-    let mut peer = bench.peer().await;
-    peer.read_head().await;
-    bench.stream.poke();
-    peer.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n").await;
-    bench.closed(1, status(401), 0).await;
-    bench.answer(401, "").await;
-    bench.closed(2, status(401), 30).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_poke_does_not_touch_an_open_connection() {
-    let mut bench = Bench::new();
-    bench.answer(401, "").await;
-    bench.closed(1, status(401), 30).await;
-    let mut peer = bench.opened(2).await;
-    bench.stream.poke();
-    peer.write(b"event: put\ndata: a\n\n").await;
-    assert_eq!(bench.next().await, event(2, "a"));
-    peer.close_writing().await;
-    let StreamEvent::Closed { retry_in, .. } = bench.next().await else { panic!("no end") };
-    assert!(retry_in > Duration::ZERO);
-    bench.answer(503, "").await;
-    bench.closed(3, status(503), 1).await;
 }
 
 #[tokio::test(start_paused = true)]

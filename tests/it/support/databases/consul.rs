@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use pilotlight::storage::consul::ConsulSettings;
-use pilotlight::storage::tls::{ClientCertificate, TlsSettings};
+use pilotlight::testing::storage::consul::ConsulSettings;
+use pilotlight::testing::storage::tls::{ClientCertificate, TlsSettings};
 use serde_json::json;
 use tempfile::TempDir;
 

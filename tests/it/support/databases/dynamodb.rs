@@ -8,9 +8,9 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
-use pilotlight::model::Password;
-use pilotlight::storage::Dialer;
-use pilotlight::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, StaticCredentials};
+use pilotlight::testing::model::Password;
+use pilotlight::testing::storage::Dialer;
+use pilotlight::testing::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, StaticCredentials};
 use tempfile::TempDir;
 
 use super::{Process, free_port, tool};
@@ -109,7 +109,7 @@ impl DynamoDb {
 
     pub(crate) async fn client(&self) -> Client {
         DynamoDbDialer::new(self.settings())
-            .dial(&pilotlight::storage::Meter::default())
+            .dial(&pilotlight::testing::storage::Meter::default())
             .await
             .unwrap()
     }

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pilotlight::model::RedactedUrl;
-use pilotlight::storage::redis::RedisSettings;
-use pilotlight::storage::tls::{ClientCertificate, TlsSettings};
+use pilotlight::testing::model::RedactedUrl;
+use pilotlight::testing::storage::redis::RedisSettings;
+use pilotlight::testing::storage::tls::{ClientCertificate, TlsSettings};
 use tempfile::TempDir;
 
 use super::{Process, free_port, tool};

@@ -1,8 +1,8 @@
 //! A Redis Cluster.
 
-use pilotlight::model::RedactedUrl;
-use pilotlight::storage::redis::ClusterSettings;
-use pilotlight::storage::redis::slots::{SLOT_COUNT, slot_of};
+use pilotlight::testing::model::RedactedUrl;
+use pilotlight::testing::storage::redis::ClusterSettings;
+use pilotlight::testing::storage::redis::slots::{SLOT_COUNT, slot_of};
 
 use super::redis::{tls_arguments, tls_settings};
 use super::{Redis, free_port};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use pilotlight::model::{Password, RedactedUrl};
-use pilotlight::storage::redis::{Login, SentinelSettings};
+use pilotlight::testing::model::{Password, RedactedUrl};
+use pilotlight::testing::storage::redis::{Login, SentinelSettings};
 use tempfile::TempDir;
 
 use super::redis::{redis_cli, tls_arguments, tls_settings};

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use pilotlight::model::ItemKind;
+use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 
 use super::{Done, Events, Language, SdkDriver};

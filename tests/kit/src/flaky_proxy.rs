@@ -21,9 +21,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::kept_port::KeptPort;
-use super::shaped_io::portion;
-use crate::tasks::TaskGroup;
+use pilotlight::testing::demo::kept_port::KeptPort;
+use pilotlight::testing::demo::shaped_io::portion;
+use pilotlight::testing::tasks::TaskGroup;
 
 /// Bytes carried at once.
 const PIECE_BYTES: usize = 16 * 1024;

@@ -27,8 +27,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::kept_port::KeptPort;
-use crate::tasks::TaskGroup;
+use pilotlight::testing::demo::kept_port::KeptPort;
+use pilotlight::testing::tasks::TaskGroup;
 
 /// Largest request or response body: DynamoDB's own limit is 16 MB.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -1,0 +1,81 @@
+//! What integration tests, benchmarks and fuzz targets use of the product (cargo feature
+//! `testing`). Nothing else of it can be reached from outside, so the compiler finds what is unused.
+
+/// See [`crate::autoconfig`].
+pub mod autoconfig {
+    /// The cache's databases, rows and texts.
+    pub mod cache {
+        #[cfg(feature = "consul")]
+        pub use crate::autoconfig::cache::ConsulCache;
+        #[cfg(feature = "dynamodb")]
+        pub use crate::autoconfig::cache::DynamoDbCache;
+        #[cfg(feature = "redis")]
+        pub use crate::autoconfig::cache::RedisCache;
+        pub use crate::autoconfig::cache::codec::{Codec, OpenedRow};
+        pub use crate::autoconfig::cache::manifest::Manifest;
+        pub use crate::autoconfig::cache::plan::{Claim, Known};
+        pub use crate::autoconfig::cache::shared_tier::Update;
+        pub use crate::autoconfig::cache::{Backend, Row, Swap, Swapped};
+    }
+    pub use crate::autoconfig::record_set::Stamp;
+}
+
+/// See [`crate::demo`].
+#[cfg(feature = "demo")]
+pub mod demo {
+    pub use crate::demo::{
+        composed_data, fake_launchdarkly, kept_port, representations, shaped_io, stream_client,
+    };
+}
+
+/// See [`crate::flagstore`].
+pub mod flagstore {
+    #[cfg(feature = "consul")]
+    pub use crate::flagstore::consul;
+    #[cfg(feature = "dynamodb")]
+    pub use crate::flagstore::dynamodb;
+    #[cfg(feature = "redis")]
+    pub use crate::flagstore::redis;
+    pub use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome, backend, layout, marker};
+}
+
+/// See [`crate::model`].
+pub mod model {
+    pub use crate::model::{
+        ChangeSet, DataSet, EnvironmentRef, FilterKey, Item, ItemKey, ItemKind, ItemMap, Origin,
+        Password, RedactedUrl, SdkKey,
+    };
+}
+/// See [`crate::sealing`].
+pub mod sealing {
+    pub use crate::sealing::{KeyRing, SealingKey};
+}
+/// See [`crate::sse`].
+pub mod sse {
+    pub use crate::sse::{Event, EventWriter, Limits, ParseError, Parsed, Parser, encode};
+}
+/// See [`crate::storage`].
+pub mod storage {
+    #[cfg(feature = "consul")]
+    pub use crate::storage::consul;
+    #[cfg(feature = "dynamodb")]
+    pub use crate::storage::dynamodb;
+    pub use crate::storage::fail_fast;
+    #[cfg(feature = "redis")]
+    pub use crate::storage::redis;
+    #[cfg(any(feature = "redis", feature = "consul"))]
+    pub use crate::storage::tls;
+    pub use crate::storage::{BreakerState, Budgets, Dialer, FailFast, Meter, StoreError};
+    /// See [`crate::storage::local`].
+    pub mod local {
+        pub use crate::storage::local::{Adoption, KeyFile, LocalStore, LocalStoreError};
+    }
+}
+/// See [`crate::streams`].
+pub mod streams {
+    pub use crate::streams::{Next, Snapshot};
+}
+/// See [`crate::tasks`].
+pub mod tasks {
+    pub use crate::tasks::TaskGroup;
+}
