@@ -55,6 +55,8 @@ pub struct EnvironmentStatus {
     pub missing_items: Vec<ItemKey>,
     /// Items of the shared store that were added to a set from elsewhere.
     pub items_from_shared_store: usize,
+    /// What is served came from a store that does not count what it should hold.
+    pub is_presumed: bool,
 }
 
 impl Environment {
@@ -71,6 +73,7 @@ impl Environment {
                 local_store_known: false,
                 missing_items: Vec::new(),
                 items_from_shared_store: 0,
+                is_presumed: false,
             }),
             loading: watch::Sender::new(Loading::InProgress),
             shared: ArcSwapOption::empty(),

@@ -16,7 +16,7 @@ use super::difference::{Difference, difference};
 use super::environment::Environment;
 use super::load_queue::LoadQueue;
 use super::serving::{Effects, LocalOrder, Serving, SharedOrder, Told, UpstreamOrder, Which};
-use super::stored_data::{Store, Trust};
+use super::stored_data::{Answer, Store, Trust};
 
 pub(super) use self::stored::set_id;
 use self::stored::{Patience, Stored, answer_of_local, answer_of_shared};
@@ -182,7 +182,10 @@ impl Runner {
     }
 
     fn on_stored(&mut self, stored: Stored) -> Effects {
-        let Some(local) = stored.local else { return self.serving.on_no_local_store() };
+        let Some(local) = stored.local else {
+            let answer = if stored.outcome.is_ok() { Answer::Nothing } else { Answer::Unread };
+            return self.serving.on_no_local_store(answer);
+        };
         self.local = Some(local);
         let (answer, problem) = answer_of_local(stored.outcome);
         self.serving.on_local_store(answer, problem)

@@ -130,10 +130,10 @@ impl Serving {
         Effects { upstream, ..Effects::default() }
     }
 
-    /// There is no embedded store for now.
-    pub(super) fn on_no_local_store(&mut self) -> Effects {
+    /// There is no embedded store for now; `answer` tells whether there may be one later.
+    pub(super) fn on_no_local_store(&mut self, answer: Answer) -> Effects {
         self.status.local_store_known = true;
-        self.answered(Store::Local, Answer::Nothing)
+        self.answered(Store::Local, answer)
     }
 
     /// The embedded store is open, and this is what it held; `problem` tells why that cannot be
@@ -155,7 +155,7 @@ impl Serving {
             (None, Answer::Set(set)) => {
                 set.as_of.map(|written_at| LocalOrder::Adopt(set.data.clone(), written_at))
             }
-            (None, Answer::Part(_) | Answer::Nothing) => None,
+            (None, Answer::Part(_) | Answer::Nothing | Answer::Unread) => None,
         };
         Effects { local, ..self.answered(Store::Local, answer) }
     }
@@ -277,11 +277,13 @@ impl Serving {
         now: SystemTime,
         effects: &mut Effects,
     ) {
-        let held = self.served.as_ref().map_or(0, |served| served.data.live_len());
-        if held > 0 && data.live_len() == 0 {
+        let live_flags =
+            |data: &DataSet| data.flags.iter().filter(|(_, flag)| !flag.is_tombstone()).count();
+        let held = self.served.as_ref().map_or(0, |served| live_flags(&served.data));
+        if held > 0 && live_flags(&data) == 0 {
             tracing::error!(
                 held,
-                "LaunchDarkly sent an empty set of flags for an environment that had some; it is \
+                "LaunchDarkly sent a data set without flags for an environment that had some; it is \
                  applied. If this is not intended, check the environment in LaunchDarkly"
             );
         }
@@ -371,6 +373,13 @@ impl Serving {
                     confirmed_at = %At(as_of),
                     "serving stored flags until LaunchDarkly answers"
                 );
+                if self.stored.is_presumed() {
+                    tracing::warn!(
+                        "the store's marker does not tell how many flags there should be, as after \
+                         a write by ld-relay or an SDK; should some have been lost there, SDKs use \
+                         their default values for them until LaunchDarkly answers"
+                    );
+                }
                 let snapshot = Arc::new(Snapshot::new(data, origin, as_of));
                 self.serve(snapshot, Told::Everything, &mut effects);
                 self.tell_shared_of_stored(&mut effects);
@@ -397,7 +406,7 @@ impl Serving {
 
     fn tell_shared_of_stored(&self, effects: &mut Effects) {
         if let Some(served) = &self.served {
-            let is_partial = !self.status.missing_items.is_empty();
+            let is_partial = !self.status.missing_items.is_empty() || self.stored.is_presumed();
             effects.shared.push(SharedOrder::Served { data: served.data.clone(), is_partial });
         }
     }
@@ -447,6 +456,7 @@ impl Serving {
     /// because no store holds them in a readable form.
     fn report_items(&mut self) {
         self.status.items_from_shared_store = self.stored.items_from_shared();
+        self.status.is_presumed = self.stored.is_presumed();
         let missing = match &self.served {
             Some(served) => self.stored.missing(&served.data),
             None => Vec::new(),

@@ -85,6 +85,31 @@ fn stored_flags_are_served_and_written_nowhere() {
 }
 
 #[test]
+fn an_empty_set_is_served_only_when_nothing_else_may_be_there() {
+    check(&[
+        ("local:", "local adopt"),
+        ("unread", "loaded"),
+        ("shared: a1", "sharedStore = a1, shared served"),
+    ]);
+    check(&[
+        ("local:", "local adopt"),
+        ("unread", "loaded"),
+        ("shared", "localStore = , shared served"),
+    ]);
+}
+
+#[test]
+fn a_set_that_nobody_counts_fills_no_other_store() {
+    check(&[("local", ""), ("shared~: a1", "sharedStore = a1, shared part, loaded")]);
+    let mut room = Room::new(Trust::All, true);
+    room.play("no local store");
+    room.play("shared~: a1");
+    assert!(room.serving.status().is_presumed);
+    room.play("put 1: a1");
+    assert!(!room.serving.status().is_presumed);
+}
+
+#[test]
 fn an_item_that_no_store_can_tell_makes_a_set_partial() {
     check(&[
         ("local", ""),

@@ -5,7 +5,7 @@
 //! by item, where it is newer (design D3, D29). A set that is empty, that only a marker without
 //! counts vouches for, or that has items which cannot be decoded does not win by being first: it
 //! waits until every other source has answered, and is served together with what those hold
-//! (design D44).
+//! (design D44). An empty set waits also for a store that could not be read.
 //!
 //! With [`Trust::LocalFirst`] a whole local set excludes the shared store: the shared store is
 //! used only while the local one holds no whole set (design D43).
@@ -58,6 +58,8 @@ pub(super) enum Answer {
     Part(DataSet),
     /// Nothing that can be used.
     Nothing,
+    /// It could not be read: it may hold anything.
+    Unread,
 }
 
 /// What the environment does about an answer.
@@ -77,6 +79,8 @@ pub(super) struct StoredData {
     trust: Trust,
     /// Stores that have not answered yet.
     silent: BTreeSet<Store>,
+    /// Stores that could not be read so far.
+    unread: BTreeSet<Store>,
     /// Sets that wait for the other sources.
     held: Vec<StoredSet>,
     /// Items of incomplete sets, as long as there is nothing to add them to.
@@ -85,6 +89,8 @@ pub(super) struct StoredData {
     undecodable: BTreeSet<ItemKey>,
     /// Items that were added out of the shared store to a set from elsewhere.
     from_shared: BTreeSet<ItemKey>,
+    /// What is served came from a store that does not count what it should hold.
+    is_presumed: bool,
 }
 
 impl StoredData {
@@ -92,10 +98,12 @@ impl StoredData {
         Self {
             trust,
             silent: stores.into_iter().collect(),
+            unread: BTreeSet::new(),
             held: Vec::new(),
             leftovers: DataSet::default(),
             undecodable: BTreeSet::new(),
             from_shared: BTreeSet::new(),
+            is_presumed: false,
         }
     }
 
@@ -132,6 +140,10 @@ impl StoredData {
         served: Option<(&DataSet, Origin)>,
     ) -> Reaction {
         self.silent.remove(&store);
+        match &answer {
+            Answer::Unread => self.unread.insert(store),
+            Answer::Set(_) | Answer::Part(_) | Answer::Nothing => self.unread.remove(&store),
+        };
         let answer = match (self.trust, store, served) {
             (Trust::LocalFirst, Store::Shared, Some((_, origin)))
                 if origin != Origin::SharedStore =>
@@ -142,7 +154,9 @@ impl StoredData {
                 // The local store opened late.
                 return match answer {
                     Answer::Set(set) if set.is_whole() => set.into_served(),
-                    Answer::Set(_) | Answer::Part(_) | Answer::Nothing => Reaction::Keep,
+                    Answer::Set(_) | Answer::Part(_) | Answer::Nothing | Answer::Unread => {
+                        Reaction::Keep
+                    }
                 };
             }
             (Trust::All | Trust::LocalFirst, _, _) => answer,
@@ -162,8 +176,8 @@ impl StoredData {
                 }
                 merge(&mut self.leftovers, &data);
             }
-            Answer::Nothing if served.is_some() => return Reaction::Keep,
-            Answer::Nothing => {}
+            Answer::Nothing | Answer::Unread if served.is_some() => return Reaction::Keep,
+            Answer::Nothing | Answer::Unread => {}
         }
         self.serve_if_sure()
     }
@@ -177,6 +191,12 @@ impl StoredData {
     /// How many items were added out of the shared store to a set from elsewhere.
     pub(super) fn items_from_shared(&self) -> usize {
         self.from_shared.len()
+    }
+
+    /// True if something may be missing in what is served without anybody knowing: the store that
+    /// it came from does not count what it should hold.
+    pub(super) fn is_presumed(&self) -> bool {
+        self.is_presumed
     }
 
     /// Items that clients do not get because no store holds them in a form that can be decoded.
@@ -211,17 +231,21 @@ impl StoredData {
         // The surest and largest set gives its name to all.
         sets.sort_by_key(|set| std::cmp::Reverse((set.is_counted, set.data.live_len())));
         let mut sets = sets.into_iter();
-        let Some(StoredSet { mut data, origin, as_of, .. }) = sets.next() else {
-            return Reaction::Keep;
-        };
+        let Some(mut first) = sets.next() else { return Reaction::Keep };
         for other in sets {
-            merge(Arc::make_mut(&mut data), &other.data);
+            merge(Arc::make_mut(&mut first.data), &other.data);
         }
         let leftovers = std::mem::take(&mut self.leftovers);
         if !leftovers.is_empty() {
-            merge(Arc::make_mut(&mut data), &leftovers);
+            merge(Arc::make_mut(&mut first.data), &leftovers);
         }
-        Reaction::Serve { data, origin, as_of }
+        if first.data.live_len() == 0 && !self.unread.is_empty() {
+            // An empty set is only believed when nothing else is left to be read.
+            self.held.push(first);
+            return Reaction::Keep;
+        }
+        self.is_presumed = !first.is_counted;
+        first.into_served()
     }
 }
 
@@ -281,7 +305,7 @@ mod tests {
     }
 
     /// Plays answers such as `local=a1 b2` (counted), `shared~a1` (presumed), `shared?a1` (a part)
-    /// and `local` (nothing), and shows what is served after each. `!a` behind a set is an item
+    /// `local` (nothing) and `local*` (cannot be read), and shows what is served after each. `!a` behind a set is an item
     /// that cannot be decoded, `+2` the number of items from the shared store in a local set.
     #[track_caller]
     fn check(answers: &[&str], expected: &[&str]) {
@@ -297,7 +321,7 @@ mod tests {
             let at = answer.find(['=', '~', '?']).unwrap_or(answer.len());
             let (name, rest) = answer.split_at(at);
             let (store, origin) = match name {
-                "local" => (Local, Origin::LocalStore),
+                "local" | "local*" => (Local, Origin::LocalStore),
                 _ => (Shared, Origin::SharedStore),
             };
             let (form, rest) = rest.split_at(rest.len().min(1));
@@ -313,6 +337,7 @@ mod tests {
             let answer = match form {
                 "=" | "~" => Answer::Set(set),
                 "?" => Answer::Part(data(items)),
+                _ if name.ends_with('*') => Answer::Unread,
                 _ => Answer::Nothing,
             };
             let mut line = String::new();
@@ -370,6 +395,19 @@ mod tests {
         check(&["shared~a2", "local=a1 b1"], &["wait", "localStore a2 b1"]);
         check(&["shared~a1", "local"], &["wait", "sharedStore a1"]);
         check(&["local", "shared~a1"], &["wait", "sharedStore a1"]);
+    }
+
+    #[test]
+    fn an_empty_set_waits_for_a_store_that_cannot_be_read() {
+        check(&["local=", "shared*"], &["wait", "none"]);
+        check(
+            &["local=", "shared*", "shared*", "shared"],
+            &["wait", "none", "none", "localStore "],
+        );
+        check(&["local=", "shared*", "shared=a1"], &["wait", "none", "sharedStore a1"]);
+        check(&["shared=", "local*", "local=a1 b1"], &["wait", "none", "localStore a1 b1"]);
+        check(&["shared~a1", "local*"], &["wait", "sharedStore a1"]);
+        check(&["local=a1", "shared*"], &["localStore a1", "a1"]);
     }
 
     #[test]

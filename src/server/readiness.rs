@@ -89,6 +89,7 @@ impl Server {
             .into_iter()
             .map(str::to_owned)
             .chain(environments.iter().filter_map(|environment| missing_items(environment)))
+            .chain(environments.iter().filter_map(|environment| presumed(environment)))
             .collect();
         let body = json!({
             "ready": is_ready,
@@ -118,6 +119,17 @@ fn missing_items(environment: &Environment) -> Option<String> {
         "environment {name} serves without {count} items that no store holds in a readable form: {}",
         names.join(", ")
     ))
+}
+
+/// Names an environment of whose data nobody knows whether it is whole.
+fn presumed(environment: &Environment) -> Option<String> {
+    let name = &environment.reference;
+    environment.status().is_presumed.then(|| {
+        format!(
+            "environment {name} serves flags out of a store that does not count them, so that \
+             missing ones would not be noticed"
+        )
+    })
 }
 
 #[cfg(test)]

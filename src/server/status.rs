@@ -98,6 +98,10 @@ struct DataStatus {
     /// newer there (design D43).
     #[serde(skip_serializing_if = "is_zero")]
     items_from_shared_store: usize,
+    /// The store that the data came from does not count what it should hold, so that missing items
+    /// would not be noticed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    presumed_complete: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -196,6 +200,7 @@ fn environment_status(
                 .map(ToString::to_string)
                 .collect(),
             items_from_shared_store: state.items_from_shared_store,
+            presumed_complete: state.is_presumed,
         },
     }
 }

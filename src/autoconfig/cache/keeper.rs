@@ -271,6 +271,11 @@ impl<A: TierAccess> Keeper<A> {
             return;
         }
         match state {
+            ReadState::Unreadable if skipped.total() == 0 => tracing::warn!(
+                tier = %self.settings.tier,
+                "the file of the local store was set aside, so it is not known which environments \
+                 were stored in it; keys get 503 until LaunchDarkly or the shared cache tells"
+            ),
             ReadState::Unreadable => tracing::error!(
                 tier = %self.settings.tier,
                 "the autoconfig cache holds records, but none opens with the keys that are \

@@ -13,6 +13,7 @@ use super::keeper::{Source, TierAccess, TierError, Wanted};
 use super::manifest::{Entry, MANIFEST_NAME, Manifest};
 use super::shared_tier::{Written, is_fresh};
 use crate::autoconfig::record_set::{Gone, SetOrigin, Stamp, add_gone, next_order};
+use crate::autoconfig::startup_race::CacheOutcome;
 use crate::storage::local::{LocalStore, LocalStoreStatus, NamedRecords};
 
 /// Space of the store that holds the records. Fixed: independent of the shared cache's key
@@ -150,7 +151,18 @@ impl TierAccess for LocalTier {
         }
         self.to_restore = None;
         let stored = self.stored.insert(self.load().await?);
-        Ok(judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own))
+        let reading =
+            judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own);
+        Ok(match reading.outcome {
+            // What stood in a file that was set aside is not known.
+            CacheOutcome::Empty if self.store.has_set_aside() => {
+                Reading { outcome: CacheOutcome::Unreadable, ..reading }
+            }
+            CacheOutcome::Loaded(_)
+            | CacheOutcome::Empty
+            | CacheOutcome::Unavailable
+            | CacheOutcome::Unreadable => reading,
+        })
     }
 
     async fn write(&mut self, wanted: &Wanted) -> Result<Written, TierError> {

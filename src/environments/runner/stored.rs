@@ -52,7 +52,7 @@ pub(super) fn answer_of_local(outcome: Result<ReadOutcome, String>) -> (Answer, 
             let problem = "the stored flags are sealed under a key that is not configured";
             (Answer::Nothing, Some(problem.to_owned()))
         }
-        Err(problem) => (Answer::Nothing, Some(problem)),
+        Err(problem) => (Answer::Unread, Some(problem)),
     }
 }
 
@@ -67,13 +67,14 @@ pub(super) fn answer_of_shared(read: SharedRead) -> Answer {
             undecodable: set.undecodable,
         }),
         SharedRead::Incomplete { data, .. } => Answer::Part(data),
-        SharedRead::Absent | SharedRead::Foreign { .. } | SharedRead::Failed(_) => Answer::Nothing,
+        SharedRead::Absent | SharedRead::Foreign { .. } => Answer::Nothing,
+        SharedRead::Failed(_) => Answer::Unread,
     }
 }
 
 /// What the embedded store had to say.
 pub(super) struct Stored {
-    /// The store; `None` if there is none for now.
+    /// The store; `None` if there is none for now. Then an error says that it may come.
     pub(super) local: Option<LocalFlags>,
     pub(super) outcome: Result<ReadOutcome, String>,
 }
@@ -88,18 +89,24 @@ pub(super) enum Patience {
 }
 
 async fn read_stored(
-    mut local: watch::Receiver<LocalFlagsState>,
+    mut state: watch::Receiver<LocalFlagsState>,
     patience: Patience,
     set_id: DataSetId,
     queue: Arc<LoadQueue>,
     environment: Arc<Environment>,
 ) -> Stored {
     let local = match patience {
-        Patience::UntilKnown => LocalFlagsState::opened(&mut local).await,
-        Patience::ForEver => Some(LocalFlagsState::opened_at_last(&mut local).await),
+        Patience::UntilKnown => LocalFlagsState::opened(&mut state).await,
+        Patience::ForEver => Some(LocalFlagsState::opened_at_last(&mut state).await),
     };
     let Some(local) = local else {
-        return Stored { local: None, outcome: Ok(ReadOutcome::Absent) };
+        let may_come = matches!(*state.borrow(), LocalFlagsState::Unavailable);
+        let outcome = if may_come {
+            Err("it cannot be opened for now".to_owned())
+        } else {
+            Ok(ReadOutcome::Absent)
+        };
+        return Stored { local: None, outcome };
     };
     let _turn = queue.turn(move || environment.is_awaited()).await;
     let reader = local.clone();

@@ -72,6 +72,7 @@ impl Room {
             local_store_known: false,
             missing_items: Vec::new(),
             items_from_shared_store: 0,
+            is_presumed: false,
         };
         let stores = [Store::Local].into_iter().chain(has_shared.then_some(Store::Shared));
         let serving = Serving::new(SdkKey::new("a"), trust, stores, None, status);
@@ -91,7 +92,8 @@ impl Room {
         let mut head: Vec<_> = head.split(' ').collect();
         let effects = match head[0] {
             "key" => self.serving.on_designated(SdkKey::new(head[1])),
-            "no" => self.serving.on_no_local_store(),
+            "no" => self.serving.on_no_local_store(Answer::Nothing),
+            "unread" => self.serving.on_shared_store(Answer::Unread),
             "local" | "local?" => {
                 let answer = answer(head[0], event.contains(':'), rest, Origin::LocalStore);
                 self.serving.on_local_store(answer, None)

@@ -385,7 +385,7 @@ async fn readings_are_told_while_upstream_is_not_live() {
     check("", "absent").await;
     check("!", "incomplete 0").await;
     check("! a1 b-2", "complete 2").await;
-    check("a1 b-2", "incomplete 2").await;
+    check("a1 b-2", "incomplete 0").await;
     check("! a1 b?", "complete 1").await;
     let mut bench = Bench::start("").await;
     bench.away(true);

@@ -3,12 +3,12 @@
 //! | marker | rows | the set is |
 //! | --- | --- | --- |
 //! | none | none | absent |
-//! | none | some | incomplete |
+//! | none | some | incomplete, and nothing of it is used: nobody says whose it is |
 //! | of another environment | any | foreign: nothing of it is used |
 //! | with counts | at least as many of each kind | complete |
 //! | with counts | fewer of a kind | incomplete |
-//! | without counts (an SDK's, ld-relay's) | some | presumed complete |
-//! | without counts | none | incomplete: an eviction looks the same |
+//! | without counts (an SDK's, ld-relay's) | flags | presumed complete |
+//! | without counts | no flag | incomplete: an eviction looks the same |
 //!
 //! A row that is there but cannot be decoded counts as a row. It does not withhold the others: it
 //! is left out and named.
@@ -72,8 +72,10 @@ pub(super) fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedR
         return if stored.rows.is_empty() {
             SharedRead::Absent
         } else {
-            let problem = "there are items, but no marker says that they are complete".to_owned();
-            SharedRead::Incomplete { data: data(stored), problem }
+            let problem =
+                "there are items, but no marker says whose they are and that they are complete"
+                    .to_owned();
+            SharedRead::Incomplete { data: DataSet::default(), problem }
         };
     };
     if marker.is_foreign_to(identity) {
@@ -86,7 +88,7 @@ pub(super) fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedR
     let expected = marker.note.as_ref().map(|note| note.counts);
     let completeness = match expected {
         Some(expected) if found.covers(expected) => Completeness::Counted,
-        None if !stored.rows.is_empty() => Completeness::Presumed,
+        None if found.flags > 0 => Completeness::Presumed,
         Some(_) | None => {
             let Counts { flags, segments } = expected.unwrap_or_default();
             let problem = match expected {
@@ -94,7 +96,7 @@ pub(super) fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedR
                     "{} of at least {flags} flags and {} of at least {segments} segments are left",
                     found.flags, found.segments
                 ),
-                None => "its marker is there, but no items".to_owned(),
+                None => "its marker is there, but no flags".to_owned(),
             };
             return SharedRead::Incomplete { data: data(stored), problem };
         }
@@ -185,7 +187,7 @@ mod tests {
             assert_eq!(shown, expected, "{marker:?} {rows}");
         };
         check(None, "", "Absent");
-        check(None, "a1", "Incomplete 1");
+        check(None, "a1", "Incomplete 0");
         check(marked(2, 1, Some("e")), "a1 b-2 /s1", "Counted 3");
         check(marked(2, 1, None), "a1 b-2 /s1", "Counted 3");
         check(marked(1, 0, Some("e")), "a1 b-2 /s1", "Counted 3");
@@ -196,7 +198,8 @@ mod tests {
         check(marked(2, 1, Some("e")), "a1 /s1 /t1", "Incomplete 3");
         // A marker without counts.
         check(foreign_writer(), "", "Incomplete 0");
-        check(foreign_writer(), "/s1", "Presumed 1");
+        check(foreign_writer(), "/s1", "Incomplete 1");
+        check(foreign_writer(), "a1", "Presumed 1");
         // Rows that cannot be decoded.
         check(marked(2, 1, Some("e")), "a1 b? /s1", "Counted 2 -b");
         check(foreign_writer(), "a? b1", "Presumed 1 -a");

@@ -458,6 +458,11 @@ impl LocalStore {
         self.shared.set_ring(ring);
     }
 
+    /// True if a file was set aside, so that what was stored in it is not known.
+    pub fn has_set_aside(&self) -> bool {
+        self.shared.read(|open| Ok(!open.keys().aside.is_empty())).unwrap_or(true)
+    }
+
     /// How the store does at this moment.
     pub fn status(&self) -> LocalStoreStatus {
         self.shared.status()

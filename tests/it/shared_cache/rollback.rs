@@ -93,6 +93,17 @@ async fn without_the_sealed_rows_a_relay_does_not_go_back_to_ld_relays(kind: Kin
     assert_eq!(relay.status().await["environments"], serde_json::json!({}));
     relay.kill().await.unwrap();
     mode(0o700);
+    // What stood in a damaged one is not known.
+    let damaged = TempDir::new().unwrap();
+    fs::set_permissions(damaged.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(damaged.path().join("pilotlight.redb"), "").unwrap();
+    for _ in 0..2 {
+        let relay = scene.relay(&damaged, NEVER).start().unwrap();
+        relay.wait_for_log("holds only ld-relay's records").await;
+        relay.wait_for_log("was set aside, so it is not known which environments").await;
+        assert_eq!(relay.status().await["environments"], serde_json::json!({}));
+        relay.kill().await.unwrap();
+    }
 
     let relay = scene.relay(&disk, NEVER).start().unwrap();
     relay.stream_with_put("/all", "sdk-second").await;
