@@ -54,7 +54,7 @@ async fn a_set_that_nobody_marked_is_not_served(kind: Kind) {
             status["environments"].get(environment_id(0)).is_some()
         })
         .await;
-    relay.wait_for_log("no marker says that they are complete").await;
+    relay.wait_for_log("no marker says whose they are").await;
     assert_eq!(relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await.status, 503);
 }
 
