@@ -28,6 +28,7 @@ pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[Datab
             check_table(reader, config, &facts, *database);
             check_placeholder(reader, config, &facts, *database);
             check_prefixes(reader, config, &facts, *database);
+            warn_of_equal_prefixes(reader, config, *database);
         }
         [_, _, ..] => {}
     }
@@ -203,6 +204,29 @@ fn check_placeholder(
         );
         let mut section = reader.section(autoconfig::SECTION);
         section.problem(autoconfig::STORE_PREFIX, what, Some(allowed));
+    }
+}
+
+/// Two environments at one place replace each other's flags again and again. ld-relay v8 starts
+/// with them, so this is no error.
+fn warn_of_equal_prefixes(reader: &mut Reader<'_>, config: &Config, database: DatabaseKind) {
+    let mut by_place: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for (name, environment) in &config.environments {
+        let table = match database {
+            DatabaseKind::DynamoDb => &*environment.store_table,
+            DatabaseKind::Redis | DatabaseKind::Consul => "",
+        };
+        let place = (&*environment.store_prefix, table);
+        if place == ("", "") {
+            continue;
+        }
+        if let Some(first) = by_place.insert(place, name) {
+            let what = format!(
+                "is the same place in {database} as that of the environment {first:?}; they replace \
+                 each other's flags there again and again"
+            );
+            reader.named_section(environments::SECTION, name).warning(environments::PREFIX, what);
+        }
     }
 }
 

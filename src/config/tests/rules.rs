@@ -160,6 +160,21 @@ fn environments_of_autoconfig_are_kept_apart_by_the_placeholder() {
 }
 
 #[test]
+fn two_environments_at_one_place_are_warned_of() {
+    let environment = |name: &str, prefix: &str| {
+        format!("[Environment \"{name}\"]\nsdkKey = {name}\nprefix = {prefix}\n")
+    };
+    let same = environment("a", "p") + &environment("b", "p");
+    let warning = "[Environment \"b\"] prefix: is the same place in Redis as that";
+    check_warnings(&format!("[Redis]\nhost = h\n{same}"), &[], &[warning]);
+    let other = environment("a", "p") + &environment("b", "q");
+    check_warnings(&format!("[Redis]\nhost = h\n{other}"), &[], &[]);
+    let dynamodb = "[DynamoDB]\nenabled\ntableName = t\n";
+    check_warnings(&format!("{dynamodb}{same}"), &[("LD_TABLE_NAME_b", "tb")], &[]);
+    check_warnings(&format!("{dynamodb}{same}"), &[], &["[Environment \"b\"] prefix"]);
+}
+
+#[test]
 fn one_environment_may_use_the_default_prefix() {
     let redis = "[Redis]\nhost = h\n";
     let bare = "[Environment \"a\"]\nsdkKey = a\n";
