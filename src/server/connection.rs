@@ -117,7 +117,7 @@ impl Service<Request<Incoming>> for Requests {
         let welcome = self.welcome;
         Box::pin(async move {
             if welcome == Welcome::OverLimit {
-                return Ok(server.handle_over_limit(&request));
+                return Ok(server.handle_over_limit(request, &pace).await);
             }
             let mut response = server.handle(request, &pace).await;
             if server.drain.is_active() {
