@@ -16,8 +16,10 @@ use hyper_util::rt::TokioIo;
 use super::Server;
 use super::body::Body;
 use super::head_timer::{HEAD_TIMEOUT, HeadTimer, SHORT_HEAD_TIMEOUT};
-use super::pace::Pace;
-use super::progress_io::{ProgressIo, Transport};
+use super::listener::{ACKNOWLEDGEMENT_TIMEOUT, SEND_BUFFER_BYTES};
+use super::pace::{PACE_MIN, Pace};
+use super::progress_io::{Patience, ProgressIo, Transport};
+use crate::telemetry::Chain;
 
 /// Largest head of a request, at least: hyper looks at it before it reads on, and the last read
 /// can bring as much again. Contexts stand in paths of client-side routes, so it is generous. (Of
@@ -26,6 +28,18 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// How long a client may leave what is sent to it unread.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long connections wait for their clients. At the minimum pace a client takes what the kernel
+/// holds for it ([`SEND_BUFFER_BYTES`], twice at most) in less than the time for the remainder.
+const PATIENCE: &Patience = &Patience {
+    progress: PROGRESS_TIMEOUT,
+    acknowledgement: ACKNOWLEDGEMENT_TIMEOUT,
+    remainder: Duration::from_secs(60),
+};
+const _: () = assert!(
+    2 * SEND_BUFFER_BYTES as u64 <= PATIENCE.remainder.as_secs() * PACE_MIN as u64,
+    "a client at the minimum pace would be taken for one that vanished"
+);
 
 /// What a connection is accepted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +69,7 @@ where
         }
     };
     if let Err(error) = outcome {
-        tracing::debug!(%error, "connection of a client ended early");
+        tracing::debug!(error = %Chain(&error), "connection of a client ended early");
     }
 }
 
@@ -69,7 +83,7 @@ fn http<T>(
 where
     T: Transport,
 {
-    let io = TokioIo::new(ProgressIo::new(socket, PROGRESS_TIMEOUT, pace.clone()));
+    let io = TokioIo::new(ProgressIo::new(socket, PATIENCE, pace.clone()));
     let first_head = match welcome {
         Welcome::Normal => HEAD_TIMEOUT,
         Welcome::Leaving | Welcome::OverLimit => SHORT_HEAD_TIMEOUT,
@@ -103,7 +117,7 @@ impl Service<Request<Incoming>> for Requests {
         let welcome = self.welcome;
         Box::pin(async move {
             if welcome == Welcome::OverLimit {
-                return Ok(server.handle_over_limit(&request));
+                return Ok(server.handle_over_limit(request, &pace).await);
             }
             let mut response = server.handle(request, &pace).await;
             if server.drain.is_active() {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use super::pace::Pace;
+use super::pace::{Cut, Pace};
 
 /// Open files that clients never get: the stores, a database's connections, automatic
 /// configuration, sockets that are just being dialled, and the connections beyond the limit.
@@ -59,7 +59,7 @@ impl Crowd {
             if let Some(pace) = oldest.upgrade()
                 && !pace.is_trusted()
             {
-                pace.cut();
+                pace.cut(Cut::GivesWay);
                 self.add_unknown(new, open);
                 return Place::Cleared;
             }
@@ -67,7 +67,7 @@ impl Crowd {
         if self.over_limit.len() >= OVER_LIMIT_MAX
             && let Some(pace) = self.over_limit.pop_front().and_then(|oldest| oldest.upgrade())
         {
-            pace.cut();
+            pace.cut(Cut::GivesWay);
         }
         self.over_limit.push_back(Arc::downgrade(new));
         Place::OverLimit

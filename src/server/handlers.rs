@@ -16,7 +16,7 @@ use super::cors::{self, Allowed};
 use super::not_built::Feature;
 use super::pace::Pace;
 use super::polling::Poll;
-use super::responses::{empty, json, not_found, text, unavailable};
+use super::responses::{empty, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
 use super::selection::form_decoded;
 use crate::environments::Access;
@@ -58,11 +58,18 @@ impl Server {
 
     /// Answers a request on a connection beyond the limit: probes as always, everything else with
     /// the advice to come again.
-    pub(super) fn handle_over_limit<B>(&self, request: &Request<B>) -> Response<Body> {
-        match route(request.method(), request.uri().path()) {
+    pub(super) async fn handle_over_limit<B>(
+        &self,
+        request: Request<B>,
+        pace: &Arc<Pace>,
+    ) -> Response<Body> {
+        let routed = route(request.method(), request.uri().path());
+        // The body is not awaited.
+        drop(request);
+        match routed {
             Routed::To(Route::Livez) => text(StatusCode::OK, "ok"),
             Routed::To(Route::Readyz) => self.readyz(),
-            Routed::To(Route::Status) => json(StatusCode::OK, self.status()),
+            Routed::To(Route::Status) => self.status_page.answer(pace).await,
             Routed::To(_)
             | Routed::MethodNotAllowed
             | Routed::Fdv2MethodNotAllowed(_)
@@ -96,7 +103,7 @@ impl Server {
             }
             Route::Livez => return text(StatusCode::OK, "ok"),
             Route::Readyz => return self.readyz(),
-            Route::Status => return json(StatusCode::OK, self.status()),
+            Route::Status => return self.status_page.answer(pace).await,
             Route::StreamAll => (Auth::Sdk, Wanted::Stream(StreamKind::All)),
             Route::StreamFlags => (Auth::Sdk, Wanted::Stream(StreamKind::Flags)),
             Route::LatestAll => (Auth::Sdk, Wanted::Poll(Poll::LatestAll)),

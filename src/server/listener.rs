@@ -25,18 +25,23 @@ const BACKLOG: i32 = 65_535;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// After this long without an acknowledgement from the peer the kernel gives a connection up. It
-/// does so at the first unanswered question once this time has passed, so several questions must
-/// fit into it: they do get lost, above all when thousands of streams that began together are
-/// asked together.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
-const _: () =
-    assert!(USER_TIMEOUT.as_secs() >= KEEPALIVE_IDLE.as_secs() + 5 * KEEPALIVE_INTERVAL.as_secs());
+/// Questions without an answer after which the kernel gives a connection up. Several, because they
+/// do get lost, above all when thousands of streams that began together are asked together.
+const KEEPALIVE_QUESTIONS: u32 = 5;
+
+/// After this long without an acknowledgement the kernel gives a connection up, unless its client
+/// is behind. Then it does not count the questions, but does so at the first one that is not
+/// answered once this time has passed.
+pub(super) const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(120);
+const _: () = assert!(
+    ACKNOWLEDGEMENT_TIMEOUT.as_secs()
+        >= KEEPALIVE_IDLE.as_secs() + KEEPALIVE_QUESTIONS as u64 * KEEPALIVE_INTERVAL.as_secs()
+);
 
 /// Bytes that the kernel may hold for a client (it takes twice as much, its own structures
 /// included). Small, so that a client that reads slowly is seen to read at all, and one that does
 /// not read costs little; large enough for 4 MB/s over a line with 50 ms of delay.
-const SEND_BUFFER_BYTES: usize = 128 * 1024;
+pub(super) const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
 /// Pause between two log lines about too many connections.
 const CROWDED_LOG_PAUSE: Duration = Duration::from_secs(60);
@@ -216,13 +221,14 @@ fn bound(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn prepare(stream: &TcpStream) {
+pub(super) fn prepare(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_QUESTIONS);
     // None of these is vital: a socket without them works, only less promptly.
     let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);
-    #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
 }

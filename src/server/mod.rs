@@ -20,6 +20,7 @@ mod responses;
 mod routes;
 mod selection;
 mod status;
+mod status_page;
 mod streaming;
 #[cfg(test)]
 mod test_support;
@@ -91,7 +92,7 @@ pub struct Server {
     registry: Arc<Registry>,
     settings: ServerSettings,
     drain: Arc<Drain>,
-    status_members: StatusMembers,
+    status_page: status_page::StatusPage,
     readiness: readiness::Readiness,
     turns: Option<Arc<turns::Turns>>,
     not_built: not_built::Reports,
@@ -108,11 +109,16 @@ impl Server {
         status_members: StatusMembers,
     ) -> Self {
         let turns = settings.initial_payloads.map(turns::Turns::new).map(Arc::new);
+        let sources = status::StatusSources {
+            registry: registry.clone(),
+            members: status_members,
+            disconnected_after: settings.disconnected_after,
+        };
         Self {
             registry,
             settings,
             drain,
-            status_members,
+            status_page: status_page::StatusPage::new(sources),
             readiness: readiness::Readiness::default(),
             turns,
             not_built: not_built::Reports::default(),

@@ -63,13 +63,31 @@ pub(super) struct Pace {
     sending: Mutex<Sending>,
 }
 
+/// Why a connection is ended from outside, before its client has taken everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The payload that the client takes is too old to be kept for it.
+    TooFarBehind,
+    /// The limit of connections is reached.
+    GivesWay,
+}
+
+impl Cut {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::TooFarBehind => "the client still takes an old version of the data",
+            Self::GivesWay => "the limit of connections is reached, and another client came",
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Sending {
     demand: Option<Demand>,
     /// Number of the newest demand.
     demands: u64,
-    /// True once the connection is to end at once.
-    cut: bool,
+    /// Why the connection is to end at once.
+    cut: Option<Cut>,
     /// The task that waits for the client.
     waiting: Option<Waker>,
 }
@@ -137,11 +155,13 @@ impl Pace {
         Demanded { pace: self.clone(), number: sending.demands }
     }
 
-    /// Notes that the client has taken bytes.
-    pub(super) fn took(&self, bytes: usize, now: impl FnOnce() -> Instant) {
-        if let Some(demand) = &mut self.sending().demand {
+    /// Notes that the client has taken bytes. Returns whether a payload is under way.
+    pub(super) fn took(&self, bytes: usize, now: impl FnOnce() -> Instant) -> bool {
+        let mut sending = self.sending();
+        if let Some(demand) = &mut sending.demand {
             demand.took(bytes, now());
         }
+        sending.demand.is_some()
     }
 
     /// Until when the client must take something; `None` if no payload is under way.
@@ -150,10 +170,10 @@ impl Pace {
     }
 
     /// Ends the connection at once, even while it waits for the client.
-    pub(super) fn cut(&self) {
+    pub(super) fn cut(&self, why: Cut) {
         let waiting = {
             let mut sending = self.sending();
-            sending.cut = true;
+            sending.cut.get_or_insert(why);
             sending.waiting.take()
         };
         if let Some(waker) = waiting {
@@ -161,9 +181,9 @@ impl Pace {
         }
     }
 
-    /// True once the connection is to end at once; until then the task is woken by
+    /// Why the connection is to end at once; `None` until it is cut. The task is woken by
     /// [`cut`](Self::cut).
-    pub(super) fn is_cut(&self, cx: &Context<'_>) -> bool {
+    pub(super) fn why_cut(&self, cx: &Context<'_>) -> Option<Cut> {
         let mut sending = self.sending();
         match &mut sending.waiting {
             Some(waiting) => waiting.clone_from(cx.waker()),
@@ -174,7 +194,7 @@ impl Pace {
 
     #[cfg(test)]
     pub(super) fn was_cut(&self) -> bool {
-        self.sending().cut
+        self.sending().cut.is_some()
     }
 
     fn sending(&self) -> MutexGuard<'_, Sending> {
@@ -185,7 +205,7 @@ impl Pace {
 
 impl SlowReader for Pace {
     fn end(&self) {
-        self.cut();
+        self.cut(Cut::TooFarBehind);
     }
 }
 

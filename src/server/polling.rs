@@ -61,7 +61,7 @@ impl Server {
         };
         let environment = &asked.access.environment;
         // The turn lasts until the client has taken the body, not only until it was built.
-        let body = Payload::new(body, &snapshot.data, turn, asked.pace, &environment.hub);
+        let body = Payload::new(body, &snapshot.data, turn, asked.pace, environment.hub.versions());
         let mut response = cached_for(environment.spec().ttl, Response::new(Body::Full(body)));
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         if let Some(tag) = tag(&snapshot, poll)

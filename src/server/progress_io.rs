@@ -12,7 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use super::pace::Pace;
+use super::pace::{Cut, Pace};
+
+/// How long a connection waits for its peer.
+#[derive(Debug)]
+pub(super) struct Patience {
+    /// How long the peer may leave what is sent to it unread.
+    pub(super) progress: Duration,
+    /// After this long without an acknowledgement the kernel ends a connection whose peer was not
+    /// behind.
+    pub(super) acknowledgement: Duration,
+    /// How long a peer that was behind may need for what the kernel still holds for it.
+    pub(super) remainder: Duration,
+}
 
 /// Answer to a head that is too large for a client without a valid credential. hyper cannot give
 /// it: its own bound is that of clients with one.
@@ -24,6 +36,10 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Lets the kernel forget at the end of the connection what the peer has not taken, instead
     /// of keeping it for minutes.
     fn forget_unsent(&self);
+
+    /// Lets the kernel end the connection after so long without an acknowledgement; `None`: only
+    /// after the many minutes that are the kernel's own bound.
+    fn bound_acknowledgement(&self, time: Option<Duration>);
 }
 
 impl Transport for TcpStream {
@@ -31,11 +47,23 @@ impl Transport for TcpStream {
         // If it fails, the kernel's own time-out ends the connection.
         let _ = self.set_zero_linger();
     }
+
+    fn bound_acknowledgement(&self, time: Option<Duration>) {
+        #[cfg(target_os = "linux")]
+        {
+            // Not vital: without it, clients that vanished are noticed later.
+            let _ = socket2::SockRef::from(self).set_tcp_user_timeout(time);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = time;
+    }
 }
 
 #[cfg(test)]
 impl Transport for tokio::io::DuplexStream {
     fn forget_unsent(&self) {}
+
+    fn bound_acknowledgement(&self, _: Option<Duration>) {}
 }
 
 /// Fails a write that makes no progress within a deadline, or that is slower than the
@@ -43,9 +71,11 @@ impl Transport for tokio::io::DuplexStream {
 #[derive(Debug)]
 pub(super) struct ProgressIo<T> {
     inner: T,
-    deadline: Duration,
+    patience: &'static Patience,
     pace: Arc<Pace>,
     waiting: Option<Waiting>,
+    /// When the peer was last seen behind; `None` while the kernel watches acknowledgements.
+    behind: Option<Instant>,
 }
 
 /// A write that the peer makes wait.
@@ -56,8 +86,30 @@ struct Waiting {
 }
 
 impl<T: Transport> ProgressIo<T> {
-    pub(super) fn new(inner: T, deadline: Duration, pace: Arc<Pace>) -> Self {
-        Self { inner, deadline, pace, waiting: None }
+    pub(super) fn new(inner: T, patience: &'static Patience, pace: Arc<Pace>) -> Self {
+        inner.bound_acknowledgement(Some(patience.acknowledgement));
+        Self { inner, patience, pace, waiting: None, behind: None }
+    }
+
+    /// Leaves it to the kernel to notice a peer that vanished, but only while little is sent.
+    ///
+    /// The kernel takes a peer with a small window for one that vanished: its clock runs on until
+    /// the beginning of its queue fits into the window as a whole, however much the peer reads in
+    /// the meantime. While the peer is behind, the minimum pace and the bound on progress decide.
+    fn note_behind(&mut self, is_behind: bool) {
+        match self.behind {
+            None if !is_behind => {}
+            None => {
+                self.inner.bound_acknowledgement(None);
+                self.behind = Some(Instant::now());
+            }
+            Some(_) if is_behind => self.behind = Some(Instant::now()),
+            Some(last) if last.elapsed() >= self.patience.remainder => {
+                self.inner.bound_acknowledgement(Some(self.patience.acknowledgement));
+                self.behind = None;
+            }
+            Some(_) => {}
+        }
     }
 
     fn judge(
@@ -68,15 +120,17 @@ impl<T: Transport> ProgressIo<T> {
         if let Poll::Ready(result) = outcome {
             self.waiting = None;
             if let Ok(bytes) = result {
-                self.pace.took(bytes, Instant::now);
+                let is_under_way = self.pace.took(bytes, Instant::now);
+                self.note_behind(is_under_way);
             }
             return Poll::Ready(result);
         }
-        if self.pace.is_cut(cx) {
-            return self.give_up("the client is too far behind");
+        self.note_behind(true);
+        if let Some(why) = self.pace.why_cut(cx) {
+            return self.cut_off(why);
         }
         let since = self.waiting.as_ref().map_or_else(Instant::now, |waiting| waiting.since);
-        let progress_by = since + self.deadline;
+        let progress_by = since + self.patience.progress;
         let by = self.pace.send_until().map_or(progress_by, |by| by.min(progress_by));
         let waiting = self
             .waiting
@@ -87,13 +141,20 @@ impl<T: Transport> ProgressIo<T> {
         }
         match waiting.ends.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => self.give_up("the client reads too slowly or not at all"),
+            Poll::Ready(()) => {
+                self.give_up(io::ErrorKind::TimedOut, "the client reads too slowly or not at all")
+            }
         }
     }
 
-    fn give_up(&self, why: &'static str) -> Poll<io::Result<usize>> {
+    fn cut_off<R>(&self, why: Cut) -> Poll<io::Result<R>> {
+        self.give_up(io::ErrorKind::ConnectionAborted, why.as_str())
+    }
+
+    /// Ends the connection, and with it what the peer has not taken.
+    fn give_up<R>(&self, kind: io::ErrorKind, why: &'static str) -> Poll<io::Result<R>> {
         self.inner.forget_unsent();
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+        Poll::Ready(Err(io::Error::new(kind, why)))
     }
 
     /// Reads no more than the rest of what a head may have.
@@ -133,8 +194,10 @@ impl<T: Transport> AsyncRead for ProgressIo<T> {
         if count > 0 {
             this.pace.hear(count);
         }
-        if outcome.is_pending() && this.pace.is_cut(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        if outcome.is_pending()
+            && let Some(why) = this.pace.why_cut(cx)
+        {
+            return this.cut_off(why);
         }
         outcome
     }
@@ -175,70 +238,5 @@ impl<T: Transport> AsyncWrite for ProgressIo<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(30);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_stops_reading_costs_one_deadline() {
-        let (ours, mut theirs) = tokio::io::duplex(8);
-        let mut io = ProgressIo::new(ours, DEADLINE, Arc::default());
-        let begun = Instant::now();
-        let error = io.write_all(&[0; 64]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed(), DEADLINE);
-        let mut taken = [0; 8];
-        theirs.read_exact(&mut taken).await.unwrap();
-    }
-
-    /// Writes so many KiB to a peer that takes one KiB each second; tells after how many seconds
-    /// it ended.
-    async fn write_slowly(kib: usize, demand: Option<Option<u64>>) -> (io::Result<()>, u64) {
-        let (ours, mut theirs) = tokio::io::duplex(1024);
-        let pace = Arc::new(Pace::default());
-        let begun = Instant::now();
-        let _demand = demand.map(|time_max| pace.demand(begun, time_max.map(Duration::from_secs)));
-        let reader = async {
-            let mut piece = [0; 1024];
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                if theirs.read_exact(&mut piece).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let write = async {
-            let mut io = ProgressIo::new(ours, DEADLINE, pace.clone());
-            let outcome = io.write_all(&vec![0; kib * 1024]).await;
-            (outcome, begun.elapsed().as_secs())
-        };
-        tokio::join!(write, reader).0
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_peer_that_reads_is_kept_unless_more_is_demanded() {
-        let (outcome, after) = write_slowly(500, None).await;
-        assert!(outcome.is_ok() && after == 499, "{outcome:?} after {after} s");
-        let (outcome, after) = write_slowly(500, Some(None)).await;
-        assert!(outcome.is_err() && (31..40).contains(&after), "{outcome:?} after {after} s");
-        let (outcome, after) = write_slowly(500, Some(Some(10))).await;
-        assert!(outcome.is_err() && after == 10, "{outcome:?} after {after} s");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_is_cut_ends_while_it_waits() {
-        let (ours, _theirs) = tokio::io::duplex(8);
-        let pace = Arc::new(Pace::default());
-        let mut io = ProgressIo::new(ours, DEADLINE, pace.clone());
-        let begun = Instant::now();
-        let cut = async {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            pace.cut();
-        };
-        let (outcome, ()) = tokio::join!(io.write_all(&[0; 64]), cut);
-        assert!(outcome.is_err() && begun.elapsed().as_secs() == 3, "{outcome:?}");
-    }
-}
+#[path = "progress_io_tests.rs"]
+mod tests;

@@ -18,6 +18,10 @@ use crate::model::ListState;
 /// Most names of items in one reason.
 const NAMES_MAX: usize = 10;
 
+/// Most environments that are named because of missing items. No credential is needed to ask, so
+/// the answer stays small.
+const NAMED_MAX: usize = 20;
+
 /// When the list of environments was first seen to be known.
 #[derive(Debug, Default)]
 pub(super) struct Readiness {
@@ -88,8 +92,8 @@ impl Server {
         let told: Vec<String> = reasons
             .into_iter()
             .map(str::to_owned)
-            .chain(environments.iter().filter_map(|environment| missing_items(environment)))
-            .chain(environments.iter().filter_map(|environment| presumed(environment)))
+            .chain(bounded(environments.iter().filter_map(|it| missing_items(it))))
+            .chain(bounded(environments.iter().filter_map(|it| presumed(it))))
             .collect();
         let body = json!({
             "ready": is_ready,
@@ -103,6 +107,16 @@ impl Server {
             responses::retry_later(response)
         }
     }
+}
+
+/// Keeps the first of the reasons that name an environment, and counts the others. Pure.
+fn bounded(mut reasons: impl Iterator<Item = String>) -> Vec<String> {
+    let mut named: Vec<String> = reasons.by_ref().take(NAMED_MAX).collect();
+    match reasons.count() {
+        0 => {}
+        more => named.push(format!("{more} more environments, for the same reason")),
+    }
+    named
 }
 
 /// Names items that an environment serves without. It stays ready: without them all others would
@@ -135,6 +149,19 @@ fn presumed(environment: &Environment) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_environments_are_named_and_the_others_counted() {
+        let check = |count: usize, named: usize, last: &str| {
+            let reasons = bounded((1..=count).map(|index| format!("environment {index}")));
+            assert_eq!(reasons.len(), named);
+            assert_eq!(reasons.last().map_or("", String::as_str), last);
+        };
+        check(0, 0, "");
+        check(1, 1, "environment 1");
+        check(NAMED_MAX, NAMED_MAX, "environment 20");
+        check(NAMED_MAX + 7, NAMED_MAX + 1, "7 more environments, for the same reason");
+    }
 
     #[test]
     fn ready_is_what_design_d22_says() {

@@ -9,12 +9,11 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Server;
-use crate::environments::Environment;
+use crate::environments::{Environment, Registry};
 use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
 
 /// Gives the members of `/status` that tell of other parts of the process, such as
-/// `autoConfigStatus`. Called for each request; must not wait.
+/// `autoConfigStatus`. Called for each body that is built; must not wait.
 #[derive(Clone)]
 pub struct StatusMembers(pub Arc<dyn Fn() -> Map<String, Value> + Send + Sync>);
 
@@ -109,21 +108,30 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-impl Server {
+/// Everything of which `/status` tells.
+#[derive(Debug)]
+pub(super) struct StatusSources {
+    pub(super) registry: Arc<Registry>,
+    pub(super) members: StatusMembers,
+    /// When an interrupted environment counts as disconnected.
+    pub(super) disconnected_after: Duration,
+}
+
+impl StatusSources {
     /// The body of `/status`.
-    pub(super) fn status(&self) -> String {
+    pub(super) fn body(&self) -> String {
         let now = SystemTime::now();
         let mut environments = BTreeMap::new();
         let mut healthy = self.registry.list() != ListState::Unknown;
         for environment in self.registry.environments().iter() {
-            let status = environment_status(environment, self.settings.disconnected_after, now);
+            let status = environment_status(environment, self.disconnected_after, now);
             healthy &= status.status == "connected";
             // ld-relay lets filtered views overwrite one another here; ours have distinct names.
             environments.insert(environment.reference.to_string(), status);
         }
         let status = Status {
             environments,
-            others: (self.status_members.0)(),
+            others: (self.members.0)(),
             status: if healthy { "healthy" } else { "degraded" },
             version: crate::VERSION,
             client_version: crate::VERSION,

@@ -210,8 +210,9 @@ impl EventBody {
     fn begin_payload(&mut self) {
         if let Some(snapshot) = self.subscription.whole() {
             let put = encoded(&snapshot, self.subscription.kind());
-            let hub = self.subscription.hub();
-            self.payload = Payload::new(put, &snapshot.data, self.turn.take(), &self.pace, hub);
+            let versions = self.subscription.hub().versions();
+            self.payload =
+                Payload::new(put, &snapshot.data, self.turn.take(), &self.pace, versions);
         }
     }
 
@@ -220,8 +221,8 @@ impl EventBody {
     fn begin_event(&mut self, event: Bytes) {
         self.payload = match self.subscription.current() {
             Some(current) => {
-                let hub = self.subscription.hub();
-                Payload::new(event, &current.data, None, &self.pace, hub)
+                let versions = self.subscription.hub().versions();
+                Payload::new(event, &current.data, None, &self.pace, versions)
             }
             None => Payload::small(event),
         };

@@ -67,6 +67,21 @@ impl Bench {
         initial_payloads: Option<InitialPayloads>,
         max_client_connection_time: Option<Duration>,
     ) -> Self {
+        let members = StatusMembers(Arc::new(Map::new));
+        Self::of(flag_bytes, initial_payloads, max_client_connection_time, members)
+    }
+
+    /// The same with members of `/status` beside the environments.
+    pub(super) fn with_members(members: StatusMembers) -> Self {
+        Self::of(1, None, None, members)
+    }
+
+    fn of(
+        flag_bytes: usize,
+        initial_payloads: Option<InitialPayloads>,
+        max_client_connection_time: Option<Duration>,
+        members: StatusMembers,
+    ) -> Self {
         let (registry, environments) = Registry::of(vec![spec("sdk-1"), spec("sdk-2")]);
         let (registry, [environment, other]) =
             (Arc::new(registry), environments.try_into().unwrap());
@@ -78,7 +93,6 @@ impl Bench {
             init_timeout: Duration::from_secs(10),
             open_files_max: 1_000,
         };
-        let members = StatusMembers(Arc::new(Map::new));
         let server = Arc::new(Server::new(registry.clone(), settings, drain.clone(), members));
         let tasks = TaskGroup::new(&CancellationToken::new());
         let bench = Self { server, registry, environment, other, drain, tasks };

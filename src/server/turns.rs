@@ -17,8 +17,7 @@ use super::InitialPayloads;
 use super::admission::{Admission, Asked, Queueing, Ticket};
 use super::pace::{Demanded, Pace};
 use super::routes::Auth;
-use crate::model::DataSet;
-use crate::streams::{Hub, Sending};
+use crate::streams::{Sending, Version, Versions};
 
 /// How long a request may wait for its turn before it is told to come again.
 const TURN_WAIT: Duration = Duration::from_secs(10);
@@ -258,10 +257,10 @@ impl Payload {
     /// A payload of any size, under a turn where there is one.
     pub(super) fn new(
         rest: Bytes,
-        data: &Arc<DataSet>,
+        version: &Arc<impl Version + 'static>,
         turn: Option<Turn>,
         pace: &Arc<Pace>,
-        hub: &Hub,
+        versions: &Versions,
     ) -> Self {
         if !Turns::are_needed_for(rest.len()) {
             return Self::small(rest);
@@ -271,7 +270,7 @@ impl Payload {
         let delivery = Delivery {
             turn,
             _demanded: pace.demand(Instant::now(), time_max),
-            _sending: hub.sending(data, &rest, reader),
+            _sending: versions.sending(version, &rest, reader),
         };
         Self { rest, delivery: Some(Box::new(delivery)) }
     }
@@ -320,10 +319,15 @@ impl AsRef<[u8]> for LastPiece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::DataSet;
 
     fn turns(concurrent_max: usize, queued_max: usize) -> Arc<Turns> {
         let send_timeout = None;
         Arc::new(Turns::new(InitialPayloads { concurrent_max, queued_max, send_timeout }))
+    }
+
+    fn version() -> Arc<DataSet> {
+        Arc::default()
     }
 
     fn party(environment: &str) -> Party {
@@ -340,7 +344,7 @@ mod tests {
         let pace = Arc::default();
         let turn = turns.take(party("a")).await.unwrap();
         let whole = Bytes::from(vec![7; 2 * PIECE_BYTES + 1]);
-        let mut payload = Payload::new(whole, &Arc::default(), Some(turn), &pace, &Hub::default());
+        let mut payload = Payload::new(whole, &version(), Some(turn), &pace, &Versions::default());
         assert_eq!(pace.send_until(), Some(Instant::now() + super::super::pace::PACE_SLACK));
         let mut sizes = Vec::new();
         while let Some(piece) = payload.next_piece() {
@@ -360,7 +364,7 @@ mod tests {
         let pace = Arc::default();
         let turn = turns.take(party("a")).await.unwrap();
         let bytes = vec![7; 4 * PIECE_BYTES].into();
-        let mut payload = Payload::new(bytes, &Arc::default(), Some(turn), &pace, &Hub::default());
+        let mut payload = Payload::new(bytes, &version(), Some(turn), &pace, &Versions::default());
         tokio::time::sleep(TURN_HELD_MAX).await;
         payload.next_piece().unwrap();
         assert!(turns.take(party("a")).await.is_none());

@@ -7,16 +7,16 @@
 //! its first put or as a patch.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use slab::Slab;
 
 use super::payloads::EncodedChanges;
-use super::sending::{Sending, SlowReader, Versions};
+use super::sending::Versions;
 use super::snapshot::Snapshot;
-use crate::model::{ChangeSet, DataSet};
+use crate::model::ChangeSet;
 
 /// Changes that a slow client may lag behind before it is resynchronised. ld-relay v8 drops a
 /// client after 128 unread events.
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Next {
 #[derive(Debug, Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
-    versions: Arc<Mutex<Versions>>,
+    versions: Versions,
 }
 
 #[derive(Debug, Default)]
@@ -151,15 +151,9 @@ impl Hub {
         Subscription { hub: self.clone(), kind, place: Place::Before, slot }
     }
 
-    /// Notes that a payload of a data set is being sent to a reader. A reader of a data set that
-    /// is too old is told to end; the returned value ends the note.
-    pub fn sending(
-        &self,
-        data: &Arc<DataSet>,
-        payload: &Bytes,
-        reader: Weak<dyn SlowReader>,
-    ) -> Sending {
-        Sending::begin(&self.versions, data, payload, reader)
+    /// The versions of the data that are being sent.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
     }
 
     fn publish(&self, snapshot: Option<Arc<Snapshot>>, entries: impl IntoIterator<Item = Entry>) {

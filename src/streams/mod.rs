@@ -6,5 +6,5 @@ mod sending;
 mod snapshot;
 
 pub use hub::{Hub, Next, StreamKind, Subscription};
-pub use sending::{Sending, SlowReader};
+pub use sending::{Sending, SlowReader, Version, Versions};
 pub use snapshot::Snapshot;

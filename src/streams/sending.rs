@@ -5,7 +5,7 @@
 //! large data set would hold it forty times. The readers of the oldest versions end first; they
 //! come back for the newest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -19,7 +19,8 @@ const OLD_BYTES_MAX: usize = 64 << 20;
 
 /// Versions that do not count as old: the newest one, and the one before, so that a data set that
 /// changes while it is sent is still received however large it is. All payloads of one data set
-/// are one version: each stream, poll and item.
+/// are one version: each stream, poll and item. A payload that is the same buffer in several
+/// versions counts once, for the newest of them.
 const KEPT_VERSIONS: usize = 2;
 
 /// A client that takes its time over a payload.
@@ -28,36 +29,51 @@ pub trait SlowReader: fmt::Debug + Send + Sync {
     fn end(&self);
 }
 
-/// The versions of one environment's data that are being sent.
+/// One state of something that is sent in versions.
+pub trait Version: fmt::Debug + Send + Sync {
+    /// The places in memory of the buffers that this version keeps itself, and that cost nothing
+    /// more when a client holds them too.
+    fn own_buffers(&self) -> Vec<usize>;
+}
+
+impl Version for DataSet {
+    fn own_buffers(&self) -> Vec<usize> {
+        self.iter().filter_map(|(_, _, item)| item.json.as_ref()).map(address).collect()
+    }
+}
+
+/// The versions of one thing that are being sent, for instance of one environment's data.
+#[derive(Clone, Debug, Default)]
+pub struct Versions(Arc<Mutex<Books>>);
+
 #[derive(Debug, Default)]
-pub(super) struct Versions {
-    /// By age, the oldest first.
-    sending: BTreeMap<u64, Version>,
+struct Books {
+    /// The versions to which a payload belongs, by age.
+    versions: BTreeMap<u64, Weak<dyn Version>>,
+    /// The payloads that are being sent, by their places in memory. Versions share the buffers of
+    /// unchanged items.
+    payloads: BTreeMap<usize, Held>,
     next: u64,
 }
 
+/// One payload that readers hold.
 #[derive(Debug)]
-struct Version {
-    /// The data set. As long as this exists, no other one has its address.
-    data: Weak<DataSet>,
-    /// Its payloads that are being sent, by their places in memory.
-    payloads: BTreeMap<usize, Held>,
+struct Held {
+    bytes: usize,
+    /// The newest version as part of which the payload was sent. It counts for that one only.
+    version: u64,
     readers: Slab<Weak<dyn SlowReader>>,
 }
 
-/// One payload that readers hold.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: usize,
-    readers: usize,
-}
-
-/// Where a reader is noted.
+/// The place where a reader is noted.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    version: u64,
     payload: usize,
     reader: usize,
+}
+
+fn address(buffer: &Bytes) -> usize {
+    buffer.as_ptr() as usize
 }
 
 /// How many of the oldest versions are to go, by their sizes from the oldest to the newest. Pure.
@@ -72,83 +88,119 @@ fn surplus(sizes: &[usize]) -> usize {
     old.iter().take_while(is_too_much).count()
 }
 
-impl Versions {
+impl Books {
     /// Adds a reader; returns its place, and the readers that are to end.
     fn add(
         &mut self,
-        data: &Arc<DataSet>,
+        version: Weak<dyn Version>,
         payload: &Bytes,
         reader: Weak<dyn SlowReader>,
     ) -> (Place, Vec<Weak<dyn SlowReader>>) {
-        let is_same = |version: &Version| version.data.as_ptr() == Arc::as_ptr(data);
-        let known = self.sending.iter().rev().find(|(_, version)| is_same(version));
+        // As long as the weak reference exists, no other version has the address.
+        let is_same =
+            |known: &Weak<dyn Version>| std::ptr::addr_eq(known.as_ptr(), version.as_ptr());
+        let known = self.versions.iter().rev().find(|(_, known)| is_same(known));
         let number = known.map_or(self.next, |(number, _)| *number);
         self.next = self.next.max(number + 1);
-        let version = self.sending.entry(number).or_insert_with(|| Version {
-            data: Arc::downgrade(data),
-            payloads: BTreeMap::new(),
+        self.versions.entry(number).or_insert(version);
+        let at = address(payload);
+        let held = self.payloads.entry(at).or_insert_with(|| Held {
+            bytes: 0,
+            version: number,
             readers: Slab::new(),
         });
-        let at = payload.as_ptr() as usize;
-        let held = version.payloads.entry(at).or_default();
-        (held.bytes, held.readers) = (payload.len(), held.readers + 1);
-        let place = Place { version: number, payload: at, reader: version.readers.insert(reader) };
-        let bytes = |version: &Version| version.payloads.values().map(|held| held.bytes).sum();
-        let sizes: Vec<usize> = self.sending.values().map(bytes).collect();
-        let old = self.sending.values().take(surplus(&sizes));
-        let ended =
-            old.flat_map(|version| version.readers.iter().map(|(_, reader)| reader.clone()));
-        (place, ended.collect())
+        held.bytes = payload.len();
+        held.version = held.version.max(number);
+        let place = Place { payload: at, reader: held.readers.insert(reader) };
+        self.forget_versions();
+        (place, self.ended())
+    }
+
+    /// The readers of those old versions that are too much.
+    fn ended(&mut self) -> Vec<Weak<dyn SlowReader>> {
+        if self.surplus().is_empty() {
+            return Vec::new();
+        }
+        self.renew();
+        let surplus = self.surplus();
+        let old = self.payloads.values().filter(|held| surplus.contains(&held.version));
+        old.flat_map(|held| held.readers.iter().map(|(_, reader)| reader.clone())).collect()
+    }
+
+    /// The numbers of the versions that are to go.
+    fn surplus(&self) -> Vec<u64> {
+        let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
+        for held in self.payloads.values() {
+            *sizes.entry(held.version).or_default() += held.bytes;
+        }
+        let count = surplus(&sizes.values().copied().collect::<Vec<_>>());
+        sizes.into_keys().take(count).collect()
+    }
+
+    /// Counts payloads for the newest version if it keeps them itself.
+    fn renew(&mut self) {
+        let Some((number, newest)) = self.versions.last_key_value() else { return };
+        for buffer in newest.upgrade().map(|newest| newest.own_buffers()).into_iter().flatten() {
+            if let Some(held) = self.payloads.get_mut(&buffer) {
+                held.version = *number;
+            }
+        }
+        self.forget_versions();
     }
 
     fn remove(&mut self, place: Place) {
-        let Some(version) = self.sending.get_mut(&place.version) else { return };
-        version.readers.try_remove(place.reader);
-        if let Some(held) = version.payloads.get_mut(&place.payload) {
-            held.readers -= 1;
-            if held.readers == 0 {
-                version.payloads.remove(&place.payload);
+        if let Some(held) = self.payloads.get_mut(&place.payload) {
+            held.readers.try_remove(place.reader);
+            if held.readers.is_empty() {
+                self.payloads.remove(&place.payload);
+                self.forget_versions();
             }
         }
-        if version.readers.is_empty() {
-            self.sending.remove(&place.version);
+    }
+
+    /// Forgets the versions for which no payload counts.
+    fn forget_versions(&mut self) {
+        let counted: BTreeSet<u64> = self.payloads.values().map(|held| held.version).collect();
+        self.versions.retain(|number, _| counted.contains(number));
+    }
+}
+
+impl Versions {
+    /// Notes that a payload of a version is being sent to a reader. The readers of versions that
+    /// are too old are told to end; the returned value ends the note.
+    pub fn sending<V: Version + 'static>(
+        &self,
+        version: &Arc<V>,
+        payload: &Bytes,
+        reader: Weak<dyn SlowReader>,
+    ) -> Sending {
+        let version: Weak<V> = Arc::downgrade(version);
+        let (place, ended) = self.books().add(version, payload, reader);
+        for reader in ended {
+            if let Some(reader) = reader.upgrade() {
+                reader.end();
+            }
         }
+        Sending { versions: self.clone(), place }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A payload that is being sent to one reader.
 #[derive(Debug)]
 pub struct Sending {
-    versions: Arc<Mutex<Versions>>,
+    versions: Versions,
     place: Place,
-}
-
-impl Sending {
-    pub(super) fn begin(
-        versions: &Arc<Mutex<Versions>>,
-        data: &Arc<DataSet>,
-        payload: &Bytes,
-        reader: Weak<dyn SlowReader>,
-    ) -> Self {
-        let (place, ended) = lock(versions).add(data, payload, reader);
-        for reader in ended {
-            if let Some(reader) = reader.upgrade() {
-                reader.end();
-            }
-        }
-        Self { versions: versions.clone(), place }
-    }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        lock(&self.versions).remove(self.place);
+        self.versions.books().remove(self.place);
     }
-}
-
-fn lock(versions: &Mutex<Versions>) -> MutexGuard<'_, Versions> {
-    // Nothing panics while it holds the lock; a poisoned one is as good as any.
-    versions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -156,6 +208,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::model::{Item, ItemKey, ItemKind};
 
     #[test]
     fn the_oldest_versions_go_when_they_hold_too_much() {
@@ -187,11 +240,11 @@ mod tests {
 
     #[test]
     fn readers_of_the_oldest_versions_end_and_those_that_finish_count_no_longer() {
-        let versions = Arc::new(Mutex::new(Versions::default()));
+        let versions = Versions::default();
         let payload = || (Arc::new(DataSet::default()), Bytes::from(vec![0; 20 << 20]));
         let begin = |(data, payload): &(Arc<DataSet>, Bytes), reader: &Arc<Reader>| {
             let reader: Weak<Reader> = Arc::downgrade(reader);
-            Sending::begin(&versions, data, payload, reader)
+            versions.sending(data, payload, reader)
         };
         let has_ended = |reader: &Arc<Reader>| reader.0.load(Ordering::Relaxed);
         let readers: Vec<Arc<Reader>> = (0..8).map(|_| Arc::default()).collect();
@@ -212,12 +265,12 @@ mod tests {
         let ended: Vec<usize> = (0..8).filter(|index| has_ended(&readers[*index])).collect();
         assert_eq!(ended, [0, 7], "both readers of the oldest version");
         sending.clear();
-        assert!(lock(&versions).sending.is_empty());
+        assert!(versions.books().payloads.is_empty() && versions.books().versions.is_empty());
     }
 
     #[test]
     fn readers_of_the_newest_data_stay_whatever_they_read_of_it() {
-        let versions = Arc::new(Mutex::new(Versions::default()));
+        let versions = Versions::default();
         let (before, now) = (Arc::new(DataSet::default()), Arc::new(DataSet::default()));
         let readers: Vec<Arc<Reader>> = (0..40).map(|_| Arc::default()).collect();
         let payloads: Vec<Bytes> = (0..40).map(|_| Bytes::from(vec![0; 4 << 20])).collect();
@@ -225,8 +278,63 @@ mod tests {
         for (index, (reader, payload)) in readers.iter().zip(&payloads).enumerate() {
             let data = if index < 20 { &before } else { &now };
             let reader: Weak<Reader> = Arc::downgrade(reader);
-            sending.push(Sending::begin(&versions, data, payload, reader));
+            sending.push(versions.sending(data, payload, reader));
         }
         assert!(!readers.iter().any(|reader| reader.0.load(Ordering::Relaxed)));
+    }
+
+    /// A data set with a flag that changes and unchanged segments of so many bytes.
+    fn changed(segments: &[Arc<Item>]) -> Arc<DataSet> {
+        let mut data = DataSet::default();
+        data.upsert(&ItemKey::new(ItemKind::Flag, "tiny"), Arc::new(Item::live(1, "{}")));
+        for (index, segment) in segments.iter().enumerate() {
+            let key = ItemKey::new(ItemKind::Segment, index.to_string());
+            data.upsert(&key, segment.clone());
+        }
+        Arc::new(data)
+    }
+
+    /// One reader at each of thirty versions of the data, of the item with that index. Returns how
+    /// many were told to end.
+    fn read_items(segments: &[Arc<Item>], index: impl Fn(usize) -> usize) -> usize {
+        let versions = Versions::default();
+        let readers: Vec<Arc<Reader>> = (0..30).map(|_| Arc::default()).collect();
+        let mut sending = Vec::new();
+        for (round, reader) in readers.iter().enumerate() {
+            let reader: Weak<Reader> = Arc::downgrade(reader);
+            let payload = segments[index(round)].json.as_ref().unwrap();
+            sending.push(versions.sending(&changed(segments), payload, reader));
+        }
+        readers.iter().filter(|reader| reader.0.load(Ordering::Relaxed)).count()
+    }
+
+    #[test]
+    fn readers_of_unchanged_items_stay_however_often_the_rest_changes() {
+        let json = "x".repeat(4 << 20);
+        let segments: Vec<_> = (0..30).map(|_| Arc::new(Item::live(1, json.clone()))).collect();
+        assert_eq!(read_items(&segments, |_| 0), 0, "all read one item");
+        assert_eq!(read_items(&segments, |round| round), 0, "each reads another item");
+    }
+
+    #[test]
+    fn an_unchanged_item_does_not_end_with_the_old_version_in_which_it_began() {
+        let versions = Versions::default();
+        let segments = [Arc::new(Item::live(1, "x".repeat(4 << 20)))];
+        let of_item: Arc<Reader> = Arc::default();
+        let weak: Weak<Reader> = Arc::downgrade(&of_item);
+        let item = segments[0].json.as_ref().unwrap();
+        let _item = versions.sending(&changed(&segments), item, weak);
+        let readers: Vec<Arc<Reader>> = (0..6).map(|_| Arc::default()).collect();
+        let payloads: Vec<Bytes> = (0..6).map(|_| Bytes::from(vec![0; 20 << 20])).collect();
+        let mut sending = Vec::new();
+        for (reader, payload) in readers.iter().zip(&payloads) {
+            let data = changed(&segments);
+            let reader: Weak<Reader> = Arc::downgrade(reader);
+            sending.push((versions.sending(&data, payload, reader), data));
+        }
+        let ended: Vec<bool> =
+            readers.iter().map(|reader| reader.0.load(Ordering::Relaxed)).collect();
+        assert_eq!(ended, [true, false, false, false, false, false]);
+        assert!(!of_item.0.load(Ordering::Relaxed));
     }
 }

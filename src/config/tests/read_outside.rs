@@ -26,7 +26,7 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
         "src/server/streaming.rs",
         "settings.max_client_connection_time",
     ),
-    ("Main", "disconnectedStatusTime", "src/server/status.rs", "settings.disconnected_after"),
+    ("Main", "disconnectedStatusTime", "src/server/mod.rs", "settings.disconnected_after"),
     (
         "Main",
         "expiredCredentialCleanupInterval",

@@ -1,0 +1,192 @@
+//! One body of `/status` for all clients that ask for it at about the same time. No credential is
+//! needed for it, so its cost must not grow with the number of requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Response, StatusCode};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::body::Body;
+use super::pace::Pace;
+use super::responses::{JSON, empty};
+use super::status::StatusSources;
+use super::turns::{Payload, Turns};
+use crate::streams::{Version, Versions};
+use crate::tasks;
+
+/// How long a body is given to further clients.
+const SHARED_FOR: Duration = Duration::from_millis(250);
+
+/// Number of environments from which on a body is built beside the runtime's threads.
+const MANY_ENVIRONMENTS: usize = 100;
+
+/// `/status` for all clients.
+#[derive(Debug)]
+pub(super) struct StatusPage {
+    sources: Arc<StatusSources>,
+    /// Locked while a body is built, so that those who ask meanwhile share it.
+    newest: Mutex<Option<Arc<Built>>>,
+    versions: Versions,
+}
+
+/// A body with the moment at which its building began.
+#[derive(Debug)]
+struct Built {
+    begun: Instant,
+    body: Bytes,
+}
+
+impl Version for Built {
+    fn own_buffers(&self) -> Vec<usize> {
+        Vec::new()
+    }
+}
+
+impl Built {
+    /// True if the body may be given to a client that asked at that moment.
+    ///
+    /// A small one that no client is taking any more is not: it costs little to build, and a
+    /// client that asks twice sees what changed in between.
+    fn is_fresh(&self, asked: Instant) -> bool {
+        let is_recent = self.begun >= asked || self.begun.elapsed() < SHARED_FOR;
+        is_recent && (Turns::are_needed_for(self.body.len()) || !self.body.is_unique())
+    }
+}
+
+impl StatusPage {
+    pub(super) fn new(sources: StatusSources) -> Self {
+        let (newest, versions) = (Mutex::default(), Versions::default());
+        Self { sources: Arc::new(sources), newest, versions }
+    }
+
+    /// The answer to a client, which must take it at the minimum pace if it is large.
+    pub(super) async fn answer(&self, pace: &Arc<Pace>) -> Response<Body> {
+        let built = self.built().await;
+        let payload = Payload::new(built.body.clone(), &built, None, pace, &self.versions);
+        let mut response = empty(StatusCode::OK);
+        *response.body_mut() = Body::Full(payload);
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
+        response
+    }
+
+    async fn built(&self) -> Arc<Built> {
+        let asked = Instant::now();
+        let mut newest = self.newest.lock().await;
+        if let Some(built) = newest.as_ref().filter(|built| built.is_fresh(asked)) {
+            return built.clone();
+        }
+        let begun = Instant::now();
+        let sources = self.sources.clone();
+        let body = match sources.registry.environments().len() {
+            0..MANY_ENVIRONMENTS => sources.body(),
+            MANY_ENVIRONMENTS.. => tasks::beside(move || sources.body()).await,
+        };
+        newest.insert(Arc::new(Built { begun, body: body.into() })).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::Map;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::sleep;
+
+    use super::super::StatusMembers;
+    use super::super::test_support::{Bench, get, spec};
+    use super::*;
+    use crate::environments::Registry;
+
+    /// Members of so many bytes, and how often they were asked for.
+    fn members(bytes: usize) -> (StatusMembers, Arc<AtomicUsize>) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let asked = count.clone();
+        let members = StatusMembers(Arc::new(move || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            Map::from_iter([("text".to_owned(), "x".repeat(bytes).into())])
+        }));
+        (members, count)
+    }
+
+    fn page(bytes: usize, environments: usize) -> (StatusPage, Arc<AtomicUsize>) {
+        let specs = (0..environments).map(|index| spec(&format!("sdk-{index}")));
+        let (members, count) = members(bytes);
+        let registry = Arc::new(Registry::of(specs.collect()).0);
+        let disconnected_after = Duration::from_secs(60);
+        (StatusPage::new(StatusSources { registry, members, disconnected_after }), count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_within_a_short_time_share_one_body() {
+        for environments in [2, MANY_ENVIRONMENTS] {
+            let (page, count) = page(100_000, environments);
+            let (page, pace) = (Arc::new(page), Arc::new(Pace::default()));
+            let mut built = Vec::new();
+            for round in 1..=3 {
+                let mut asking = tokio::task::JoinSet::new();
+                for _ in 0..500 {
+                    let page = page.clone();
+                    asking.spawn(async move { page.built().await });
+                }
+                let bodies = asking.join_all().await;
+                assert!(bodies.iter().all(|it| it.body.as_ptr() == bodies[0].body.as_ptr()));
+                assert_eq!(count.load(Ordering::Relaxed), round, "{environments} environments");
+                built.push(bodies[0].clone());
+                sleep(SHARED_FOR - Duration::from_millis(1)).await;
+                page.answer(&pace).await;
+                assert_eq!(count.load(Ordering::Relaxed), round, "it is still fresh");
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_body_is_shared_only_while_a_client_takes_it() {
+        let (page, count) = page(10, 2);
+        let pace = Arc::new(Pace::default());
+        for round in 1..=3 {
+            page.answer(&pace).await;
+            assert_eq!(count.load(Ordering::Relaxed), round);
+        }
+        let untaken = page.answer(&pace).await;
+        for _ in 0..3 {
+            page.answer(&pace).await;
+            assert_eq!(count.load(Ordering::Relaxed), 4);
+        }
+        drop(untaken);
+        page.answer(&pace).await;
+        assert_eq!(count.load(Ordering::Relaxed), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_status_must_be_taken_at_the_minimum_pace() {
+        let mut bench = Bench::with_members(members(1 << 20).0);
+        let mut client = bench.get("/status").await;
+        let begun = Instant::now();
+        let mut piece = [0; 1_000];
+        while client.read_exact(&mut piece).await.is_ok() {
+            sleep(Duration::from_secs(29)).await;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(100), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_hold_the_status_of_long_ago_end() {
+        let mut bench = Bench::with_members(members(20 << 20).0);
+        let mut stuck = Vec::new();
+        for _ in 0..7 {
+            let mut client = bench.connect(1024);
+            client.write_all(get("/status").as_bytes()).await.unwrap();
+            stuck.push(client);
+            sleep(SHARED_FOR).await;
+        }
+        bench.tasks.reap();
+        // The two newest ones, and as many old ones as the bound allows.
+        assert_eq!(bench.tasks.len(), 2 + 3);
+    }
+}
