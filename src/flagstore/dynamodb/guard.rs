@@ -14,8 +14,10 @@ pub(super) enum Guard<'a> {
     Absent,
     /// There is none, or its `version` is lower.
     Newer(u64),
-    /// It is what was found.
+    /// It is what was found, with a `version` that is a whole number or none at all.
     Unchanged(&'a StoredRow),
+    /// It is what was found, with a `version` that is this other number.
+    UnchangedOdd(&'a StoredRow, &'a str),
     /// It is this marker still.
     Marked(&'a Marker),
 }
@@ -48,10 +50,18 @@ impl Guard<'_> {
                 values(vec![(":found", text(&String::from_utf8_lossy(&found.value)))]),
             ),
             // No text at all was found.
-            Self::Unchanged(found) if found.json.is_empty() => (
+            Self::Unchanged(found) | Self::UnchangedOdd(found, _) if found.json.is_empty() => (
                 "attribute_exists(#key) AND (NOT attribute_type(#item, :string) OR #item = :empty)",
                 names(&[KEY, ITEM]),
                 values(vec![(":string", text("S")), (":empty", text(""))]),
+            ),
+            Self::UnchangedOdd(found, version) => (
+                "#item = :item AND #version = :version",
+                names(&[ITEM, VERSION]),
+                values(vec![
+                    (":item", text(&String::from_utf8_lossy(&found.json))),
+                    (":version", AttributeValue::N((*version).to_owned())),
+                ]),
             ),
             Self::Unchanged(found) => {
                 let item = (":item", text(&String::from_utf8_lossy(&found.json)));
