@@ -264,7 +264,7 @@ async fn a_relay_that_does_not_know_its_environment_signs_for_none() {
     let found = Marker::read(bench.store.content().marker.clone().unwrap(), 0);
     bench.store.content().marker = Some(note.value(Some(&found)));
     bench.pass(2 * CHECK).await;
-    assert_eq!(bench.note().unwrap().confirmed_at.unwrap().elapsed().unwrap().as_secs(), 600);
+    assert!(bench.note().unwrap().confirmed_at.unwrap().elapsed().unwrap() >= 2 * CONFIRMATION_AGE);
 }
 
 #[tokio::test(start_paused = true)]
