@@ -83,13 +83,14 @@ impl RedisFlags {
             }
             let mut again = Vec::new();
             for (attempt, answer) in open.into_iter().zip(answers) {
-                let outcome = &mut outcomes[attempt.place];
-                match answer {
-                    Value::BulkString(stored) if is_older(&stored, attempt.row.version) => {
-                        again.push(Attempt { found: Some(stored), ..attempt });
-                    }
-                    Value::BulkString(_) => *outcome = Upserted::NotNewer,
-                    _ => *outcome = Upserted::Written,
+                let Value::BulkString(stored) = answer else {
+                    outcomes[attempt.place] = Upserted::Written;
+                    continue;
+                };
+                if is_older(&stored, attempt.row.version) {
+                    again.push(Attempt { found: Some(stored), ..attempt });
+                } else {
+                    outcomes[attempt.place] = Upserted::NotNewer;
                 }
             }
             open = again;
