@@ -116,6 +116,21 @@ impl Counts {
         }
     }
 
+    /// One fewer of the kind of this item.
+    #[must_use]
+    pub fn minus(self, key: &ItemKey) -> Self {
+        match key.kind {
+            ItemKind::Segment => Self { segments: self.segments.saturating_sub(1), ..self },
+            ItemKind::Flag => Self { flags: self.flags.saturating_sub(1), ..self },
+        }
+    }
+
+    /// The higher number of each kind.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { segments: self.segments.max(other.segments), flags: self.flags.max(other.flags) }
+    }
+
     /// True if there are at least as many of each kind.
     pub fn covers(self, other: Self) -> bool {
         self.segments >= other.segments && self.flags >= other.flags
@@ -151,6 +166,8 @@ pub enum Upserted {
     Written,
     /// The same version or a higher one is stored; nothing was changed.
     NotNewer,
+    /// Others wrote to the row at each attempt; nothing was changed.
+    Contended,
     /// The marker is missing, or another one; nothing was changed.
     NoMarker,
     /// The database takes no item of this size, or none under such a key (too long, empty); what

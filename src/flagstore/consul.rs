@@ -236,7 +236,7 @@ impl ConsulFlags {
                 Put::Conflict => {}
             }
         }
-        Err(StoreError::Refused("others wrote to the item at each attempt".into()))
+        Ok(Upserted::Contended)
     }
 
     /// Carries out the operations that write one row; the write alone, if the row is longer than

@@ -19,8 +19,9 @@
 //!
 //! Futures of the SDK are large, so each is boxed where a call begins.
 //!
-//! The attribute `version` goes before the version inside the JSON; where it is 0 or missing, the
-//! JSON counts (go-server-sdk-dynamodb).
+//! The attribute `version` goes before the version inside the JSON; where it is 0, missing or not a
+//! whole number, the JSON counts (go-server-sdk-dynamodb). An item without a whole number there is
+//! not as it should be: SDKs and ld-relay would never replace it, or never again.
 
 mod guard;
 
@@ -215,18 +216,26 @@ impl DynamoDbFlags {
         }
     }
 
-    async fn delete(&self, client: &Client, found: &StoredRow) -> Result<bool, StoreError> {
-        let (condition, names, values) = Guard::Unchanged(found).expression();
+    async fn delete(
+        &self,
+        client: &Client,
+        found: &StoredRow,
+        guard: &Guard<'_>,
+    ) -> Result<Put, StoreError> {
+        let (condition, names, values) = guard.expression();
         let request = client
             .delete_item()
             .table_name(&self.table)
             .set_key(Some(self.name(&found.key)))
             .condition_expression(condition)
             .set_expression_attribute_names(Some(names))
-            .set_expression_attribute_values(values);
-        let Err(error) = request.send().await else { return Ok(true) };
+            .set_expression_attribute_values(values)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let Err(error) = request.send().await else { return Ok(Put::Applied) };
         match error.as_service_error() {
-            Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(false),
+            Some(DeleteItemError::ConditionalCheckFailedException(failed)) => {
+                Ok(Put::Refused(failed.item().cloned()))
+            }
             Some(_) | None => Err(classify(error)),
         }
     }
@@ -247,16 +256,23 @@ impl DynamoDbFlags {
             };
             // Nearly always the stored version is the higher one. What remains are versions that
             // stand in the JSON only, and items that cannot be decoded, which count as version 0.
-            let stored = stored.and_then(|stored| stored_row(row.key.kind, stored));
             let Some(stored) = stored else { return Ok(Upserted::NotNewer) };
+            let odd = odd_version(&stored);
+            let Some(stored) = stored_row(row.key.kind, stored) else {
+                return Ok(Upserted::NotNewer);
+            };
             if stored.head.map_or(0, |head| head.version) >= row.version {
                 return Ok(Upserted::NotNewer);
             }
-            if let Put::Applied = put(&Guard::Unchanged(&stored)).await? {
+            let guard = match &odd {
+                Some(odd) => Guard::UnchangedOdd(&stored, odd),
+                None => Guard::Unchanged(&stored),
+            };
+            if let Put::Applied = put(&guard).await? {
                 return Ok(Upserted::Written);
             }
         }
-        Err(StoreError::Refused("others wrote to the item at each attempt".into()))
+        Ok(Upserted::Contended)
     }
 
     async fn correct_one(
@@ -265,16 +281,29 @@ impl DynamoDbFlags {
         correction: &Correction,
         deadline: Instant,
     ) -> Result<bool, StoreError> {
-        let found = &correction.found;
-        match &correction.wanted {
-            Some(row) if !self.takes(row) => Ok(false),
-            Some(row) => {
-                let (attributes, guard) = (self.attributes(row), Guard::Unchanged(found));
-                let put = || self.put(client, attributes.clone(), &guard);
-                Ok(matches!(patiently(deadline, put).await?, Put::Applied))
-            }
-            None => patiently(deadline, || self.delete(client, found)).await,
+        let Correction { found, wanted } = correction;
+        if wanted.as_ref().is_some_and(|row| !self.takes(row)) {
+            return Ok(false);
         }
+        let attributes = wanted.as_ref().map(|row| self.attributes(row));
+        let carry_out = async |guard: &Guard<'_>| {
+            patiently(deadline, async || match &attributes {
+                Some(attributes) => self.put(client, attributes.clone(), guard).await,
+                None => self.delete(client, found, guard).await,
+            })
+            .await
+        };
+        let stored = match carry_out(&Guard::Unchanged(found)).await? {
+            Put::Applied => return Ok(true),
+            Put::Refused(stored) => stored.unwrap_or_default(),
+        };
+        // A `version` that is not a whole number is not part of what was found, so it is compared
+        // as it is told now.
+        let Some(odd) = odd_version(&stored) else { return Ok(false) };
+        if stored_row(found.key.kind, stored).as_ref() != Some(found) {
+            return Ok(false);
+        }
+        Ok(matches!(carry_out(&Guard::UnchangedOdd(found, &odd)).await?, Put::Applied))
     }
 
     /// Does something with each of a few entries, within the budget of one call.
@@ -341,15 +370,22 @@ fn stored_row(kind: ItemKind, mut attributes: Attributes) -> Option<StoredRow> {
         Some(AttributeValue::S(json)) => Bytes::from(json),
         Some(_) | None => Bytes::new(),
     };
-    let version = match attributes.remove(VERSION) {
-        Some(AttributeValue::N(number)) => number.parse().ok().filter(|version| *version != 0),
+    let version: Option<u64> = match attributes.remove(VERSION) {
+        Some(AttributeValue::N(number)) => number.parse().ok(),
         Some(_) | None => None,
     };
     let mut head = layout::head(&json);
-    if let (Some(head), Some(version)) = (&mut head, version) {
-        head.version = version;
+    if let Some(head) = &mut head {
+        head.version = version.filter(|version| *version != 0).unwrap_or(head.version);
+        head.respell |= version.is_none();
     }
     Some(StoredRow { key: ItemKey::new(kind, key), json, head, revision: 0 })
+}
+
+/// The number in the attribute `version`, as text, if it is not a whole number from 0 on.
+fn odd_version(attributes: &Attributes) -> Option<String> {
+    let number = attributes.get(VERSION)?.as_n().ok()?;
+    number.parse::<u64>().is_err().then(|| number.clone())
 }
 
 impl FlagBackend for DynamoDbFlags {

@@ -100,7 +100,8 @@ pub struct StoredHead {
     pub version: u64,
     /// True for a tombstone.
     pub deleted: bool,
-    /// True if its JSON spells another version, so that it gets this one when it is served.
+    /// True if its JSON spells another version, so that it gets this one when it is served; also
+    /// if the database keeps a version beside the JSON and that is missing or not a whole number.
     pub respell: bool,
 }
 

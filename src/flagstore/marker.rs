@@ -9,10 +9,13 @@
 //! token of the initialization  note
 //! ```
 //!
-//! The token changes only when the store is initialized anew, so two relays that write notes do
-//! not look to each other like a loss. The counts are a lower bound of the rows, tombstones
-//! included: rows are written before a count is raised, and a count is lowered before rows are
-//! removed.
+//! The token changes only when the store is initialized anew or handed to another environment, so
+//! two relays that write notes do not look to each other like a loss. The counts are a lower bound
+//! of the rows, tombstones included: rows are written before a count is raised, and a count is
+//! lowered before rows are removed.
+//!
+//! While rows are not confirmed, the marker says only that (`{"unsettled":"unconfirmed"}`): SDKs in
+//! daemon mode and ld-relay see an initialized store, and no relay serves the rows as a set.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,8 +38,10 @@ const NOTE_BYTES_MAX: usize = 4 * 1024;
 pub struct Marker {
     /// Tells one initialization of the store from another.
     pub token: Bytes,
-    /// What the marker vouches for; `None` if another program wrote it.
+    /// What the marker vouches for; `None` if another program wrote it, or if it is unsettled.
     pub note: Option<Note>,
+    /// Why it vouches for nothing, if Pilotlight says so in it.
+    pub unsettled: Option<Unsettled>,
     /// Its value, byte for byte, for a compare-and-set.
     pub value: Bytes,
     /// The database's own revision of it where it has one (Consul's ModifyIndex), else 0.
@@ -52,9 +57,19 @@ pub struct Note {
     pub identity: Option<Identity>,
     /// When LaunchDarkly was last known to say the same.
     pub confirmed_at: Option<SystemTime>,
-    /// True if it vouches for nothing: the marker says only that the store was initialized, as an
-    /// SDK's does. It is read as no note.
-    pub is_blank: bool,
+    /// A reason to vouch for nothing: only this is written, and it is not read as a note.
+    pub unsettled: Option<Unsettled>,
+}
+
+/// Why a marker vouches for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unsettled {
+    /// Some rows differ from what LaunchDarkly says and may be newer.
+    Unconfirmed,
+    /// The rows of another environment are being replaced. Any other word is read as this one.
+    #[serde(other)]
+    Mixed,
 }
 
 /// The environment and the payload filter that a data set belongs to.
@@ -80,6 +95,8 @@ struct WireNote<'a> {
     filter: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confirmed_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsettled: Option<Unsettled>,
 }
 
 impl Identity {
@@ -102,7 +119,9 @@ impl Marker {
             None => value.clone(),
         };
         let note = ours.and_then(|(_, note)| note);
-        Self { token, note, value, revision }
+        let unsettled = note.as_ref().and_then(|note| note.unsettled);
+        let note = note.filter(|note| note.unsettled.is_none());
+        Self { token, note, unsettled, value, revision }
     }
 
     /// True if both were written by the same initialization of the store.
@@ -112,15 +131,21 @@ impl Marker {
 
     /// True if the data set was written for another environment, as far as both are known.
     pub fn is_foreign_to(&self, identity: Option<&Identity>) -> bool {
+        identity.is_some() && self.names_another(identity)
+    }
+
+    /// True if it names an environment and not this one, whose ID may be unknown: a relay that
+    /// does not know it cannot write under that name.
+    pub fn names_another(&self, identity: Option<&Identity>) -> bool {
         let written_for = self.note.as_ref().and_then(|note| note.identity.as_ref());
-        matches!((written_for, identity), (Some(written), Some(ours)) if written != ours)
+        written_for.is_some() && written_for != identity
     }
 }
 
 impl Note {
-    /// A note that vouches for nothing.
-    pub fn blank() -> Self {
-        Self { is_blank: true, ..Self::default() }
+    /// A note that vouches for nothing, written by a relay of this environment.
+    pub fn unsettled(why: Unsettled, identity: Option<Identity>) -> Self {
+        Self { unsettled: Some(why), identity, ..Self::default() }
     }
 
     /// True if the marker vouches for these counts and this environment, so that it need not be
@@ -129,9 +154,10 @@ impl Note {
         self.counts == counts && self.belongs_to(identity)
     }
 
-    /// True if it names this environment, or if the ID of this environment is not known.
+    /// True if it names this environment; if the ID of this environment is not known, true if it
+    /// names none.
     pub fn belongs_to(&self, identity: Option<&Identity>) -> bool {
-        identity.is_none() || self.identity.as_ref() == identity
+        self.identity.as_ref() == identity
     }
 
     /// True if the marker may stay as it is when so many rows are stored: it vouches for as many.
@@ -140,18 +166,26 @@ impl Note {
     }
 
     /// The marker's value with this note: under the token of the marker that was found, or under
-    /// a new one where there was none of Pilotlight's.
+    /// a new one where there was none of Pilotlight's, or another environment's.
     pub fn value(&self, found: Option<&Marker>) -> Bytes {
-        let kept = found.filter(|found| split(&found.value).is_some());
+        let kept = found.filter(|found| {
+            split(&found.value).is_some() && !found.is_foreign_to(self.identity.as_ref())
+        });
         let token = match kept {
             Some(found) => String::from_utf8_lossy(&found.token).into_owned(),
             None => format!("{TOKEN_PREFIX}{:016x}", fastrand::u64(..)),
         };
-        if self.is_blank {
-            return token.into();
+        // Numbers and text always serialize.
+        let note = serde_json::to_string(&self.wire()).unwrap_or_default();
+        Bytes::from(format!("{token} {note}"))
+    }
+
+    fn wire(&self) -> WireNote<'_> {
+        if self.unsettled.is_some() {
+            return WireNote { unsettled: self.unsettled, ..WireNote::default() };
         }
         let identity = self.identity.as_ref();
-        let wire = WireNote {
+        WireNote {
             flags: Some(self.counts.flags),
             segments: Some(self.counts.segments),
             environment: identity.map(|identity| (&*identity.environment).into()),
@@ -162,13 +196,14 @@ impl Note {
                 .confirmed_at
                 .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
                 .map(|since| since.as_secs()),
-        };
-        // Numbers and text always serialize.
-        let note = serde_json::to_string(&wire).unwrap_or_default();
-        Bytes::from(format!("{token} {note}"))
+            unsettled: None,
+        }
     }
 
     fn of_wire(wire: WireNote<'_>) -> Option<Self> {
+        if let Some(why) = wire.unsettled {
+            return Some(Self::unsettled(why, None));
+        }
         let filter = wire.filter.unwrap_or_default();
         Some(Self {
             counts: Counts { segments: wire.segments?, flags: wire.flags? },
@@ -179,7 +214,7 @@ impl Note {
             confirmed_at: wire.confirmed_at.and_then(|seconds| {
                 SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
             }),
-            is_blank: false,
+            unsettled: None,
         })
     }
 }
@@ -213,16 +248,35 @@ mod tests {
                 filter: filter.into(),
             }),
             confirmed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_442_000)),
-            is_blank: false,
+            unsettled: None,
         }
     }
 
     #[test]
-    fn a_blank_note_is_read_as_none() {
-        let marker = Marker::read(Note::blank().value(None), 0);
-        assert_eq!((marker.note.as_ref(), marker.token.len()), (None, TOKEN_BYTES));
-        let noted = Marker::read(note(2, 1, None).value(Some(&marker)), 0);
-        assert!(noted.is_same_set(&marker) && noted.note.is_some());
+    fn an_unsettled_marker_vouches_for_nothing_and_says_so() {
+        let identity = |environment: &str| {
+            Some(Identity { environment: environment.into(), filter: "".into() })
+        };
+        for why in [Unsettled::Unconfirmed, Unsettled::Mixed] {
+            let marker = Marker::read(Note::unsettled(why, identity("e")).value(None), 0);
+            assert_eq!((marker.note.as_ref(), marker.unsettled), (None, Some(why)));
+            assert_eq!(marker.token.len(), TOKEN_BYTES);
+            let noted = Marker::read(note(2, 1, Some(("e", ""))).value(Some(&marker)), 0);
+            assert!(noted.is_same_set(&marker) && noted.note.is_some());
+            assert_eq!(noted.unsettled, None);
+        }
+        let unknown = r#"pilotlight-0123456789abcdef {"unsettled":"x","flags":1,"segments":1}"#;
+        let marker = Marker::read(unknown.into(), 0);
+        assert_eq!((marker.note, marker.unsettled), (None, Some(Unsettled::Mixed)));
+        // Relays of the environment that had the set so far see that it was initialized anew.
+        let theirs = Marker::read(note(2, 1, Some(("x", ""))).value(None), 0);
+        let taken = |identity| {
+            let note = Note::unsettled(Unsettled::Mixed, identity);
+            Marker::read(note.value(Some(&theirs)), 0)
+        };
+        assert!(!taken(identity("e")).is_same_set(&theirs));
+        assert!(taken(identity("x")).is_same_set(&theirs));
+        assert!(taken(None).is_same_set(&theirs), "it may be the same environment");
     }
 
     #[test]
@@ -276,12 +330,18 @@ mod tests {
         let ours = identity("a", "f");
         let check = |written, ours: Option<&Identity>, foreign| {
             assert_eq!(of(written).is_foreign_to(ours), foreign, "{written:?} {ours:?}");
+            let names_another = foreign || (written.is_some() && ours.is_none());
+            assert_eq!(of(written).names_another(ours), names_another, "{written:?} {ours:?}");
+            let is_same = written.is_some() == ours.is_some() && !foreign;
+            let note = of(written).note.unwrap();
+            assert_eq!(note.belongs_to(ours), is_same, "{written:?} {ours:?}");
         };
         check(Some(("a", "f")), Some(&ours), false);
         check(Some(("a", "")), Some(&ours), true);
         check(Some(("b", "f")), Some(&ours), true);
         check(None, Some(&ours), false);
         check(Some(("b", "")), None, false);
+        check(None, None, false);
         assert!(!Marker::read(Bytes::new(), 0).is_foreign_to(Some(&ours)));
     }
 }

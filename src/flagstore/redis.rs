@@ -19,6 +19,7 @@
 //! anew since the last one.
 
 mod fill;
+mod upsert;
 mod watch;
 
 use bytes::Bytes;
@@ -46,40 +47,8 @@ const WATCH_ATTEMPTS: usize = 10;
 /// Readings without a transaction, until one finds the same marker before and after the rows.
 const READ_ATTEMPTS: usize = 3;
 
-/// Most bytes of JSON in a write that counts as a small call: a slow line moves them within its
-/// budget.
-const SMALL_BYTES_MAX: usize = 64 * 1024;
-
 /// The server takes no longer string (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
-
-/// KEYS: the hash, and the marker if it is demanded. ARGV: the token that the marker must have, if
-/// it is; then field, version, JSON; and so on. Gives 1 for what was written and 0 for the rest,
-/// or one -1 without that marker. What cannot be decoded counts as version 0.
-const UPSERT: &str = "\
-if KEYS[2] then
-  local marker = redis.call('GET', KEYS[2])
-  if not marker then return {-1} end
-  local token = ARGV[1] .. ' '
-  if marker ~= ARGV[1] and string.sub(marker, 1, #token) ~= token then return {-1} end
-end
-local done = {}
-for i = #KEYS, #ARGV, 3 do
-  local stored = redis.call('HGET', KEYS[1], ARGV[i])
-  local version = -1
-  if stored then
-    local ok, item = pcall(cjson.decode, stored)
-    version = ok and type(item) == 'table' and item.version
-    if type(version) ~= 'number' then version = 0 end
-  end
-  if version < tonumber(ARGV[i + 1]) then
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2])
-    done[#done + 1] = 1
-  else
-    done[#done + 1] = 0
-  end
-end
-return done";
 
 /// Sets the marker if it is what was found. KEYS: the marker. ARGV: what was found, and the value.
 const MARK: &str = "\
@@ -131,71 +100,6 @@ impl RedisFlags {
             Condition::Marked(marker) if self.together => Some(marker),
             Condition::Marked(_) | Condition::Always => None,
         }
-    }
-
-    /// `None` where scripts are denied; nothing was changed then.
-    async fn upsert_by_script(
-        &self,
-        kind: ItemKind,
-        rows: &[&Row],
-        condition: Condition<'_>,
-    ) -> Result<Option<Vec<Upserted>>, StoreError> {
-        let marker = self.demanded(condition);
-        let mut script = redis::cmd("EVAL");
-        script.arg(UPSERT).arg(1 + usize::from(marker.is_some())).arg(self.hash(kind));
-        if let Some(marker) = marker {
-            script.arg(self.marker()).arg(&marker.token[..]);
-        }
-        for row in rows {
-            script.arg(&*row.key.key).arg(row.version).arg(&row.json[..]);
-        }
-        let script = &script;
-        let run = async |mut conn: RedisConnection| match script.query_async(&mut conn).await {
-            Ok(done) => Ok(Some(done)),
-            Err(error) if scripts_are_denied(&error) => Ok(None),
-            Err(error) => Err(classify(error)),
-        };
-        // A change does not wait for its turn behind whole data sets of other environments.
-        let bytes: usize = rows.iter().map(|row| row.json.len()).sum();
-        let done: Option<Vec<i64>> = if bytes <= SMALL_BYTES_MAX {
-            self.store.call(run).await?
-        } else {
-            self.store.bulk(run).await?
-        };
-        let Some(done) = done else { return Ok(None) };
-        if done == [-1] {
-            return Ok(Some(vec![Upserted::NoMarker; rows.len()]));
-        }
-        let outcome = |done| if done == 1 { Upserted::Written } else { Upserted::NotNewer };
-        Ok(Some(done.into_iter().map(outcome).collect()))
-    }
-
-    async fn upsert_by_watch(
-        &self,
-        kind: ItemKind,
-        rows: &[&Row],
-        condition: Condition<'_>,
-    ) -> Result<Vec<Upserted>, StoreError> {
-        let marker = self.demanded(condition);
-        let fields: Vec<&str> = rows.iter().map(|row| &*row.key.key).collect();
-        let changed = self
-            .under_watch(kind, &fields, marker, |place, stored| {
-                let row = rows[place];
-                let stored = stored.map(|json| layout::head(json).map_or(0, |head| head.version));
-                if stored.is_none_or(|stored| stored < row.version) {
-                    Change::Set(&row.json)
-                } else {
-                    Change::Keep
-                }
-            })
-            .await?;
-        Ok(match changed {
-            None => vec![Upserted::NoMarker; rows.len()],
-            Some(changed) => changed
-                .into_iter()
-                .map(|changed| if changed { Upserted::Written } else { Upserted::NotNewer })
-                .collect(),
-        })
     }
 }
 

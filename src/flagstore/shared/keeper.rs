@@ -225,12 +225,22 @@ impl<B: FlagBackend> Keeper<B> {
             self.schedule.compare(now + HERD_WAIT, reason);
             return Ok(());
         }
-        if let (Compared::InOrder, Some(data)) = (&outcome, &task.data) {
+        let contended = match outcome {
+            Compared::Contended(keys) => Some(keys),
+            Compared::InOrder => Some(BTreeSet::new()),
+            Compared::Left | Compared::Overtaken(_) => None,
+        };
+        if let (Some(contended), Some(data)) = (&contended, &task.data) {
             let dirty = self.orders.dirty();
-            let items = dirty.iter().filter_map(|key| Some((key, data.item(key)?.version)));
-            self.orders.stored(items);
+            let written = dirty.difference(contended);
+            self.orders.stored(written.filter_map(|key| Some((key, data.item(key)?.version))));
         }
         self.orders.compared(task.authority);
+        let contended = contended.unwrap_or_default().len();
+        if contended > 0 {
+            self.contended(contended);
+            return Ok(());
+        }
         if self.orders.waiting().dirty && self.known.marker.is_some() {
             // What a relay accepted while it was live, it may write into a store that is whole.
             self.schedule.flush(now);
@@ -292,8 +302,9 @@ impl<B: FlagBackend> Keeper<B> {
 
     fn is_unsettled(&self, data: &DataSet) -> bool {
         let marker = self.known.marker.as_ref();
-        let is_foreign = marker.is_some_and(|it| it.is_foreign_to(self.identity.as_ref()));
-        marker.is_none() || is_foreign || self.doubts.contradict(data)
+        let is_ours = marker
+            .is_some_and(|it| it.unsettled.is_none() && !it.is_foreign_to(self.identity.as_ref()));
+        !is_ours || self.doubts.contradict(data)
     }
 
     /// True if the store may hold something else than what LaunchDarkly says.
@@ -422,6 +433,8 @@ impl<B: FlagBackend> Keeper<B> {
 enum Compared {
     /// The store holds what is served.
     InOrder,
+    /// It does but for these items, to which others wrote at each attempt.
+    Contended(BTreeSet<ItemKey>),
     /// It may not, and this relay leaves it as it is.
     Left,
     /// Somebody else changed it meanwhile: it is to be compared again, for that reason.

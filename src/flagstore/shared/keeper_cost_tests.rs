@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// Calls since the last time, by their initial letters.
-    fn calls(&self) -> String {
+    pub(super) fn calls(&self) -> String {
         std::mem::take(&mut self.store.content().calls)
     }
 

@@ -1,6 +1,7 @@
 //! What others do to a store between two calls of a keeper.
 
 use super::super::super::memory::Content;
+use super::super::super::reconcile::SECOND_LOOK;
 use super::*;
 
 /// Somebody wipes everything out.
@@ -185,4 +186,31 @@ async fn a_store_that_comes_back_empty_is_not_called_healthy_for_single_items() 
     assert!(bench.store.content().calls.starts_with('r'), "{}", bench.store.content().calls);
     let status = bench.status();
     assert!(!status.in_doubt && !status.write_pending && status.state == SharedState::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_others_write_all_the_time_keeps_no_other_back() {
+    for fills in [true, false] {
+        let mut bench = Bench::start_with("! a1 b1 x9", Some(CHECK), fills).await;
+        bench.store.content().busy = Some(flag("a"));
+        bench.put("a2 b2 c1 x1");
+        bench.expect("a1 b2 c1 x9 !").await;
+        bench.change("a2 b2 c1 d1 x1", "d");
+        bench.expect("a1 b2 c1 d1 x9 !").await;
+        bench.pass(SECOND_LOOK).await;
+        bench.flags.heard(Instant::now());
+        bench.expect("a1 b2 c1 d1 x1 !").await;
+        bench.settle().await;
+        let status = bench.status();
+        assert_eq!((status.state, status.dirty), (SharedState::Interrupted, 1));
+        assert!(status.error.unwrap().contains("1 items"));
+        bench.store.content().calls.clear();
+        bench.pass(Duration::from_secs(10)).await;
+        assert!(bench.store.content().calls.len() < 60, "{}", bench.store.content().calls);
+        bench.store.content().busy = None;
+        bench.expect("a2 b2 c1 d1 x1 !").await;
+        bench.pass(Duration::from_secs(1)).await;
+        let status = bench.status();
+        assert_eq!((status.state, status.dirty, status.error), (SharedState::Valid, 0, None));
+    }
 }

@@ -32,6 +32,8 @@ pub(super) struct Content {
     pub(super) refuses_writes: bool,
     /// Whether a fill is possible at once.
     pub(super) fills: bool,
+    /// A row to which others write all the time.
+    pub(super) busy: Option<ItemKey>,
     /// Rows are written whatever the marker, as by DynamoDB.
     pub(super) ignores_condition: bool,
     /// Calls so far, by their initial letters: r, l, f, u, c, m.
@@ -84,6 +86,9 @@ impl Content {
     fn put(&mut self, row: &Row) -> Upserted {
         if row.json.len() > BYTES_MAX {
             return Upserted::TooLarge;
+        }
+        if self.busy.as_ref() == Some(&row.key) {
+            return Upserted::Contended;
         }
         let stored = self.rows.get(&row.key);
         let stored = stored.map(|json| layout::head(json).map_or(0, |head| head.version));

@@ -5,6 +5,8 @@
 //! | none | none | absent |
 //! | none | some | incomplete, and nothing of it is used: nobody says whose it is |
 //! | of another environment | any | foreign: nothing of it is used |
+//! | says that rows of several environments are mixed | any | foreign |
+//! | says that rows are not confirmed | any | incomplete, and nothing of it is used |
 //! | with counts | at least as many of each kind | complete |
 //! | with counts | fewer of a kind | incomplete |
 //! | without counts (an SDK's, ld-relay's) | flags | presumed complete |
@@ -18,7 +20,7 @@ use std::time::SystemTime;
 
 use crate::flagstore::backend::{Counts, StoredRows};
 use crate::flagstore::layout;
-use crate::flagstore::marker::Identity;
+use crate::flagstore::marker::{Identity, Unsettled};
 use crate::model::{DataSet, ItemKey, ItemKind};
 
 /// What the shared store holds, told while upstream is not live.
@@ -78,6 +80,20 @@ pub(super) fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedR
             SharedRead::Incomplete { data: DataSet::default(), problem }
         };
     };
+    match marker.unsettled {
+        Some(Unsettled::Mixed) => {
+            let problem = "a relay is replacing the flags of another environment in it".to_owned();
+            return SharedRead::Foreign { problem };
+        }
+        Some(Unsettled::Unconfirmed) => {
+            let problem = "its marker says that some of its items were not confirmed by \
+                           LaunchDarkly"
+                .to_owned();
+            // As without a marker: whose they are is not known yet.
+            return SharedRead::Incomplete { data: DataSet::default(), problem };
+        }
+        None => {}
+    }
     if marker.is_foreign_to(identity) {
         let problem = "it holds the flags of another environment; give each environment a prefix \
                        of its own, or wait until LaunchDarkly answers and they are replaced"
@@ -164,7 +180,7 @@ mod tests {
             counts: Counts { segments, flags },
             identity: environment.map(identity),
             confirmed_at: None,
-            is_blank: false,
+            unsettled: None,
         };
         Some(Marker::read(note.value(None), 0))
     }
@@ -206,6 +222,11 @@ mod tests {
         check(marked(2, 0, None), "a? b?", "Incomplete 0");
         // Nothing live is left: not an empty environment.
         check(marked(2, 0, None), "a? b? c-3", "Incomplete 1");
+        // Rows that a relay had not confirmed, and rows of two environments.
+        let unsettled = |why| Some(Marker::read(Note::unsettled(why, None).value(None), 0));
+        check(unsettled(Unsettled::Unconfirmed), "a1", "Incomplete 0");
+        check(unsettled(Unsettled::Unconfirmed), "", "Incomplete 0");
+        check(unsettled(Unsettled::Mixed), "a1", "Foreign");
         // Another environment's.
         check(marked(1, 0, Some("x")), "a1", "Foreign");
         check(marked(0, 0, Some("x")), "", "Foreign");

@@ -74,6 +74,11 @@ impl Doubts {
         self.0.is_empty()
     }
 
+    /// How many items wait for a second look.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// True if an item that is served stands differently in the store: not only one too many.
     pub(super) fn contradict(&self, served: &DataSet) -> bool {
         self.0.keys().any(|key| served.item(key).is_some_and(|item| !item.is_tombstone()))
@@ -118,7 +123,8 @@ pub struct Left {
     pub behind: u64,
     /// Items that are newer in the store, not known here, or different at the same version.
     pub ahead: u64,
-    /// There are items and no marker.
+    /// There are items, and no marker or one that vouches for nothing because a relay had not
+    /// confirmed them.
     pub unmarked: bool,
 }
 
@@ -156,7 +162,7 @@ pub(super) fn decide(
             decision.left = Left {
                 behind: std::mem::take(&mut decision.upserts).len() as u64,
                 ahead: ahead.len() as u64,
-                unmarked: stored.marker.is_none(),
+                unmarked: stored.marker.as_ref().is_none_or(|it| it.unsettled.is_some()),
             };
         }
         Authority::Live { heard_at, .. } => {

@@ -192,6 +192,12 @@ impl Schedule {
         (self.flush, self.failures) = (None, 0);
     }
 
+    /// Others wrote to some items at each attempt: these are tried again soon, and nothing else
+    /// waits for them.
+    pub(super) fn contended(&mut self, now: Instant, random: f64) {
+        self.flush = Some(now + RETRY.delay(1, random));
+    }
+
     /// The new connection leads to the same data, or the store is about to be compared.
     pub(super) fn verified(&mut self) {
         self.verify = None;

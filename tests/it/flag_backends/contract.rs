@@ -24,6 +24,7 @@ pub(crate) async fn contract(peer: &impl Peer) {
     only_newer_rows_are_written(peer).await;
     outcomes_stand_in_the_order_of_the_rows(peer).await;
     what_cannot_be_decoded_counts_as_version_0(peer).await;
+    rows_are_judged_alike_whatever_decodes_them(peer).await;
     a_lost_marker_is_noticed_while_writing(peer).await;
     only_what_was_found_is_corrected(peer).await;
     the_first_mark_stays(peer).await;
@@ -168,6 +169,63 @@ async fn what_cannot_be_decoded_counts_as_version_0(peer: &impl Peer) {
     upserts(&backend, "a1", Always, "w").await;
 }
 
+/// JSON of which a decoder inside a database may find more than Pilotlight does, or less.
+async fn rows_are_judged_alike_whatever_decodes_them(peer: &impl Peer) {
+    let backend = peer.flags("decoders");
+    let deep = format!(r#"{{"version":9,"x":{}{}}}"#, "[".repeat(201), "]".repeat(201));
+    for garbage in [
+        r#"{"version":9,"deleted":1}"#,
+        r#"{"version":9,"deleted":"true"}"#,
+        r#"{"version":9,"x":NaN}"#,
+        r#"{"version":9,"x":0x1F}"#,
+        r#"{"version":NaN}"#,
+        r#"{"version":-Infinity}"#,
+        r#"{"version":18446744073709551616}"#,
+        r#"{"version":1e30}"#,
+        r#"{"version":1e400}"#,
+        r#"{"version":-1e400}"#,
+        "",
+        &deep,
+    ] {
+        peer.plant("decoders", &flag("a"), garbage).await;
+        holds(&backend, "a?").await;
+        // Beside one that is newer than what is to be written, and one that is not there.
+        upserts(&backend, "b7", Always, "w").await;
+        upserts(&backend, "a0 b6", Always, "nn").await;
+        holds(&backend, "a? b7").await;
+        upserts(&backend, "a5 b6 c1", Always, "wnw").await;
+        holds(&backend, "a5 b7 c1").await;
+        // The same row more than once, in one call.
+        peer.plant("decoders", &flag("a"), garbage).await;
+        assert_eq!(backend.upsert(&rows("a2 a4 a3"), Always).await.unwrap().len(), 3);
+        holds(&backend, "a4 b7 c1").await;
+        let found = backend.read().await.unwrap().rows;
+        let removed = |row: StoredRow| Correction { found: row, wanted: None };
+        let removals: Vec<Correction> = found.into_iter().map(removed).collect();
+        assert_eq!(backend.correct(&removals).await.unwrap(), [true; 3]);
+    }
+    for (json, below, above, shown) in [
+        // A lone surrogate, which cjson rejects.
+        (r#"{"version":9,"x":"\ud800"}"#, "a8", "a10", "a9"),
+        // Versions between which floats do not tell.
+        (
+            r#"{"version":9007199254740992}"#,
+            "a9007199254740992",
+            "a9007199254740993",
+            "a9007199254740992",
+        ),
+        (r#"{"version":9,"version":3}"#, "a3", "a4", "a3"),
+        (r#"{"version":2.5}"#, "a2", "a3", "a2"),
+        (r#"{"version":-3}"#, "a0", "a1", "a0"),
+    ] {
+        peer.plant("decoders", &flag("a"), json).await;
+        holds(&backend, shown).await;
+        upserts(&backend, below, Always, "n").await;
+        upserts(&backend, above, Always, "w").await;
+        holds(&backend, above).await;
+    }
+}
+
 async fn a_lost_marker_is_noticed_while_writing<P: Peer>(peer: &P) {
     let backend = peer.flags("marked");
     let (outcome, after) = if P::CHECKS_MARKER { ("mm", "") } else { ("ww", "/s1 a1") };
@@ -253,7 +311,7 @@ fn note(flags: u64) -> Note {
         counts: Counts { segments: 7, flags },
         identity: Some(Identity { environment, filter: "a.b".into() }),
         confirmed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_442_000)),
-        is_blank: false,
+        unsettled: None,
     }
 }
 

@@ -173,6 +173,55 @@ async fn what_other_writers_leave_is_read() {
     assert_eq!(table.attributes("ld:$inited", "ld:$inited").await.len(), 3, "it is theirs");
 }
 
+/// A `version` that no relay writes: each one can be replaced and removed, with or without JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_not_a_whole_number_can_be_replaced_and_corrected() {
+    let table = Table::create("flags-odd-versions").await;
+    let flags = table.flags("");
+    let json = || text(r#"{"key":"a","version":5}"#);
+    for odd in ["-1", "7.5", "1.5", "1e30", "-1e-7", "18446744073709551616"] {
+        let plant = async |item: AttributeValue| {
+            table.put("features", "a", [("version", number(odd)), ("item", item)]).await;
+        };
+        plant(json()).await;
+        holds(&flags, "a5").await;
+        let found = flags.read().await.unwrap().rows.remove(0);
+        assert!(found.head.unwrap().respell, "{odd} is not as it should be");
+        // The service compares numbers only: a small one gives way to any version.
+        upserts(&flags, "a5", Always, if odd == "1.5" { "w" } else { "n" }).await;
+        upserts(&flags, "a6", Always, "w").await;
+        assert_eq!(table.attributes("features", "a").await["version"], number("6"));
+        plant(text("{")).await;
+        upserts(&flags, "a6", Always, "w").await;
+        // A peer has written it meanwhile.
+        let replaced = [Correction { found: found.clone(), wanted: Some(rows("a5").remove(0)) }];
+        let removed = [Correction { found, wanted: None }];
+        assert_eq!(flags.correct(&replaced).await.unwrap(), [false], "{odd}");
+        assert_eq!(flags.correct(&removed).await.unwrap(), [false], "{odd}");
+        table.put("features", "a", [("version", number("5")), ("item", json())]).await;
+        assert_eq!(flags.correct(&removed).await.unwrap(), [false], "{odd}");
+        plant(json()).await;
+        assert_eq!(flags.correct(&replaced).await.unwrap(), [true], "{odd}");
+        assert_eq!(table.attributes("features", "a").await["version"], number("5"));
+        plant(json()).await;
+        assert_eq!(flags.correct(&removed).await.unwrap(), [true], "{odd}");
+        holds(&flags, "").await;
+    }
+    // ld-relay and SDKs never replace an item without a number.
+    for more in [None, Some(text("5"))] {
+        table.put("features", "a", [("item", json())]).await;
+        if let Some(version) = more {
+            table.put("features", "a", [("item", json()), ("version", version)]).await;
+        }
+        let found = flags.read().await.unwrap().rows.remove(0);
+        assert!(found.head.unwrap().respell);
+        let replaced = [Correction { found, wanted: Some(rows("a5").remove(0)) }];
+        assert_eq!(flags.correct(&replaced).await.unwrap(), [true]);
+        assert_eq!(table.attributes("features", "a").await["version"], number("5"));
+        assert!(!flags.read().await.unwrap().rows.remove(0).head.unwrap().respell);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_item_is_replaced_and_corrected() {
     let table = Table::create("flags-garbage").await;

@@ -126,6 +126,7 @@ pub(crate) fn letters(outcomes: &[Upserted]) -> String {
     let letter = |outcome: &Upserted| match outcome {
         Upserted::Written => 'w',
         Upserted::NotNewer => 'n',
+        Upserted::Contended => 'c',
         Upserted::NoMarker => 'm',
         Upserted::TooLarge => 'l',
     };

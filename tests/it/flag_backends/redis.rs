@@ -403,3 +403,15 @@ async fn a_user_without_the_right_to_write_is_told() {
     let look = flags.look().await.unwrap();
     assert_eq!((look.server, look.counts.unwrap().flags), (None, 0));
 }
+
+/// Bytes that are no text count as version 0 too, whatever a script makes of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_text_are_replaced() {
+    let server = Redis::start().await;
+    let flags = RedisFlags::new(store(server.settings()), "ld");
+    let plant = r#"return redis.call('HSET', 'ld:features', 'a', '{"version":9,"x":"' .. string.char(255) .. '"}')"#;
+    server.command(&["EVAL", plant, "0"]);
+    holds(&flags, "a?").await;
+    upserts(&flags, "a5", Always, "w").await;
+    holds(&flags, "a5").await;
+}

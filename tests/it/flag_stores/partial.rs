@@ -207,12 +207,16 @@ async fn other_content_at_the_same_version_is_corrected(kind: Kind) {
     // As SDKs of several languages write it.
     let tombstone = json!({"version": version(&deleted), "deleted": true});
     scene.database.put_item(&flags, &deleted, version(&deleted), &tombstone.to_string()).await;
+    // No relay can read this one, whatever version it claims.
+    let unreadable = flag_key(4);
+    let odd = json!({"key": unreadable, "version": 9000, "deleted": 1});
+    scene.database.put_item(&flags, &unreadable, 9000, &odd.to_string()).await;
     scene.launchdarkly.set_heartbeat(Some(std::time::Duration::from_secs(1)));
     let disk = TempDir::new().unwrap();
     let _relay = scene.relay(&disk, NEVER).start().unwrap();
     eventually("what LaunchDarkly says is stored", async || {
         let stored = stored(&scene, kind, 0, ItemKind::Flag).await;
-        for key in [&changed, &deleted] {
+        for key in [&changed, &deleted, &unreadable] {
             let wanted: Value =
                 serde_json::from_slice(said.flags.get(key).unwrap().json.as_ref().unwrap())
                     .unwrap();

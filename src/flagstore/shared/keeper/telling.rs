@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::Keeper;
 use crate::flagstore::backend::{FlagBackend, Row, StoredRows};
 use crate::flagstore::shared::orders::Task;
@@ -164,6 +166,12 @@ impl<B: FlagBackend> Keeper<B> {
         if !self.orders.waiting().live {
             let _ = self.reads.send(SharedRead::Failed(text)).await;
         }
+    }
+
+    /// Others wrote to some items at each attempt; they are tried again.
+    pub(super) fn contended(&mut self, items: usize) {
+        self.schedule.contended(Instant::now(), fastrand::f64());
+        self.interrupted(format!("other programs wrote to {items} items at each attempt"));
     }
 
     fn interrupted(&self, error: String) {

@@ -1,5 +1,6 @@
 //! What a keeper writes into its store: everything, what is lacking, corrections, and the marker.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +11,7 @@ use crate::flagstore::backend::{
     Condition, Correction, Counts, Filled, FlagBackend, ROWS_MAX, Row, StoredRows, Upserted, chunks,
 };
 use crate::flagstore::layout;
-use crate::flagstore::marker::{Marker, Note};
+use crate::flagstore::marker::{Marker, Note, Unsettled};
 use crate::flagstore::shared::orders::Task;
 use crate::flagstore::shared::reconcile::{Authority, Decision};
 use crate::flagstore::shared::schedule::{HERD_WAIT, Reason};
@@ -31,37 +32,36 @@ impl<B: FlagBackend> Keeper<B> {
     /// The note for the marker.
     pub(super) fn note(&self, counts: Counts, authority: Authority) -> Note {
         let known = self.known.marker.as_ref().and_then(|marker| marker.note.as_ref());
-        let identity = || known.and_then(|note| note.identity.clone());
         Note {
             counts,
-            identity: self.identity.clone().or_else(identity),
+            // A relay that does not know its environment's ID does not know whose set this is.
+            identity: self.identity.clone(),
             confirmed_at: match authority {
                 Authority::Live { .. } if self.doubts.is_empty() => Some(SystemTime::now()),
                 // The store holds something that LaunchDarkly does not say.
                 Authority::Live { .. } => known.and_then(|note| note.confirmed_at),
                 Authority::Provisional => None,
             },
-            is_blank: false,
+            unsettled: None,
         }
     }
 
-    /// Writes the marker if it does not tell what is stored. Returns whether it tells that then;
-    /// else a peer was faster.
-    pub(super) async fn mark(
+    /// Writes the marker if it does not tell that so much is stored. Returns whether it tells that
+    /// then; else a peer was faster.
+    async fn mark(
         &mut self,
         found: Option<&Marker>,
-        data: &DataSet,
+        counts: Counts,
         authority: Authority,
     ) -> Result<bool, StoreError> {
-        let counts = self.counts(data);
         let told = found.and_then(|found| found.note.as_ref());
         if told.is_some_and(|note| note.is_current(counts, self.identity.as_ref())) {
             return Ok(true);
         }
         let note = self.note(counts, authority);
         let marker = self.backend.mark(found, &note).await?;
-        let is_told =
-            marker.note.as_ref().is_some_and(|it| it.is_current(counts, note.identity.as_ref()));
+        let told = marker.note.as_ref();
+        let is_told = told.is_some_and(|it| it.is_current(counts, self.identity.as_ref()));
         self.known.marker = Some(marker);
         Ok(is_told)
     }
@@ -95,9 +95,12 @@ impl<B: FlagBackend> Keeper<B> {
         if self.backend.look().await?.marker.is_some() {
             return Ok(overtaken);
         }
-        let written = self.upsert(&rows, Condition::Always).await?.written.len() as u64;
-        let is_ours = self.mark(None, data, authority).await?;
-        Ok((written, if is_ours { Compared::InOrder } else { overtaken.1 }))
+        let Upserts { written, contended, .. } = self.upsert(&rows, Condition::Always).await?;
+        if !contended.is_empty() {
+            return Ok(overtaken);
+        }
+        let is_ours = self.mark(None, self.counts(data), authority).await?;
+        Ok((written.len() as u64, if is_ours { Compared::InOrder } else { overtaken.1 }))
     }
 
     /// Writes and corrects what was decided.
@@ -109,24 +112,39 @@ impl<B: FlagBackend> Keeper<B> {
         authority: Authority,
         written: &mut Vec<ItemKey>,
     ) -> Result<Compared, StoreError> {
+        let mut found = stored.marker.clone();
+        if !(decision.upserts.is_empty() && decision.corrections.is_empty())
+            && let Some(theirs) = found.take_if(|it| it.names_another(self.identity.as_ref()))
+        {
+            found = self.take_over(&theirs).await?;
+            if found.is_none() {
+                return Ok(Compared::Overtaken(Reason::MarkerChanged));
+            }
+        }
+        let found = found.as_ref();
+        let mut contended = BTreeSet::new();
         if !decision.upserts.is_empty() {
             let mut rows = ordered(data.clone()).await;
             rows.retain(|row| decision.upserts.contains(&row.key));
             // A store that was wiped out since it was read is filled, not given a few items.
-            let condition = stored.marker.as_ref().map_or(Condition::Always, Condition::Marked);
+            let condition = found.map_or(Condition::Always, Condition::Marked);
             let mut upserts = self.upsert(&rows, condition).await?;
             written.append(&mut upserts.written);
+            contended = upserts.contended;
             if upserts.unmarked {
                 return Ok(Compared::Overtaken(Reason::MarkerMissing));
             }
         }
-        let found = stored.marker.as_ref();
+        let counts = self.standing(stored, data, decision, &contended);
         // Counts are lowered before rows are removed, so that the marker never tells more than
         // there is.
-        if self.is_ours(found) && !self.mark(found, data, authority).await? {
+        if self.is_ours(found) && !self.mark(found, counts, authority).await? {
             return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
         self.correct(stored, data, &decision.corrections).await?;
+        if !contended.is_empty() {
+            return Ok(Compared::Contended(contended));
+        }
         // Else items that are not this environment's may be among the rows. The set becomes this
         // environment's when the last of them is gone.
         if self.is_ours(found) || (!self.doubts.is_empty() && found.is_some()) {
@@ -134,14 +152,51 @@ impl<B: FlagBackend> Keeper<B> {
         }
         if !self.doubts.is_empty() {
             // SDKs only ask whether there is a marker, and need it.
-            self.known.marker = Some(self.backend.mark(None, &Note::blank()).await?);
+            let note = Note::unsettled(Unsettled::Unconfirmed, self.identity.clone());
+            self.known.marker = Some(self.backend.mark(None, &note).await?);
             return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
-        if !self.mark(found, data, authority).await? || found.is_none() {
+        if !self.mark(found, counts, authority).await? || found.is_none() {
             // The peer that removed the marker may have been about to remove the rest.
             return Ok(Compared::Overtaken(Reason::MarkerChanged));
         }
         Ok(Compared::InOrder)
+    }
+
+    /// Replaces a marker that names another environment, before the first row under it changes:
+    /// its counts must not vouch for rows of both. Returns the marker that stands then; `None` if
+    /// a peer was faster.
+    async fn take_over(&mut self, theirs: &Marker) -> Result<Option<Marker>, StoreError> {
+        let note = Note::unsettled(Unsettled::Mixed, self.identity.clone());
+        let marker = self.backend.mark(Some(theirs), &note).await?;
+        self.known.marker = Some(marker.clone());
+        Ok((marker.unsettled == Some(Unsettled::Mixed)).then_some(marker))
+    }
+
+    /// Rows of each kind that stand in the store once the corrections are carried out, whether
+    /// this relay knows them or not. While some wait for a second look, the marker may tell of
+    /// others that only a peer knows, so its counts are not lowered.
+    fn standing(
+        &self,
+        stored: &StoredRows,
+        data: &DataSet,
+        decision: &Decision,
+        contended: &BTreeSet<ItemKey>,
+    ) -> Counts {
+        let dropped = self.orders.report().get().dropped;
+        let is_written = |key: &&ItemKey| !dropped.contains_key(*key) && !contended.contains(*key);
+        let mut added: BTreeSet<&ItemKey> = decision.upserts.iter().filter(is_written).collect();
+        for row in &stored.rows {
+            added.remove(&row.key);
+        }
+        let found = stored.rows.iter().map(|row| &row.key);
+        let mut counts = Counts::of(found.chain(added));
+        if self.doubts.len() > decision.corrections.len() {
+            let note = stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
+            counts = counts.max(note.map_or(Counts::default(), |note| note.counts));
+        }
+        let corrected = decision.corrections.iter().map(|&place| &stored.rows[place].key);
+        corrected.filter(|key| data.item(key).is_none()).fold(counts, Counts::minus)
     }
 
     /// True if the marker says that the rows belong to this environment.
@@ -158,8 +213,13 @@ impl<B: FlagBackend> Keeper<B> {
         places: &[usize],
     ) -> Result<(), StoreError> {
         let mut written = 0;
-        let corrections: Vec<Correction> = places
+        // Rows that serve something wrong come before rows that are only too many.
+        let is_removal = |place: &usize| data.item(&stored.rows[*place].key).is_none();
+        let (removals, replacements): (Vec<usize>, Vec<usize>) =
+            places.iter().copied().partition(is_removal);
+        let corrections: Vec<Correction> = replacements
             .iter()
+            .chain(&removals)
             .map(|&place| {
                 let found = stored.rows[place].clone();
                 let wanted = data.item(&found.key).map(|item| layout::row(&found.key, item));
@@ -195,17 +255,24 @@ impl<B: FlagBackend> Keeper<B> {
         let keys = self.orders.dirty();
         let row = |key| Some(layout::row(key, data.item(key)?));
         let rows: Vec<Row> = keys.iter().filter_map(row).collect();
-        let is_marked = match &self.known.marker {
-            Some(marker) => !self.upsert(&rows, Condition::Marked(marker)).await?.unmarked,
-            None => false,
+        // Under the name of another environment nothing is written.
+        let marker = self.known.marker.as_ref();
+        let upserts = match marker.filter(|it| !it.names_another(self.identity.as_ref())) {
+            Some(marker) => Some(self.upsert(&rows, Condition::Marked(marker)).await?),
+            None => None,
         };
         self.schedule.flushed();
-        if !is_marked {
+        let Some(Upserts { contended, unmarked: false, .. }) = upserts else {
             // The store has lost its data, or somebody else has refilled it: it is not known what
             // else it lacks.
             self.schedule.compare(Instant::now(), Reason::MarkerMissing);
+            return Ok(());
+        };
+        let written = rows.iter().filter(|row| !contended.contains(&row.key));
+        self.orders.stored(written.map(|row| (&row.key, row.version)));
+        if !contended.is_empty() {
+            self.contended(contended.len());
         } else {
-            self.orders.stored(rows.iter().map(|row| (&row.key, row.version)));
             self.raise_counts(&data).await?;
             if std::mem::take(&mut self.known.unwritten) {
                 self.schedule.compare(Instant::now(), Reason::Failed);
@@ -219,11 +286,18 @@ impl<B: FlagBackend> Keeper<B> {
     /// A marker that tells of fewer rows than there are would vouch for a set that has lost some:
     /// it is raised with each new item.
     async fn raise_counts(&mut self, data: &DataSet) -> Result<(), StoreError> {
-        let Some(marker) = self.known.marker.clone() else { return Ok(()) };
-        let is_behind = marker.note.as_ref().is_some_and(|note| !note.covers(self.counts(data)));
-        if is_behind && self.is_ours(Some(&marker)) {
-            let authority = self.orders.task().authority;
-            self.mark(Some(&marker), data, authority).await?;
+        let (counts, authority) = (self.counts(data), self.orders.task().authority);
+        // Twice, because a peer may have written its own note since.
+        for _ in 0..2 {
+            let Some(marker) = self.known.marker.clone() else { return Ok(()) };
+            let Some(note) = marker.note.as_ref().filter(|note| !note.covers(counts)) else {
+                return Ok(());
+            };
+            // There may be rows of the other kind that only peers know.
+            let counts = note.counts.max(counts);
+            if !self.is_ours(Some(&marker)) || self.mark(Some(&marker), counts, authority).await? {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -236,6 +310,9 @@ impl<B: FlagBackend> Keeper<B> {
                 match outcome {
                     Upserted::Written => upserts.written.push(row.key.clone()),
                     Upserted::NotNewer => {}
+                    Upserted::Contended => {
+                        upserts.contended.insert(row.key.clone());
+                    }
                     Upserted::NoMarker => upserts.unmarked = true,
                     Upserted::TooLarge => {
                         self.dropped(row);
@@ -255,6 +332,8 @@ impl<B: FlagBackend> Keeper<B> {
 #[derive(Debug, Default)]
 struct Upserts {
     written: Vec<ItemKey>,
+    /// Not written: others wrote to them at each attempt.
+    contended: BTreeSet<ItemKey>,
     unmarked: bool,
 }
 
