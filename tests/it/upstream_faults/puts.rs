@@ -178,12 +178,19 @@ async fn a_put_may_come_drop_by_drop() {
 async fn an_empty_put_is_applied_and_told_loudly() {
     let scene = Scene::healthy(&[environment("e1")]).await;
     let (mut client, _) = scene.stream(&sdk("e1")).await;
+    // Segments alone are of no use to anybody.
+    let mut segments = DataSet::default();
+    let segment = Item::live(1, r#"{"key":"s","version":1}"#);
+    segments.upsert(&ItemKey::new(ItemKind::Segment, "s"), Arc::new(segment));
+    scene.launchdarkly.replace_data("e1", segments);
+    let (name, put) = next_event(&mut client).await;
+    assert_eq!((name.as_str(), &put["data"]["flags"]), ("put", &json!({})));
+    let log = scene.relay.log();
+    let loud = log.lines().find(|line| line.contains("a data set without flags"));
+    assert!(loud.is_some_and(|line| line.contains("ERROR")), "{log}");
     scene.launchdarkly.replace_data("e1", DataSet::default());
     let (name, put) = next_event(&mut client).await;
     assert_eq!((name.as_str(), &put["data"]), ("put", &json!({"flags": {}, "segments": {}})));
-    let log = scene.relay.log();
-    let loud = log.lines().find(|line| line.contains("empty set of flags"));
-    assert!(loud.is_some_and(|line| line.contains("ERROR")), "{log}");
     assert_eq!(scene.code(&sdk("e1")).await, 200, "empty is a complete data set");
     load(&scene.launchdarkly, &environment("e1"));
     let (name, _) = next_event(&mut client).await;
