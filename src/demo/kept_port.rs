@@ -11,9 +11,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::tasks::TaskGroup;
+
+/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that may wait to be accepted: enough for a few thousand clients at once.
 const BACKLOG: i32 = 4096;
@@ -78,6 +85,36 @@ impl KeptPort {
     /// Waits for the next connection, over any number of closings and openings. One waiter only.
     pub async fn accept(&self) -> io::Result<TcpStream> {
         std::future::poll_fn(|context| self.poll_accept(context)).await
+    }
+
+    /// Accepts connections until cancelled, over any number of closings and openings, and gives
+    /// each to `begin` with the group for its task. More than `connections_max` at a time are
+    /// dropped.
+    pub async fn serve(
+        &self,
+        connections_max: usize,
+        cancel: CancellationToken,
+        mut begin: impl FnMut(TcpStream, &mut TaskGroup),
+    ) {
+        let mut connections = TaskGroup::new(&cancel);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                accepted = self.accept() => accepted,
+            };
+            connections.reap();
+            match accepted {
+                Ok(stream) if connections.len() < connections_max => {
+                    begin(stream, &mut connections);
+                }
+                Ok(_surplus) => tracing::warn!(connections_max, "too many connections"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {

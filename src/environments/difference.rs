@@ -63,11 +63,8 @@ pub(super) fn difference(before: &DataSet, after: &DataSet) -> Difference {
 
 /// True if clients are better told these changes than the whole data set that they lead to.
 pub(super) fn are_few(changes: &ChangeSet, after: &DataSet) -> bool {
-    let whole = || -> usize {
-        after.iter().map(|(_, _, item)| item.json.as_ref().map_or(0, |json| json.len())).sum()
-    };
     changes.len() <= FEW_CHANGES
-        || (changes.len() <= CHANGES_MAX && changes.json_bytes() <= whole() / 2)
+        || (changes.len() <= CHANGES_MAX && changes.json_bytes() <= after.json_bytes() / 2)
 }
 
 /// True if a client that holds one would not notice the other.
@@ -82,34 +79,14 @@ fn is_same(a: &Item, b: &Item) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// `a3 b-4 c2+x`: flag `a` at version 3, the tombstone of `b`, and `c` with other content.
-    fn data(text: &str) -> DataSet {
-        let mut data = DataSet::default();
-        for word in text.split_whitespace() {
-            let (key, rest) = word.split_at(1);
-            let (version, content) = rest.split_once('+').unwrap_or((rest, ""));
-            let item = match version.strip_prefix('-') {
-                Some(version) => Item::tombstone(version.parse().unwrap()),
-                None => {
-                    let json = format!(r#"{{"version":{version},"x":"{content}"}}"#);
-                    Item::live(version.parse().unwrap(), json)
-                }
-            };
-            data.upsert(&ItemKey::new(ItemKind::Flag, key), Arc::new(item));
-        }
-        data
-    }
+    use crate::environments::test_support::{data, word};
 
     fn shown(difference: Difference) -> String {
         match difference {
             Difference::Nothing => "nothing".to_owned(),
             Difference::Everything => "everything".to_owned(),
             Difference::Changes(changes) => {
-                let change = |(key, item): (&ItemKey, &Arc<Item>)| {
-                    let sign = if item.is_tombstone() { "-" } else { "" };
-                    format!("{}{sign}{}", key.key, item.version)
-                };
+                let change = |(key, item): (&ItemKey, &Arc<Item>)| word(&key.key, item);
                 changes.iter().map(change).collect::<Vec<_>>().join(" ")
             }
         }

@@ -59,6 +59,20 @@ pub struct EnvironmentStatus {
     pub is_presumed: bool,
 }
 
+impl EnvironmentStatus {
+    /// Nothing is known yet.
+    pub(super) fn initializing(now: SystemTime) -> Self {
+        Self {
+            connection: ConnectionStatus::initializing(now),
+            stored_data_problem: None,
+            local_store_known: false,
+            missing_items: Vec::new(),
+            items_from_shared_store: 0,
+            is_presumed: false,
+        }
+    }
+}
+
 impl Environment {
     pub(super) fn new(spec: Arc<EnvironmentSpec>, now: SystemTime) -> Self {
         Self {
@@ -67,14 +81,7 @@ impl Environment {
             known_at: Instant::now(),
             hub: Arc::default(),
             spec: ArcSwap::new(spec),
-            status: Mutex::new(EnvironmentStatus {
-                connection: ConnectionStatus::initializing(now),
-                stored_data_problem: None,
-                local_store_known: false,
-                missing_items: Vec::new(),
-                items_from_shared_store: 0,
-                is_presumed: false,
-            }),
+            status: Mutex::new(EnvironmentStatus::initializing(now)),
             loading: watch::Sender::new(Loading::InProgress),
             shared: ArcSwapOption::empty(),
             doomed: AtomicBool::new(false),
@@ -138,7 +145,8 @@ impl Environment {
     }
 
     pub(super) fn set_loaded(&self) {
-        self.loading.send_replace(Loading::Done);
+        self.loading
+            .send_if_modified(|loading| std::mem::replace(loading, Loading::Done) != Loading::Done);
     }
 
     pub(super) fn set_status(&self, status: &EnvironmentStatus) {

@@ -30,9 +30,9 @@ use crate::tasks::{TaskGroup, beside};
 /// How long the keeper of a shared store may take for its last write.
 const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
-/// Data sets of up to so many items are compared on a thread of the runtime: that takes less than a
+/// Data sets of up to so many bytes are compared on a thread of the runtime: that takes about a
 /// millisecond.
-const COMPARED_ON_THE_SPOT_ITEMS_MAX: usize = 500;
+const COMPARED_ON_THE_SPOT_BYTES_MAX: usize = 256 * 1024;
 
 /// What all environments' tasks have in common.
 #[derive(Clone, Debug)]
@@ -199,7 +199,7 @@ impl Runner {
             }
             (event, _) => return (event, None),
         };
-        let is_large = data.len() > COMPARED_ON_THE_SPOT_ITEMS_MAX;
+        let is_large = data.json_bytes() > COMPARED_ON_THE_SPOT_BYTES_MAX;
         let compare = move || {
             let found = difference(&served, &data);
             (data, found)

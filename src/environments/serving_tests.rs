@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
-use super::test_room::{Room, source_event, word};
+use super::test_room::{Room, source_event};
 use super::*;
+use crate::environments::test_support::word;
 
 /// Plays events in an environment with both stores: pairs of an event and what follows.
 #[track_caller]

@@ -277,36 +277,17 @@ fn merge(data: &mut DataSet, other: &DataSet) {
 mod tests {
     use super::Store::{Local, Shared};
     use super::*;
-    use crate::model::{Item, ItemKind};
-
-    fn flag(key: &str) -> ItemKey {
-        ItemKey::new(ItemKind::Flag, key)
-    }
-
-    /// `a3 b-4`: flag `a` at version 3 and the tombstone of `b` at version 4.
-    fn data(text: &str) -> DataSet {
-        let mut data = DataSet::default();
-        for word in text.split_whitespace() {
-            let (key, version) = word.split_at(1);
-            let item = match version.strip_prefix('-') {
-                Some(version) => Item::tombstone(version.parse().unwrap()),
-                None => Item::live(version.parse().unwrap(), "{}"),
-            };
-            data.upsert(&flag(key), Arc::new(item));
-        }
-        data
-    }
+    use crate::environments::test_support::{data, flag, word};
+    use crate::model::Item;
 
     fn shown<'a>(items: impl Iterator<Item = (&'a str, &'a Arc<Item>)>) -> String {
-        let item = |(key, item): (&str, &Arc<Item>)| {
-            format!("{key}{}{}", if item.is_tombstone() { "-" } else { "" }, item.version)
-        };
-        items.map(item).collect::<Vec<_>>().join(" ")
+        items.map(|(key, item)| word(key, item)).collect::<Vec<_>>().join(" ")
     }
 
-    /// Plays answers such as `local=a1 b2` (counted), `shared~a1` (presumed), `shared?a1` (a part)
-    /// `local` (nothing) and `local*` (cannot be read), and shows what is served after each. `!a` behind a set is an item
-    /// that cannot be decoded, `+2` the number of items from the shared store in a local set.
+    /// Plays answers such as `local=a1 b2` (counted), `shared~a1` (presumed), `shared?a1` (a part),
+    /// `local` (nothing) and `local*` (cannot be read), and shows what is served after each. `!a`
+    /// behind a set is an item that cannot be decoded, `+2` the number of items from the shared
+    /// store in a local set.
     #[track_caller]
     fn check(answers: &[&str], expected: &[&str]) {
         check_with(Trust::All, answers, expected);

@@ -37,7 +37,7 @@ impl ChangeSet {
 
     /// Bytes of the items' JSON.
     pub fn json_bytes(&self) -> usize {
-        self.0.iter().map(|(_, item)| item.json.as_ref().map_or(0, |json| json.len())).sum()
+        self.0.iter().map(|(_, item)| item.json_bytes()).sum()
     }
 }
 

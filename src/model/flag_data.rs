@@ -89,6 +89,11 @@ impl Item {
         Self { version, json: None }
     }
 
+    /// Bytes of its JSON; none for a tombstone.
+    pub fn json_bytes(&self) -> usize {
+        self.json.as_ref().map_or(0, Bytes::len)
+    }
+
     /// Whether the item is deleted.
     pub fn is_tombstone(&self) -> bool {
         self.json.is_none()
@@ -151,6 +156,11 @@ impl DataSet {
     /// Number of items that are not tombstones.
     pub fn live_len(&self) -> usize {
         self.iter().filter(|(_, _, item)| !item.is_tombstone()).count()
+    }
+
+    /// Bytes of the JSON of all items.
+    pub fn json_bytes(&self) -> usize {
+        self.iter().map(|(_, _, item)| item.json_bytes()).sum()
     }
 
     /// Items that are newer here than in the other set, or not known there. Tombstones count.

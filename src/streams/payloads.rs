@@ -121,7 +121,7 @@ pub(super) fn latest_flags(data: &DataSet) -> Vec<u8> {
 
 fn body_bytes(items: &ItemMap) -> usize {
     // Six for quotes, colon, comma and an escape or two.
-    items.iter().map(|(key, item)| key.len() + item.json.as_ref().map_or(0, Bytes::len) + 6).sum()
+    items.iter().map(|(key, item)| key.len() + item.json_bytes() + 6).sum()
 }
 
 fn write_collection(body: &mut Vec<u8>, items: &ItemMap) {

@@ -19,33 +19,13 @@ use crate::tasks::TaskGroup;
 /// is measured with, below the usual limit of open files.
 const CONNECTIONS_MAX: usize = 30_000;
 
-/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Waits between rounds while no storm is in force; any change wakes it earlier.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Accepts connections until cancelled, over any number of stops and starts.
 pub(super) async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut connections = TaskGroup::new(&cancel);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            accepted = shared.port.accept() => accepted,
-        };
-        connections.reap();
-        match accepted {
-            Ok(stream) if connections.len() < CONNECTIONS_MAX => {
-                serve(&shared, stream, &mut connections);
-            }
-            Ok(_surplus) => tracing::warn!(CONNECTIONS_MAX, "too many connections"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    let begin = |stream, connections: &mut TaskGroup| serve(&shared, stream, connections);
+    shared.port.serve(CONNECTIONS_MAX, cancel, begin).await;
 }
 
 fn serve(shared: &Arc<Shared>, stream: TcpStream, connections: &mut TaskGroup) {

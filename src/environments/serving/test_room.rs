@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::environments::difference::difference;
 use crate::environments::stored_data::StoredSet;
-use crate::model::{ConnectionStatus, Item, ItemKind};
+use crate::environments::test_support::{data, flag, items, word};
 use crate::source::FlagMessageError;
 use crate::upstream::StreamFailure;
 
@@ -18,40 +18,6 @@ pub(super) struct Room {
     /// What the embedded and the shared store were told to hold.
     pub(super) stores: [Option<DataSet>; 2],
     pub(super) now: SystemTime,
-}
-
-fn key(name: &str) -> ItemKey {
-    ItemKey::new(ItemKind::Flag, name)
-}
-
-/// `a3 b-4 c2+x`: flag `a` at version 3, the tombstone of `b`, and `c` with other content.
-fn items(text: &str) -> Vec<(ItemKey, Arc<Item>)> {
-    text.split_whitespace()
-        .map(|word| {
-            let (name, rest) = word.split_at(1);
-            let (version, content) = rest.split_once('+').unwrap_or((rest, ""));
-            let item = match version.strip_prefix('-') {
-                Some(version) => Item::tombstone(version.parse().unwrap()),
-                None => {
-                    let json = format!(r#"{{"version":{version},"x":"{content}"}}"#);
-                    Item::live(version.parse().unwrap(), json)
-                }
-            };
-            (key(name), Arc::new(item))
-        })
-        .collect()
-}
-
-fn data(text: &str) -> DataSet {
-    let mut data = DataSet::default();
-    for (key, item) in items(text) {
-        data.upsert(&key, item);
-    }
-    data
-}
-
-pub(super) fn word(name: &str, item: &Item) -> String {
-    format!("{name}{}{}", if item.is_tombstone() { "-" } else { "" }, item.version)
 }
 
 fn words(data: &DataSet) -> String {
@@ -66,14 +32,7 @@ fn names(keys: &[ItemKey]) -> String {
 impl Room {
     pub(super) fn new(trust: Trust, has_shared: bool) -> Self {
         let now = SystemTime::UNIX_EPOCH;
-        let status = EnvironmentStatus {
-            connection: ConnectionStatus::initializing(now),
-            stored_data_problem: None,
-            local_store_known: false,
-            missing_items: Vec::new(),
-            items_from_shared_store: 0,
-            is_presumed: false,
-        };
+        let status = EnvironmentStatus::initializing(now);
         let stores = [Store::Local].into_iter().chain(has_shared.then_some(Store::Shared));
         let serving = Serving::new(SdkKey::new("a"), trust, stores, None, status);
         Self { serving, client: None, stores: [None, None], now }
@@ -150,7 +109,7 @@ impl Room {
                     let items = snapshot.data.iter().filter(|(_, _, item)| !item.is_tombstone());
                     let mut client = DataSet::default();
                     items.for_each(|(_, name, item)| {
-                        client.upsert(&key(name), item.clone());
+                        client.upsert(&flag(name), item.clone());
                     });
                     self.client = Some(client);
                     format!("{origin} = {}", words(&snapshot.data))
@@ -201,7 +160,7 @@ impl Room {
 
 fn answer(name: &str, has_set: bool, text: &str, origin: Origin) -> Answer {
     let (text, undecodable) = text.split_once('!').unwrap_or((text, ""));
-    let undecodable: Vec<_> = undecodable.split_whitespace().map(key).collect();
+    let undecodable: Vec<_> = undecodable.split_whitespace().map(flag).collect();
     if name.ends_with('?') {
         return Answer::Part(data(text));
     }

@@ -20,7 +20,8 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// of exactly the JSON that was found. One with a version is written if none or a lower one is
 /// stored, as far as cjson can tell. It cannot tell of all JSON: it accepts what is none (NaN, bad
 /// UTF-8), rejects some that is (a lone surrogate), and its numbers are floats. Gives 1 for each
-/// row that was written, what is stored for each other one, or one -1 without that marker.
+/// row that was written, 0 for one that stands as it is to be (a peer has written the same), what is
+/// stored for each other one, or one -1 without that marker.
 const UPSERT: &str = "\
 if KEYS[2] then
   local marker = redis.call('GET', KEYS[2])
@@ -39,7 +40,9 @@ for i = #KEYS, #ARGV, 4 do
     local version = ok and type(item) == 'table' and item.version
     writes = type(version) == 'number' and math.max(version, 0) < tonumber(ARGV[i + 1])
   end
-  if writes then
+  if stored == ARGV[i + 2] then
+    done[#done + 1] = 0
+  elseif writes then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2])
     done[#done + 1] = 1
   else
@@ -83,8 +86,10 @@ impl RedisFlags {
             }
             let mut again = Vec::new();
             for (attempt, answer) in open.into_iter().zip(answers) {
+                let is_same = answer == Value::Int(0);
                 let Value::BulkString(stored) = answer else {
-                    outcomes[attempt.place] = Upserted::Written;
+                    outcomes[attempt.place] =
+                        if is_same { Upserted::NotNewer } else { Upserted::Written };
                     continue;
                 };
                 if is_older(&stored, attempt.row.version) {

@@ -31,9 +31,6 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Connections at a time; more are dropped. Each costs two sockets.
 const CONNECTIONS_MAX: usize = 10_000;
 
-/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// What happens to bytes on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
@@ -221,37 +218,22 @@ impl FlakyProxy {
 }
 
 async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut connections = TaskGroup::new(&cancel);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            accepted = shared.port.accept() => accepted,
-        };
-        connections.reap();
-        match accepted {
-            Ok(client) if connections.len() < CONNECTIONS_MAX => {
-                let cut = shared.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                shared.accepted.send_modify(|accepted| *accepted += 1);
-                shared.open.fetch_add(1, Ordering::AcqRel);
-                let shared = shared.clone();
-                connections.spawn("flaky connection", |cancel| async move {
-                    tokio::select! {
-                        biased;
-                        () = cancel.cancelled() => {}
-                        () = cut.cancelled() => {}
-                        () = carry(client, &shared) => {}
-                    }
-                    shared.open.fetch_sub(1, Ordering::AcqRel);
-                });
+    let begin = |client: TcpStream, connections: &mut TaskGroup| {
+        let cut = shared.cut.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shared.accepted.send_modify(|accepted| *accepted += 1);
+        shared.open.fetch_add(1, Ordering::AcqRel);
+        let shared = shared.clone();
+        connections.spawn("flaky connection", |cancel| async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = cut.cancelled() => {}
+                () = carry(client, &shared) => {}
             }
-            Ok(_surplus) => tracing::warn!(CONNECTIONS_MAX, "too many connections"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+            shared.open.fetch_sub(1, Ordering::AcqRel);
+        });
+    };
+    shared.port.serve(CONNECTIONS_MAX, cancel, begin).await;
 }
 
 /// Carries one connection to its end.

@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -35,9 +34,6 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Connections at a time; more are dropped. Far above any client's pool.
 const CONNECTIONS_MAX: usize = 1_000;
-
-/// Pause after a failed accept (out of file descriptors, mostly), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The operation whose requests can be held back.
 const BATCH_WRITE: &str = "BatchWriteItem";
@@ -158,38 +154,22 @@ impl Shared {
 }
 
 async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut connections = TaskGroup::new(&cancel);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            accepted = shared.port.accept() => accepted,
-        };
-        connections.reap();
-        match accepted {
-            Ok(stream) if connections.len() < CONNECTIONS_MAX => {
-                let shared = shared.clone();
-                connections.spawn("HTTP fault connection", |cancel| async move {
-                    let service = service_fn(|request| answer(&shared, request));
-                    let serving =
-                        http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    tokio::select! {
-                        () = cancel.cancelled() => {}
-                        ended = serving => {
-                            if let Err(error) = ended {
-                                tracing::debug!(%error, "a connection ended early");
-                            }
-                        }
+    let begin = |stream: TcpStream, connections: &mut TaskGroup| {
+        let shared = shared.clone();
+        connections.spawn("HTTP fault connection", |cancel| async move {
+            let service = service_fn(|request| answer(&shared, request));
+            let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                ended = serving => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended early");
                     }
-                });
+                }
             }
-            Ok(_surplus) => tracing::warn!(CONNECTIONS_MAX, "too many connections"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+        });
+    };
+    shared.port.serve(CONNECTIONS_MAX, cancel, begin).await;
 }
 
 type Answered = Response<Full<Bytes>>;

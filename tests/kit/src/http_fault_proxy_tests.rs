@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 /// Long enough that running out of it is a failure, not a slow machine.
