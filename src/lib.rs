@@ -9,6 +9,7 @@
 //! * [`source`]: what brings an environment's flags.
 //! * [`autoconfig`]: which environments exist, and their encrypted cache.
 //! * [`flagstore`]: where an environment's flags rest.
+//! * [`replica`]: keeps what relays share in a database equal to what is wanted.
 //! * [`streams`]: what SDKs receive, encoded once.
 //! * [`environments`]: one room per environment.
 //! * [`server`]: HTTP towards SDKs.
@@ -41,6 +42,7 @@ mod demo;
 mod environments;
 mod flagstore;
 mod model;
+mod replica;
 mod sealing;
 mod server;
 mod source;

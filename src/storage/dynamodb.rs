@@ -287,7 +287,10 @@ fn is_throttling(code: &str) -> bool {
 fn failure(error: &StoreError) -> Option<&DynamoDbFailure> {
     match error {
         StoreError::Unreachable(cause) | StoreError::Refused(cause) => cause.downcast_ref(),
-        StoreError::TimedOut { .. } | StoreError::CoolingDown | StoreError::Unreadable { .. } => {
+        StoreError::TimedOut { .. }
+        | StoreError::CoolingDown
+        | StoreError::Away(_)
+        | StoreError::Unreadable { .. } => {
             None
         }
     }
@@ -355,7 +358,7 @@ mod tests {
     fn word(error: &StoreError) -> &'static str {
         match error {
             StoreError::TimedOut { .. } => "timed out",
-            StoreError::CoolingDown => "cooling down",
+            StoreError::CoolingDown | StoreError::Away(_) => "cooling down",
             StoreError::Unreachable(_) => "unreachable",
             StoreError::Refused(_) => "refused",
             StoreError::Unreadable { .. } => "unreadable",

@@ -32,6 +32,9 @@ pub enum StoreError {
     /// The breaker is open; nothing was sent.
     #[error("store is cooling down after a failure")]
     CoolingDown,
+    /// As [`StoreError::CoolingDown`], with the failure that the breaker remembers.
+    #[error("store is away: {0}")]
+    Away(LastError),
     /// The connection failed or the database is not able to serve at the moment.
     #[error("store is unreachable")]
     Unreachable(#[source] Cause),
@@ -57,7 +60,7 @@ impl StoreError {
     /// move a breaker.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::CoolingDown | Self::Unreachable(_) => true,
+            Self::TimedOut { .. } | Self::CoolingDown | Self::Away(_) | Self::Unreachable(_) => true,
             Self::Refused(_) | Self::Unreadable { .. } => false,
         }
     }

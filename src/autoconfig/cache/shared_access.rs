@@ -8,7 +8,7 @@ use super::codec::CacheKeys;
 use super::judge::Reading;
 use super::keeper::{Source, TierAccess, TierError, Wanted};
 use super::shared_tier::{Memory, SharedTier, Update, Written};
-use crate::storage::{Health, LastError, StoreError};
+use crate::storage::{Health, StoreError};
 
 /// A shared tier with what it needs from one call to the next.
 #[derive(Debug)]
@@ -21,11 +21,6 @@ pub struct SharedAccess<B> {
     seen_epoch: u64,
     memory: Memory,
 }
-
-/// Nothing was asked, because the database is known to be away.
-#[derive(Debug, thiserror::Error)]
-#[error("store is away: {0}")]
-struct Away(LastError);
 
 impl<B: Backend> SharedAccess<B> {
     /// Access to a tier.
@@ -54,8 +49,8 @@ impl<B: Backend> SharedAccess<B> {
                 Ok(answer)
             }
             Err(StoreError::CoolingDown) if health.last_error.is_some() => {
-                let away = health.last_error.clone().map(Away);
-                Err(TierError(away.map_or_else(|| StoreError::CoolingDown.into(), Into::into)))
+                let away = health.last_error.clone().map(StoreError::Away);
+                Err(TierError(away.unwrap_or(StoreError::CoolingDown).into()))
             }
             Err(error) => Err(TierError(error.into())),
         }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use super::*;
 use crate::flagstore::backend::Counts;
 use crate::flagstore::marker::{Note, Unsettled};
-use crate::flagstore::shared::reconcile::SECOND_LOOK;
+use crate::flagstore::shared::visits::marking::CONFIRMATION_AGE;
+use crate::replica::SECOND_LOOK;
 
 fn identity(environment: &str) -> Option<Identity> {
     Some(Identity { environment: environment.into(), filter: "".into() })

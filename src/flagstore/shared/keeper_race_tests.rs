@@ -1,8 +1,8 @@
 //! What others do to a store between two calls of a keeper.
 
 use super::super::super::memory::Content;
-use super::super::super::reconcile::SECOND_LOOK;
 use super::*;
+use crate::replica::SECOND_LOOK;
 
 /// Somebody wipes everything out.
 fn wipe(content: &mut Content) {

@@ -5,7 +5,11 @@ mod markers;
 #[path = "keeper_race_tests.rs"]
 mod races;
 
-use tokio::time::advance;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, advance};
+use tokio_util::sync::CancellationToken;
 
 use super::super::memory::{BYTES_MAX, MemoryFlags};
 use super::super::orders::{SharedFlags, channel};
@@ -13,7 +17,10 @@ use super::super::report::{SharedReport, SharedState};
 use super::super::{SharedStatus, StoreFacts};
 use super::*;
 use crate::flagstore::layout;
-use crate::model::{Item, ItemKey, ItemKind};
+use crate::flagstore::marker::{Identity, Marker};
+use crate::model::{DataSet, Item, ItemKey, ItemKind};
+use crate::replica::task::CopyTask;
+use crate::replica::{Moment, Reason, Replica, Timing};
 use crate::storage::BreakerState;
 use crate::tasks::TaskGroup;
 
@@ -94,10 +101,16 @@ impl Bench {
         let (flags, orders) = channel(report);
         let (sender, reads) = mpsc::channel(1);
         let timing = Timing { check, reread: REREAD };
-        let keeper =
-            Keeper::new(store.clone(), identity, timing, orders, sender, health.subscribe());
+        let keeper = Keeper {
+            backend: store.clone(),
+            orders: orders.clone(),
+            reads: sender,
+            health: health.subscribe(),
+        };
+        let task = CopyTask::new(keeper, health.subscribe());
+        let replica = Replica::new(FlagVisits::new(identity, orders), timing, &Moment::present());
         let mut tasks = TaskGroup::new(&CancellationToken::new());
-        tasks.spawn("keeper", |cancel| keeper.run(cancel));
+        tasks.spawn("keeper", |cancel| task.run(replica, cancel));
         let mut bench = Self { store, flags, reads, health, tasks };
         bench.settle().await;
         bench

@@ -5,9 +5,10 @@
 //! runner <--(SharedRead: what is stored, while upstream is not live)-- keeper
 //! ```
 //!
-//! The keeper is a task beside the environment's own: clients hear of a change before any database
-//! does, and a database that hangs delays nobody. What it is told is coalesced by item, so a long
-//! outage costs no more memory than the data itself.
+//! The keeper is a task of [`crate::replica`] beside the environment's own: clients hear of a
+//! change before any database does, and a database that hangs delays nobody. What it is told is
+//! coalesced by item, so a long outage costs no more memory than the data itself. What it does is
+//! decided in [`visits`], which is pure.
 
 mod keeper;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod orders;
 mod reading;
 mod reconcile;
 mod report;
-mod schedule;
+mod visits;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,13 +27,16 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::keeper::Keeper;
+use self::visits::FlagVisits;
 pub use self::orders::SharedFlags;
 pub use self::reading::{Completeness, SharedRead};
 pub use self::report::{SharedReport, SharedStatus};
-pub use self::schedule::Timing;
 use super::backend::FlagBackend;
 use crate::flagstore::marker::Identity;
 use crate::model::EnvironmentSpec;
+pub use crate::replica::Timing;
+use crate::replica::task::CopyTask;
+use crate::replica::{Moment, Replica};
 use crate::storage::Health;
 
 /// The shared store of one environment, with the task that keeps it.
@@ -76,8 +80,16 @@ impl SharedStores {
             let (flags, orders) = orders::channel(SharedReport::new(facts, health.clone()));
             let (sender, reads) = mpsc::channel(1);
             let identity = Identity::of(spec);
-            let keeper = Keeper::new(backend, identity, timing, orders, sender, health.clone());
-            let run = Box::new(move |cancel| -> KeeperTask { Box::pin(keeper.run(cancel)) });
+            let keeper = Keeper {
+                backend,
+                orders: orders.clone(),
+                reads: sender,
+                health: health.clone(),
+            };
+            let task = CopyTask::new(keeper, health.clone());
+            let replica =
+                Replica::new(FlagVisits::new(identity, orders), timing, &Moment::present());
+            let run = Box::new(move |cancel| -> KeeperTask { Box::pin(task.run(replica, cancel)) });
             OpenShared { flags, reads, run }
         }))
     }

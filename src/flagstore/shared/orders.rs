@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::reconcile::Authority;
 use super::report::SharedReport;
 use crate::model::{DataSet, ItemKey};
+use crate::replica::{Authority, Waiting};
 
 /// The environment's end. Clones tell the same keeper.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct SharedFlags {
 }
 
 /// The keeper's end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Orders {
     shared: Arc<Shared>,
 }
@@ -59,16 +59,8 @@ pub(super) struct Task {
 impl Task {
     /// True if an empty store may be filled with the data.
     pub(super) fn may_fill(&self) -> bool {
-        !self.is_partial || self.authority != Authority::Provisional
+        !self.is_partial || self.authority.is_live()
     }
-}
-
-/// What there is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
-    pub(super) put: bool,
-    pub(super) dirty: bool,
-    pub(super) live: bool,
 }
 
 /// A keeper's two ends.
@@ -168,6 +160,11 @@ impl Orders {
     /// What is to be written item by item.
     pub(super) fn dirty(&self) -> BTreeSet<ItemKey> {
         self.shared.lock().dirty.clone()
+    }
+
+    /// How many items are to be written.
+    pub(super) fn dirty_len(&self) -> usize {
+        self.shared.lock().dirty.len()
     }
 
     /// These items are not stored, as a comparison has shown.

@@ -13,9 +13,7 @@
 //! touched. A correction needs the same content twice, five seconds apart, and something that
 //! LaunchDarkly sent after the change could have reached this relay.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -23,85 +21,13 @@ use tokio::time::Instant;
 use crate::flagstore::backend::{StoredRow, StoredRows};
 use crate::flagstore::layout::is_as_wanted;
 use crate::model::{DataSet, ItemKey};
+use crate::replica::{Authority, Doubts};
 
-/// Pause before an item that should not be there is looked at again (design D28).
-pub(super) const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// Rows that should not be as they are.
+pub(super) type RowDoubts = Doubts<ItemKey, Found>;
 
-/// How much later than a peer this relay may hear of the same change. A heartbeat that comes
-/// sooner after the first look may have been sent before the change was, so it does not show that
-/// LaunchDarkly has nothing to tell. (The same guard as in the autoconfig cache.)
-pub(super) const STREAM_LAG: Duration = Duration::from_secs(2);
-
-/// How sure this relay is that what it serves is what LaunchDarkly says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Authority {
-    /// The data began with a put on the connection that stands now.
-    Live {
-        /// When that put came.
-        put_at: Instant,
-        /// When the connection last delivered anything.
-        heard_at: Instant,
-    },
-    /// From a store, or from a connection that is gone.
-    Provisional,
-}
-
-/// Items that should not be as they are, with what was found and when first.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Doubts(BTreeMap<ItemKey, Doubt>);
-
-#[derive(Clone)]
-struct Doubt {
-    json: Bytes,
-    revision: u64,
-    since: Instant,
-}
-
-/// Shows the size of the JSON and not the JSON: it holds rules and targets.
-impl fmt::Debug for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Doubt")
-            .field("json", &format_args!("{} bytes", self.json.len()))
-            .field("revision", &self.revision)
-            .field("since", &self.since)
-            .finish()
-    }
-}
-
-impl Doubts {
-    /// True if no item waits for a second look.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// How many items wait for a second look.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// True if an item that is served stands differently in the store: not only one too many.
-    pub(super) fn contradict(&self, served: &DataSet) -> bool {
-        self.0.keys().any(|key| served.item(key).is_some_and(|item| !item.is_tombstone()))
-    }
-
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// True if a second look at this moment would confirm a doubt, should the item be unchanged.
-    /// While the stream is silent it would not, and reading the store again is wasted.
-    pub(super) fn are_ripe(&self, heard_at: Instant, now: Instant) -> bool {
-        self.0.values().any(|doubt| doubt.is_ripe(heard_at, now))
-    }
-}
-
-impl Doubt {
-    fn is_ripe(&self, heard_at: Instant, now: Instant) -> bool {
-        heard_at >= self.since + STREAM_LAG
-            && now.saturating_duration_since(self.since) >= SECOND_LOOK
-    }
-}
+/// What a row held that should not be there: its JSON and the database's own revision of it.
+pub(super) type Found = (Bytes, u64);
 
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -133,7 +59,7 @@ pub(super) fn decide(
     stored: &StoredRows,
     served: &DataSet,
     authority: Authority,
-    doubts: &mut Doubts,
+    doubts: &mut RowDoubts,
     now: Instant,
 ) -> Decision {
     let mut decision = Decision::default();
@@ -166,8 +92,12 @@ pub(super) fn decide(
             };
         }
         Authority::Live { heard_at, .. } => {
-            let rows = ahead.into_iter().map(|place| (place, &stored.rows[place]));
-            decision.corrections = doubts.confirmed(rows, heard_at, now);
+            let found = |place: &usize| {
+                let row = &stored.rows[*place];
+                (row.key.clone(), (row.json.clone(), row.revision))
+            };
+            let confirmed = doubts.confirmed(ahead.iter().map(found), heard_at, now);
+            decision.corrections = confirmed.into_iter().map(|position| ahead[position]).collect();
         }
     }
     decision
@@ -194,43 +124,10 @@ fn compare(row: &StoredRow, served: &DataSet) -> Standing {
     }
 }
 
-impl Doubts {
-    /// Takes note of rows that should not be as they are; returns the places of those that were
-    /// found so long enough ago, by a relay that has heard of LaunchDarkly since.
-    fn confirmed<'a>(
-        &mut self,
-        rows: impl Iterator<Item = (usize, &'a StoredRow)>,
-        heard_at: Instant,
-        now: Instant,
-    ) -> Vec<usize> {
-        let mut before = std::mem::take(&mut self.0);
-        let mut confirmed = Vec::new();
-        for (place, row) in rows {
-            let same = before
-                .remove(&row.key)
-                .filter(|doubt| doubt.json == row.json && doubt.revision == row.revision);
-            let doubt = same.unwrap_or_else(|| Doubt {
-                json: row.json.clone(),
-                revision: row.revision,
-                since: now,
-            });
-            if doubt.is_ripe(heard_at, now) {
-                confirmed.push(place);
-            }
-            self.0.insert(row.key.clone(), doubt);
-        }
-        confirmed
-    }
-
-    /// An item is as it should be now.
-    pub(super) fn settled(&mut self, key: &ItemKey) {
-        self.0.remove(key);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use bytes::Bytes;
 
@@ -238,13 +135,7 @@ mod tests {
     use crate::flagstore::layout;
     use crate::flagstore::marker::Marker;
     use crate::model::{Item, ItemKind};
-
-    #[test]
-    fn debug_of_a_doubt_shows_no_content() {
-        let json = Bytes::from_static(b"content");
-        let shown = format!("{:?}", Doubt { json, revision: 1, since: Instant::now() });
-        assert!(shown.contains("7 bytes") && !shown.contains("content"), "{shown}");
-    }
+    use crate::replica::SECOND_LOOK;
 
     fn flag(key: &str) -> ItemKey {
         ItemKey::new(ItemKind::Flag, key)
@@ -315,7 +206,7 @@ mod tests {
             let now = Instant::now();
             let authority = Authority::Live { put_at: now, heard_at: now };
             for (authority, expected) in [(authority, live), (Authority::Provisional, other)] {
-                let decision = decide(&found, &data, authority, &mut Doubts::default(), now);
+                let decision = decide(&found, &data, authority, &mut RowDoubts::default(), now);
                 let case = format!("{in_store} | {in_memory} | {authority:?}");
                 assert_eq!(shown(&decision, &found), expected, "{case}");
             }
@@ -348,7 +239,7 @@ mod tests {
     fn looks(steps: &[(u64, &str, &str, u64)], expected: &[&str]) {
         let origin = Instant::now();
         let at = |seconds| origin + Duration::from_secs(seconds);
-        let mut doubts = Doubts::default();
+        let mut doubts = RowDoubts::default();
         let mut seen = Vec::new();
         for (now, in_store, in_memory, heard) in steps {
             let found = stored(in_store);
@@ -400,7 +291,7 @@ mod tests {
             found.rows.retain(|row| row.key != flag(key));
             found.rows.push(StoredRow { key: flag(key), json, head, revision: 0 });
             let now = Instant::now();
-            let mut doubts = Doubts::default();
+            let mut doubts = RowDoubts::default();
             let live = |heard_at| Authority::Live { put_at: now, heard_at };
             let first = decide(&found, &served, live(now), &mut doubts, now);
             assert_eq!(shown(&first, &found), "", "not at the first look");
@@ -425,7 +316,7 @@ mod tests {
         let later = now + SECOND_LOOK;
         let live = Authority::Live { put_at: now, heard_at: later };
         let (found, data) = (stored("! a3"), served("a2"));
-        let mut doubts = Doubts::default();
+        let mut doubts = RowDoubts::default();
         decide(&found, &data, live, &mut doubts, now);
         assert!(!doubts.is_empty());
         decide(&found, &data, Authority::Provisional, &mut doubts, now);

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::reconcile::Left;
-use super::schedule::Reason;
 use super::{DatabaseFacts, StoreFacts};
 use crate::model::ItemKey;
+use crate::replica::Reason;
 use crate::storage::{BreakerState, Health};
 
 /// Whether the store holds what it should (ld-relay v8: `dataStoreStatus.state`).

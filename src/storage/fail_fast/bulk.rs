@@ -107,9 +107,10 @@ impl<D: Dialer> FailFast<D> {
             StoreError::TimedOut { .. } | StoreError::Unreachable(_) => {
                 !self.shared.dialer.is_answer(error)
             }
-            StoreError::CoolingDown | StoreError::Refused(_) | StoreError::Unreadable { .. } => {
-                false
-            }
+            StoreError::CoolingDown
+            | StoreError::Away(_)
+            | StoreError::Refused(_)
+            | StoreError::Unreadable { .. } => false,
         }
     }
 

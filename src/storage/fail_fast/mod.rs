@@ -342,6 +342,7 @@ impl<D: Dialer> FailFast<D> {
             Err(
                 StoreError::TimedOut { .. }
                 | StoreError::CoolingDown
+                | StoreError::Away(_)
                 | StoreError::Unreachable(_)
                 | StoreError::Unreadable { .. },
             ) => {}

@@ -107,7 +107,7 @@ fn failure(error: &StoreError) -> Option<&RedisFailure> {
         StoreError::Unreachable(cause)
         | StoreError::Refused(cause)
         | StoreError::Unreadable { cause, .. } => cause.downcast_ref(),
-        StoreError::TimedOut { .. } | StoreError::CoolingDown => None,
+        StoreError::TimedOut { .. } | StoreError::CoolingDown | StoreError::Away(_) => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! When a keeper visits its store: pure, given the time and a random number.
+//! When a copy is visited: pure, given the time and a random number.
 //!
 //! Invariant: after every outcome a visit lies ahead, and it lies ahead by a pause unless
 //! something new is to be written.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::reconcile::SECOND_LOOK;
+use super::authority::SECOND_LOOK;
 use crate::backoff::Backoff;
 
 /// Pause before a visit that failed is tried again. A database that returns ends it early.
@@ -15,12 +15,12 @@ const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration
 
 /// Longest random wait between noticing a loss and repairing it, so that of several relays one
 /// does the work (design D23).
-pub(super) const HERD_WAIT: Duration = Duration::from_millis(300);
+pub const HERD_WAIT: Duration = Duration::from_millis(300);
 
 /// Looks between two whole comparisons (design D12: a slow periodic compare).
 const LOOKS_PER_COMPARISON: u32 = 20;
 
-/// Pauses of one environment's keeper.
+/// Pauses of one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// Between looks for lost content; `None`: neither these nor periodic comparisons (design
@@ -76,7 +76,7 @@ impl Reason {
     }
 
     /// Whether several relays may have noticed the same at the same moment.
-    pub(super) fn is_seen_by_all(self) -> bool {
+    pub fn is_seen_by_all(self) -> bool {
         match self {
             Self::Reconnected
             | Self::ServerChanged
@@ -91,7 +91,7 @@ impl Reason {
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub enum Due {
     /// Compare everything.
     Compare(Reason),
     /// Write the items that changed.
@@ -104,7 +104,7 @@ pub(super) enum Due {
 
 /// What lies ahead.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub struct Schedule {
     timing: Timing,
     compare: Option<(Instant, Reason)>,
     verify: Option<Instant>,
@@ -116,7 +116,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// The store is read at once.
-    pub(super) fn new(timing: Timing, now: Instant) -> Self {
+    pub fn new(timing: Timing, now: Instant) -> Self {
         Self {
             timing,
             compare: Some((now, Reason::Start)),
@@ -129,7 +129,7 @@ impl Schedule {
     }
 
     /// What comes next, and when; `None` if nothing lies ahead before something is told.
-    pub(super) fn next(&self) -> Option<(Instant, Due)> {
+    pub fn next(&self) -> Option<(Instant, Due)> {
         let compare = self.compare.map(|(at, why)| (at, Due::Compare(why)));
         let periodic = self.periodic.map(|at| (at, Due::Compare(Reason::Periodic)));
         let verify = self.verify.map(|at| (at, Due::Verify));
@@ -140,7 +140,7 @@ impl Schedule {
     }
 
     /// Compare as soon as that; an earlier plan stays.
-    pub(super) fn compare(&mut self, at: Instant, reason: Reason) {
+    pub fn compare(&mut self, at: Instant, reason: Reason) {
         if self.compare.is_none_or(|(planned, _)| at < planned) {
             self.compare = Some((at, reason));
         }
@@ -148,7 +148,7 @@ impl Schedule {
 
     /// Upstream is gone: nothing is written from here on, and what peers write is read. A check for
     /// a loss that lies ahead stays: a store that lost everything may still be filled.
-    pub(super) fn not_live(&mut self, now: Instant, random: f64) {
+    pub fn not_live(&mut self, now: Instant, random: f64) {
         self.flush = None;
         if !self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all()) {
             let at = now + jittered(self.timing.reread, random);
@@ -157,20 +157,20 @@ impl Schedule {
     }
 
     /// The second look at doubtful items would not settle anything yet: it comes later.
-    pub(super) fn look_later(&mut self, now: Instant) {
+    pub fn look_later(&mut self, now: Instant) {
         self.compare = Some((now + SECOND_LOOK, Reason::SecondLook));
     }
 
     /// Items wait to be written; failures before this one have their pause. Into a store that may
     /// have lost its data nothing is written item by item before it was compared.
-    pub(super) fn flush(&mut self, now: Instant) {
+    pub fn flush(&mut self, now: Instant) {
         let compared = self.compare.filter(|(_, reason)| reason.is_seen_by_all());
         let compared = compared.map(|(at, _)| at).max(self.verify);
         self.flush.get_or_insert(compared.map_or(now, |at| at.max(now)));
     }
 
     /// A comparison ended well, and with it everything that waited.
-    pub(super) fn compared(&mut self, now: Instant, random: f64, live: bool, doubts: bool) {
+    pub fn compared(&mut self, now: Instant, random: f64, live: bool, doubts: bool) {
         (self.compare, self.verify, self.failures) = (None, None, 0);
         self.periodic =
             self.timing.check.map(|pause| now + jittered(pause * LOOKS_PER_COMPARISON, random));
@@ -183,41 +183,41 @@ impl Schedule {
     }
 
     /// Whether the store may lack something, and is still to be compared for that.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    pub fn is_in_doubt(&self) -> bool {
         self.verify.is_some() || self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all())
     }
 
     /// The items that waited are written.
-    pub(super) fn flushed(&mut self) {
+    pub fn flushed(&mut self) {
         (self.flush, self.failures) = (None, 0);
     }
 
     /// Others wrote to some items at each attempt: these are tried again soon, and nothing else
     /// waits for them.
-    pub(super) fn contended(&mut self, now: Instant, random: f64) {
+    pub fn contended(&mut self, now: Instant, random: f64) {
         self.flush = Some(now + RETRY.delay(1, random));
     }
 
     /// The new connection leads to the same data, or the store is about to be compared.
-    pub(super) fn verified(&mut self) {
+    pub fn verified(&mut self) {
         self.verify = None;
     }
 
     /// The database answers and takes no writes: writing is tried again, and reading it meanwhile
     /// would show nothing new.
-    pub(super) fn refused(&mut self, now: Instant, random: f64) {
+    pub fn refused(&mut self, now: Instant, random: f64) {
         self.failures = self.failures.saturating_add(1);
         self.flush = Some(now + RETRY.delay(self.failures, random));
         self.compare = None;
     }
 
     /// A look found nothing wrong.
-    pub(super) fn looked(&mut self, now: Instant, random: f64) {
+    pub fn looked(&mut self, now: Instant, random: f64) {
         self.look = self.timing.check.map(|pause| now + jittered(pause, random));
     }
 
     /// A visit failed.
-    pub(super) fn failed(&mut self, now: Instant, random: f64, due: Due) {
+    pub fn failed(&mut self, now: Instant, random: f64, due: Due) {
         self.failures = self.failures.saturating_add(1);
         let again = now + RETRY.delay(self.failures, random);
         match due {
@@ -238,7 +238,7 @@ impl Schedule {
 
     /// The connection is a new one: what failed is tried soon, though not by all relays at once.
     /// Where nothing has failed it is enough to look whether the server is the same.
-    pub(super) fn reconnected(&mut self, now: Instant, random: f64) {
+    pub fn reconnected(&mut self, now: Instant, random: f64) {
         let soon = now + HERD_WAIT.mul_f64(random.clamp(0.0, 1.0));
         if self.failures == 0 && self.compare.is_none_or(|(at, _)| at > now) {
             self.verify = Some(soon);

@@ -1,0 +1,417 @@
+//! What a visit to the shared flag store of one environment consists of: pure.
+//!
+//! | visit | steps |
+//! | --- | --- |
+//! | comparison | read everything; then fill an empty store, or write what is lacking, lower the counts of the marker, correct what should not be there, and sign the marker, in this order |
+//! | flush | write the items that changed, and raise the counts of the marker |
+//! | look, verification | look for the cheap signs of a loss; now and then confirm the age of the set in the marker |
+//!
+//! Each step may find that a peer was faster. Then the visit ends, and the store is compared again.
+
+mod comparison;
+pub(super) mod marking;
+mod steps;
+mod telling;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+pub(super) use self::telling::{Effect, Notice};
+use super::orders::{Orders, Task};
+use super::reconcile::{Decision, RowDoubts};
+use crate::flagstore::backend::{
+    Correction, Counts, Filled, Look, Row, StoredRows, Upserted, chunks,
+};
+use crate::flagstore::layout;
+use crate::flagstore::marker::{Identity, Marker, Note};
+use crate::model::{DataSet, ItemKey};
+use crate::replica::{Authority, Due, End, Moment, Progress, Reason, Then, Visits, Waiting};
+use crate::storage::StoreError;
+
+/// So many items are handled on the spot.
+const FEW_ITEMS: usize = 100;
+
+/// What the database is asked: the calls of [`crate::flagstore::backend::FlagBackend`].
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Read,
+    Look,
+    Fill { rows: Arc<Vec<Row>>, note: Note },
+    /// `marker`: only into a store that has this marker still.
+    Upsert { rows: Vec<Row>, marker: Option<Marker> },
+    Correct(Vec<Correction>),
+    Mark { found: Option<Marker>, note: Note },
+}
+
+/// What it answers.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Read(StoredRows),
+    Look(Look),
+    Fill(Filled),
+    Upsert(Vec<Upserted>),
+    Correct(Vec<bool>),
+    Mark(Marker),
+}
+
+/// The visits to one store, and what is known of it.
+#[derive(Debug)]
+pub(super) struct FlagVisits {
+    /// The environment whose data this is, if its ID is known.
+    identity: Option<Identity>,
+    orders: Orders,
+    known: Known,
+    doubts: RowDoubts,
+    visit: Visit,
+    /// A failure was told that is not over.
+    complained: bool,
+    effects: Vec<Effect>,
+}
+
+/// What the last visits showed of the store, to tell a loss by.
+#[derive(Debug, Default)]
+struct Known {
+    marker: Option<Marker>,
+    server: Option<Arc<str>>,
+    /// True once a marker was seen: from then on an empty store is a loss.
+    complete: bool,
+    /// True once everything that LaunchDarkly said was found or written: from then on an item
+    /// that is missing is a loss.
+    verified: bool,
+    /// True if the last comparison could read the store.
+    was_read: bool,
+    /// True if the last comparison left something in place of what LaunchDarkly says, until it is
+    /// certain that no relay knows better.
+    unsettled: bool,
+    /// True if the store refused a write since the last comparison that ended well: it may lack
+    /// more than that by the time it takes writes again.
+    unwritten: bool,
+}
+
+/// One visit.
+#[derive(Debug)]
+struct Visit {
+    due: Due,
+    /// What was served when it began.
+    task: Task,
+    /// What was not written then.
+    unwritten: BTreeSet<ItemKey>,
+    /// What is still to be done.
+    steps: VecDeque<Step>,
+    /// What the database was asked last.
+    asked: Option<Step>,
+    /// The marker under which rows are written.
+    found: Option<Marker>,
+    /// What was read, and what was decided about it.
+    stored: StoredRows,
+    decision: Decision,
+    /// Items that the store has lost: written before, and neither changed since nor deleted.
+    lost: BTreeSet<ItemKey>,
+    /// Items that were written because they were absent or older.
+    written: Vec<ItemKey>,
+    /// Items to which others wrote at each attempt.
+    contended: BTreeSet<ItemKey>,
+    /// The counts that the marker is to tell.
+    counts: Counts,
+    /// Items of the set that was written into an empty store.
+    filled: u64,
+    /// Rows that stood otherwise twice and were replaced or removed.
+    corrected: usize,
+    outcome: Outcome,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+enum Step {
+    Read,
+    /// Wait a random time before a fill that several relays may begin.
+    Wait,
+    Fill(Arc<Vec<Row>>),
+    /// Look whether a peer was faster, before the store is filled item by item.
+    LookBeforeFill,
+    /// Look at the marker of the fill.
+    LookAfterFill,
+    Upsert(Vec<Row>),
+    Mark(Purpose),
+    Correct(Vec<Correction>),
+    Look,
+}
+
+/// Why the marker is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// It names another environment, and rows under it are about to be replaced.
+    TakeOver,
+    /// Counts are lowered before rows are removed, so that the marker never tells more than there
+    /// is.
+    Counts,
+    /// The store was filled item by item.
+    Filled,
+    /// The rows are this environment's, all of them.
+    Sign,
+    /// There is a new item; `bool`: a second attempt.
+    Raise(bool),
+    /// LaunchDarkly still says the same.
+    Confirm,
+}
+
+/// How a visit has gone so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The store holds what is served, but for what is contended.
+    InOrder,
+    /// It may not, and this relay leaves it as it is.
+    Left,
+    /// A peer changed it meanwhile: it is to be compared again, for that reason.
+    Overtaken(Reason),
+    /// A sign of a loss.
+    Loss(Reason),
+    /// Only a comparison can tell whether anything was lost.
+    Unknown,
+}
+
+impl Visit {
+    fn new(due: Due, task: Task) -> Self {
+        Self {
+            due,
+            task,
+            unwritten: BTreeSet::new(),
+            steps: VecDeque::new(),
+            asked: None,
+            found: None,
+            stored: StoredRows::default(),
+            decision: Decision::default(),
+            lost: BTreeSet::new(),
+            written: Vec::new(),
+            contended: BTreeSet::new(),
+            counts: Counts::default(),
+            filled: 0,
+            corrected: 0,
+            outcome: Outcome::InOrder,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.task.authority.is_live()
+    }
+
+    /// The rest of the visit is left.
+    fn stop(&mut self, outcome: Outcome) {
+        self.steps.clear();
+        self.outcome = outcome;
+    }
+
+    fn upsert(&mut self, rows: &[Row]) {
+        self.steps.extend(chunks(rows).map(|chunk| Step::Upsert(chunk.to_vec())));
+    }
+}
+
+impl FlagVisits {
+    pub(super) fn new(identity: Option<Identity>, orders: Orders) -> Self {
+        let visit = Visit::new(Due::Look, orders.task());
+        Self {
+            identity,
+            orders,
+            known: Known::default(),
+            doubts: RowDoubts::default(),
+            visit,
+            complained: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Writes the items that changed.
+    fn begin_flush(&mut self) {
+        let visit = &mut self.visit;
+        let (Some(data), true) = (visit.task.data.clone(), visit.is_live()) else {
+            return visit.stop(Outcome::Left);
+        };
+        visit.unwritten = self.orders.dirty();
+        // Under the name of another environment nothing is written.
+        let marker = self.known.marker.as_ref();
+        match marker.filter(|it| !it.names_another(self.identity.as_ref())) {
+            Some(marker) => {
+                let row = |key| Some(layout::row(key, data.item(key)?));
+                let rows: Vec<Row> = visit.unwritten.iter().filter_map(row).collect();
+                visit.found = Some(marker.clone());
+                visit.upsert(&rows);
+                visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+            }
+            None => visit.stop(Outcome::Overtaken(Reason::MarkerMissing)),
+        }
+    }
+
+    /// These items are stored, except those to which others wrote.
+    fn note_stored(&self, data: &DataSet, keys: &BTreeSet<ItemKey>) {
+        let written = keys.difference(&self.visit.contended);
+        self.orders.stored(written.filter_map(|key| Some((key, data.item(key)?.version))));
+    }
+
+    fn end_flush(&mut self) -> Then {
+        match (self.visit.outcome, &self.visit.task.data) {
+            (Outcome::InOrder, Some(data)) => {
+                self.note_stored(data, &self.visit.unwritten);
+                if !self.visit.contended.is_empty() {
+                    Then::Retry
+                } else if std::mem::take(&mut self.known.unwritten) {
+                    Then::Compare(Reason::Failed)
+                } else {
+                    Then::Nothing
+                }
+            }
+            // The store has lost its data, or a peer has refilled it: it is not known what else it
+            // lacks.
+            (Outcome::Overtaken(reason), _) => Then::Compare(reason),
+            (Outcome::InOrder | Outcome::Left | Outcome::Loss(_) | Outcome::Unknown, _) => {
+                Then::Nothing
+            }
+        }
+    }
+
+    fn end(&mut self, at: &Moment) -> End {
+        match self.visit.due {
+            Due::Compare(reason) => self.end_comparison(reason, at),
+            Due::Flush => End::Flushed { then: self.end_flush() },
+            Due::Look => End::Looked(match self.visit.outcome {
+                Outcome::Loss(reason) => Some(reason),
+                Outcome::InOrder | Outcome::Left | Outcome::Overtaken(_) | Outcome::Unknown => None,
+            }),
+            Due::Verify => End::Verified { compare: self.visit.outcome != Outcome::InOrder },
+        }
+    }
+
+    /// The next step that has something to ask; the end of the visit if there is none.
+    fn go_on(&mut self, at: &Moment) -> Progress<Call> {
+        while let Some(step) = self.visit.steps.pop_front() {
+            let call = match &step {
+                Step::Wait => {
+                    return Progress::Wait(crate::replica::HERD_WAIT.mul_f64(at.random));
+                }
+                Step::Read => Some(Call::Read),
+                Step::Look | Step::LookBeforeFill | Step::LookAfterFill => Some(Call::Look),
+                Step::Fill(rows) => {
+                    let counts = self.visit.counts;
+                    Some(Call::Fill { rows: rows.clone(), note: self.note(counts, at) })
+                }
+                Step::Upsert(rows) => {
+                    Some(Call::Upsert { rows: rows.clone(), marker: self.visit.found.clone() })
+                }
+                Step::Correct(corrections) => Some(Call::Correct(corrections.clone())),
+                Step::Mark(purpose) => {
+                    self.mark(*purpose, at).map(|(found, note)| Call::Mark { found, note })
+                }
+            };
+            if let Some(call) = call {
+                self.visit.asked = Some(step);
+                return Progress::Call(call);
+            }
+        }
+        Progress::End(self.end(at))
+    }
+}
+
+impl Visits for FlagVisits {
+    type Call = Call;
+    type Answer = Answer;
+    type Effect = Effect;
+
+    fn waiting(&self) -> Waiting {
+        self.orders.waiting()
+    }
+
+    fn authority(&self) -> Authority {
+        self.orders.task().authority
+    }
+
+    fn is_second_look_ripe(&self, at: &Moment) -> bool {
+        match self.authority() {
+            Authority::Live { heard_at, .. } => self.doubts.are_ripe(heard_at, at.now),
+            Authority::Provisional => true,
+        }
+    }
+
+    fn not_live(&mut self) {
+        self.doubts.clear();
+        self.known.unsettled = false;
+    }
+
+    fn begin(&mut self, due: Due, at: &Moment) -> Progress<Call> {
+        self.visit = Visit::new(due, self.orders.task());
+        match due {
+            Due::Compare(_) => {
+                self.visit.unwritten = self.orders.dirty();
+                self.known.was_read = false;
+                self.visit.steps.push_back(Step::Read);
+            }
+            Due::Flush => self.begin_flush(),
+            Due::Look | Due::Verify => self.visit.steps.push_back(Step::Look),
+        }
+        self.go_on(at)
+    }
+
+    fn answered(&mut self, answer: Answer, at: &Moment) -> Progress<Call> {
+        self.take(answer, at);
+        self.go_on(at)
+    }
+
+    fn waited(&mut self, at: &Moment) -> Progress<Call> {
+        self.go_on(at)
+    }
+
+    fn ended(&mut self, in_doubt: bool, at: &Moment) {
+        let (outcome, live) = (self.visit.outcome, self.visit.is_live());
+        let is_told = match self.visit.due {
+            Due::Compare(_) => matches!(outcome, Outcome::InOrder | Outcome::Left),
+            Due::Flush | Due::Verify => outcome == Outcome::InOrder,
+            Due::Look => false,
+        };
+        if !is_told {
+            return;
+        }
+        let contended = self.visit.contended.len();
+        if contended > 0 {
+            let error = format!("other programs wrote to {contended} items at each attempt");
+            return self.interrupted(error, at);
+        }
+        self.succeeded(in_doubt, at);
+        if live && self.visit.due != Due::Verify {
+            self.in_order(at);
+        }
+    }
+
+    fn failed(&mut self, due: Due, error: &StoreError, at: &Moment) -> bool {
+        self.tell_failure(error, at);
+        let takes_no_writes = matches!(error, StoreError::Refused(_))
+            && (due == Due::Flush || self.known.was_read)
+            && self.orders.waiting().dirty;
+        self.known.unwritten |= takes_no_writes;
+        takes_no_writes
+    }
+
+    fn report(&mut self, in_doubt: bool) {
+        self.orders.report_waiting();
+        let in_doubt = in_doubt || self.known.unsettled;
+        self.orders.report().update(|report| report.in_doubt = in_doubt);
+    }
+
+    fn effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn is_much(&self, answer: Option<&Answer>) -> bool {
+        let items = match answer {
+            Some(Answer::Read(stored)) => {
+                stored.rows.len() + self.visit.task.data.as_ref().map_or(0, |data| data.len())
+            }
+            Some(
+                Answer::Look(_)
+                | Answer::Fill(_)
+                | Answer::Upsert(_)
+                | Answer::Correct(_)
+                | Answer::Mark(_),
+            ) => 0,
+            None => self.orders.dirty_len(),
+        };
+        items > FEW_ITEMS
+    }
+}

@@ -1,0 +1,199 @@
+//! The comparison of everything that is stored with what is served: what is decided, the steps
+//! that follow, and how it ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{FlagVisits, Outcome, Purpose, Step};
+use crate::flagstore::backend::{Correction, Counts, ROWS_MAX, StoredRows};
+use crate::flagstore::layout;
+use crate::flagstore::marker::Marker;
+use crate::flagstore::shared::reconcile::{Decision, decide};
+use crate::flagstore::shared::visits::telling::Notice;
+use crate::model::{DataSet, ItemKey};
+use crate::replica::{Due, End, Moment, Reason, Then};
+
+impl FlagVisits {
+    /// Compares what was read with what is served.
+    pub(super) fn compare(&mut self, stored: StoredRows, at: &Moment) {
+        self.known.was_read = true;
+        self.tell_read(&stored);
+        self.known.marker.clone_from(&stored.marker);
+        let (authority, live) = (self.visit.task.authority, self.visit.is_live());
+        let Some(data) = self.visit.task.data.clone() else {
+            return self.visit.stop(Outcome::Left);
+        };
+        if self.visit.due == Due::Compare(Reason::MarkerMissing) && stored.marker.is_some() {
+            self.visit.due = Due::Compare(Reason::MarkerChanged);
+        }
+        let decision = decide(&stored, &data, authority, &mut self.doubts, at.now);
+        self.tell_left(decision.left);
+        self.visit.lost = self.lost(&decision, &data);
+        if live {
+            self.orders.missing(decision.upserts.iter().cloned());
+        }
+        let may_write = if decision.fill { self.visit.task.may_fill() } else { live };
+        if !may_write {
+            // A relay that is not live writes nothing but what it fills. And filled with less than
+            // it held, the store would vouch for that.
+            return self.visit.stop(Outcome::Left);
+        }
+        if decision.fill {
+            self.plan_fill(&data);
+        } else {
+            self.plan_writes(stored, &data, decision);
+        }
+    }
+
+    fn plan_fill(&mut self, data: &Arc<DataSet>) {
+        self.visit.counts = self.counts(data);
+        let Due::Compare(reason) = self.visit.due else { return };
+        // After a new connection it has waited before it compared.
+        if reason.is_seen_by_all() && reason != Reason::Reconnected {
+            self.visit.steps.push_back(Step::Wait);
+        }
+        self.visit.steps.push_back(Step::Fill(Arc::new(layout::ordered(data))));
+    }
+
+    fn plan_writes(&mut self, stored: StoredRows, data: &Arc<DataSet>, decision: Decision) {
+        let visit = &mut self.visit;
+        visit.found.clone_from(&stored.marker);
+        let writes = !(decision.upserts.is_empty() && decision.corrections.is_empty());
+        let names_another =
+            |marker: &Marker| marker.names_another(self.identity.as_ref());
+        if writes && visit.found.as_ref().is_some_and(names_another) {
+            visit.steps.push_back(Step::Mark(Purpose::TakeOver));
+        }
+        if !decision.upserts.is_empty() {
+            // A store that was wiped out since it was read is filled, not given a few items: the
+            // rows are written under the marker that was found.
+            let mut rows = layout::ordered(data);
+            rows.retain(|row| decision.upserts.contains(&row.key));
+            visit.upsert(&rows);
+        }
+        visit.steps.push_back(Step::Mark(Purpose::Counts));
+        let corrections = corrections(&stored, data, &decision.corrections);
+        let chunks = corrections.chunks(ROWS_MAX);
+        visit.steps.extend(chunks.map(|chunk| Step::Correct(chunk.to_vec())));
+        visit.steps.push_back(Step::Mark(Purpose::Sign));
+        (visit.stored, visit.decision) = (stored, decision);
+    }
+
+    /// Items that the store has lost: written before, and neither changed since nor deleted.
+    fn lost(&self, decision: &Decision, data: &DataSet) -> BTreeSet<ItemKey> {
+        if !self.known.verified {
+            return BTreeSet::new();
+        }
+        let is_lost = |key: &&ItemKey| {
+            !self.visit.unwritten.contains(key)
+                && data.item(key).is_some_and(|item| !item.is_tombstone())
+        };
+        decision.upserts.iter().filter(is_lost).cloned().collect()
+    }
+
+    /// Rows of each kind that stand in the store once the corrections are carried out, whether
+    /// this relay knows them or not. While some wait for a second look, the marker may tell of
+    /// others that only a peer knows, so its counts are not lowered.
+    pub(super) fn standing(&self) -> Counts {
+        let visit = &self.visit;
+        let (stored, decision) = (&visit.stored, &visit.decision);
+        let dropped = self.orders.report().get().dropped;
+        let is_written =
+            |key: &&ItemKey| !dropped.contains_key(*key) && !visit.contended.contains(*key);
+        let mut added: BTreeSet<&ItemKey> = decision.upserts.iter().filter(is_written).collect();
+        for row in &stored.rows {
+            added.remove(&row.key);
+        }
+        let found = stored.rows.iter().map(|row| &row.key);
+        let mut counts = Counts::of(found.chain(added));
+        if self.doubts.len() > decision.corrections.len() {
+            let note = stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
+            counts = counts.max(note.map_or(Counts::default(), |note| note.counts));
+        }
+        let is_wanted = |key: &ItemKey| {
+            visit.task.data.as_ref().is_some_and(|data| data.item(key).is_some())
+        };
+        let corrected = decision.corrections.iter().map(|&place| &stored.rows[place].key);
+        corrected.filter(|key| !is_wanted(key)).fold(counts, Counts::minus)
+    }
+
+    pub(super) fn end_comparison(&mut self, reason: Reason, at: &Moment) -> End {
+        let live = self.visit.is_live();
+        if self.visit.corrected > 0 {
+            self.tell(Notice::Corrected { items: self.visit.corrected });
+        }
+        if let Some(data) = self.visit.task.data.clone() {
+            self.end_of_writes(&data, reason, at);
+        }
+        let then = match self.visit.outcome {
+            Outcome::Overtaken(reason) | Outcome::Loss(reason) => Then::Overtaken(reason),
+            Outcome::InOrder | Outcome::Left | Outcome::Unknown => {
+                self.orders.compared(self.visit.task.authority);
+                if !self.visit.contended.is_empty() {
+                    Then::Retry
+                } else if self.orders.waiting().dirty && self.known.marker.is_some() {
+                    // What a relay accepted while it was live, it may write into a store that is
+                    // whole.
+                    Then::Flush
+                } else {
+                    Then::Nothing
+                }
+            }
+        };
+        End::Compared { live, doubts: !self.doubts.is_empty(), then }
+    }
+
+    fn end_of_writes(&mut self, data: &DataSet, reason: Reason, at: &Moment) {
+        let (live, outcome) = (self.visit.is_live(), self.visit.outcome);
+        // Of several relays that notice a loss each tells what it wrote itself.
+        let is_lost = |key: &&ItemKey| self.visit.lost.contains(*key);
+        let mut rewritten = self.visit.written.iter().filter(is_lost).count() as u64;
+        if self.known.complete {
+            rewritten += self.visit.filled;
+        }
+        if rewritten > 0 {
+            self.tell_repopulation(reason, rewritten, at);
+        }
+        self.known.complete |= self.known.marker.is_some();
+        self.known.unsettled = live && self.is_unsettled(data);
+        if outcome != Outcome::InOrder {
+            return;
+        }
+        if live && self.visit.contended.is_empty() {
+            self.known.verified = true;
+            self.known.unwritten = false;
+            self.forget_dropped(data);
+        }
+        self.note_stored(data, &self.orders.dirty());
+    }
+
+    fn is_unsettled(&self, data: &DataSet) -> bool {
+        let marker = self.known.marker.as_ref();
+        let is_ours = marker
+            .is_some_and(|it| it.unsettled.is_none() && !it.is_foreign_to(self.identity.as_ref()));
+        // An item that is served stands differently in the store: not only one too many.
+        let contradicts = |key: &ItemKey| data.item(key).is_some_and(|item| !item.is_tombstone());
+        !is_ours || self.doubts.keys().any(contradicts)
+    }
+
+    /// Items that are no longer served need no place in the database.
+    fn forget_dropped(&self, data: &DataSet) {
+        self.orders.report().update(|report| {
+            report.dropped.retain(|key, _| data.item(key).is_some_and(|it| !it.is_tombstone()));
+        });
+    }
+}
+
+/// The rows at these places as they are to be. Rows that serve something wrong come before rows
+/// that are only too many.
+fn corrections(stored: &StoredRows, data: &DataSet, places: &[usize]) -> Vec<Correction> {
+    let is_removal = |place: &usize| data.item(&stored.rows[*place].key).is_none();
+    let (removals, replacements): (Vec<usize>, Vec<usize>) =
+        places.iter().copied().partition(is_removal);
+    let correction = |place: usize| {
+        let found = stored.rows[place].clone();
+        let wanted = data.item(&found.key).map(|item| layout::row(&found.key, item));
+        Correction { found, wanted }
+    };
+    replacements.into_iter().chain(removals).map(correction).collect()
+}

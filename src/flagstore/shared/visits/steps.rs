@@ -1,0 +1,170 @@
+//! What the answers of the database mean for the rest of a visit.
+
+use super::{Answer, FlagVisits, Outcome, Purpose, Step};
+use crate::flagstore::backend::{Counts, Filled, Look, Row, Upserted};
+use crate::flagstore::marker::{Marker, Unsettled};
+use crate::flagstore::shared::visits::telling::Notice;
+use crate::model::{DataSet, ItemMap};
+use crate::replica::{Due, Moment, Reason};
+
+impl FlagVisits {
+    /// Takes the answer to the last call.
+    pub(super) fn take(&mut self, answer: Answer, at: &Moment) {
+        match (self.visit.asked.take(), answer) {
+            (Some(Step::Read), Answer::Read(stored)) => self.compare(stored, at),
+            (Some(Step::Fill(rows)), Answer::Fill(filled)) => self.take_fill(&rows, filled),
+            (Some(Step::Upsert(rows)), Answer::Upsert(outcomes)) => {
+                self.take_upserts(&rows, &outcomes);
+            }
+            (Some(Step::Correct(corrections)), Answer::Correct(done)) => {
+                for (correction, _) in corrections.iter().zip(done).filter(|(_, done)| *done) {
+                    self.doubts.settled(&correction.found.key);
+                    self.visit.corrected += 1;
+                }
+            }
+            (Some(Step::Mark(purpose)), Answer::Mark(marker)) => self.take_mark(purpose, marker),
+            (Some(Step::LookBeforeFill), Answer::Look(look)) => {
+                if look.marker.is_some() {
+                    self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
+                }
+            }
+            (Some(Step::LookAfterFill), Answer::Look(look)) => self.known.marker = look.marker,
+            (Some(Step::Look), Answer::Look(look)) => self.take_look(look),
+            (asked, answer) => {
+                debug_assert!(false, "{answer:?} is no answer to {asked:?}");
+                self.visit.stop(Outcome::Overtaken(Reason::Failed));
+            }
+        }
+    }
+
+    fn take_fill(&mut self, rows: &[Row], filled: Filled) {
+        match filled {
+            Filled::Done => {
+                self.visit.filled = rows.len() as u64;
+                self.visit.steps.push_back(Step::LookAfterFill);
+            }
+            Filled::NotEmpty => self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged)),
+            Filled::Impossible => {
+                // Once more, because a peer may have been faster by the random wait.
+                self.visit.steps.push_back(Step::LookBeforeFill);
+                self.visit.upsert(rows);
+                self.visit.steps.push_back(Step::Mark(Purpose::Filled));
+            }
+        }
+    }
+
+    fn take_upserts(&mut self, rows: &[Row], outcomes: &[Upserted]) {
+        for (row, outcome) in rows.iter().zip(outcomes) {
+            match outcome {
+                Upserted::Written => self.visit.written.push(row.key.clone()),
+                Upserted::NotNewer => {}
+                Upserted::Contended => {
+                    self.visit.contended.insert(row.key.clone());
+                }
+                Upserted::NoMarker => {
+                    self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
+                }
+                Upserted::TooLarge => {
+                    self.dropped(row);
+                    continue;
+                }
+            }
+            self.orders.report().update(|report| {
+                report.dropped.remove(&row.key);
+            });
+        }
+        // A store that is filled item by item while others write to it is somebody else's.
+        let is_fill = self.visit.steps.iter().any(|it| matches!(it, Step::Mark(Purpose::Filled)));
+        if is_fill && !self.visit.contended.is_empty() {
+            self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
+        }
+    }
+
+    /// Takes note of the marker that stands after one was to be written.
+    fn take_mark(&mut self, purpose: Purpose, marker: Marker) {
+        let note = marker.note.as_ref();
+        let is_told =
+            note.is_some_and(|it| it.is_current(self.visit.counts, self.identity.as_ref()));
+        let is_taken_over = marker.unsettled == Some(Unsettled::Mixed);
+        self.known.marker = Some(marker.clone());
+        let is_mine = match purpose {
+            Purpose::TakeOver => {
+                self.visit.found = Some(marker);
+                is_taken_over
+            }
+            Purpose::Counts => is_told,
+            Purpose::Filled => {
+                self.visit.filled = self.visit.written.len() as u64;
+                is_told
+            }
+            // A peer that removed the marker may have been about to remove the rest.
+            Purpose::Sign => is_told && self.visit.found.is_some(),
+            Purpose::Raise(is_second) => {
+                if !is_told && !is_second {
+                    self.visit.steps.push_back(Step::Mark(Purpose::Raise(true)));
+                }
+                true
+            }
+            Purpose::Confirm => true,
+        };
+        if !is_mine {
+            self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
+        }
+    }
+
+    fn take_look(&mut self, found: Look) {
+        let loss = self.loss(&found);
+        // Where servers do not tell who they are only a comparison can show it.
+        let is_known = self.known.server.is_some() && found.server.is_some();
+        self.known.server = found.server.or(self.known.server.take());
+        match (loss, self.visit.due) {
+            (Some(reason), _) => self.visit.stop(Outcome::Loss(reason)),
+            (None, Due::Verify) if !is_known => self.visit.stop(Outcome::Unknown),
+            (None, Due::Look) => {
+                self.visit.found = found.marker;
+                self.visit.steps.push_back(Step::Mark(Purpose::Confirm));
+            }
+            (None, Due::Verify | Due::Flush | Due::Compare(_)) => {}
+        }
+    }
+
+    /// A sign that the store has lost something.
+    fn loss(&self, found: &Look) -> Option<Reason> {
+        // Without data there is nothing to repair, and a reading finds what there is.
+        let Some(marker) = &found.marker else { return Some(Reason::MarkerMissing) };
+        if !self.known.marker.as_ref().is_some_and(|known| known.is_same_set(marker)) {
+            return Some(Reason::MarkerChanged);
+        }
+        if let (Some(before), Some(now)) = (&self.known.server, &found.server)
+            && before != now
+        {
+            return Some(Reason::ServerChanged);
+        }
+        if self.known.unwritten {
+            // That items are missing is known; the store takes none.
+            return None;
+        }
+        let (counts, data) = (found.counts?, self.orders.task().data?);
+        self.is_short(counts, &data).then_some(Reason::ItemsMissing)
+    }
+
+    fn is_short(&self, counts: Counts, data: &DataSet) -> bool {
+        let live = |items: &ItemMap| {
+            items.iter().filter(|(_, item)| !item.is_tombstone()).count() as u64
+        };
+        let dropped = self.orders.report().get().dropped.len() as u64;
+        counts.flags + dropped < live(&data.flags)
+            || counts.segments + dropped < live(&data.segments)
+    }
+
+    fn dropped(&mut self, row: &Row) {
+        let bytes = row.json.len() as u64;
+        let mut is_news = false;
+        self.orders.report().update(|report| {
+            is_news = report.dropped.insert(row.key.clone(), bytes) != Some(bytes);
+        });
+        if is_news {
+            self.tell(Notice::TooLarge { item: row.key.clone(), bytes });
+        }
+    }
+}

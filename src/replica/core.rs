@@ -1,0 +1,205 @@
+//! When a copy is visited, and what follows from how a visit ended: pure.
+
+use tokio::time::Instant;
+
+use super::schedule::{Due, HERD_WAIT, Reason, Schedule, Timing};
+use super::{End, Moment, Progress, Step, Then, Visits, Waiting};
+use crate::storage::StoreError;
+
+/// One copy, as one relay keeps it.
+#[derive(Debug)]
+pub struct Replica<V> {
+    visits: V,
+    schedule: Schedule,
+    visit: Option<Visit>,
+    /// The count of connections at the last visit that got an answer: a new one may lead to a
+    /// database that lost its data.
+    seen_epoch: u64,
+    was_live: bool,
+}
+
+/// A visit under way.
+#[derive(Clone, Copy, Debug)]
+struct Visit {
+    due: Due,
+    /// The count of connections when it began. A connection that is made during it may lead to
+    /// another database than the one that answered first.
+    epoch: u64,
+}
+
+impl<V: Visits> Replica<V> {
+    /// A copy that is visited at once.
+    pub fn new(visits: V, timing: Timing, at: &Moment) -> Self {
+        Self {
+            visits,
+            schedule: Schedule::new(timing, at.now),
+            visit: None,
+            seen_epoch: 0,
+            was_live: false,
+        }
+    }
+
+    /// The kind of copy.
+    pub fn visits(&mut self) -> &mut V {
+        &mut self.visits
+    }
+
+    /// The count of connections that is known of.
+    pub fn seen_epoch(&self) -> u64 {
+        self.seen_epoch
+    }
+
+    /// True if the next step handles so much data that it must not keep the runtime waiting.
+    pub fn is_much(&self, answer: Option<&V::Answer>) -> bool {
+        self.visits.is_much(answer)
+    }
+
+    /// When the next visit is due; `None` if nothing lies ahead before something is told.
+    pub fn next(&self) -> Option<Instant> {
+        self.schedule.next().map(|(at, _)| at)
+    }
+
+    /// Something else is wanted, or the database has another connection.
+    pub fn told(&mut self, epoch: u64, at: &Moment) {
+        if epoch != self.seen_epoch {
+            self.seen_epoch = epoch;
+            self.schedule.reconnected(at.now, at.random);
+        }
+        let Waiting { put, dirty, live } = self.visits.waiting();
+        if put {
+            self.schedule.compare(at.now, Reason::Put);
+        }
+        if dirty && !put && live {
+            self.schedule.flush(at.now);
+        }
+        if self.was_live && !live {
+            self.visits.not_live();
+            self.schedule.not_live(at.now, at.random);
+        }
+        self.was_live = live;
+        self.report();
+    }
+
+    /// Begins the visit that is due.
+    pub fn begin(&mut self, epoch: u64, at: &Moment) -> Step<V::Call> {
+        let Some((_, due)) = self.schedule.next() else { return Step::Rest };
+        if due == Due::Compare(Reason::SecondLook) && !self.visits.is_second_look_ripe(at) {
+            self.schedule.look_later(at.now);
+            return Step::Rest;
+        }
+        self.visit(due, epoch, at)
+    }
+
+    /// Begins a last visit before the end of the process, whatever the schedule says. Nothing is
+    /// to be done if nothing waits, or if what waits must not be written.
+    pub fn begin_last(&mut self, epoch: u64, at: &Moment) -> Step<V::Call> {
+        let due = match self.visits.waiting() {
+            Waiting { live: false, .. } | Waiting { put: false, dirty: false, .. } => {
+                return Step::Rest;
+            }
+            Waiting { put: true, .. } => Due::Compare(Reason::Put),
+            Waiting { put: false, dirty: true, .. } => Due::Flush,
+        };
+        self.visit(due, epoch, at)
+    }
+
+    /// The pause is over.
+    pub fn waited(&mut self, epoch: u64, at: &Moment) -> Step<V::Call> {
+        let progress = self.visits.waited(at);
+        self.go_on(progress, epoch, at)
+    }
+
+    /// The database answered, or did not.
+    pub fn answered(
+        &mut self,
+        answer: Result<V::Answer, StoreError>,
+        epoch: u64,
+        at: &Moment,
+    ) -> Step<V::Call> {
+        match answer {
+            Ok(answer) => {
+                let progress = self.visits.answered(answer, at);
+                self.go_on(progress, epoch, at)
+            }
+            Err(error) => {
+                self.failed(&error, at);
+                Step::Rest
+            }
+        }
+    }
+
+    fn visit(&mut self, due: Due, epoch: u64, at: &Moment) -> Step<V::Call> {
+        self.visit = Some(Visit { due, epoch });
+        let progress = self.visits.begin(due, at);
+        self.go_on(progress, epoch, at)
+    }
+
+    fn go_on(&mut self, progress: Progress<V::Call>, epoch: u64, at: &Moment) -> Step<V::Call> {
+        match progress {
+            Progress::Call(call) => Step::Call(call),
+            Progress::Wait(pause) => Step::Wait(pause),
+            Progress::End(end) => {
+                if let Some(visit) = self.visit.take() {
+                    // The first connection of all is made by the visit itself.
+                    self.seen_epoch = if visit.epoch == 0 { epoch.min(1) } else { visit.epoch };
+                }
+                self.ended(end, at);
+                Step::Rest
+            }
+        }
+    }
+
+    fn ended(&mut self, end: End, at: &Moment) {
+        let Moment { now, random, .. } = *at;
+        match end {
+            End::Compared { live, doubts, then } => {
+                self.schedule.compared(now, random, live, doubts);
+                self.then(then, at);
+            }
+            End::Flushed { then } => {
+                self.schedule.flushed();
+                self.then(then, at);
+            }
+            End::Looked(loss) => {
+                self.schedule.looked(now, random);
+                if let Some(reason) = loss {
+                    tracing::debug!(reason = reason.as_str(), "a stored copy is compared");
+                    self.schedule.compare(now, reason);
+                }
+            }
+            End::Verified { compare } => {
+                self.schedule.verified();
+                if compare {
+                    self.schedule.compare(now, Reason::Reconnected);
+                }
+            }
+        }
+        self.visits.ended(self.schedule.is_in_doubt(), at);
+        self.report();
+    }
+
+    fn then(&mut self, then: Then, at: &Moment) {
+        match then {
+            Then::Nothing => {}
+            Then::Flush => self.schedule.flush(at.now),
+            Then::Retry => self.schedule.contended(at.now, at.random),
+            Then::Compare(reason) => self.schedule.compare(at.now, reason),
+            Then::Overtaken(reason) => self.schedule.compare(at.now + HERD_WAIT, reason),
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError, at: &Moment) {
+        if let Some(Visit { due, .. }) = self.visit.take() {
+            if self.visits.failed(due, error, at) {
+                self.schedule.refused(at.now, at.random);
+            } else {
+                self.schedule.failed(at.now, at.random, due);
+            }
+        }
+        self.report();
+    }
+
+    fn report(&mut self) {
+        self.visits.report(self.schedule.is_in_doubt());
+    }
+}

@@ -1,0 +1,100 @@
+//! Stored items that differ from what LaunchDarkly says and may be newer. Pure.
+//!
+//! A peer may have heard of a change that this relay's own stream has not told yet. So such an item
+//! is left at first, and corrected when the same content is found again five seconds later, if
+//! LaunchDarkly has sent something after the change could have reached this relay.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tokio::time::Instant;
+
+use super::authority::{SECOND_LOOK, STREAM_LAG};
+
+/// The items, with what was found (`S`) and when first.
+#[derive(Clone)]
+pub struct Doubts<K, S>(BTreeMap<K, (S, Instant)>);
+
+impl<K, S> Default for Doubts<K, S> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+/// Shows how many there are and not what was found: it holds rules, targets and keys.
+impl<K, S> fmt::Debug for Doubts<K, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Doubts").field(&self.0.len()).finish()
+    }
+}
+
+impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
+    /// True if no item waits for a second look.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many items wait for a second look.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The items that wait for a second look.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.0.keys()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Forgets an item that is as it should be now.
+    pub fn settled(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
+    /// True if a second look at this moment would confirm a doubt, should the item be unchanged.
+    /// While the stream is silent it would not, and reading the copy again is wasted.
+    pub fn are_ripe(&self, heard_at: Instant, now: Instant) -> bool {
+        self.0.values().any(|(_, since)| is_ripe(*since, heard_at, now))
+    }
+
+    /// Takes note of what was found at this look: doubts that are not among it are settled.
+    /// Returns the positions of those that were found unchanged so long ago that they are to be
+    /// corrected.
+    pub fn confirmed(
+        &mut self,
+        found: impl IntoIterator<Item = (K, S)>,
+        heard_at: Instant,
+        now: Instant,
+    ) -> Vec<usize> {
+        let mut before = std::mem::take(&mut self.0);
+        let mut confirmed = Vec::new();
+        for (position, (key, state)) in found.into_iter().enumerate() {
+            let same = before.remove(&key).filter(|(known, _)| *known == state);
+            let since = same.map_or(now, |(_, since)| since);
+            if is_ripe(since, heard_at, now) {
+                confirmed.push(position);
+            }
+            self.0.insert(key, (state, since));
+        }
+        confirmed
+    }
+}
+
+fn is_ripe(since: Instant, heard_at: Instant, now: Instant) -> bool {
+    heard_at >= since + STREAM_LAG && now.saturating_duration_since(since) >= SECOND_LOOK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_a_count_and_no_content() {
+        let mut doubts = Doubts::default();
+        doubts.confirmed([("key", "content")], Instant::now(), Instant::now());
+        assert_eq!(format!("{doubts:?}"), "Doubts(1)");
+    }
+}

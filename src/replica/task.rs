@@ -1,0 +1,167 @@
+//! The task of one copy: waits, asks the database, and tells the core. It decides nothing.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Moment, Replica, Step, Visits};
+use crate::storage::{Health, StoreError};
+use crate::tasks::beside;
+
+/// Bound on the last visit before the end of the process.
+const LAST_VISIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the task needs around a kind of copy.
+pub trait Surroundings<V: Visits>: Send {
+    /// Waits until something else is wanted than before. Cancel-safe.
+    fn told(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Asks the database.
+    fn call(&mut self, call: V::Call)
+    -> impl Future<Output = Result<V::Answer, StoreError>> + Send;
+
+    /// Tells others what the core wants them to know. Cancel-safe.
+    fn carry_out(&mut self, effect: V::Effect) -> impl Future<Output = ()> + Send;
+
+    /// What still waits is not written before the end of the process.
+    fn left_unwritten(&mut self);
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct CopyTask<S> {
+    surroundings: S,
+    health: watch::Receiver<Health>,
+}
+
+impl<S> CopyTask<S> {
+    /// A task for a copy in a database of that health.
+    pub fn new(surroundings: S, health: watch::Receiver<Health>) -> Self {
+        Self { surroundings, health }
+    }
+
+    /// Keeps the copy until it is told to stop, then writes once more what waits.
+    pub async fn run<V>(mut self, mut replica: Replica<V>, cancel: CancellationToken)
+    where
+        S: Surroundings<V>,
+        V: Visits<Call: Send, Answer: Send + 'static, Effect: Send> + Send + 'static,
+    {
+        loop {
+            let is_due = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                () = self.surroundings.told() => false,
+                () = new_connection(&mut self.health, replica.seen_epoch()) => false,
+                () = sleep_until(replica.next()) => true,
+            };
+            if is_due {
+                replica = self.visit(replica, Replica::begin, &cancel).await;
+            } else {
+                replica.told(self.epoch(), &Moment::present());
+            }
+        }
+        if is_waiting(&mut replica) {
+            let never = CancellationToken::new();
+            let visit = self.visit(replica, Replica::begin_last, &never);
+            let visited = tokio::time::timeout(LAST_VISIT_TIMEOUT, visit).await;
+            if visited.is_err() || visited.is_ok_and(|mut replica| is_waiting(&mut replica)) {
+                self.surroundings.left_unwritten();
+            }
+        }
+    }
+
+    /// Carries out one visit; gives it up when the token says so.
+    async fn visit<V>(
+        &mut self,
+        replica: Replica<V>,
+        begin: fn(&mut Replica<V>, u64, &Moment) -> Step<V::Call>,
+        cancel: &CancellationToken,
+    ) -> Replica<V>
+    where
+        S: Surroundings<V>,
+        V: Visits<Call: Send, Answer: Send + 'static, Effect: Send> + Send + 'static,
+    {
+        let (epoch, is_much) = (self.epoch(), replica.is_much(None));
+        let (mut replica, mut step) = turn(replica, is_much, move |replica| {
+            begin(replica, epoch, &Moment::present())
+        })
+        .await;
+        loop {
+            for effect in replica.visits().effects() {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return replica,
+                    () = self.surroundings.carry_out(effect) => {}
+                }
+            }
+            let answer = match step {
+                Step::Rest => return replica,
+                Step::Wait(pause) => tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return replica,
+                    () = tokio::time::sleep(pause) => None,
+                },
+                Step::Call(call) => tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return replica,
+                    answer = self.surroundings.call(call) => Some(answer),
+                },
+            };
+            let epoch = self.epoch();
+            let is_much = replica.is_much(answer.as_ref().and_then(|answer| answer.as_ref().ok()));
+            (replica, step) = turn(replica, is_much, move |replica| {
+                let at = Moment::present();
+                match answer {
+                    Some(answer) => replica.answered(answer, epoch, &at),
+                    None => replica.waited(epoch, &at),
+                }
+            })
+            .await;
+        }
+    }
+
+    fn epoch(&mut self) -> u64 {
+        self.health.borrow_and_update().connected_epoch
+    }
+}
+
+fn is_waiting<V: Visits>(replica: &mut Replica<V>) -> bool {
+    let waiting = replica.visits().waiting();
+    waiting.put || waiting.dirty
+}
+
+/// Lets the core work; beside the runtime's threads if that is much.
+async fn turn<V, T>(
+    mut replica: Replica<V>,
+    is_much: bool,
+    work: impl FnOnce(&mut Replica<V>) -> T + Send + 'static,
+) -> (Replica<V>, T)
+where
+    V: Send + 'static,
+    T: Send + 'static,
+{
+    let work = move || {
+        let done = work(&mut replica);
+        (replica, done)
+    };
+    if is_much { beside(work).await } else { work() }
+}
+
+/// Waits until the database has another connection than at the last visit. Cancel-safe.
+async fn new_connection(health: &mut watch::Receiver<Health>, seen: u64) {
+    let changed = health.wait_for(|health| health.connected_epoch != seen).await.is_ok();
+    if !changed {
+        // The database's owner is gone; so is this task soon.
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
