@@ -45,6 +45,8 @@ mod model;
 mod replica;
 mod sealing;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod source;
 mod sse;
 mod storage;

@@ -18,7 +18,7 @@ const FEW_CHANGES: usize = 8;
 
 /// How a data set differs from the one before, for a client that holds that one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Difference {
+pub enum Difference {
     /// Nothing that a client would notice.
     Nothing,
     /// These items are new or newer; tombstones for deleted ones. Segments come first.
@@ -28,7 +28,7 @@ pub(super) enum Difference {
 }
 
 /// Compares a data set with the one before it.
-pub(super) fn difference(before: &DataSet, after: &DataSet) -> Difference {
+pub fn difference(before: &DataSet, after: &DataSet) -> Difference {
     let mut changes = Vec::new();
     for kind in ItemKind::ALL {
         let (held, told) = (before.collection(kind), after.collection(kind));
@@ -62,7 +62,7 @@ pub(super) fn difference(before: &DataSet, after: &DataSet) -> Difference {
 }
 
 /// True if clients are better told these changes than the whole data set that they lead to.
-pub(super) fn are_few(changes: &ChangeSet, after: &DataSet) -> bool {
+pub fn are_few(changes: &ChangeSet, after: &DataSet) -> bool {
     changes.len() <= FEW_CHANGES
         || (changes.len() <= CHANGES_MAX && changes.json_bytes() <= after.json_bytes() / 2)
 }

@@ -61,7 +61,7 @@ pub struct EnvironmentStatus {
 
 impl EnvironmentStatus {
     /// Nothing is known yet.
-    pub(super) fn initializing(now: SystemTime) -> Self {
+    pub fn initializing(now: SystemTime) -> Self {
         Self {
             connection: ConnectionStatus::initializing(now),
             stored_data_problem: None,

@@ -22,3 +22,15 @@ pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
 pub use stored_data::Trust;
 pub use supervisor::{Strangers, Supervisor, SupervisorSettings};
+
+/// What the simulation plays with.
+#[cfg(test)]
+pub mod simulated {
+    pub use super::difference::difference;
+    pub use super::environment::EnvironmentStatus;
+    pub use super::runner::answer_of_shared;
+    pub use super::serving::{
+        Announcement, Effects, LocalOrder, Serving, SharedOrder, Told, UpstreamOrder, Which,
+    };
+    pub use super::stored_data::{Answer, Store, StoredSet};
+}

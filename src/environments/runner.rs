@@ -18,8 +18,9 @@ use super::load_queue::LoadQueue;
 use super::serving::{Effects, LocalOrder, Serving, SharedOrder, Told, UpstreamOrder, Which};
 use super::stored_data::{Answer, Store, Trust};
 
+pub use self::stored::answer_of_shared;
 pub(super) use self::stored::set_id;
-use self::stored::{Patience, Stored, answer_of_local, answer_of_shared};
+use self::stored::{Patience, Stored, answer_of_local};
 use crate::flagstore::{
     DataSetId, LocalFlags, LocalFlagsState, OpenShared, SharedFlags, SharedRead, SharedStores,
 };

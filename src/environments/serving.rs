@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub(super) use self::effects::{
+pub use self::effects::{
     Announcement, Effects, LocalOrder, SharedOrder, Told, UpstreamOrder, Which,
 };
 use super::difference::{Difference, are_few};
@@ -35,7 +35,7 @@ const DELETIONS_MAX: usize = 1_000;
 
 /// The state of one environment.
 #[derive(Debug)]
-pub(super) struct Serving {
+pub struct Serving {
     /// What clients get.
     served: Option<Arc<Snapshot>>,
     /// Versions at which connected clients were told of deletions that the data set no longer has.
@@ -74,7 +74,7 @@ impl Connection {
 impl Serving {
     /// An environment whose current connection is opened under that key, and whose stores are to be
     /// asked. `served` is what it serves already, if its task was started again.
-    pub(super) fn new(
+    pub fn new(
         key: SdkKey,
         trust: Trust,
         stores: impl IntoIterator<Item = Store>,
@@ -94,27 +94,27 @@ impl Serving {
     }
 
     /// What is served.
-    pub(super) fn served(&self) -> Option<&Arc<Snapshot>> {
+    pub fn served(&self) -> Option<&Arc<Snapshot>> {
         self.served.as_ref()
     }
 
     /// True once every store has answered or data is served.
-    pub(super) fn is_loaded(&self) -> bool {
+    pub fn is_loaded(&self) -> bool {
         self.is_loaded
     }
 
     /// What `/status` tells.
-    pub(super) fn status(&self) -> &EnvironmentStatus {
+    pub fn status(&self) -> &EnvironmentStatus {
         &self.status
     }
 
     /// The environment's task ends.
-    pub(super) fn on_stop(&mut self, now: SystemTime) {
+    pub fn on_stop(&mut self, now: SystemTime) {
         self.status.connection.on_close(now);
     }
 
     /// LaunchDarkly designates this SDK key: its connection is opened beside the current one.
-    pub(super) fn on_designated(&mut self, key: SdkKey) -> Effects {
+    pub fn on_designated(&mut self, key: SdkKey) -> Effects {
         let upstream = if key == self.current.key {
             self.next.take().map(|_| UpstreamOrder::DropNext)
         } else if self.next.as_ref().is_none_or(|next| next.key != key) {
@@ -131,14 +131,14 @@ impl Serving {
     }
 
     /// There is no embedded store for now; `answer` tells whether there may be one later.
-    pub(super) fn on_no_local_store(&mut self, answer: Answer) -> Effects {
+    pub fn on_no_local_store(&mut self, answer: Answer) -> Effects {
         self.status.local_store_known = true;
         self.answered(Store::Local, answer)
     }
 
     /// The embedded store is open, and this is what it held; `problem` tells why that cannot be
     /// served.
-    pub(super) fn on_local_store(&mut self, answer: Answer, problem: Option<String>) -> Effects {
+    pub fn on_local_store(&mut self, answer: Answer, problem: Option<String>) -> Effects {
         self.status.local_store_known = true;
         self.has_local = true;
         if let Some(problem) = &problem {
@@ -161,13 +161,13 @@ impl Serving {
     }
 
     /// The shared store was read while LaunchDarkly was not live.
-    pub(super) fn on_shared_store(&mut self, answer: Answer) -> Effects {
+    pub fn on_shared_store(&mut self, answer: Answer) -> Effects {
         self.answered(Store::Shared, answer)
     }
 
     /// A source said something. `difference` is how a data set differs from what is served, if
     /// anything is; to find that takes time, so it comes with the event.
-    pub(super) fn on_source(
+    pub fn on_source(
         &mut self,
         which: Which,
         event: SourceEvent,

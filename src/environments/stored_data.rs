@@ -18,7 +18,7 @@ use crate::model::{ChangeSet, DataSet, ItemKey, Origin};
 
 /// A store that an environment may be served from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Store {
+pub enum Store {
     /// The embedded store.
     Local,
     /// The database that is shared with other relays.
@@ -38,20 +38,20 @@ pub enum Trust {
 
 /// A data set out of a store.
 #[derive(Clone, Debug)]
-pub(super) struct StoredSet {
-    pub(super) data: Arc<DataSet>,
-    pub(super) origin: Origin,
+pub struct StoredSet {
+    pub data: Arc<DataSet>,
+    pub origin: Origin,
     /// When LaunchDarkly last confirmed it, if the store tells.
-    pub(super) as_of: Option<SystemTime>,
+    pub as_of: Option<SystemTime>,
     /// True if the store counts what it should hold, and holds it.
-    pub(super) is_counted: bool,
+    pub is_counted: bool,
     /// Items that the store holds but that cannot be decoded.
-    pub(super) undecodable: Vec<ItemKey>,
+    pub undecodable: Vec<ItemKey>,
 }
 
 /// What a store answered.
 #[derive(Clone, Debug)]
-pub(super) enum Answer {
+pub enum Answer {
     /// A data set.
     Set(StoredSet),
     /// Items of a set of which something is missing.
@@ -64,7 +64,7 @@ pub(super) enum Answer {
 
 /// What the environment does about an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reaction {
+pub enum Reaction {
     /// Nothing changes for clients.
     Keep,
     /// Serve this data set.
@@ -75,7 +75,7 @@ pub(super) enum Reaction {
 
 /// What the stores have said so far.
 #[derive(Debug)]
-pub(super) struct StoredData {
+pub struct StoredData {
     trust: Trust,
     /// Stores that have not answered yet.
     silent: BTreeSet<Store>,
@@ -94,7 +94,7 @@ pub(super) struct StoredData {
 }
 
 impl StoredData {
-    pub(super) fn new(trust: Trust, stores: impl IntoIterator<Item = Store>) -> Self {
+    pub fn new(trust: Trust, stores: impl IntoIterator<Item = Store>) -> Self {
         Self {
             trust,
             silent: stores.into_iter().collect(),
@@ -108,12 +108,12 @@ impl StoredData {
     }
 
     /// True once every store has answered.
-    pub(super) fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.silent.is_empty()
     }
 
     /// Takes an answer, while `served` is served and LaunchDarkly is not connected.
-    pub(super) fn on_answer(
+    pub fn on_answer(
         &mut self,
         store: Store,
         answer: Answer,
@@ -184,23 +184,23 @@ impl StoredData {
 
     /// LaunchDarkly has answered: what the stores hold no longer counts. Stores that are still
     /// silent are no longer waited for.
-    pub(super) fn on_live(&mut self) {
+    pub fn on_live(&mut self) {
         *self = Self::new(self.trust, []);
     }
 
     /// How many items were added out of the shared store to a set from elsewhere.
-    pub(super) fn items_from_shared(&self) -> usize {
+    pub fn items_from_shared(&self) -> usize {
         self.from_shared.len()
     }
 
     /// True if something may be missing in what is served without anybody knowing: the store that
     /// it came from does not count what it should hold.
-    pub(super) fn is_presumed(&self) -> bool {
+    pub fn is_presumed(&self) -> bool {
         self.is_presumed
     }
 
     /// Items that clients do not get because no store holds them in a form that can be decoded.
-    pub(super) fn missing(&self, served: &DataSet) -> Vec<ItemKey> {
+    pub fn missing(&self, served: &DataSet) -> Vec<ItemKey> {
         self.undecodable.iter().filter(|key| served.item(key).is_none()).cloned().collect()
     }
 

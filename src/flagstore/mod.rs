@@ -19,6 +19,8 @@ pub mod redis;
 mod shared;
 
 pub use local::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
+#[cfg(test)]
+pub use shared::simulated;
 pub use shared::{
     Completeness, DatabaseFacts, OpenShared, SharedFlags, SharedRead, SharedStatus, SharedStores,
     StoreFacts, Timing,

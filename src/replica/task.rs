@@ -85,10 +85,8 @@ impl<S> CopyTask<S> {
         V: Visits<Call: Send, Answer: Send + 'static, Effect: Send> + Send + 'static,
     {
         let (epoch, is_much) = (self.epoch(), replica.is_much(None));
-        let (mut replica, mut step) = turn(replica, is_much, move |replica| {
-            begin(replica, epoch, &Moment::present())
-        })
-        .await;
+        let (mut replica, mut step) =
+            turn(replica, is_much, move |replica| begin(replica, epoch, &Moment::present())).await;
         loop {
             for effect in replica.visits().effects() {
                 tokio::select! {

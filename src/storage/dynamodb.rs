@@ -290,9 +290,7 @@ fn failure(error: &StoreError) -> Option<&DynamoDbFailure> {
         StoreError::TimedOut { .. }
         | StoreError::CoolingDown
         | StoreError::Away(_)
-        | StoreError::Unreadable { .. } => {
-            None
-        }
+        | StoreError::Unreadable { .. } => None,
     }
 }
 

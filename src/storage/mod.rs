@@ -60,7 +60,9 @@ impl StoreError {
     /// move a breaker.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::CoolingDown | Self::Away(_) | Self::Unreachable(_) => true,
+            Self::TimedOut { .. } | Self::CoolingDown | Self::Away(_) | Self::Unreachable(_) => {
+                true
+            }
             Self::Refused(_) | Self::Unreadable { .. } => false,
         }
     }

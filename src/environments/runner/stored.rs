@@ -57,7 +57,7 @@ pub(super) fn answer_of_local(outcome: Result<ReadOutcome, String>) -> (Answer, 
 }
 
 /// What a reading of the shared store is worth.
-pub(super) fn answer_of_shared(read: SharedRead) -> Answer {
+pub fn answer_of_shared(read: SharedRead) -> Answer {
     match read {
         SharedRead::Complete(set) => Answer::Set(StoredSet {
             data: set.data,

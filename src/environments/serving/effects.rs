@@ -9,7 +9,7 @@ use crate::streams::Snapshot;
 
 /// Which connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::environments) enum Which {
+pub enum Which {
     /// The one that the data comes from.
     Current,
     /// The one under a new SDK key.
@@ -18,23 +18,23 @@ pub(in crate::environments) enum Which {
 
 /// What is to be done. Clients hear first, stores after them.
 #[derive(Debug, Default)]
-pub(in crate::environments) struct Effects {
-    pub(in crate::environments) announce: Option<Announcement>,
-    pub(in crate::environments) local: Option<LocalOrder>,
-    pub(in crate::environments) shared: Vec<SharedOrder>,
-    pub(in crate::environments) upstream: Option<UpstreamOrder>,
+pub struct Effects {
+    pub announce: Option<Announcement>,
+    pub local: Option<LocalOrder>,
+    pub shared: Vec<SharedOrder>,
+    pub upstream: Option<UpstreamOrder>,
 }
 
 /// A new snapshot, and what connected clients are told of it.
 #[derive(Debug)]
-pub(in crate::environments) struct Announcement {
-    pub(in crate::environments) snapshot: Arc<Snapshot>,
-    pub(in crate::environments) told: Told,
+pub struct Announcement {
+    pub snapshot: Arc<Snapshot>,
+    pub told: Told,
 }
 
 /// What connected clients are told.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::environments) enum Told {
+pub enum Told {
     /// Nothing, because they have the same already.
     Nothing,
     /// These changes.
@@ -45,7 +45,7 @@ pub(in crate::environments) enum Told {
 
 /// What the embedded store is told.
 #[derive(Debug)]
-pub(in crate::environments) enum LocalOrder {
+pub enum LocalOrder {
     /// It is to hold this and nothing else.
     Replace(Arc<DataSet>),
     /// These items changed, and this is the data set now.
@@ -56,7 +56,7 @@ pub(in crate::environments) enum LocalOrder {
 
 /// What the keeper of the shared store is told.
 #[derive(Debug)]
-pub(in crate::environments) enum SharedOrder {
+pub enum SharedOrder {
     /// LaunchDarkly says that this is the data set: the store is to hold exactly this.
     Put(Arc<DataSet>),
     /// These items changed, and this is the data set now.
@@ -72,7 +72,7 @@ pub(in crate::environments) enum SharedOrder {
 
 /// What happens to the upstream connections.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::environments) enum UpstreamOrder {
+pub enum UpstreamOrder {
     /// Open the next connection under this key, in place of one that may be opening already.
     OpenNext(SdkKey),
     /// Drop the next connection.

@@ -68,8 +68,7 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
 fn log(notice: Notice) {
     match notice {
         Notice::Undecodable(items) => {
-            let names: Vec<String> =
-                items.iter().take(NAMES_MAX).map(ItemKey::to_string).collect();
+            let names: Vec<String> = items.iter().take(NAMES_MAX).map(ItemKey::to_string).collect();
             tracing::warn!(
                 count = items.len(),
                 items = names.join(", "),

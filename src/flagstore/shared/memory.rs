@@ -10,45 +10,46 @@ use crate::flagstore::backend::{
 };
 use crate::flagstore::layout;
 use crate::flagstore::marker::{Marker, Note};
-use crate::model::{ItemKey, ItemKind};
+use crate::flagstore::shared::visits::{Answer, Call};
+use crate::model::ItemKey;
 use crate::storage::StoreError;
 
 /// JSON longer than this is too large.
-pub(super) const BYTES_MAX: usize = 1_000;
+pub const BYTES_MAX: usize = 1_000;
 
 /// What somebody else does to the store.
 type Happens = fn(&mut Content);
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct MemoryFlags(Arc<Mutex<Content>>);
+pub struct MemoryFlags(Arc<Mutex<Content>>);
 
-#[derive(Debug, Default)]
-pub(super) struct Content {
-    pub(super) rows: BTreeMap<ItemKey, Bytes>,
-    pub(super) marker: Option<Bytes>,
-    pub(super) server: u64,
-    pub(super) away: bool,
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    pub rows: BTreeMap<ItemKey, Bytes>,
+    pub marker: Option<Bytes>,
+    pub server: u64,
+    pub away: bool,
     /// Reads are answered and writes refused, as by a full Redis.
-    pub(super) refuses_writes: bool,
+    pub refuses_writes: bool,
     /// Whether a fill is possible at once.
-    pub(super) fills: bool,
+    pub fills: bool,
     /// A row to which others write all the time.
-    pub(super) busy: Option<ItemKey>,
+    pub busy: Option<ItemKey>,
     /// Rows are written whatever the marker, as by DynamoDB.
-    pub(super) ignores_condition: bool,
+    pub ignores_condition: bool,
     /// Calls so far, by their initial letters: r, l, f, u, c, m.
-    pub(super) calls: String,
+    pub calls: String,
     /// What somebody else does right before the next call of that letter.
-    pub(super) meanwhile: Option<(char, Happens)>,
+    pub meanwhile: Option<(char, Happens)>,
 }
 
 impl MemoryFlags {
-    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+    pub fn content(&self) -> MutexGuard<'_, Content> {
         self.0.lock().unwrap()
     }
 
     /// The stored items as `a3 b-4`: key and version, a minus for tombstones, `!` for the marker.
-    pub(super) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let content = self.content();
         let row = |(key, json): (&ItemKey, &Bytes)| match layout::head(json) {
             Some(head) => {
@@ -79,8 +80,80 @@ impl MemoryFlags {
 }
 
 impl Content {
+    /// What a database of this content answers, and what becomes of it.
+    pub fn answer(&mut self, call: Call) -> Result<Answer, StoreError> {
+        Ok(match call {
+            Call::Read => Answer::Read(self.read()),
+            Call::Look => Answer::Look(self.look()),
+            Call::Fill { rows, note } => Answer::Fill(self.fill(&rows, &note)),
+            Call::Upsert { rows, marker } => Answer::Upsert(self.upsert(&rows, marker.as_ref())),
+            Call::Correct(corrections) => {
+                Answer::Correct(corrections.iter().map(|it| self.correct(it)).collect())
+            }
+            Call::Mark { found, note } => Answer::Mark(self.mark(found.as_ref(), &note)?),
+        })
+    }
+
+    /// Everything that is stored.
+    pub fn read(&self) -> StoredRows {
+        let row = |(key, json): (&ItemKey, &Bytes)| StoredRow {
+            key: key.clone(),
+            json: json.clone(),
+            head: layout::head(json),
+            revision: 0,
+        };
+        StoredRows { marker: self.marker(), rows: self.rows.iter().map(row).collect() }
+    }
+
     fn marker(&self) -> Option<Marker> {
         self.marker.clone().map(|value| Marker::read(value, 0))
+    }
+
+    fn look(&self) -> Look {
+        let counts = Counts::of(self.rows.keys());
+        let server = Some(self.server.to_string().into());
+        Look { marker: self.marker(), counts: Some(counts), server }
+    }
+
+    fn fill(&mut self, rows: &[Row], note: &Note) -> Filled {
+        if !self.fills || rows.iter().any(|row| row.json.len() > BYTES_MAX) {
+            return Filled::Impossible;
+        }
+        if self.marker.is_some() || !self.rows.is_empty() {
+            return Filled::NotEmpty;
+        }
+        for row in rows {
+            self.put(row);
+        }
+        self.marker = Some(note.value(None));
+        Filled::Done
+    }
+
+    fn upsert(&mut self, rows: &[Row], marker: Option<&Marker>) -> Vec<Upserted> {
+        let is_there = |wanted| self.marker().is_some_and(|found| found.is_same_set(wanted));
+        if !self.ignores_condition && marker.is_some_and(|wanted| !is_there(wanted)) {
+            return vec![Upserted::NoMarker; rows.len()];
+        }
+        rows.iter().map(|row| self.put(row)).collect()
+    }
+
+    fn correct(&mut self, correction: &Correction) -> bool {
+        let key = &correction.found.key;
+        let is_same = self.rows.get(key) == Some(&correction.found.json);
+        if is_same {
+            match &correction.wanted {
+                Some(row) => self.rows.insert(key.clone(), row.json.clone()),
+                None => self.rows.remove(key),
+            };
+        }
+        is_same
+    }
+
+    fn mark(&mut self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
+        if self.marker.as_ref() == found.map(|found| &found.value) {
+            self.marker = Some(note.value(found));
+        }
+        self.marker().ok_or(StoreError::Refused("the marker was removed".into()))
     }
 
     fn put(&mut self, row: &Row) -> Upserted {
@@ -102,42 +175,15 @@ impl Content {
 
 impl FlagBackend for MemoryFlags {
     async fn read(&self) -> Result<StoredRows, StoreError> {
-        let content = self.call('r')?;
-        let row = |(key, json): (&ItemKey, &Bytes)| StoredRow {
-            key: key.clone(),
-            json: json.clone(),
-            head: layout::head(json),
-            revision: 0,
-        };
-        Ok(StoredRows { marker: content.marker(), rows: content.rows.iter().map(row).collect() })
+        Ok(self.call('r')?.read())
     }
 
     async fn look(&self) -> Result<Look, StoreError> {
-        let content = self.call('l')?;
-        let count = |kind| content.rows.keys().filter(|key| key.kind == kind).count() as u64;
-        Ok(Look {
-            marker: content.marker(),
-            counts: Some(Counts {
-                segments: count(ItemKind::Segment),
-                flags: count(ItemKind::Flag),
-            }),
-            server: Some(content.server.to_string().into()),
-        })
+        Ok(self.call('l')?.look())
     }
 
     async fn fill(&self, rows: &[Row], note: &Note) -> Result<Filled, StoreError> {
-        let mut content = self.call('f')?;
-        if !content.fills || rows.iter().any(|row| row.json.len() > BYTES_MAX) {
-            return Ok(Filled::Impossible);
-        }
-        if content.marker.is_some() || !content.rows.is_empty() {
-            return Ok(Filled::NotEmpty);
-        }
-        for row in rows {
-            content.put(row);
-        }
-        content.marker = Some(note.value(None));
-        Ok(Filled::Done)
+        Ok(self.call('f')?.fill(rows, note))
     }
 
     async fn upsert(
@@ -145,35 +191,19 @@ impl FlagBackend for MemoryFlags {
         rows: &[Row],
         condition: Condition<'_>,
     ) -> Result<Vec<Upserted>, StoreError> {
-        let mut content = self.call('u')?;
-        let is_there = |wanted| content.marker().is_some_and(|found| found.is_same_set(wanted));
-        let is_refused = matches!(condition, Condition::Marked(wanted) if !is_there(wanted));
-        if is_refused && !content.ignores_condition {
-            return Ok(vec![Upserted::NoMarker; rows.len()]);
-        }
-        Ok(rows.iter().map(|row| content.put(row)).collect())
+        let marker = match condition {
+            Condition::Marked(marker) => Some(marker),
+            Condition::Always => None,
+        };
+        Ok(self.call('u')?.upsert(rows, marker))
     }
 
     async fn correct(&self, corrections: &[Correction]) -> Result<Vec<bool>, StoreError> {
         let mut content = self.call('c')?;
-        let correct = |it: &Correction| {
-            let is_same = content.rows.get(&it.found.key) == Some(&it.found.json);
-            if is_same {
-                match &it.wanted {
-                    Some(row) => content.rows.insert(row.key.clone(), row.json.clone()),
-                    None => content.rows.remove(&it.found.key),
-                };
-            }
-            is_same
-        };
-        Ok(corrections.iter().map(correct).collect())
+        Ok(corrections.iter().map(|it| content.correct(it)).collect())
     }
 
     async fn mark(&self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
-        let mut content = self.call('m')?;
-        if content.marker.as_ref() == found.map(|found| &found.value) {
-            content.marker = Some(note.value(found));
-        }
-        content.marker().ok_or(StoreError::Refused("the marker was removed".into()))
+        self.call('m')?.mark(found, note)
     }
 }

@@ -27,10 +27,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::keeper::Keeper;
-use self::visits::FlagVisits;
 pub use self::orders::SharedFlags;
 pub use self::reading::{Completeness, SharedRead};
 pub use self::report::{SharedReport, SharedStatus};
+use self::visits::FlagVisits;
 use super::backend::FlagBackend;
 use crate::flagstore::marker::Identity;
 use crate::model::EnvironmentSpec;
@@ -38,6 +38,16 @@ pub use crate::replica::Timing;
 use crate::replica::task::CopyTask;
 use crate::replica::{Moment, Replica};
 use crate::storage::Health;
+
+/// What the simulation plays with.
+#[cfg(test)]
+pub mod simulated {
+    pub use super::memory::Content;
+    pub use super::orders::channel;
+    pub use super::reading::judge;
+    pub use super::report::{SharedReport, SharedState};
+    pub use super::visits::{Answer, Call, Effect, FlagVisits};
+}
 
 /// The shared store of one environment, with the task that keeps it.
 pub struct OpenShared {
@@ -80,12 +90,8 @@ impl SharedStores {
             let (flags, orders) = orders::channel(SharedReport::new(facts, health.clone()));
             let (sender, reads) = mpsc::channel(1);
             let identity = Identity::of(spec);
-            let keeper = Keeper {
-                backend,
-                orders: orders.clone(),
-                reads: sender,
-                health: health.clone(),
-            };
+            let keeper =
+                Keeper { backend, orders: orders.clone(), reads: sender, health: health.clone() };
             let task = CopyTask::new(keeper, health.clone());
             let replica =
                 Replica::new(FlagVisits::new(identity, orders), timing, &Moment::present());

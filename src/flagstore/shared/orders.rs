@@ -19,7 +19,7 @@ pub struct SharedFlags {
 
 /// The keeper's end.
 #[derive(Clone, Debug)]
-pub(super) struct Orders {
+pub struct Orders {
     shared: Arc<Shared>,
 }
 
@@ -48,23 +48,23 @@ struct State {
 
 /// What the keeper works with at a moment.
 #[derive(Clone, Debug)]
-pub(super) struct Task {
+pub struct Task {
     /// What is served; `None` before there is anything.
-    pub(super) data: Option<Arc<DataSet>>,
+    pub data: Option<Arc<DataSet>>,
     /// Items are missing in it.
-    pub(super) is_partial: bool,
-    pub(super) authority: Authority,
+    pub is_partial: bool,
+    pub authority: Authority,
 }
 
 impl Task {
     /// True if an empty store may be filled with the data.
-    pub(super) fn may_fill(&self) -> bool {
+    pub fn may_fill(&self) -> bool {
         !self.is_partial || self.authority.is_live()
     }
 }
 
 /// A keeper's two ends.
-pub(super) fn channel(report: SharedReport) -> (SharedFlags, Orders) {
+pub fn channel(report: SharedReport) -> (SharedFlags, Orders) {
     let (state, changed) = (Mutex::default(), Notify::new());
     let shared = Arc::new(Shared { state, changed, report });
     (SharedFlags { shared: shared.clone() }, Orders { shared })
@@ -134,11 +134,11 @@ impl SharedFlags {
 
 impl Orders {
     /// Waits until something was told since the last time. Cancel-safe.
-    pub(super) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    pub(super) fn waiting(&self) -> Waiting {
+    pub fn waiting(&self) -> Waiting {
         let state = self.shared.lock();
         Waiting {
             put: state.put_waits,
@@ -148,7 +148,7 @@ impl Orders {
     }
 
     /// What is served at this moment, and with what right.
-    pub(super) fn task(&self) -> Task {
+    pub fn task(&self) -> Task {
         let state = self.shared.lock();
         let authority = match (state.put_at, state.heard_at) {
             (Some(put_at), Some(heard_at)) => Authority::Live { put_at, heard_at },
@@ -158,22 +158,22 @@ impl Orders {
     }
 
     /// What is to be written item by item.
-    pub(super) fn dirty(&self) -> BTreeSet<ItemKey> {
+    pub fn dirty(&self) -> BTreeSet<ItemKey> {
         self.shared.lock().dirty.clone()
     }
 
     /// How many items are to be written.
-    pub(super) fn dirty_len(&self) -> usize {
+    pub fn dirty_len(&self) -> usize {
         self.shared.lock().dirty.len()
     }
 
     /// These items are not stored, as a comparison has shown.
-    pub(super) fn missing(&self, keys: impl IntoIterator<Item = ItemKey>) {
+    pub fn missing(&self, keys: impl IntoIterator<Item = ItemKey>) {
         self.shared.lock().dirty.extend(keys);
     }
 
     /// These items are stored at these versions. What has changed since still waits.
-    pub(super) fn stored<'a>(&self, items: impl Iterator<Item = (&'a ItemKey, u64)>) {
+    pub fn stored<'a>(&self, items: impl Iterator<Item = (&'a ItemKey, u64)>) {
         let mut state = self.shared.lock();
         let State { data, dirty, .. } = &mut *state;
         for (key, version) in items {
@@ -185,7 +185,7 @@ impl Orders {
     }
 
     /// A comparison with this right ended well: the put that it was for waits no longer.
-    pub(super) fn compared(&self, authority: Authority) {
+    pub fn compared(&self, authority: Authority) {
         let mut state = self.shared.lock();
         match authority {
             Authority::Live { put_at, .. } if state.put_at == Some(put_at) => {
@@ -195,12 +195,12 @@ impl Orders {
         }
     }
 
-    pub(super) fn report(&self) -> &SharedReport {
+    pub fn report(&self) -> &SharedReport {
         &self.shared.report
     }
 
     /// Tells how much is left to write.
-    pub(super) fn report_waiting(&self) {
+    pub fn report_waiting(&self) {
         self.shared.report_waiting();
     }
 }

@@ -69,7 +69,7 @@ pub enum Completeness {
 }
 
 /// Judges what was read for the environment with this identity.
-pub(super) fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedRead {
+pub fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedRead {
     let Some(marker) = &stored.marker else {
         return if stored.rows.is_empty() {
             SharedRead::Absent

@@ -91,7 +91,7 @@ pub struct SharedReport {
 }
 
 impl SharedReport {
-    pub(super) fn new(facts: StoreFacts, health: watch::Receiver<Health>) -> Self {
+    pub fn new(facts: StoreFacts, health: watch::Receiver<Health>) -> Self {
         let status = SharedStatus {
             database: facts.database,
             prefix: facts.prefix,

@@ -2,8 +2,8 @@
 //!
 //! | visit | steps |
 //! | --- | --- |
-//! | comparison | read everything; then fill an empty store, or write what is lacking, lower the counts of the marker, correct what should not be there, and sign the marker, in this order |
-//! | flush | write the items that changed, and raise the counts of the marker |
+//! | comparison | read everything; then fill an empty store, or raise the counts of the marker, write what is lacking, lower the counts, correct what should not be there, and sign the marker, in this order |
+//! | flush | raise the counts of the marker, and write the items that changed |
 //! | look, verification | look for the cheap signs of a loss; now and then confirm the age of the set in the marker |
 //!
 //! Each step may find that a peer was faster. Then the visit ends, and the store is compared again.
@@ -16,7 +16,7 @@ mod telling;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-pub(super) use self::telling::{Effect, Notice};
+pub use self::telling::{Effect, Notice};
 use super::orders::{Orders, Task};
 use super::reconcile::{Decision, RowDoubts};
 use crate::flagstore::backend::{
@@ -33,19 +33,28 @@ const FEW_ITEMS: usize = 100;
 
 /// What the database is asked: the calls of [`crate::flagstore::backend::FlagBackend`].
 #[derive(Clone, Debug)]
-pub(super) enum Call {
+pub enum Call {
     Read,
     Look,
-    Fill { rows: Arc<Vec<Row>>, note: Note },
+    Fill {
+        rows: Arc<Vec<Row>>,
+        note: Note,
+    },
     /// `marker`: only into a store that has this marker still.
-    Upsert { rows: Vec<Row>, marker: Option<Marker> },
+    Upsert {
+        rows: Vec<Row>,
+        marker: Option<Marker>,
+    },
     Correct(Vec<Correction>),
-    Mark { found: Option<Marker>, note: Note },
+    Mark {
+        found: Option<Marker>,
+        note: Note,
+    },
 }
 
 /// What it answers.
 #[derive(Clone, Debug)]
-pub(super) enum Answer {
+pub enum Answer {
     Read(StoredRows),
     Look(Look),
     Fill(Filled),
@@ -56,7 +65,7 @@ pub(super) enum Answer {
 
 /// The visits to one store, and what is known of it.
 #[derive(Debug)]
-pub(super) struct FlagVisits {
+pub struct FlagVisits {
     /// The environment whose data this is, if its ID is known.
     identity: Option<Identity>,
     orders: Orders,
@@ -113,6 +122,10 @@ struct Visit {
     contended: BTreeSet<ItemKey>,
     /// The counts that the marker is to tell.
     counts: Counts,
+    /// The counts that it told before new items were counted.
+    counts_before: Counts,
+    /// Items that the database turned out not to take.
+    refused: usize,
     /// Items of the set that was written into an empty store.
     filled: u64,
     /// Rows that stood otherwise twice and were replaced or removed.
@@ -149,8 +162,11 @@ enum Purpose {
     Filled,
     /// The rows are this environment's, all of them.
     Sign,
-    /// There is a new item; `bool`: a second attempt.
+    /// There will be new items. Counted before they are written, they cannot stand for others that
+    /// were lost: a partial set would be called whole. `bool`: a second attempt.
     Raise(bool),
+    /// The database did not take some of those.
+    Settle,
     /// LaunchDarkly still says the same.
     Confirm,
 }
@@ -185,6 +201,8 @@ impl Visit {
             written: Vec::new(),
             contended: BTreeSet::new(),
             counts: Counts::default(),
+            counts_before: Counts::default(),
+            refused: 0,
             filled: 0,
             corrected: 0,
             outcome: Outcome::InOrder,
@@ -207,7 +225,7 @@ impl Visit {
 }
 
 impl FlagVisits {
-    pub(super) fn new(identity: Option<Identity>, orders: Orders) -> Self {
+    pub fn new(identity: Option<Identity>, orders: Orders) -> Self {
         let visit = Visit::new(Due::Look, orders.task());
         Self {
             identity,
@@ -234,8 +252,9 @@ impl FlagVisits {
                 let row = |key| Some(layout::row(key, data.item(key)?));
                 let rows: Vec<Row> = visit.unwritten.iter().filter_map(row).collect();
                 visit.found = Some(marker.clone());
-                visit.upsert(&rows);
                 visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+                visit.upsert(&rows);
+                visit.steps.push_back(Step::Mark(Purpose::Settle));
             }
             None => visit.stop(Outcome::Overtaken(Reason::MarkerMissing)),
         }

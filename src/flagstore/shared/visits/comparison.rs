@@ -59,8 +59,7 @@ impl FlagVisits {
         let visit = &mut self.visit;
         visit.found.clone_from(&stored.marker);
         let writes = !(decision.upserts.is_empty() && decision.corrections.is_empty());
-        let names_another =
-            |marker: &Marker| marker.names_another(self.identity.as_ref());
+        let names_another = |marker: &Marker| marker.names_another(self.identity.as_ref());
         if writes && visit.found.as_ref().is_some_and(names_another) {
             visit.steps.push_back(Step::Mark(Purpose::TakeOver));
         }
@@ -69,6 +68,7 @@ impl FlagVisits {
             // rows are written under the marker that was found.
             let mut rows = layout::ordered(data);
             rows.retain(|row| decision.upserts.contains(&row.key));
+            visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
             visit.upsert(&rows);
         }
         visit.steps.push_back(Step::Mark(Purpose::Counts));
@@ -91,29 +91,35 @@ impl FlagVisits {
         decision.upserts.iter().filter(is_lost).cloned().collect()
     }
 
-    /// Rows of each kind that stand in the store once the corrections are carried out, whether
-    /// this relay knows them or not. While some wait for a second look, the marker may tell of
-    /// others that only a peer knows, so its counts are not lowered.
-    pub(super) fn standing(&self) -> Counts {
+    /// Rows of each kind that stand in the store once everything is written that is lacking, whether
+    /// this relay knows them or not.
+    pub(super) fn counts_after_writes(&self) -> Counts {
         let visit = &self.visit;
-        let (stored, decision) = (&visit.stored, &visit.decision);
         let dropped = self.orders.report().get().dropped;
         let is_written =
             |key: &&ItemKey| !dropped.contains_key(*key) && !visit.contended.contains(*key);
-        let mut added: BTreeSet<&ItemKey> = decision.upserts.iter().filter(is_written).collect();
-        for row in &stored.rows {
+        let mut added: BTreeSet<&ItemKey> =
+            visit.decision.upserts.iter().filter(is_written).collect();
+        for row in &visit.stored.rows {
             added.remove(&row.key);
         }
-        let found = stored.rows.iter().map(|row| &row.key);
-        let mut counts = Counts::of(found.chain(added));
-        if self.doubts.len() > decision.corrections.len() {
-            let note = stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
+        Counts::of(visit.stored.rows.iter().map(|row| &row.key).chain(added))
+    }
+
+    /// Those that stand there once the corrections are carried out as well. While some rows wait for
+    /// a second look, the marker may tell of others that only a peer knows, so its counts are not
+    /// lowered.
+    pub(super) fn counts_after_corrections(&self) -> Counts {
+        let visit = &self.visit;
+        let mut counts = self.counts_after_writes();
+        if self.doubts.len() > visit.decision.corrections.len() {
+            let note = visit.stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
             counts = counts.max(note.map_or(Counts::default(), |note| note.counts));
         }
-        let is_wanted = |key: &ItemKey| {
-            visit.task.data.as_ref().is_some_and(|data| data.item(key).is_some())
-        };
-        let corrected = decision.corrections.iter().map(|&place| &stored.rows[place].key);
+        let is_wanted =
+            |key: &ItemKey| visit.task.data.as_ref().is_some_and(|data| data.item(key).is_some());
+        let places = visit.decision.corrections.iter();
+        let corrected = places.map(|&place| &visit.stored.rows[place].key);
         corrected.filter(|key| !is_wanted(key)).fold(counts, Counts::minus)
     }
 

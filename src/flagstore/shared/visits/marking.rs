@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{FlagVisits, Outcome, Purpose};
+use super::{FlagVisits, Purpose};
 use crate::flagstore::backend::Counts;
 use crate::flagstore::marker::{Marker, Note, Unsettled};
 use crate::model::{DataSet, ItemKey};
-use crate::replica::{Authority, Moment, Waiting};
+use crate::replica::{Authority, Due, Moment, Waiting};
 
 /// A live relay confirms the age of the stored set when its marker tells an older time than this.
 pub(in crate::flagstore::shared) const CONFIRMATION_AGE: Duration = Duration::from_secs(300);
@@ -14,11 +14,7 @@ pub(in crate::flagstore::shared) const CONFIRMATION_AGE: Duration = Duration::fr
 impl FlagVisits {
     /// The marker that must be found and the note to write into it; `None` if nothing is to be
     /// written.
-    pub(super) fn mark(
-        &mut self,
-        purpose: Purpose,
-        at: &Moment,
-    ) -> Option<(Option<Marker>, Note)> {
+    pub(super) fn mark(&mut self, purpose: Purpose, at: &Moment) -> Option<(Option<Marker>, Note)> {
         let found = self.visit.found.clone();
         match purpose {
             Purpose::TakeOver => {
@@ -26,7 +22,7 @@ impl FlagVisits {
                 Some((found, Note::unsettled(Unsettled::Mixed, self.identity.clone())))
             }
             Purpose::Counts => {
-                self.visit.counts = self.standing();
+                self.visit.counts = self.counts_after_corrections();
                 self.is_ours(found.as_ref()).then(|| self.unless_told(found, at))?
             }
             Purpose::Filled => {
@@ -35,7 +31,8 @@ impl FlagVisits {
                 self.unless_told(None, at)
             }
             Purpose::Sign => self.sign(found, at),
-            Purpose::Raise(_) => self.raise(at),
+            Purpose::Raise(_) => self.raise(found?, at),
+            Purpose::Settle => self.settle(found?, at),
             Purpose::Confirm => self.confirm(found?, at),
         }
     }
@@ -67,21 +64,27 @@ impl FlagVisits {
         self.unless_told(found, at)
     }
 
-    /// A marker that tells of fewer rows than there are would vouch for a set that has lost some:
-    /// it is raised with each new item.
-    fn raise(&mut self, at: &Moment) -> Option<(Option<Marker>, Note)> {
-        if !self.visit.contended.is_empty() || self.visit.outcome != Outcome::InOrder {
+    /// Counts the items that are about to be written.
+    fn raise(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
+        let counts = match self.visit.due {
+            Due::Compare(_) => self.counts_after_writes(),
+            Due::Flush | Due::Look | Due::Verify => self.counts(self.visit.task.data.as_ref()?),
+        };
+        let note = found.note.as_ref().filter(|_| self.is_ours(Some(&found)))?;
+        self.visit.counts_before = note.counts;
+        // There may be rows of the other kind that only peers know.
+        self.visit.counts = note.counts.max(counts);
+        self.unless_told(Some(found), at)
+    }
+
+    /// Takes back what was counted and could not be written.
+    fn settle(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
+        if self.visit.refused == 0 || !self.is_ours(Some(&found)) {
             return None;
         }
         let counts = self.counts(self.visit.task.data.as_ref()?);
-        let marker = self.known.marker.clone()?;
-        let note = marker.note.as_ref().filter(|note| !note.covers(counts))?;
-        if !self.is_ours(Some(&marker)) {
-            return None;
-        }
-        // There may be rows of the other kind that only peers know.
-        self.visit.counts = note.counts.max(counts);
-        self.unless_told(Some(marker), at)
+        self.visit.counts = self.visit.counts_before.max(counts);
+        self.unless_told(Some(found), at)
     }
 
     /// Writes that LaunchDarkly still says the same, now and then.

@@ -65,6 +65,7 @@ impl FlagVisits {
                     self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
                 }
                 Upserted::TooLarge => {
+                    self.visit.refused += 1;
                     self.dropped(row);
                     continue;
                 }
@@ -99,13 +100,17 @@ impl FlagVisits {
             }
             // A peer that removed the marker may have been about to remove the rest.
             Purpose::Sign => is_told && self.visit.found.is_some(),
-            Purpose::Raise(is_second) => {
-                if !is_told && !is_second {
-                    self.visit.steps.push_back(Step::Mark(Purpose::Raise(true)));
-                }
+            // A peer may have written its own note since.
+            Purpose::Raise(false) if !is_told => {
+                self.visit.steps.push_front(Step::Mark(Purpose::Raise(true)));
+                self.visit.found = Some(marker);
                 true
             }
-            Purpose::Confirm => true,
+            Purpose::Raise(_) => {
+                self.visit.found = Some(marker);
+                is_told
+            }
+            Purpose::Settle | Purpose::Confirm => true,
         };
         if !is_mine {
             self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
@@ -149,9 +154,8 @@ impl FlagVisits {
     }
 
     fn is_short(&self, counts: Counts, data: &DataSet) -> bool {
-        let live = |items: &ItemMap| {
-            items.iter().filter(|(_, item)| !item.is_tombstone()).count() as u64
-        };
+        let live =
+            |items: &ItemMap| items.iter().filter(|(_, item)| !item.is_tombstone()).count() as u64;
         let dropped = self.orders.report().get().dropped.len() as u64;
         counts.flags + dropped < live(&data.flags)
             || counts.segments + dropped < live(&data.segments)

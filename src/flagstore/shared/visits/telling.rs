@@ -12,7 +12,7 @@ use crate::telemetry::Chain;
 
 /// What is told to others.
 #[derive(Debug)]
-pub(in crate::flagstore::shared) enum Effect {
+pub enum Effect {
     /// The environment learns what is stored.
     Read(SharedRead),
     /// An operator learns something.
@@ -21,7 +21,7 @@ pub(in crate::flagstore::shared) enum Effect {
 
 /// What an operator learns.
 #[derive(Debug)]
-pub(in crate::flagstore::shared) enum Notice {
+pub enum Notice {
     /// Stored items cannot be decoded.
     Undecodable(Vec<ItemKey>),
     /// What is stored cannot be served.

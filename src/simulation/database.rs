@@ -1,0 +1,138 @@
+//! The shared database: its content, what becomes of it, and what it does to calls.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::launchdarkly::{BASE, key};
+use super::scenario::Kind;
+use crate::flagstore::layout;
+use crate::flagstore::marker::{Identity, Marker};
+use crate::flagstore::simulated::{Answer, Call, Content, judge};
+use crate::flagstore::{Completeness, SharedRead};
+use crate::model::{DataSet, ItemKey};
+use crate::storage::StoreError;
+
+/// Most old states that are kept.
+const DUMPS_MAX: usize = 8;
+
+#[derive(Debug)]
+pub struct Database {
+    pub content: Content,
+    dumps: VecDeque<Content>,
+    pub is_away: bool,
+}
+
+impl Database {
+    pub fn new(kind: Kind) -> Self {
+        let content = Content {
+            fills: kind == Kind::Atomic,
+            ignores_condition: kind == Kind::RowByRow,
+            server: 1,
+            ..Content::default()
+        };
+        Self { content, dumps: VecDeque::new(), is_away: false }
+    }
+
+    /// Keeps the present state, to go back to it.
+    pub fn dump(&mut self) {
+        self.dumps.truncate(DUMPS_MAX - 1);
+        self.dumps.push_front(self.content.clone());
+    }
+
+    /// Goes back to an old state; returns false if there is none.
+    pub fn go_back(&mut self, random: usize) -> bool {
+        let Some(dump) = self.dumps.get(random % self.dumps.len().max(1)) else { return false };
+        let server = self.content.server + 1;
+        self.content = Content { server, refuses_writes: false, ..dump.clone() };
+        true
+    }
+
+    pub fn wipe(&mut self) {
+        self.content.rows.clear();
+        self.content.marker = None;
+        self.content.server += 1;
+    }
+
+    /// Removes a row. While the marker tells of fewer rows than there are, one that is lost is not
+    /// missed: that is the limit of a marker that counts, so it is left alone then.
+    pub fn evict(&mut self, random: usize) -> Option<ItemKey> {
+        let stored = self.content.read();
+        let note = stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
+        let counts = crate::flagstore::backend::Counts::of(self.content.rows.keys());
+        if note.is_some_and(|note| note.counts != counts) {
+            return None;
+        }
+        let victim = self.content.rows.keys().nth(random % self.content.rows.len().max(1))?.clone();
+        self.content.rows.remove(&victim);
+        Some(victim)
+    }
+
+    pub fn carry_out(&mut self, call: Call) -> Result<Answer, StoreError> {
+        if self.is_away {
+            return Err(StoreError::Unreachable("away".into()));
+        }
+        let is_write = !matches!(call, Call::Read | Call::Look);
+        if is_write && self.content.refuses_writes {
+            return Err(StoreError::Refused("OOM".into()));
+        }
+        self.content.answer(call)
+    }
+
+    /// Rows as they differ between two states.
+    pub fn changes<'a>(
+        &'a self,
+        before: &'a Content,
+    ) -> impl Iterator<Item = (&'a ItemKey, Option<&'a Bytes>, Option<&'a Bytes>)> {
+        let mut keys: Vec<&ItemKey> = before.rows.keys().chain(self.content.rows.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        keys.into_iter()
+            .map(|key| (key, before.rows.get(key), self.content.rows.get(key)))
+            .filter(|(_, before, after)| before != after)
+    }
+
+    /// What a relay that knows only the database would serve as whole.
+    pub fn complete_set(&self, identity: &Identity) -> Option<std::sync::Arc<DataSet>> {
+        match judge(&self.content.read(), Some(identity)) {
+            SharedRead::Complete(set) if set.completeness == Completeness::Counted => {
+                Some(set.data)
+            }
+            SharedRead::Complete(_)
+            | SharedRead::Absent
+            | SharedRead::Incomplete { .. }
+            | SharedRead::Foreign { .. }
+            | SharedRead::Failed(_) => None,
+        }
+    }
+
+    /// The stored items as `a3 b-4`, with `!` for the marker.
+    pub fn shown(&self) -> String {
+        let row = |(key, json): (&ItemKey, &Bytes)| match layout::head(json) {
+            Some(head) => {
+                format!("{}{}{}", key.key, if head.deleted { "-" } else { "" }, head.version)
+            }
+            None => format!("{}?", key.key),
+        };
+        let mut words: Vec<String> = self.content.rows.iter().map(row).collect();
+        if let Some(value) = &self.content.marker {
+            let marker = Marker::read(value.clone(), 0);
+            words.push(match (marker.note, marker.unsettled) {
+                (Some(note), _) => format!("!{}+{}", note.counts.flags, note.counts.segments),
+                (None, Some(why)) => format!("!{why:?}"),
+                (None, None) => "!".to_owned(),
+            });
+        }
+        words.join(" ")
+    }
+}
+
+/// Whether a set has all items that were there from the beginning.
+pub fn has_base(data: &DataSet) -> bool {
+    BASE.iter().all(|name| data.item(&key(name)).is_some_and(|item| !item.is_tombstone()))
+}
+
+/// The row of an item, byte for byte.
+pub fn row_of(data: &DataSet, item: &ItemKey) -> Option<Bytes> {
+    Some(layout::row(item, data.item(item)?).json)
+}

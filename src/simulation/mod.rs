@@ -1,0 +1,97 @@
+//! Whole fleets in one process, in virtual time, under a seed.
+//!
+//! One to four relays share a database. Each is the serving core of an environment and the core
+//! that keeps its shared flag store, wired as their tasks wire them. Around them are models:
+//! LaunchDarkly ([`launchdarkly`]), the database ([`database`]), the local store and a client of
+//! each relay ([`relay`]). A [`scenario`] draws from the seed what fails and when. Nothing waits:
+//! an event queue holds all that is under way, so any order of answers can be played.
+//!
+//! After each event, and when the faults have ended, the promises of [`World::check`] and
+//! [`World::check_rest`] hold. A run that breaks one prints its trace.
+//!
+//! `just simulate 0..10000` runs seeds; a test runs a fixed set.
+
+mod database;
+mod launchdarkly;
+mod relay;
+mod scenario;
+mod world;
+
+use std::fmt::Write as _;
+
+use self::scenario::Scenario;
+use self::world::World;
+
+/// Lines of a trace that are printed before the failure.
+const TRACE_MAX: usize = 120;
+
+/// Plays one seed; returns what went wrong, with the trace that led there.
+fn play(seed: u64) -> Result<(), String> {
+    if world(seed, false).run().is_ok() {
+        return Ok(());
+    }
+    // Once more, because writing a trace takes longer than what it tells of.
+    let mut world = world(seed, true);
+    let problem = world.run().err().unwrap_or_else(|| "nothing: it plays otherwise".to_owned());
+    let trace = world.trace();
+    let is_whole = std::env::var_os("PILOTLIGHT_WHOLE_TRACE").is_some();
+    let skipped = if is_whole { 0 } else { trace.len().saturating_sub(TRACE_MAX) };
+    let mut text = format!("seed {seed}: {problem}\n{:?}\n", world.scenario());
+    let _ = writeln!(text, "... {skipped} lines before");
+    for line in &trace[skipped..] {
+        let _ = writeln!(text, "{line}");
+    }
+    Err(text)
+}
+
+/// The fleet of a seed. All that is random comes from it: tokens of markers are drawn with
+/// `fastrand` too.
+fn world(seed: u64, is_traced: bool) -> World {
+    fastrand::seed(seed);
+    World::new(Scenario::draw(seed), is_traced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::play;
+
+    /// Seeds of every run of the tests.
+    const SEEDS: u64 = 1_500;
+
+    fn play_all(seeds: std::ops::Range<u64>) {
+        for seed in seeds {
+            let played = std::panic::catch_unwind(|| play(seed));
+            match played {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => panic!("{failure}"),
+                Err(_) => panic!("seed {seed} panicked"),
+            }
+        }
+    }
+
+    #[test]
+    fn promises_hold_whatever_fails() {
+        play_all(0..SEEDS);
+    }
+
+    #[test]
+    fn a_seed_plays_the_same_each_time() {
+        let played = || {
+            let mut world = super::world(7, true);
+            let _ = world.run();
+            world.trace().to_vec()
+        };
+        let first = played();
+        assert_eq!(first, played());
+        assert!(first.len() > 50, "{first:?}");
+    }
+
+    /// Runs the seeds of `PILOTLIGHT_SEEDS`, such as `0..10000`; see `just simulate`.
+    #[test]
+    #[ignore = "runs only with a range of seeds"]
+    fn seeds_of_the_environment() {
+        let range = std::env::var("PILOTLIGHT_SEEDS").expect("PILOTLIGHT_SEEDS=first..end");
+        let (first, end) = range.split_once("..").expect("first..end");
+        play_all(first.parse().expect("a number")..end.parse().expect("a number"));
+    }
+}
