@@ -61,6 +61,13 @@ pub fn difference(before: &DataSet, after: &DataSet) -> Difference {
     }
 }
 
+/// Whether any item is older in a data set than in another.
+pub fn has_older_item(data: &DataSet, other: &DataSet) -> bool {
+    other.iter().any(|(kind, key, item)| {
+        data.collection(kind).get(key).is_some_and(|it| it.version < item.version)
+    })
+}
+
 /// True if clients are better told these changes than the whole data set that they lead to.
 pub fn are_few(changes: &ChangeSet, after: &DataSet) -> bool {
     changes.len() <= FEW_CHANGES

@@ -8,18 +8,19 @@
 //! first live word on an item counts, whatever its version. Nothing that was read from a store is
 //! written to one (design D28).
 
+mod deletions;
 mod effects;
 #[cfg(test)]
 mod test_room;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use self::deletions::Deletions;
 pub use self::effects::{
     Announcement, Effects, LocalOrder, SharedOrder, Told, UpstreamOrder, Which,
 };
-use super::difference::{Difference, are_few};
+use super::difference::{Difference, are_few, has_older_item};
 use super::environment::EnvironmentStatus;
 use super::stored_data::{Answer, Reaction, Store, StoredData, Trust};
 use crate::model::{ChangeSet, DataSet, ErrorKind, ItemKey, Origin, SdkKey};
@@ -30,17 +31,13 @@ use crate::telemetry::At;
 /// Most names of items in one log line.
 const NAMES_MAX: usize = 10;
 
-/// Most deletions that are kept in mind; with more, clients are sent everything once.
-const DELETIONS_MAX: usize = 1_000;
-
 /// The state of one environment.
 #[derive(Debug)]
 pub struct Serving {
     /// What clients get.
     served: Option<Arc<Snapshot>>,
-    /// Versions at which connected clients were told of deletions that the data set no longer has.
-    /// Clients ignore an older version of such an item, unless they are sent everything.
-    deletions: BTreeMap<ItemKey, u64>,
+    /// Deletions that the data set no longer tells of.
+    deletions: Deletions,
     /// What the stores have said, and what of it is served until LaunchDarkly answers.
     stored: StoredData,
     /// The connection that the data comes from.
@@ -83,7 +80,7 @@ impl Serving {
     ) -> Self {
         Self {
             served,
-            deletions: BTreeMap::new(),
+            deletions: Deletions::default(),
             stored: StoredData::new(trust, stores),
             current: Connection::new(key),
             next: None,
@@ -233,6 +230,7 @@ impl Serving {
         let Some(next) = &mut self.next else { return effects };
         match event {
             SourceEvent::Everything { connection, data } if connection > next.given_up => {
+                let (data, difference) = self.unless_behind(data, difference);
                 if let Some(next) = self.next.take() {
                     self.current = next;
                 }
@@ -257,6 +255,24 @@ impl Serving {
             | SourceEvent::Lost { failure: None } => {}
         }
         effects
+    }
+
+    /// The data set that a new connection brought, unless the current one has delivered something
+    /// newer meanwhile. States of an environment follow one another, so a data set with one older
+    /// item is older as a whole, and the new connection is about to tell what came after it.
+    fn unless_behind(
+        &self,
+        data: DataSet,
+        difference: Option<Difference>,
+    ) -> (DataSet, Option<Difference>) {
+        let Some(served) = self.live_word().filter(|_| self.current.is_live) else {
+            return (data, difference);
+        };
+        if has_older_item(&data, &served.data) {
+            ((*served.data).clone(), Some(Difference::Nothing))
+        } else {
+            (data, difference)
+        }
     }
 
     fn not_live(&mut self, effects: &mut Effects) {
@@ -287,7 +303,11 @@ impl Serving {
                  applied. If this is not intended, check the environment in LaunchDarkly"
             );
         }
-        let difference = difference.filter(|_| self.keep_deletions(&data));
+        let is_bounded = match &self.served {
+            Some(served) => self.deletions.note(&served.data, &data),
+            None => true,
+        };
+        let difference = difference.filter(|_| is_bounded);
         let data = Arc::new(data);
         let anew = |data| Arc::new(Snapshot::new(data, Origin::Live, now));
         let (snapshot, told) = match (&self.served, difference) {
@@ -393,6 +413,10 @@ impl Serving {
     /// Adds to what is served what a store has newer.
     fn add(&mut self, news: ChangeSet, effects: &mut Effects) {
         let Some(served) = &self.served else { return };
+        let news = self.deletions.without_deleted(news);
+        if news.is_empty() {
+            return;
+        }
         tracing::info!(items = news.len(), "a store holds newer flags; they are served");
         let mut data = (*served.data).clone();
         for (key, item) in news.iter() {
@@ -416,9 +440,8 @@ impl Serving {
             Told::Changes(changes) if self.clients_ignore_any(&changes) => Told::Everything,
             told @ (Told::Nothing | Told::Changes(_) | Told::Everything) => told,
         };
-        match (&told, &self.served) {
-            (Told::Everything, _) | (_, None) => self.deletions.clear(),
-            (Told::Nothing | Told::Changes(_), Some(_)) => {}
+        if told == Told::Everything {
+            self.deletions.told_all(&snapshot.data);
         }
         self.served = Some(snapshot.clone());
         self.is_loaded = true;
@@ -431,25 +454,9 @@ impl Serving {
     fn clients_ignore_any(&self, changes: &ChangeSet) -> bool {
         let held = |key: &ItemKey| {
             let served = self.served.as_ref().and_then(|served| served.data.item(key));
-            served.map(|item| item.version).max(self.deletions.get(key).copied())
+            served.map(|item| item.version).max(self.deletions.version(key))
         };
         changes.iter().any(|(key, item)| held(key) >= Some(item.version))
-    }
-
-    /// Notes which deletions clients were told of that a new data set no longer has, or
-    /// has at a lower version. Returns whether that can be kept in mind.
-    fn keep_deletions(&mut self, data: &DataSet) -> bool {
-        if let Some(served) = &self.served {
-            for (kind, key, item) in served.data.iter().filter(|(_, _, item)| item.is_tombstone()) {
-                let told = data.collection(kind).get(key);
-                if told.is_none_or(|told| told.version < item.version) {
-                    let known = self.deletions.entry(ItemKey { kind, key: key.clone() });
-                    let version = known.or_insert(item.version);
-                    *version = item.version.max(*version);
-                }
-            }
-        }
-        self.deletions.len() <= DELETIONS_MAX
     }
 
     /// Notes how many served items are from the shared store, and which items clients do not get

@@ -55,6 +55,41 @@ fn an_item_that_comes_back_at_a_lower_version_reaches_those_who_know_that_it_was
 }
 
 #[test]
+fn a_store_does_not_bring_back_what_was_deleted() {
+    check(&[
+        ("put 1: a1 b1", "live = a1 b1, shared =, loaded, VALID"),
+        ("patch 1: b-2", "live + b-2, shared + b"),
+        ("put 1: a1", "live same, shared ="),
+        ("lost", "not live, INTERRUPTED"),
+        // An old dump.
+        ("shared: a1 b1", ""),
+        ("shared: a1 b2 c1", "live + c1, shared served"),
+        ("shared: a1 b3", "live + b3, shared served"),
+    ]);
+}
+
+#[test]
+fn a_new_connection_that_is_behind_takes_nothing_back() {
+    check(&[
+        ("put 1: a1 b1", "live = a1 b1, shared =, loaded, VALID"),
+        ("key b", "open b"),
+        ("patch 1: a2", "live + a2, shared + a"),
+        ("patch 1: c1", "live + c1, shared + c"),
+        // Sent before both changes.
+        ("next put 1: a1 b1", "live same, shared =, promote next"),
+        ("patch 1: a2", ""),
+        ("patch 1: b2", "live + b2, shared + b"),
+    ]);
+    // Without LaunchDarkly's present word nothing is known to be newer.
+    check(&[
+        ("put 1: a2", "live = a2, shared =, loaded, VALID"),
+        ("key b", "open b"),
+        ("lost", "not live, INTERRUPTED"),
+        ("next put 1: a1", "live = a1, shared =, promote next, VALID"),
+    ]);
+}
+
+#[test]
 fn a_change_before_any_data_set_is_nothing() {
     check(&[("patch 1: a2", ""), ("put 1: a1", "live = a1, shared =, loaded, VALID")]);
 }

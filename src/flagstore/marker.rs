@@ -160,11 +160,6 @@ impl Note {
         self.identity.as_ref() == identity
     }
 
-    /// True if the marker may stay as it is when so many rows are stored: it vouches for as many.
-    pub fn covers(&self, counts: Counts) -> bool {
-        self.counts.covers(counts)
-    }
-
     /// The marker's value with this note: under the token of the marker that was found, or under
     /// a new one where there was none of Pilotlight's, or another environment's.
     pub fn value(&self, found: Option<&Marker>) -> Bytes {

@@ -6,11 +6,12 @@ use bytes::Bytes;
 
 use super::launchdarkly::{BASE, key};
 use super::scenario::Kind;
+use crate::flagstore::backend::{Counts, StoredRow, StoredRows};
 use crate::flagstore::layout;
-use crate::flagstore::marker::{Identity, Marker};
+use crate::flagstore::marker::{Identity, Marker, Note};
 use crate::flagstore::simulated::{Answer, Call, Content, judge};
 use crate::flagstore::{Completeness, SharedRead};
-use crate::model::{DataSet, ItemKey};
+use crate::model::{DataSet, Item, ItemKey};
 use crate::storage::StoreError;
 
 /// Most old states that are kept.
@@ -54,13 +55,33 @@ impl Database {
         self.content.server += 1;
     }
 
-    /// Removes a row. While the marker tells of fewer rows than there are, one that is lost is not
-    /// missed: that is the limit of a marker that counts, so it is left alone then.
-    pub fn evict(&mut self, random: usize) -> Option<ItemKey> {
+    /// Holds the set of another environment from now on: rows that nobody here knows, and some under
+    /// names that are known here, at versions that look older and newer.
+    pub fn hand_over(&mut self) {
+        self.content.rows.clear();
+        for (name, version) in [("a", 500), ("b", 1), ("x", 3), ("S", 2), ("X", 1)] {
+            let json = format!(r#"{{"key":"{name}","version":{version},"foreign":true}}"#);
+            let row = layout::row(&key(name), &Item::live(version, json));
+            self.content.rows.insert(row.key, row.json);
+        }
+        let identity = Identity { environment: "another".into(), filter: "".into() };
+        let counts = Counts::of(self.content.rows.keys());
+        let note = Note { counts, identity: Some(identity), ..Note::default() };
+        self.content.marker = Some(note.value(None));
+    }
+
+    /// Whether the marker tells of exactly the rows that there are. While it tells of fewer, a row
+    /// that is lost is not missed, and so it is while another program's row stands for it: that is
+    /// the limit of a marker that counts.
+    pub fn is_counted(&self) -> bool {
         let stored = self.content.read();
         let note = stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
-        let counts = crate::flagstore::backend::Counts::of(self.content.rows.keys());
-        if note.is_some_and(|note| note.counts != counts) {
+        note.is_none_or(|note| note.counts == Counts::of(self.content.rows.keys()))
+    }
+
+    /// Removes a row, if it will be missed.
+    pub fn evict(&mut self, random: usize) -> Option<ItemKey> {
+        if !self.is_counted() {
             return None;
         }
         let victim = self.content.rows.keys().nth(random % self.content.rows.len().max(1))?.clone();
@@ -79,6 +100,19 @@ impl Database {
         self.content.answer(call)
     }
 
+    /// What a read finds that began when this was stored and ends now: some rows as they were, the
+    /// others as they are.
+    pub fn torn(&self, before: &Content, random: usize) -> StoredRows {
+        let (before, after) = (before.read(), self.content.read());
+        let is_early = |row: &StoredRow| {
+            (row.key.key.len() + row.key.key.as_bytes()[0] as usize + random) % 2 == 0
+        };
+        let early = before.rows.into_iter().filter(is_early);
+        let late = after.rows.into_iter().filter(|row| !is_early(row));
+        let marker = if random / 2 % 2 == 0 { before.marker } else { after.marker };
+        StoredRows { marker, rows: early.chain(late).collect() }
+    }
+
     /// Rows as they differ between two states.
     pub fn changes<'a>(
         &'a self,
@@ -95,7 +129,10 @@ impl Database {
     /// What a relay that knows only the database would serve as whole.
     pub fn complete_set(&self, identity: &Identity) -> Option<std::sync::Arc<DataSet>> {
         match judge(&self.content.read(), Some(identity)) {
-            SharedRead::Complete(set) if set.completeness == Completeness::Counted => {
+            // What cannot be decoded is named, and not served as whole.
+            SharedRead::Complete(set)
+                if set.completeness == Completeness::Counted && set.undecodable.is_empty() =>
+            {
                 Some(set.data)
             }
             SharedRead::Complete(_)
@@ -127,9 +164,10 @@ impl Database {
     }
 }
 
-/// Whether a set has all items that were there from the beginning.
-pub fn has_base(data: &DataSet) -> bool {
-    BASE.iter().all(|name| data.item(&key(name)).is_some_and(|item| !item.is_tombstone()))
+/// Items that were there from the beginning and are not in this set.
+pub fn base_lost(data: &DataSet) -> impl Iterator<Item = ItemKey> {
+    let is_lost = |key: &ItemKey| data.item(key).is_none_or(|item| item.is_tombstone());
+    BASE.iter().map(|name| key(name)).filter(is_lost)
 }
 
 /// The row of an item, byte for byte.

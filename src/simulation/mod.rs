@@ -23,7 +23,7 @@ use self::scenario::Scenario;
 use self::world::World;
 
 /// Lines of a trace that are printed before the failure.
-const TRACE_MAX: usize = 120;
+const TRACE_MAX: usize = 80;
 
 /// Plays one seed; returns what went wrong, with the trace that led there.
 fn play(seed: u64) -> Result<(), String> {
@@ -55,18 +55,26 @@ fn world(seed: u64, is_traced: bool) -> World {
 mod tests {
     use super::play;
 
+    /// Failures that are shown.
+    const FAILURES_MAX: usize = 3;
+
     /// Seeds of every run of the tests.
     const SEEDS: u64 = 1_500;
 
+    /// Plays seeds, and shows the first few that fail.
     fn play_all(seeds: std::ops::Range<u64>) {
+        let mut failures = Vec::new();
         for seed in seeds {
-            let played = std::panic::catch_unwind(|| play(seed));
-            match played {
+            match std::panic::catch_unwind(|| play(seed)) {
                 Ok(Ok(())) => {}
-                Ok(Err(failure)) => panic!("{failure}"),
-                Err(_) => panic!("seed {seed} panicked"),
+                Ok(Err(failure)) => failures.push(failure),
+                Err(_) => failures.push(format!("seed {seed} panicked")),
+            }
+            if failures.len() == FAILURES_MAX {
+                break;
             }
         }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 
     #[test]

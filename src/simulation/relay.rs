@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::database::has_base;
+use super::database::base_lost;
 use super::launchdarkly::{LaunchDarkly, Message, shown};
 use super::scenario::Millis;
 use crate::environments::Trust;
@@ -131,11 +131,24 @@ pub fn sdk_key(number: u64) -> SdkKey {
     SdkKey::new(format!("key-{number}").as_str())
 }
 
+/// Why something is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// LaunchDarkly sent everything.
+    Put,
+    /// It sent a change.
+    Change,
+    /// A store had it.
+    Store,
+}
+
 /// A client that was connected since the relay served anything.
 #[derive(Debug, Default)]
 pub struct Client {
-    /// The live items that it holds, and the versions at which it saw deletions.
+    /// What it holds, deletions included.
     held: Option<DataSet>,
+    /// Everything that it holds was said by LaunchDarkly to this relay.
+    is_said: bool,
 }
 
 impl Client {
@@ -143,21 +156,38 @@ impl Client {
         self.held.as_ref()
     }
 
-    /// Takes what it is told; returns what is wrong with it. `is_said`: LaunchDarkly has just said
-    /// it.
+    /// Takes what it is told; returns what is wrong with it. `missing`: what the relay says is
+    /// missing, because no store holds it in a readable form.
     pub fn take(
         &mut self,
         announcement: &Announcement,
         launchdarkly: &LaunchDarkly,
-        is_said: bool,
+        missing: &[ItemKey],
+        cause: Cause,
     ) -> Result<(), String> {
         let served = &announcement.snapshot.data;
-        if !has_base(served) {
-            return Err(format!("a partial set is served: {}", shown(served)));
+        if let Some(lost) = base_lost(served).find(|key| !missing.contains(key)) {
+            return Err(format!("{lost} is missing and not named: {}", shown(served)));
         }
+        let is_said = cause == Cause::Put || (cause == Cause::Change && self.is_said);
         if is_said && !launchdarkly.ever_held(served) {
             return Err(format!("LaunchDarkly never said {}", shown(served)));
         }
+        // Data from stores may be ahead of a stream that has just begun; nothing else goes back.
+        if let Some(held) = self.held.as_ref().filter(|_| self.is_said || cause == Cause::Store) {
+            let older = held.iter().find(|(kind, key, item)| {
+                let served = served.collection(*kind).get(key);
+                served.is_some_and(|served| served.version < item.version)
+            });
+            if let Some((_, key, item)) = older {
+                return Err(format!("{key} goes back from version {}", item.version));
+            }
+        }
+        self.is_said = match cause {
+            Cause::Put => true,
+            Cause::Change => self.is_said,
+            Cause::Store => false,
+        };
         match &announcement.told {
             Told::Everything => {
                 let mut held = DataSet::default();

@@ -29,7 +29,7 @@ pub struct Scenario {
 pub enum Kind {
     /// Writes many rows at once, and under the condition of a marker: Redis, Consul.
     Atomic,
-    /// Writes row by row: DynamoDB with many items.
+    /// Reads and writes row by row: DynamoDB with many items.
     RowByRow,
 }
 
@@ -68,9 +68,13 @@ pub enum Fault {
     StrangeRow,
     /// Another program writes a marker that tells nothing.
     ForeignMarker,
+    /// The store is handed the flags of another environment: two have one prefix, or had.
+    ForeignSet,
+    /// Another program writes a row that cannot be decoded.
+    Undecodable,
 }
 
-const ALL: [Fault; 16] = [
+const ALL: [Fault; 18] = [
     Fault::Outage,
     Fault::CutOff,
     Fault::Stall,
@@ -87,6 +91,8 @@ const ALL: [Fault; 16] = [
     Fault::Full,
     Fault::StrangeRow,
     Fault::ForeignMarker,
+    Fault::ForeignSet,
+    Fault::Undecodable,
 ];
 
 impl Scenario {

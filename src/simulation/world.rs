@@ -2,6 +2,8 @@
 
 mod checks;
 mod faults;
+mod keeping;
+mod streams;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -10,23 +12,20 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use self::checks::{shown_answer, shown_call};
 use super::database::Database;
-use super::launchdarkly::{LAG_MAX, LaunchDarkly, Message, shown};
-use super::relay::{Keeper, Process, Relay, Stream, instant, wall};
-use super::scenario::{Fault, Kind, Millis, Scenario};
+use super::launchdarkly::{LaunchDarkly, Message};
+use super::relay::{Cause, Process, Relay, instant, wall};
+use super::scenario::{Fault, Millis, Scenario};
 use crate::environments::simulated::{
     Answer as StoredAnswer, Effects, LocalOrder, SharedOrder, StoredSet, UpstreamOrder, Which,
-    answer_of_shared, difference,
+    answer_of_shared,
 };
 use crate::flagstore::marker::Identity;
-use crate::flagstore::simulated::{Answer, Call, Effect};
+use crate::flagstore::simulated::{Answer, Call, Content};
 use crate::flagstore::{SharedRead, Timing};
-use crate::model::{ChangeSet, ErrorKind, Origin};
-use crate::replica::{Moment, Step, Visits};
-use crate::source::{FlagMessageError, SourceEvent};
+use crate::model::Origin;
+use crate::replica::Moment;
 use crate::storage::StoreError;
-use crate::upstream::StreamFailure;
 
 const CHECK: Duration = Duration::from_secs(30);
 const REREAD: Duration = Duration::from_secs(15);
@@ -60,6 +59,8 @@ enum Event {
     Wake(To),
     Waited(To),
     Execute(To, u64, Call, Reply),
+    /// The rest of a read, which began when this was stored.
+    ReadOn(To, u64, Content, Reply),
     Answered(To, u64, Result<Answer, StoreError>),
     DatabaseConnected(To),
 }
@@ -237,7 +238,7 @@ impl World {
             Event::Read(to, read) => {
                 let Some(process) = self.process(to) else { return };
                 let effects = process.serving.on_shared_store(answer_of_shared(read));
-                self.carry_out(to, effects, false);
+                self.carry_out(to, effects, Cause::Store);
             }
             Event::Wake(to) => self.keep(to),
             Event::Waited(to) => {
@@ -247,6 +248,7 @@ impl World {
                 self.step(to, step);
             }
             Event::Execute(to, number, call, reply) => self.execute(to, number, call, reply),
+            Event::ReadOn(to, number, before, reply) => self.read_on(to, number, &before, reply),
             Event::Answered(to, number, answer) => self.answered(to, number, answer),
             Event::DatabaseConnected(to) => {
                 let is_away = self.database.is_away;
@@ -278,7 +280,7 @@ impl World {
             self.plan(after, Event::Local(to));
         } else if let Some(process) = self.process(to) {
             let effects = process.serving.on_no_local_store(StoredAnswer::Nothing);
-            self.carry_out(to, effects, false);
+            self.carry_out(to, effects, Cause::Store);
         }
         self.keep(to);
     }
@@ -296,165 +298,18 @@ impl World {
         };
         let Some(process) = self.process(to) else { return };
         let effects = process.serving.on_local_store(answer, None);
-        self.carry_out(to, effects, false);
+        self.carry_out(to, effects, Cause::Store);
     }
 
-    // Streams.
-
-    fn open_stream(&mut self, to: To) -> u64 {
-        self.streams += 1;
-        let stream = self.streams;
-        if let Some(process) = self.process(to) {
-            process.streams.insert(stream, Stream::default());
-        }
-        let after = self.rng.u64(5..300);
-        self.plan(after, Event::Connect(to, stream));
-        stream
-    }
-
-    fn connect(&mut self, to: To, stream: u64) {
-        let can_connect = self.launchdarkly.is_up && !self.relays[to.0].is_cut_off;
-        let put = self.launchdarkly.put();
-        let again = self.rng.u64(500..20_000);
-        let Some(process) = self.process(to) else { return };
-        let Some(state) = process.streams.get_mut(&stream).filter(|it| !it.is_open) else {
-            return;
-        };
-        if can_connect {
-            state.connection += 1;
-            state.is_open = true;
-            self.send(to, stream, Message::Put(put));
-        } else {
-            let connection = state.connection;
-            self.plan(0, Event::Lost(to, stream, connection, true));
-            self.plan(again, Event::Connect(to, stream));
-        }
-    }
-
-    /// Sends a message over a stream, behind those that are on their way.
-    fn send(&mut self, to: To, stream: u64, message: Message) {
-        let (now, lag) = (self.now, self.rng.u64(..LAG_MAX));
-        let Some(process) = self.process(to) else { return };
-        let Some(state) = process.streams.get_mut(&stream).filter(|it| it.is_open) else { return };
-        if state.is_stalled {
-            return state.held.push(message);
-        }
-        let arrival = (now + lag).max(state.last_arrival);
-        state.last_arrival = arrival;
-        let connection = state.connection;
-        self.plan(arrival - now, Event::Arrive(to, stream, connection, message));
-    }
-
-    fn send_to_all(&mut self, message: &Message) {
-        for relay in 0..self.relays.len() {
-            let to = self.to(relay);
-            let Some(process) = self.process(to) else { continue };
-            let streams: Vec<u64> = process.streams.keys().copied().collect();
-            for stream in streams {
-                self.send(to, stream, message.clone());
-            }
-        }
-    }
-
-    fn heartbeats(&mut self) {
-        self.send_to_all(&Message::Heartbeat);
-        let pause = self.rng.u64(3_000..9_000);
-        self.plan(pause, Event::Heartbeats);
-    }
-
-    fn change(&mut self) {
-        if !self.is_calm() {
-            let (key, item) = self.launchdarkly.change(&mut self.rng);
-            let sign = if item.is_tombstone() { "-" } else { "" };
-            self.note(|_| format!("LaunchDarkly: {}{sign}{}", key.key, item.version));
-            self.send_to_all(&Message::Change(key, item));
-            self.plan_around(self.scenario.change_every, Event::Change);
-        }
-    }
-
-    fn arrive(&mut self, to: To, stream: u64, connection: u64, message: Message) {
-        let name = self.relays[to.0].name;
-        let wall = wall(self.now);
-        let Some(process) = self.process(to) else { return };
-        let Some(which) = process.which(stream) else { return };
-        if process.streams.get(&stream).is_none_or(|it| it.connection != connection) {
-            return;
-        }
-        let served = process.serving.served().map(|served| served.data.clone());
-        let (event, found, text) = match message {
-            Message::Put(data) => {
-                let text = format!("{name} <- put {}", shown(&data));
-                let found = served.map(|served| difference(&served, &data));
-                (SourceEvent::Everything { connection, data }, found, text)
-            }
-            Message::Change(key, item) => {
-                let sign = if item.is_tombstone() { "-" } else { "" };
-                let text = format!("{name} <- {}{sign}{}", key.key, item.version);
-                let changes = ChangeSet::one(key, item);
-                (SourceEvent::Changes { connection, changes }, None, text)
-            }
-            Message::Heartbeat => (SourceEvent::Alive, None, String::new()),
-            Message::Junk => {
-                let error = FlagMessageError::sample();
-                (SourceEvent::Malformed { connection, error }, None, format!("{name} <- junk"))
-            }
-        };
-        let is_said = matches!(event, SourceEvent::Everything { .. });
-        let effects = process.serving.on_source(which, event, found, wall);
-        if !text.is_empty() {
-            self.note(|_| text);
-        }
-        self.carry_out(to, effects, is_said);
-    }
-
-    fn lose(&mut self, to: To, stream: u64, connection: u64, is_failure: bool) {
-        let wall = wall(self.now);
-        let name = self.relays[to.0].name;
-        let Some(process) = self.process(to) else { return };
-        let Some(which) = process.which(stream) else { return };
-        let failure = StreamFailure { kind: ErrorKind::NetworkError, status: None };
-        let failure = is_failure.then_some(failure);
-        let was_live = process.is_live();
-        let event = SourceEvent::Lost { failure };
-        if process.streams.get(&stream).is_none_or(|it| it.connection != connection) {
-            return;
-        }
-        let effects = process.serving.on_source(which, event, None, wall);
-        if was_live {
-            self.note(|_| format!("{name} lost LaunchDarkly"));
-        }
-        self.carry_out(to, effects, false);
-    }
-
-    /// Ends a connection; what is under way over it is lost. Another one is made later.
-    fn cut(&mut self, to: To, stream: u64) {
-        let (notice, again) = (self.rng.u64(1..2_000), self.rng.u64(2_000..10_000));
-        let Some(process) = self.process(to) else { return };
-        let Some(state) = process.streams.get_mut(&stream).filter(|it| it.is_open) else { return };
-        (state.is_open, state.is_stalled) = (false, false);
-        state.held.clear();
-        let connection = state.connection;
-        self.plan(notice, Event::Lost(to, stream, connection, true));
-        self.plan(again, Event::Connect(to, stream));
-    }
-
-    fn cut_all(&mut self, relay: usize) {
-        let to = self.to(relay);
-        let Some(process) = self.process(to) else { return };
-        let streams: Vec<u64> = process.streams.keys().copied().collect();
-        streams.into_iter().for_each(|stream| self.cut(to, stream));
-    }
-
-    // What the serving core wants done.
-
-    fn carry_out(&mut self, to: To, effects: Effects, is_said: bool) {
+    fn carry_out(&mut self, to: To, effects: Effects, cause: Cause) {
         let (now, instant) = (self.now, instant(self.base, self.now));
         let Effects { announce, local, shared, upstream } = effects;
         let Self { relays, launchdarkly, .. } = self;
         let relay = &mut relays[to.0];
         let Some(process) = relay.process.as_mut() else { return };
         if let Some(announcement) = announce {
-            let told = process.client.take(&announcement, launchdarkly, is_said);
+            let missing = &process.serving.status().missing_items;
+            let told = process.client.take(&announcement, launchdarkly, missing, cause);
             if let Err(problem) = told {
                 let problem = format!("{}: {problem}", relay.name);
                 return self.wrong(problem);
@@ -507,136 +362,5 @@ impl World {
             None => {}
         }
         self.keep(to);
-    }
-
-    // The task of the shared store.
-
-    fn keep(&mut self, to: To) {
-        let at = self.at();
-        let Some(process) = self.process(to) else { return };
-        if process.keeper != Keeper::Resting {
-            return;
-        }
-        if std::mem::take(&mut process.is_told) || process.epoch != process.replica.seen_epoch() {
-            process.replica.told(process.epoch, &at);
-        }
-        match process.replica.next() {
-            Some(due) if due <= at.now => {
-                let step = process.replica.begin(process.epoch, &at);
-                self.step(to, step);
-            }
-            Some(due) => {
-                let after = (due - at.now).as_millis() as Millis + 1;
-                self.plan(after, Event::Wake(to));
-            }
-            None => self.wrong(format!("{}: no visit lies ahead", self.relays[to.0].name)),
-        }
-    }
-
-    fn step(&mut self, to: To, step: Step<Call>) {
-        let Some(process) = self.process(to) else { return };
-        for effect in process.replica.visits().effects() {
-            if let Effect::Read(read) = effect {
-                let after = self.rng.u64(..20);
-                self.plan(after, Event::Read(to, read));
-            }
-        }
-        let Some(process) = self.process(to) else { return };
-        match step {
-            Step::Rest => {
-                process.keeper = Keeper::Resting;
-                // What was told meanwhile is looked at in its own turn.
-                self.plan(0, Event::Wake(to));
-            }
-            Step::Wait(pause) => {
-                process.keeper = Keeper::Waiting;
-                self.plan(pause.as_millis() as Millis, Event::Waited(to));
-            }
-            Step::Call(call) => self.call(to, call),
-        }
-    }
-
-    fn call(&mut self, to: To, call: Call) {
-        let now = self.now;
-        let (there, back) = (self.rng.u64(1..40), self.rng.u64(1..40));
-        let is_bad = !self.is_calm() && self.rng.u64(..100) < self.scenario.bad_calls;
-        let fate = if is_bad { self.rng.u8(1..6) } else { 0 };
-        let slow = self.rng.u64(1_000..20_000);
-        let Some(process) = self.process(to) else { return };
-        process.calls += 1;
-        process.busy.retain(|at| at + 60_000 > now);
-        process.busy.push(now);
-        let (number, busy) = (process.calls, process.busy.len());
-        process.keeper = Keeper::Calling(number);
-        if busy > CALLS_A_MINUTE_MAX {
-            return self.wrong(format!("{} calls in a minute", busy));
-        }
-        let timed_out = || StoreError::TimedOut { budget: Duration::from_secs(1) };
-        match fate {
-            // It never reaches the database.
-            1 => {
-                let error = StoreError::Unreachable("reset".into());
-                self.plan(there, Event::Answered(to, number, Err(error)));
-            }
-            // It is carried out, in part where that can be, and the answer is lost.
-            2 => {
-                let rows = self.rng.usize(..6);
-                self.plan(there, Event::Execute(to, number, call, Reply::Lost(rows)));
-                self.plan(1_000, Event::Answered(to, number, Err(timed_out())));
-            }
-            // It is carried out long after it was given up.
-            3 => {
-                self.plan(slow, Event::Execute(to, number, call, Reply::Lost(usize::MAX)));
-                self.plan(1_000, Event::Answered(to, number, Err(timed_out())));
-            }
-            // It is carried out twice.
-            4 => {
-                let again = call.clone();
-                self.plan(there, Event::Execute(to, number, call, Reply::After(back)));
-                self.plan(slow, Event::Execute(to, number, again, Reply::Lost(usize::MAX)));
-            }
-            // It is slow.
-            5 => {
-                let slow = slow / 20;
-                self.plan(slow, Event::Execute(to, number, call, Reply::After(back)));
-            }
-            _ => self.plan(there, Event::Execute(to, number, call, Reply::After(back))),
-        }
-    }
-
-    fn execute(&mut self, to: To, number: u64, mut call: Call, reply: Reply) {
-        if let (Reply::Lost(max), Call::Upsert { rows, .. }, Kind::RowByRow) =
-            (reply, &mut call, self.scenario.database)
-        {
-            rows.truncate(max);
-        }
-        let is_write = !matches!(call, Call::Read | Call::Look);
-        let before = is_write.then(|| self.database.content.clone());
-        let text = if self.is_traced { shown_call(&call) } else { String::new() };
-        let answer = self.database.carry_out(call);
-        self.note(|it| {
-            let name = it.relays[to.0].name;
-            format!("{name} {text} {} | {}", shown_answer(&answer), it.database.shown())
-        });
-        if let Some(before) = before.filter(|_| answer.is_ok()) {
-            self.check_write(&before);
-        }
-        if let Some(process) = self.process(to).filter(|_| answer.is_ok()) {
-            process.epoch = process.epoch.max(1);
-        }
-        if let Reply::After(back) = reply {
-            self.plan(back, Event::Answered(to, number, answer));
-        }
-    }
-
-    fn answered(&mut self, to: To, number: u64, answer: Result<Answer, StoreError>) {
-        let at = self.at();
-        let Some(process) = self.process(to) else { return };
-        if process.keeper != Keeper::Calling(number) {
-            // It comes after the call was given up.
-            return;
-        }
-        let step = process.replica.answered(answer, process.epoch, &at);
-        self.step(to, step);
     }
 }

@@ -81,6 +81,8 @@ pub struct FlagVisits {
 #[derive(Debug, Default)]
 struct Known {
     marker: Option<Marker>,
+    /// Rows of this relay that it has seen counted in a marker.
+    counted: Counts,
     server: Option<Arc<str>>,
     /// True once a marker was seen: from then on an empty store is a loss.
     complete: bool,

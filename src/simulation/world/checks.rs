@@ -3,7 +3,7 @@
 use super::World;
 use crate::flagstore::simulated::{Answer, Call, Content, SharedState};
 use crate::model::ItemKind;
-use crate::simulation::database::{has_base, row_of};
+use crate::simulation::database::{base_lost, row_of};
 use crate::simulation::launchdarkly::shown;
 use crate::storage::StoreError;
 
@@ -20,7 +20,8 @@ impl World {
                 format!("the newest version of {key} is {what}")
             })
         });
-        let is_partial = self.database.complete_set(&self.identity).filter(|set| !has_base(set));
+        let complete = self.database.complete_set(&self.identity);
+        let is_partial = complete.filter(|set| base_lost(set).next().is_some());
         if let Some(problem) = lost {
             self.wrong(problem);
         }

@@ -4,7 +4,7 @@ use super::{Event, To, World};
 use crate::flagstore::layout;
 use crate::model::Item;
 use crate::simulation::launchdarkly::{LAG_MAX, Message, key};
-use crate::simulation::relay::{LOCAL_LOSS, Stream, sdk_key};
+use crate::simulation::relay::{Cause, LOCAL_LOSS, Stream, sdk_key};
 use crate::simulation::scenario::{Fault, Millis};
 
 /// The longest that one fault lasts.
@@ -74,12 +74,22 @@ impl World {
                     self.database.content.marker = Some("foreign".into());
                 }
             }
+            Fault::ForeignSet => self.database.hand_over(),
+            Fault::Undecodable => {
+                let name = ["a", "S", "c"][self.rng.usize(..3)];
+                if let Some(row) = self.database.content.rows.get_mut(&key(name)) {
+                    *row = "{".into();
+                }
+            }
         }
         self.plan(lasts, Event::Heal(fault, relay));
     }
 
     /// A row that differs from what LaunchDarkly says.
     fn strange_row(&mut self) {
+        if !self.database.is_counted() {
+            return;
+        }
         let name = ["a", "S", "c", "z"][self.rng.usize(..4)];
         let version = self.rng.u64(1..200);
         let json = format!(r#"{{"key":"{name}","version":{version},"strange":true}}"#);
@@ -94,7 +104,7 @@ impl World {
         let (to, key) = (self.to(relay), self.relays[relay].key);
         let Some(process) = self.process(to) else { return };
         let effects = process.serving.on_designated(sdk_key(key));
-        self.carry_out(to, effects, false);
+        self.carry_out(to, effects, Cause::Store);
     }
 
     fn kill(&mut self, relay: usize, is_replaced: bool) {
@@ -148,7 +158,9 @@ impl World {
             | Fault::Evict
             | Fault::OldDump
             | Fault::StrangeRow
-            | Fault::ForeignMarker => {}
+            | Fault::ForeignMarker
+            | Fault::ForeignSet
+            | Fault::Undecodable => {}
         }
     }
 

@@ -167,6 +167,7 @@ impl FlagVisits {
         }
         if live && self.visit.contended.is_empty() {
             self.known.verified = true;
+            self.known.counted = self.counts(data);
             self.known.unwritten = false;
             self.forget_dropped(data);
         }

@@ -64,17 +64,26 @@ impl FlagVisits {
         self.unless_told(found, at)
     }
 
-    /// Counts the items that are about to be written.
+    /// Counts new items before they are written. That is done even if the marker is known to tell
+    /// so many: a peer may have lowered its counts since it was read.
     fn raise(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
-        let counts = match self.visit.due {
-            Due::Compare(_) => self.counts_after_writes(),
-            Due::Flush | Due::Look | Due::Verify => self.counts(self.visit.task.data.as_ref()?),
+        let (counts, known) = match self.visit.due {
+            Due::Compare(_) => {
+                let stored = self.visit.stored.rows.iter().map(|row| &row.key);
+                (self.counts_after_writes(), Counts::of(stored))
+            }
+            Due::Flush | Due::Look | Due::Verify => {
+                (self.counts(self.visit.task.data.as_ref()?), self.known.counted)
+            }
         };
-        let note = found.note.as_ref().filter(|_| self.is_ours(Some(&found)))?;
-        self.visit.counts_before = note.counts;
+        if known.covers(counts) || !self.is_ours(Some(&found)) {
+            return None;
+        }
+        self.visit.counts_before = found.note.as_ref()?.counts;
         // There may be rows of the other kind that only peers know.
-        self.visit.counts = note.counts.max(counts);
-        self.unless_told(Some(found), at)
+        self.visit.counts = self.visit.counts_before.max(counts);
+        let note = self.note(self.visit.counts, at);
+        Some((Some(found), note))
     }
 
     /// Takes back what was counted and could not be written.

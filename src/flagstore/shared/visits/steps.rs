@@ -108,6 +108,9 @@ impl FlagVisits {
             }
             Purpose::Raise(_) => {
                 self.visit.found = Some(marker);
+                if let Some(data) = &self.visit.task.data {
+                    self.known.counted = self.counts(data);
+                }
                 is_told
             }
             Purpose::Settle | Purpose::Confirm => true,

@@ -1,0 +1,55 @@
+//! Deletions that the data set no longer tells of: a put leaves deleted items out.
+
+use std::collections::BTreeMap;
+
+use crate::model::{ChangeSet, DataSet, ItemKey};
+
+/// Most deletions that are kept in mind; with more, clients are sent everything once.
+const DELETIONS_MAX: usize = 1_000;
+
+/// The versions at which items were deleted.
+///
+/// Clients that were told of a deletion ignore an older version of the item. And a store that holds
+/// an older version knows nothing newer.
+#[derive(Debug, Default)]
+pub struct Deletions(BTreeMap<ItemKey, u64>);
+
+impl Deletions {
+    /// Notes which deletions `before` tells of and `after` does not, or at a lower version. Returns
+    /// false if those were too many: all are forgotten then, and clients must be sent everything.
+    pub fn note(&mut self, before: &DataSet, after: &DataSet) -> bool {
+        for (kind, key, item) in before.iter().filter(|(_, _, item)| item.is_tombstone()) {
+            let told = after.collection(kind).get(key);
+            if told.is_none_or(|told| told.version < item.version) {
+                let version = self.0.entry(ItemKey { kind, key: key.clone() }).or_default();
+                *version = item.version.max(*version);
+            }
+        }
+        let is_bounded = self.0.len() <= DELETIONS_MAX;
+        if !is_bounded {
+            self.0.clear();
+        }
+        is_bounded
+    }
+
+    /// Clients are sent this as a whole: what they were told of its items no longer counts.
+    pub fn told_all(&mut self, data: &DataSet) {
+        self.0.retain(|key, _| data.item(key).is_none());
+    }
+
+    /// The version at which an item was deleted.
+    pub fn version(&self, key: &ItemKey) -> Option<u64> {
+        self.0.get(key).copied()
+    }
+
+    /// Those changes that are not older than a deletion.
+    pub fn without_deleted(&self, changes: ChangeSet) -> ChangeSet {
+        let is_newer =
+            |key: &ItemKey, version: u64| self.version(key).is_none_or(|deleted| deleted < version);
+        if changes.iter().all(|(key, item)| is_newer(key, item.version)) {
+            return changes;
+        }
+        let kept = changes.iter().filter(|(key, item)| is_newer(key, item.version));
+        kept.map(|(key, item)| (key.clone(), item.clone())).collect()
+    }
+}
