@@ -20,6 +20,15 @@ install:
 test FILTER="":
     cargo test --locked {{ FILTER }}
 
+# Seeds of the simulation, such as `just simulate 0..1000000`
+simulate SEEDS="0..10000":
+    PILOTLIGHT_SEEDS={{ SEEDS }} cargo test --release --locked --lib -- \
+        --ignored --exact simulation::tests::seeds_of_the_environment
+
+# Shows that the simulation finds faults: undoes one repair after the other
+mutations *NAMES:
+    ./tests/simulation/mutations.py {{ NAMES }}
+
 # Format the code
 fmt:
     cargo fmt --all

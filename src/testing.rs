@@ -14,7 +14,6 @@ pub mod autoconfig {
         pub use crate::autoconfig::cache::codec::{Codec, OpenedRow};
         pub use crate::autoconfig::cache::manifest::Manifest;
         pub use crate::autoconfig::cache::plan::{Claim, Known};
-        pub use crate::autoconfig::cache::shared_tier::Update;
         pub use crate::autoconfig::cache::{Backend, Row, Swap, Swapped};
     }
     pub use crate::autoconfig::record_set::Stamp;

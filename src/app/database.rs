@@ -14,18 +14,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::StartError;
 use crate::autoconfig::adoption::Adopt;
 use crate::autoconfig::cache::Backend;
 use crate::autoconfig::cache::codec::CacheKeys;
-use crate::autoconfig::cache::keeper::{Keeper, KeeperSettings, Wanted};
-use crate::autoconfig::cache::report::SharedReport;
-use crate::autoconfig::cache::shared_access::SharedAccess;
+use crate::autoconfig::cache::keeper::{self, KeeperEnds, SharedPlace};
 use crate::autoconfig::cache::shared_tier::{self, NAMESPACE_SUFFIX, SharedTier};
-use crate::autoconfig::record_set::CachedSet;
-use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::config::{CacheAdopt, CacheFormat, Database, LocalTtl};
 use crate::flagstore::backend::FlagBackend;
 use crate::flagstore::{DatabaseFacts, SharedStores, StoreFacts, Timing};
@@ -50,15 +46,6 @@ pub(super) struct SharedCache<'a> {
     pub(super) adopt: Adopt,
     pub(super) writer: &'a str,
     pub(super) keys: watch::Receiver<CacheKeys>,
-}
-
-/// What connects its keeper with the rest.
-#[derive(Clone)]
-pub(super) struct KeeperEnds {
-    pub(super) settings: KeeperSettings,
-    pub(super) wanted: watch::Receiver<Option<Wanted>>,
-    pub(super) results: mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
-    pub(super) report: SharedReport,
 }
 
 /// The rule for ld-relay's records in the shared cache.
@@ -172,16 +159,14 @@ impl SharedCache<'_> {
         let (cache_key, writer) = (self.cache_key.to_owned(), self.writer.to_owned());
         let (keys, rules) = (self.keys, (format, self.adopt));
         let keep = move |cancel| {
-            let tier = SharedTier::new(
+            let tier = SharedTier::new(&cache_key, rules, &writer, keys.clone());
+            let place = SharedPlace::new(
                 rows(format!("{cache_key}{NAMESPACE_SUFFIX}")),
                 rows(cache_key.clone()),
-                &cache_key,
-                rules,
-                &writer,
+                health.clone(),
+                keys.clone(),
             );
-            let access = SharedAccess::new(tier, keys.clone(), health.clone());
-            let KeeperEnds { settings, wanted, results, report } = ends.clone();
-            Keeper::new(settings, access, wanted, results, report).run(cancel)
+            keeper::keep(tier, place, ends.clone(), cancel)
         };
         parts.spawn("shared cache", |cancel| supervised("shared cache", cancel, keep));
     }

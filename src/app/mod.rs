@@ -20,12 +20,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::database::{KeeperEnds, SharedCache, SharedDatabase};
+use self::database::{SharedCache, SharedDatabase};
 use self::prepared::Prepared;
 pub use self::prepared::{StartError, StartErrors, check};
-use crate::autoconfig::cache::keeper::{Keeper, KeeperSettings, Wanted};
-use crate::autoconfig::cache::local_tier::LocalTier;
+use crate::autoconfig::cache::keeper::{self, KeeperEnds, KeeperSettings, LocalPlace};
 use crate::autoconfig::cache::report::{ReadState, SharedReport, TierReport};
+use crate::autoconfig::cache::tier::Wanted;
 use crate::autoconfig::specs::SpecSettings;
 use crate::autoconfig::startup_race::Tier;
 use crate::autoconfig::state::Policy;
@@ -313,25 +313,26 @@ impl Wiring<'_> {
             tiers.push(Tier::Local);
             let report = SharedReport::default();
             sources.tiers.push((LOCAL_TIER, report.clone()));
-            let settings = keeper_settings(section, Tier::Local, None);
+            let ends = KeeperEnds {
+                settings: keeper_settings(section, Tier::Local, None),
+                wanted: wanted.clone(),
+                results: results_sender.clone(),
+                report,
+            };
             let mut flags = self.local.flags.clone();
-            let (keys, wanted, results) =
-                (cache_keys.clone(), wanted.clone(), results_sender.clone());
-            let writer = writer.clone();
+            let (keys, writer) = (cache_keys.clone(), writer.clone());
             parts.spawn("local cache", move |cancel| async move {
                 if LocalFlagsState::opened(&mut flags).await.is_none() {
                     let is_absent = matches!(*flags.borrow(), LocalFlagsState::Absent);
-                    local::report_closed(is_absent, &results, &report).await;
+                    local::report_closed(is_absent, &ends.results, &ends.report).await;
                 }
                 let local = tokio::select! {
                     () = cancel.cancelled() => return,
                     local = LocalFlagsState::opened_at_last(&mut flags) => local,
                 };
                 supervised("local cache", cancel, |cancel| {
-                    let access = LocalTier::new(local.store().clone(), &writer, keys.clone());
-                    let (wanted, results) = (wanted.clone(), results.clone());
-                    Keeper::new(settings.clone(), access, wanted, results, report.clone())
-                        .run(cancel)
+                    let place = LocalPlace::new(local.store().clone(), keys.clone());
+                    keeper::keep(place.tier(&writer), place, ends.clone(), cancel)
                 })
                 .await;
             });

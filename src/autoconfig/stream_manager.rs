@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cache::keeper::{Source, Wanted};
+use super::cache::tier::{Source, Wanted};
 use super::messages::{Message, decode};
 use super::record_set::CachedSet;
 use super::specs::SpecSettings;

@@ -66,15 +66,15 @@ impl<V: Visits> Replica<V> {
             self.schedule.reconnected(at.now, at.random);
         }
         let Waiting { put, dirty, live } = self.visits.waiting();
+        if self.was_live && !live {
+            self.visits.not_live();
+            self.schedule.not_live(at.now, at.random);
+        }
         if put {
             self.schedule.compare(at.now, Reason::Put);
         }
         if dirty && !put && live {
             self.schedule.flush(at.now);
-        }
-        if self.was_live && !live {
-            self.visits.not_live();
-            self.schedule.not_live(at.now, at.random);
         }
         self.was_live = live;
         self.report();
@@ -93,10 +93,11 @@ impl<V: Visits> Replica<V> {
     /// Begins a last visit before the end of the process, whatever the schedule says. Nothing is
     /// to be done if nothing waits, or if what waits must not be written.
     pub fn begin_last(&mut self, epoch: u64, at: &Moment) -> Step<V::Call> {
+        if !self.visits.may_write() {
+            return Step::Rest;
+        }
         let due = match self.visits.waiting() {
-            Waiting { live: false, .. } | Waiting { put: false, dirty: false, .. } => {
-                return Step::Rest;
-            }
+            Waiting { put: false, dirty: false, .. } => return Step::Rest,
             Waiting { put: true, .. } => Due::Compare(Reason::Put),
             Waiting { put: false, dirty: true, .. } => Due::Flush,
         };
@@ -184,7 +185,11 @@ impl<V: Visits> Replica<V> {
             Then::Flush => self.schedule.flush(at.now),
             Then::Retry => self.schedule.contended(at.now, at.random),
             Then::Compare(reason) => self.schedule.compare(at.now, reason),
-            Then::Overtaken(reason) => self.schedule.compare(at.now + HERD_WAIT, reason),
+            Then::Overtaken(reason) => {
+                // Not all relays at the same moment again.
+                let pause = HERD_WAIT.mul_f64(0.5 + at.random.clamp(0.0, 1.0) / 2.0);
+                self.schedule.compare(at.now + pause, reason);
+            }
         }
     }
 

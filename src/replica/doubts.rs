@@ -60,6 +60,25 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
         self.0.values().any(|(_, since)| is_ripe(*since, heard_at, now))
     }
 
+    /// What a second look at this moment would confirm, should it be unchanged.
+    pub fn ripe(&self, heard_at: Instant, now: Instant) -> BTreeMap<K, S>
+    where
+        S: Clone,
+    {
+        let ripe = self.0.iter().filter(|(_, (_, since))| is_ripe(*since, heard_at, now));
+        ripe.map(|(key, (state, _))| (key.clone(), state.clone())).collect()
+    }
+
+    /// Takes note of what was found at this look: doubts that are not among it are settled.
+    pub fn note(&mut self, found: impl IntoIterator<Item = (K, S)>, now: Instant) {
+        let mut before = std::mem::take(&mut self.0);
+        let since = |(key, state): (K, S)| {
+            let same = before.remove(&key).filter(|(known, _)| *known == state);
+            (key, (state, same.map_or(now, |(_, since)| since)))
+        };
+        self.0 = found.into_iter().map(since).collect();
+    }
+
     /// Takes note of what was found at this look: doubts that are not among it are settled.
     /// Returns the positions of those that were found unchanged so long ago that they are to be
     /// corrected.
@@ -69,17 +88,13 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
         heard_at: Instant,
         now: Instant,
     ) -> Vec<usize> {
-        let mut before = std::mem::take(&mut self.0);
-        let mut confirmed = Vec::new();
-        for (position, (key, state)) in found.into_iter().enumerate() {
-            let same = before.remove(&key).filter(|(known, _)| *known == state);
-            let since = same.map_or(now, |(_, since)| since);
-            if is_ripe(since, heard_at, now) {
-                confirmed.push(position);
-            }
-            self.0.insert(key, (state, since));
-        }
-        confirmed
+        let found: Vec<(K, S)> = found.into_iter().collect();
+        let keys: Vec<K> = found.iter().map(|(key, _)| key.clone()).collect();
+        self.note(found, now);
+        let is_ripe =
+            |key: &K| self.0.get(key).is_some_and(|(_, since)| is_ripe(*since, heard_at, now));
+        let places = keys.iter().enumerate().filter(|(_, key)| is_ripe(key));
+        places.map(|(place, _)| place).collect()
     }
 }
 

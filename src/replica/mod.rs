@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 pub use self::authority::Authority;
 #[cfg(test)]
-pub use self::authority::SECOND_LOOK;
+pub use self::authority::{SECOND_LOOK, STREAM_LAG};
 pub use self::core::Replica;
 pub use self::doubts::Doubts;
 pub use self::schedule::{Due, HERD_WAIT, Reason, Timing};
@@ -135,8 +135,8 @@ pub trait Visits {
     /// What waits to be written.
     fn waiting(&self) -> Waiting;
 
-    /// How sure it is that what is wanted is what LaunchDarkly says.
-    fn authority(&self) -> Authority;
+    /// Whether what waits may be written before the end of the process.
+    fn may_write(&self) -> bool;
 
     /// Whether a second look would settle anything now.
     fn is_second_look_ripe(&self, at: &Moment) -> bool;

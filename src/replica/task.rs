@@ -3,12 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Moment, Replica, Step, Visits};
-use crate::storage::{Health, StoreError};
+use crate::storage::StoreError;
 use crate::tasks::beside;
 
 /// Bound on the last visit before the end of the process.
@@ -16,8 +15,12 @@ const LAST_VISIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the task needs around a kind of copy.
 pub trait Surroundings<V: Visits>: Send {
-    /// Waits until something else is wanted than before. Cancel-safe.
-    fn told(&mut self) -> impl Future<Output = ()> + Send;
+    /// Waits until something else is wanted than before, or the epoch is another one than this.
+    /// Cancel-safe.
+    fn told(&mut self, seen_epoch: u64) -> impl Future<Output = ()> + Send;
+
+    /// Grows when the database may have lost its data, as with a new connection.
+    fn epoch(&mut self) -> u64;
 
     /// Asks the database.
     fn call(&mut self, call: V::Call)
@@ -32,15 +35,12 @@ pub trait Surroundings<V: Visits>: Send {
 
 /// The task.
 #[derive(Debug)]
-pub struct CopyTask<S> {
-    surroundings: S,
-    health: watch::Receiver<Health>,
-}
+pub struct CopyTask<S>(S);
 
 impl<S> CopyTask<S> {
-    /// A task for a copy in a database of that health.
-    pub fn new(surroundings: S, health: watch::Receiver<Health>) -> Self {
-        Self { surroundings, health }
+    /// A task in these surroundings.
+    pub fn new(surroundings: S) -> Self {
+        Self(surroundings)
     }
 
     /// Keeps the copy until it is told to stop, then writes once more what waits.
@@ -53,14 +53,13 @@ impl<S> CopyTask<S> {
             let is_due = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                () = self.surroundings.told() => false,
-                () = new_connection(&mut self.health, replica.seen_epoch()) => false,
+                () = self.0.told(replica.seen_epoch()) => false,
                 () = sleep_until(replica.next()) => true,
             };
             if is_due {
                 replica = self.visit(replica, Replica::begin, &cancel).await;
             } else {
-                replica.told(self.epoch(), &Moment::present());
+                replica.told(self.0.epoch(), &Moment::present());
             }
         }
         if is_waiting(&mut replica) {
@@ -68,7 +67,7 @@ impl<S> CopyTask<S> {
             let visit = self.visit(replica, Replica::begin_last, &never);
             let visited = tokio::time::timeout(LAST_VISIT_TIMEOUT, visit).await;
             if visited.is_err() || visited.is_ok_and(|mut replica| is_waiting(&mut replica)) {
-                self.surroundings.left_unwritten();
+                self.0.left_unwritten();
             }
         }
     }
@@ -84,7 +83,7 @@ impl<S> CopyTask<S> {
         S: Surroundings<V>,
         V: Visits<Call: Send, Answer: Send + 'static, Effect: Send> + Send + 'static,
     {
-        let (epoch, is_much) = (self.epoch(), replica.is_much(None));
+        let (epoch, is_much) = (self.0.epoch(), replica.is_much(None));
         let (mut replica, mut step) =
             turn(replica, is_much, move |replica| begin(replica, epoch, &Moment::present())).await;
         loop {
@@ -92,7 +91,7 @@ impl<S> CopyTask<S> {
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => return replica,
-                    () = self.surroundings.carry_out(effect) => {}
+                    () = self.0.carry_out(effect) => {}
                 }
             }
             let answer = match step {
@@ -105,10 +104,10 @@ impl<S> CopyTask<S> {
                 Step::Call(call) => tokio::select! {
                     biased;
                     () = cancel.cancelled() => return replica,
-                    answer = self.surroundings.call(call) => Some(answer),
+                    answer = self.0.call(call) => Some(answer),
                 },
             };
-            let epoch = self.epoch();
+            let epoch = self.0.epoch();
             let is_much = replica.is_much(answer.as_ref().and_then(|answer| answer.as_ref().ok()));
             (replica, step) = turn(replica, is_much, move |replica| {
                 let at = Moment::present();
@@ -119,10 +118,6 @@ impl<S> CopyTask<S> {
             })
             .await;
         }
-    }
-
-    fn epoch(&mut self) -> u64 {
-        self.health.borrow_and_update().connected_epoch
     }
 }
 
@@ -146,15 +141,6 @@ where
         (replica, done)
     };
     if is_much { beside(work).await } else { work() }
-}
-
-/// Waits until the database has another connection than at the last visit. Cancel-safe.
-async fn new_connection(health: &mut watch::Receiver<Health>, seen: u64) {
-    let changed = health.wait_for(|health| health.connected_epoch != seen).await.is_ok();
-    if !changed {
-        // The database's owner is gone; so is this task soon.
-        std::future::pending::<()>().await;
-    }
 }
 
 async fn sleep_until(moment: Option<Instant>) {

@@ -53,6 +53,9 @@ fn world(seed: u64, is_traced: bool) -> World {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::play;
 
     /// Failures that are shown.
@@ -61,19 +64,27 @@ mod tests {
     /// Seeds of every run of the tests.
     const SEEDS: u64 = 1_500;
 
-    /// Plays seeds, and shows the first few that fail.
+    /// Plays seeds on all cores, and shows the first few that fail.
     fn play_all(seeds: std::ops::Range<u64>) {
-        let mut failures = Vec::new();
-        for seed in seeds {
-            match std::panic::catch_unwind(|| play(seed)) {
-                Ok(Ok(())) => {}
-                Ok(Err(failure)) => failures.push(failure),
-                Err(_) => failures.push(format!("seed {seed} panicked")),
-            }
-            if failures.len() == FAILURES_MAX {
+        let (next, failures) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+        let work = || loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || failures.lock().unwrap().len() >= FAILURES_MAX {
                 break;
             }
-        }
+            match std::panic::catch_unwind(|| play(seed)) {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => failures.lock().unwrap().push(failure),
+                Err(_) => failures.lock().unwrap().push(format!("seed {seed} panicked")),
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        std::thread::scope(|scope| {
+            for _ in 0..cores {
+                scope.spawn(work);
+            }
+        });
+        let failures = failures.into_inner().unwrap();
         assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 

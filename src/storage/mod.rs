@@ -56,6 +56,15 @@ pub enum StoreError {
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl StoreError {
+    /// While the breaker is open: the failure that it remembers.
+    #[must_use]
+    pub fn with_cause_of(self, health: &Health) -> Self {
+        match (self, &health.last_error) {
+            (Self::CoolingDown, Some(last)) => Self::Away(last.clone()),
+            (error, _) => error,
+        }
+    }
+
     /// Whether the same call may succeed later with nobody changing anything. Only these errors
     /// move a breaker.
     pub fn is_transient(&self) -> bool {

@@ -42,7 +42,6 @@ fn debug_shows_no_content() {
     use std::sync::Arc;
 
     use pilotlight::testing::autoconfig::cache::OpenedRow;
-    use pilotlight::testing::autoconfig::cache::Update;
     use pilotlight::testing::autoconfig::cache::{Claim, Known};
     use pilotlight::testing::autoconfig::cache::{Row as CacheRow, Swap};
     use pilotlight::testing::flagstore::backend::{Row, StoredRow};
@@ -69,9 +68,6 @@ fn debug_shows_no_content() {
     let (name, index) = ("name".to_owned(), 1);
     let desired = BTreeMap::from([(name.clone(), (1, text.to_owned()))]);
     let known = Known { desired: &desired, gone: &BTreeMap::new() };
-    let heard_at = tokio::time::Instant::now();
-    let update =
-        Update { desired: &desired, gone: known.gone, confirmed_at: None, live: true, heard_at };
     let row = CacheRow { name: name.clone(), value: bytes.clone(), revision: 1 };
     let swap = Swap { name: name.clone(), expected: Some(row.clone()), value: Some(bytes.clone()) };
     let shown = [
@@ -94,7 +90,6 @@ fn debug_shows_no_content() {
         format!("{:?}", Operation::Set { key: name, value: bytes }),
         format!("{:?}", Password::new(text)),
         format!("{known:?}"),
-        format!("{update:?}"),
         format!("{swap:?}"),
         format!("{:?}", Claim { row: Some(row), version: None }),
     ];

@@ -1,11 +1,18 @@
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::super::codec::Skipped;
+use super::super::judge::Reading;
+use super::super::report::ReadState;
+use super::super::tier::{Part, Purpose, Source, Written};
 use super::*;
-use crate::autoconfig::record_set::Stamp;
+use crate::autoconfig::record_set::{RecordSet, Stamp};
+use crate::replica::STREAM_LAG;
 
 /// A tier on command. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +29,7 @@ struct BenchState {
     hangs: bool,
     doubts_since: Option<Instant>,
     read: usize,
+    epoch: u64,
     /// Versions of the environment that were written, with whether the relay was live.
     written: Vec<(i64, bool)>,
     visits: usize,
@@ -32,30 +40,40 @@ impl Bench {
         act(&mut self.state.lock().unwrap())
     }
 
+    /// The database has another connection.
     fn disturb(&self) {
+        self.with(|state| state.epoch += 1);
         self.disturbance.notify_one();
     }
 
-    async fn answer(&self) -> Result<(), TierError> {
-        let (away, hangs) = self.with(|state| (state.away, state.hangs));
-        if hangs {
-            std::future::pending::<()>().await;
-        }
-        if away { Err(TierError("composed outage".into())) } else { Ok(()) }
+    fn doubts_since(&self) -> Option<Instant> {
+        self.with(|state| state.doubts_since)
     }
 }
 
-impl TierAccess for Bench {
-    async fn read(&mut self) -> Result<Reading, TierError> {
-        self.with(|state| state.read += 1);
-        self.answer().await?;
-        let found = self.with(|state| match state.reads.len() {
-            0 | 1 => state.reads.front().copied(),
-            _ => state.reads.pop_front(),
-        });
-        let outcome = match found {
-            None => CacheOutcome::Empty,
-            Some((written_at, complete)) => {
+/// What a bench is asked and answers.
+#[derive(Debug)]
+enum Step {
+    Read,
+    Found(Option<(u64, bool)>),
+    Write(i64, bool),
+    Wrote,
+}
+
+impl CacheTier for Bench {
+    type Call = Step;
+    type Answer = Step;
+
+    fn read(&mut self, purpose: Purpose) -> Part<Step, Option<Reading>> {
+        match purpose {
+            Purpose::Tell => Part::Call(Step::Read),
+            Purpose::Write => Part::Done(None),
+        }
+    }
+
+    fn read_on(&mut self, answer: Step, _at: &Moment) -> Part<Step, Option<Reading>> {
+        let outcome = match answer {
+            Step::Found(Some((written_at, complete))) => {
                 let confirmed_at = (written_at > 0)
                     .then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(written_at));
                 let stamp = Some(Stamp { confirmed_at, sequence: 1 });
@@ -63,20 +81,55 @@ impl TierAccess for Bench {
                     CachedSet { records: records(1), stamp, complete, ..CachedSet::default() };
                 CacheOutcome::Loaded(set)
             }
+            _ => CacheOutcome::Empty,
         };
-        Ok(Reading { outcome, skipped: Skipped::default() })
+        Part::Done(Some(Reading { outcome, skipped: Skipped::default() }))
     }
 
-    async fn write(&mut self, wanted: &Wanted) -> Result<Written, TierError> {
-        self.with(|state| state.visits += 1);
-        self.answer().await?;
-        let version = wanted.records.environments["a"].version;
-        self.with(|state| state.written.push((version, wanted.live)));
-        Ok(Written { records: 1, complete: true, ..Written::default() })
+    fn write(&mut self, wanted: &Wanted, _at: &Moment) -> Part<Step, Written> {
+        Part::Call(Step::Write(wanted.records.environments["a"].version, wanted.live))
     }
 
-    fn doubts_since(&self) -> Option<Instant> {
-        self.with(|state| state.doubts_since)
+    fn write_on(&mut self, _answer: Step, _at: &Moment) -> Part<Step, Written> {
+        Part::Done(Written { records: 1, complete: true, ..Written::default() })
+    }
+
+    fn failed(&mut self) {}
+
+    fn has_doubts(&self) -> bool {
+        self.doubts_since().is_some()
+    }
+
+    fn are_doubts_ripe(&self, heard_at: Instant, _at: &Moment) -> bool {
+        self.doubts_since().is_some_and(|since| heard_at >= since + STREAM_LAG)
+    }
+}
+
+impl Place<Bench> for Bench {
+    async fn call(&mut self, call: Step) -> Result<Step, StoreError> {
+        let is_write = matches!(call, Step::Write(..));
+        self.with(|state| if is_write { state.visits += 1 } else { state.read += 1 });
+        let (away, hangs) = self.with(|state| (state.away, state.hangs));
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        if away {
+            return Err(StoreError::Unreachable("composed outage".into()));
+        }
+        Ok(match call {
+            Step::Write(version, live) => {
+                self.with(|state| state.written.push((version, live)));
+                Step::Wrote
+            }
+            _ => Step::Found(self.with(|state| match state.reads.len() {
+                0 | 1 => state.reads.front().copied(),
+                _ => state.reads.pop_front(),
+            })),
+        })
+    }
+
+    fn epoch(&mut self) -> u64 {
+        self.with(|state| state.epoch)
     }
 
     async fn disturbed(&mut self) {
@@ -93,7 +146,7 @@ fn records(version: i64) -> RecordSet {
 }
 
 /// A keeper of a bench, and what surrounds it.
-struct Surroundings {
+struct Around {
     bench: Bench,
     wanted: watch::Sender<Option<Wanted>>,
     results: mpsc::Receiver<(Tier, CacheOutcome<CachedSet>)>,
@@ -102,14 +155,15 @@ struct Surroundings {
     tasks: JoinSet<()>,
 }
 
-fn keep(bench: &Bench, settings: KeeperSettings) -> Surroundings {
+fn start(bench: &Bench, settings: KeeperSettings) -> Around {
     let (wanted, receiver) = watch::channel(None);
     let (sender, results) = mpsc::channel(100);
     let (report, cancel) = (SharedReport::default(), CancellationToken::new());
-    let keeper = Keeper::new(settings, bench.clone(), receiver, sender, report.clone());
+    bench.with(|state| state.epoch = 1);
+    let ends = KeeperEnds { settings, wanted: receiver, results: sender, report: report.clone() };
     let mut tasks = JoinSet::new();
-    tasks.spawn(keeper.run(cancel.clone()));
-    Surroundings { bench: bench.clone(), wanted, results, report, cancel, tasks }
+    tasks.spawn(keep(bench.clone(), bench.clone(), ends, cancel.clone()));
+    Around { bench: bench.clone(), wanted, results, report, cancel, tasks }
 }
 
 fn shared() -> KeeperSettings {
@@ -117,7 +171,7 @@ fn shared() -> KeeperSettings {
     KeeperSettings { tier: Tier::Shared, age_max: None, check_interval }
 }
 
-impl Surroundings {
+impl Around {
     fn want(&self, version: i64) {
         self.wanted.send_replace(Some(Wanted {
             records: Arc::new(records(version)),
@@ -162,7 +216,7 @@ impl Surroundings {
 async fn a_tier_is_read_until_something_is_wanted() {
     let bench = Bench::default();
     bench.with(|state| state.away = true);
-    let mut around = keep(&bench, shared());
+    let mut around = start(&bench, shared());
     around.pass(60).await;
     let failed = bench.with(|state| std::mem::take(&mut state.read));
     assert!((5..20).contains(&failed), "{failed}");
@@ -175,8 +229,7 @@ async fn a_tier_is_read_until_something_is_wanted() {
         state.reads.push_back((7, true));
     });
     bench.disturb();
-    around.pass(0).await;
-    tokio::task::yield_now().await;
+    around.pass(1).await;
     let report = around.report.get();
     assert_eq!((report.read, report.complete, report.records), (ReadState::Loaded, true, 1));
     around.pass(60).await;
@@ -200,7 +253,7 @@ async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
     ] {
         let bench = Bench::default();
         bench.with(|state| state.reads.push_back((7, true)));
-        let around = keep(&bench, KeeperSettings { tier, ..shared() });
+        let around = start(&bench, KeeperSettings { tier, ..shared() });
         around.pass(1).await;
         around.know(known);
         around.pass(1).await;
@@ -209,7 +262,7 @@ async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
     // One that does not answer is given it when it does.
     let bench = Bench::default();
     bench.with(|state| state.away = true);
-    let around = keep(&bench, shared());
+    let around = start(&bench, shared());
     around.know(2);
     around.pass(10).await;
     assert_eq!(around.visits(), 0);
@@ -226,7 +279,7 @@ async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
 #[tokio::test(start_paused = true)]
 async fn the_tier_of_this_machine_is_read_again_only_if_it_held_nothing() {
     let bench = Bench::default();
-    let around = keep(&bench, KeeperSettings { tier: Tier::Local, ..shared() });
+    let around = start(&bench, KeeperSettings { tier: Tier::Local, ..shared() });
     around.pass(60).await;
     assert!(bench.with(|state| state.read) >= 4);
     bench.with(|state| state.reads.push_back((7, true)));
@@ -245,7 +298,7 @@ async fn sets_that_are_too_old_or_of_unknown_age_are_refused_where_a_limit_is_se
         let bench = Bench::default();
         bench.with(|state| state.reads.push_back((written_at, true)));
         let age_max = age_max.map(Duration::from_secs);
-        let mut around = keep(&bench, KeeperSettings { age_max, ..shared() });
+        let mut around = start(&bench, KeeperSettings { age_max, ..shared() });
         let (_, outcome) = around.results.recv().await.unwrap();
         let is_loaded = matches!(outcome, CacheOutcome::Loaded(_));
         assert_eq!(
@@ -266,18 +319,17 @@ async fn sets_that_are_too_old_or_of_unknown_age_are_refused_where_a_limit_is_se
 async fn failed_writes_are_repeated_with_pauses_and_at_once_when_the_database_returns() {
     let bench = Bench::default();
     bench.with(|state| state.away = true);
-    let around = keep(&bench, shared());
+    let around = start(&bench, shared());
     around.want(1);
     around.pass(60).await;
     let visits = around.visits();
     assert!((5..20).contains(&visits), "{visits}");
     let report = around.report.get();
     assert_eq!((report.read, report.write_pending), (ReadState::Unavailable, true));
-    assert_eq!(report.error.as_deref(), Some("composed outage"));
+    assert_eq!(report.error.as_deref(), Some("store is unreachable: composed outage"));
     bench.with(|state| state.away = false);
     bench.disturb();
-    around.pass(0).await;
-    tokio::task::yield_now().await;
+    around.pass(1).await;
     let report = around.report.get();
     assert_eq!((report.read, report.write_pending), (ReadState::Loaded, false));
     assert_eq!((report.error, report.complete), (None, true));
@@ -288,18 +340,18 @@ async fn failed_writes_are_repeated_with_pauses_and_at_once_when_the_database_re
 async fn a_hanging_tier_costs_a_bounded_time_and_never_spins() {
     let bench = Bench::default();
     bench.with(|state| state.hangs = true);
-    let around = keep(&bench, shared());
+    let around = start(&bench, shared());
     around.want(1);
     around.pass(600).await;
     let visits = around.visits();
     assert!((600 / 50..=600 / 30 + 1).contains(&visits), "{visits}");
-    assert_eq!(around.report.get().error.as_deref(), Some("it did not answer in time"));
+    assert_eq!(around.report.get().error.as_deref(), Some("store did not answer within 30s"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn losses_are_looked_for_at_the_interval_and_when_disturbed() {
     let bench = Bench::default();
-    let around = keep(&bench, shared());
+    let around = start(&bench, shared());
     around.want(1);
     around.pass(1).await;
     assert_eq!(around.visits(), 1);
@@ -315,7 +367,7 @@ async fn losses_are_looked_for_at_the_interval_and_when_disturbed() {
 async fn what_relays_share_is_not_repaired_by_one_that_is_not_live() {
     for (tier, repairs) in [(Tier::Shared, false), (Tier::Local, true)] {
         let bench = Bench::default();
-        let around = keep(&bench, KeeperSettings { tier, ..shared() });
+        let around = start(&bench, KeeperSettings { tier, ..shared() });
         around.want(1);
         around.pass(1).await;
         around.die();
@@ -333,8 +385,7 @@ async fn what_relays_share_is_not_repaired_by_one_that_is_not_live() {
         around.die();
         bench.with(|state| state.away = false);
         bench.disturb();
-        around.pass(0).await;
-        tokio::task::yield_now().await;
+        around.pass(1).await;
         assert_eq!(bench.with(|state| state.written.last().copied()), Some((2, false)));
     }
 }
@@ -343,7 +394,7 @@ async fn what_relays_share_is_not_repaired_by_one_that_is_not_live() {
 async fn a_second_look_waits_until_the_stream_has_gone_on() {
     let bench = Bench::default();
     let settings = KeeperSettings { check_interval: None, ..shared() };
-    let around = keep(&bench, settings);
+    let around = start(&bench, settings);
     around.want(1);
     bench.with(|state| state.doubts_since = Some(Instant::now()));
     around.pass(100).await;
@@ -374,7 +425,7 @@ async fn a_second_look_waits_until_the_stream_has_gone_on() {
 async fn the_age_is_confirmed_where_there_is_no_interval() {
     let bench = Bench::default();
     let settings = KeeperSettings { check_interval: None, ..shared() };
-    let around = keep(&bench, settings);
+    let around = start(&bench, settings);
     around.want(1);
     around.pass(1).await;
     around.visits();
@@ -386,7 +437,7 @@ async fn the_age_is_confirmed_where_there_is_no_interval() {
 #[tokio::test(start_paused = true)]
 async fn the_newest_is_written_and_nothing_is_lost_at_the_end() {
     let bench = Bench::default();
-    let mut around = keep(&bench, shared());
+    let mut around = start(&bench, shared());
     around.want(1);
     around.pass(1).await;
     for version in 2..=100 {

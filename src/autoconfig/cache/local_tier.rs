@@ -1,41 +1,70 @@
 //! The tier of this machine: records in the embedded store, all of them with their manifest in
-//! one transaction.
+//! one transaction. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::codec::{CacheKeys, Skipped};
+use super::codec::Skipped;
 use super::judge::{Reading, judge};
-use super::keeper::{Source, TierAccess, TierError, Wanted};
 use super::manifest::{Entry, MANIFEST_NAME, Manifest};
-use super::shared_tier::{Written, is_fresh};
+use super::tier::{CacheTier, Part, Purpose, Source, Wanted, Written, is_fresh};
 use crate::autoconfig::record_set::{Gone, SetOrigin, Stamp, add_gone, next_order};
 use crate::autoconfig::startup_race::CacheOutcome;
-use crate::storage::local::{LocalStore, LocalStoreStatus, NamedRecords};
+use crate::replica::Moment;
+use crate::storage::local::{LocalStoreStatus, NamedRecords};
+
+/// Records by name, with their versions.
+type Encoded = BTreeMap<String, (i64, String)>;
 
 /// Space of the store that holds the records. Fixed: independent of the shared cache's key
 /// (design D33).
-const SPACE: &str = "autoconfig";
+pub(super) const SPACE: &str = "autoconfig";
 
 /// What becomes of records that do not open with the keys at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Closed {
+pub enum Closed {
     /// They stay: with the right key they may open again.
     Keep,
     /// They go.
     Remove,
 }
 
+/// What the store is asked.
+#[derive(Debug)]
+pub enum Call {
+    /// Everything in the space.
+    Load,
+    /// These changes, in one transaction.
+    Store {
+        /// Records by name.
+        puts: Vec<(String, Vec<u8>)>,
+        /// Names of records to remove.
+        deletes: Vec<String>,
+        /// What becomes of records that do not open.
+        closed: Closed,
+    },
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// Everything in the space.
+    Loaded {
+        /// The records.
+        records: NamedRecords,
+        /// A file was set aside: what stood in it is not known.
+        has_set_aside: bool,
+    },
+    /// The changes are made.
+    Stored,
+}
+
 /// The embedded store seen as a tier of the cache.
 #[derive(Debug)]
 pub struct LocalTier {
-    store: LocalStore,
     writer: String,
-    /// Told when the keys change, so that the owner looks again.
-    keys: watch::Receiver<CacheKeys>,
     status: watch::Receiver<LocalStoreStatus>,
     /// How often the store's file had been replaced when `stored` was in it.
     replaced: u64,
@@ -43,6 +72,8 @@ pub struct LocalTier {
     stored: Option<Stored>,
     /// What a file held that was replaced, while nothing better is known.
     to_restore: Option<Stored>,
+    /// What is stored once the write under way has ended, and what that did.
+    writing: Option<(Stored, Written)>,
 }
 
 /// What the space holds.
@@ -65,17 +96,15 @@ impl fmt::Debug for Stored {
 }
 
 impl LocalTier {
-    /// The tier in a store. `writer` names this process in manifests.
-    pub fn new(store: LocalStore, writer: &str, keys: watch::Receiver<CacheKeys>) -> Self {
-        let status = store.subscribe();
+    /// The tier in a store of that status. `writer` names this process in manifests.
+    pub fn new(writer: &str, status: watch::Receiver<LocalStoreStatus>) -> Self {
         Self {
-            store,
             writer: writer.to_owned(),
-            keys,
             status,
             replaced: 0,
             stored: None,
             to_restore: None,
+            writing: None,
         }
     }
 
@@ -88,13 +117,42 @@ impl LocalTier {
         }
     }
 
-    async fn load(&self) -> Result<Stored, TierError> {
-        let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.read_named(SPACE));
-        let NamedRecords { records, skipped } = read
-            .await
-            .map_err(|error| TierError(error.into()))?
-            .map_err(|error| TierError(error.into()))?;
+    fn loaded(&mut self, records: NamedRecords, has_set_aside: bool) -> Reading {
+        let stored = self.stored.insert(Stored::of(records));
+        let reading =
+            judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own);
+        match reading.outcome {
+            CacheOutcome::Empty if has_set_aside => {
+                Reading { outcome: CacheOutcome::Unreadable, ..reading }
+            }
+            CacheOutcome::Loaded(_)
+            | CacheOutcome::Empty
+            | CacheOutcome::Unavailable
+            | CacheOutcome::Unreadable => reading,
+        }
+    }
+
+    /// The manifest that is due over what is held.
+    fn due(&self, wanted: &Wanted, encoded: &Encoded, held: &Stored) -> Manifest {
+        let entry = |(name, (version, text)): (&String, &(i64, String))| {
+            (name.clone(), Entry::of(name, *version, text))
+        };
+        let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
+        Manifest {
+            stamp: Stamp {
+                confirmed_at: wanted.confirmed_at,
+                sequence: standing.map_or(0, |stamp| stamp.sequence).saturating_add(1),
+            },
+            writer: self.writer.clone(),
+            records: encoded.iter().map(entry).collect(),
+            gone: removed(held.manifest.as_ref(), wanted),
+            adopted: wanted.is_adopted(),
+        }
+    }
+}
+
+impl Stored {
+    fn of(NamedRecords { records, skipped }: NamedRecords) -> Self {
         let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let mut skipped = Skipped {
             unknown_key: count(skipped.unknown_key),
@@ -112,82 +170,62 @@ impl LocalTier {
             }
         }
         let manifest = texts.remove(MANIFEST_NAME).as_deref().and_then(Manifest::decode);
-        Ok(Stored { texts, manifest, skipped })
+        Self { texts, manifest, skipped }
     }
 
-    /// Writes what `wanted` has and `held` has not, with its manifest, in one transaction.
-    /// Returns the number of records that were changed.
-    async fn store(
+    /// The call that makes the space hold these records instead of what it holds.
+    fn replaced_by(
         &self,
-        wanted: &BTreeMap<String, String>,
+        texts: &BTreeMap<String, String>,
         manifest: &Manifest,
-        held: &Stored,
         closed: Closed,
-    ) -> Result<usize, TierError> {
-        let mut puts: Vec<(String, Vec<u8>)> = wanted
-            .iter()
-            .filter(|(name, text)| closed == Closed::Remove || held.texts.get(*name) != Some(*text))
-            .map(|(name, text)| (name.clone(), text.clone().into_bytes()))
-            .collect();
-        puts.push((MANIFEST_NAME.to_owned(), manifest.encode().into_bytes()));
-        let is_gone = |name: &&String| !wanted.contains_key(*name);
-        let deletes: Vec<String> = held.texts.keys().filter(is_gone).cloned().collect();
-        let rows = puts.len() + deletes.len();
-        let outcome = match closed {
-            Closed::Remove => self.store.replace_named(SPACE, puts).await,
-            Closed::Keep => self.store.write_named(SPACE, puts, deletes).await,
+    ) -> Call {
+        let is_changed = |(name, text): &(&String, &String)| {
+            closed == Closed::Remove || self.texts.get(*name) != Some(*text)
         };
-        outcome.map_err(|error| TierError(error.into()))?;
-        Ok(rows)
+        let changed = texts.iter().filter(is_changed);
+        let mut puts: Vec<(String, Vec<u8>)> =
+            changed.map(|(name, text)| (name.clone(), text.clone().into_bytes())).collect();
+        puts.push((MANIFEST_NAME.to_owned(), manifest.encode().into_bytes()));
+        let is_gone = |name: &&String| !texts.contains_key(*name);
+        let deletes: Vec<String> = self.texts.keys().filter(is_gone).cloned().collect();
+        Call::Store { puts, deletes, closed }
     }
 }
 
-impl TierAccess for LocalTier {
-    async fn read(&mut self) -> Result<Reading, TierError> {
+impl CacheTier for LocalTier {
+    type Call = Call;
+    type Answer = Answer;
+
+    fn read(&mut self, purpose: Purpose) -> Part<Call, Option<Reading>> {
         self.look_for_loss();
-        if let Some(Stored { texts, manifest: Some(manifest), .. }) = &self.to_restore {
-            // The store's own content goes back to where it was read from, as it was.
-            self.store(texts, manifest, &Stored::default(), Closed::Keep).await?;
-        }
-        self.to_restore = None;
-        let stored = self.stored.insert(self.load().await?);
-        let reading =
-            judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own);
-        Ok(match reading.outcome {
-            // What stood in a file that was set aside is not known.
-            CacheOutcome::Empty if self.store.has_set_aside() => {
-                Reading { outcome: CacheOutcome::Unreadable, ..reading }
+        match (purpose, &self.to_restore) {
+            (Purpose::Tell, Some(Stored { texts, manifest: Some(manifest), .. })) => {
+                // The store's own content goes back to where it was read from, as it was.
+                let call = Stored::default().replaced_by(texts, manifest, Closed::Keep);
+                Part::Call(call)
             }
-            CacheOutcome::Loaded(_)
-            | CacheOutcome::Empty
-            | CacheOutcome::Unavailable
-            | CacheOutcome::Unreadable => reading,
-        })
+            (Purpose::Write, _) if self.stored.is_some() => Part::Done(None),
+            (Purpose::Tell | Purpose::Write, _) => Part::Call(Call::Load),
+        }
     }
 
-    async fn write(&mut self, wanted: &Wanted) -> Result<Written, TierError> {
-        self.look_for_loss();
+    fn read_on(&mut self, answer: Answer, _at: &Moment) -> Part<Call, Option<Reading>> {
+        self.to_restore = None;
+        match answer {
+            Answer::Stored => Part::Call(Call::Load),
+            Answer::Loaded { records, has_set_aside } => {
+                Part::Done(Some(self.loaded(records, has_set_aside)))
+            }
+        }
+    }
+
+    fn write(&mut self, wanted: &Wanted, _at: &Moment) -> Part<Call, Written> {
         self.to_restore = None;
         // After an error nothing is known of the store: it is taken out, and read again then.
-        let held = match self.stored.take() {
-            Some(held) => held,
-            None => self.load().await?,
-        };
+        let held = self.stored.take().unwrap_or_default();
         let encoded = wanted.records.encoded();
-        let entry = |(name, (version, text)): (&String, &(i64, String))| {
-            (name.clone(), Entry::of(name, *version, text))
-        };
-        let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
-        let due = Manifest {
-            stamp: Stamp {
-                confirmed_at: wanted.confirmed_at,
-                sequence: standing.map_or(0, |stamp| stamp.sequence).saturating_add(1),
-            },
-            writer: self.writer.clone(),
-            records: encoded.iter().map(entry).collect(),
-            gone: removed(held.manifest.as_ref(), wanted),
-            adopted: wanted.is_adopted(),
-        };
+        let due = self.due(wanted, &encoded, &held);
         let texts: BTreeMap<String, String> =
             encoded.into_iter().map(|(name, (_, text))| (name, text)).collect();
         let closed = match wanted.source {
@@ -210,26 +248,27 @@ impl TierAccess for LocalTier {
         {
             let stamp = Some(standing.stamp);
             self.stored = Some(held);
-            return Ok(Written { stamp, ..written });
+            return Part::Done(Written { stamp, ..written });
         }
-        let rows = self.store(&texts, &due, &held, closed).await?;
+        let call = held.replaced_by(&texts, &due, closed);
+        let rows = match &call {
+            Call::Store { puts, deletes, .. } => puts.len() + deletes.len(),
+            Call::Load => 0,
+        };
         let stamp = Some(due.stamp);
-        self.stored = Some(Stored { texts, manifest: Some(due), skipped });
-        Ok(Written { rows, stamp, ..written })
+        let stored = Stored { texts, manifest: Some(due), skipped };
+        self.writing = Some((stored, Written { rows, stamp, ..written }));
+        Part::Call(call)
     }
 
-    fn doubts_since(&self) -> Option<Instant> {
-        None
+    fn write_on(&mut self, _answer: Answer, _at: &Moment) -> Part<Call, Written> {
+        let Some((stored, written)) = self.writing.take() else { return Part::Overtaken };
+        self.stored = Some(stored);
+        Part::Done(written)
     }
 
-    async fn disturbed(&mut self) {
-        let known = self.replaced;
-        tokio::select! {
-            // The store seals its records anew by itself, but now more of them may open.
-            Ok(()) = self.keys.changed() => {}
-            true = is_replaced(&mut self.status, known) => {}
-            else => std::future::pending().await,
-        }
+    fn failed(&mut self) {
+        (self.stored, self.writing) = (None, None);
     }
 }
 
@@ -249,11 +288,6 @@ fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gon
     }
     gone.retain(|name, _| !exists.contains_key(name));
     gone
-}
-
-/// Waits until the store's file was replaced more often than that.
-async fn is_replaced(status: &mut watch::Receiver<LocalStoreStatus>, known: u64) -> bool {
-    status.wait_for(|status| status.replaced > known).await.is_ok()
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ pub mod plan;
 #[cfg(feature = "redis")]
 mod redis;
 pub mod report;
-mod schedule;
-pub mod shared_access;
 pub mod shared_tier;
+pub mod tier;
+mod visits;
 
 pub use backend::{Backend, Row, Swap, Swapped};
 #[cfg(feature = "consul")]

@@ -1,11 +1,16 @@
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::super::codec::Skipped;
+use super::super::keeper::{Place, SharedPlace};
 use super::super::ld_relay_format::LdRelayKeys;
 use super::super::memory::MemoryBackend;
+use super::super::tier::Source;
 use super::*;
-use crate::autoconfig::record_set::{CachedSet, RecordSet};
+use crate::autoconfig::record_set::{CachedSet, RecordSet, Stamp};
 use crate::autoconfig::records::{EnvironmentRecord, Record};
 use crate::sealing::{KeyRing, SealingKey};
+use crate::storage::{BreakerState, Health, StoreError};
 
 fn keys(texts: &[&str]) -> CacheKeys {
     let mut ring = texts.iter().map(|text| SealingKey::derive(text));
@@ -15,7 +20,7 @@ fn keys(texts: &[&str]) -> CacheKeys {
     }
 }
 
-fn desired(environments: &[(&str, i64)]) -> Desired {
+fn records(environments: &[(&str, i64)]) -> RecordSet {
     let mut set = RecordSet::default();
     for &(id, version) in environments {
         let value =
@@ -23,7 +28,7 @@ fn desired(environments: &[(&str, i64)]) -> Desired {
         let record = EnvironmentRecord::from_json(&value).unwrap();
         set.insert(&format!("env:{id}"), Record::Environment { record, complete: true });
     }
-    set.encoded()
+    set
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -32,10 +37,11 @@ fn at(seconds: u64) -> SystemTime {
 
 /// A relay on the shared database.
 struct Relay {
-    tier: SharedTier<MemoryBackend>,
-    keys: CacheKeys,
-    memory: Memory,
+    tier: SharedTier,
+    place: SharedPlace<MemoryBackend>,
     start: Instant,
+    _keys: watch::Sender<CacheKeys>,
+    _health: watch::Sender<Health>,
 }
 
 impl Relay {
@@ -45,18 +51,60 @@ impl Relay {
         format: CacheFormat,
         key_texts: &[&str],
     ) -> Self {
+        let keys = watch::Sender::new(keys(key_texts));
+        let health = watch::Sender::new(Health {
+            state: BreakerState::Closed,
+            since: Instant::now(),
+            connected: true,
+            connected_epoch: 1,
+            last_error: None,
+        });
         Self {
-            tier: SharedTier::new(
+            tier: SharedTier::new("cache", (format, Adopt::Once), "w", keys.subscribe()),
+            place: SharedPlace::new(
                 sealed.clone(),
                 theirs.clone(),
-                "cache",
-                (format, Adopt::Once),
-                "w",
+                health.subscribe(),
+                keys.subscribe(),
             ),
-            keys: keys(key_texts),
-            memory: Memory::default(),
             start: Instant::now(),
+            _keys: keys,
+            _health: health,
         }
+    }
+
+    /// Reads all rows that are needed for that.
+    async fn reading(&mut self, purpose: Purpose) -> Result<Option<Reading>, StoreError> {
+        let mut part = self.tier.read(purpose);
+        loop {
+            let call = match part {
+                Part::Call(call) => call,
+                Part::Done(reading) => return Ok(reading),
+                Part::Overtaken => unreachable!("nothing is written"),
+            };
+            let answer = self.place.call(call).await?;
+            part = self.tier.read_on(answer, &Moment::present());
+        }
+    }
+
+    async fn told(&mut self) -> Reading {
+        self.reading(Purpose::Tell).await.unwrap().unwrap()
+    }
+
+    /// Writes, and begins anew when a peer was faster.
+    async fn written(&mut self, wanted: &Wanted) -> Written {
+        for _ in 0..5 {
+            self.reading(Purpose::Write).await.unwrap();
+            let mut part = self.tier.write(wanted, &Moment::present());
+            while let Part::Call(call) = part {
+                let answer = self.place.call(call).await.unwrap();
+                part = self.tier.write_on(answer, &Moment::present());
+            }
+            if let Part::Done(written) = part {
+                return written;
+            }
+        }
+        panic!("overtaken again and again");
     }
 
     /// Writes at that second, or now if it has passed, with a stream on which something arrives all the time.
@@ -86,20 +134,20 @@ impl Relay {
         seconds: u64,
         heard_at: Option<Instant>,
     ) -> Written {
-        let update = Update {
-            desired: &desired(environments),
-            gone: &BTreeMap::new(),
+        let wanted = Wanted {
+            records: Arc::new(records(environments)),
             confirmed_at: Some(at(seconds)),
+            source: Source::Stream,
             live: heard_at.is_some(),
             heard_at: heard_at.unwrap_or(self.start),
         };
         tokio::time::sleep_until(self.start + Duration::from_secs(seconds)).await;
-        self.tier.write(&self.keys, &update, &mut self.memory).await.unwrap()
+        self.written(&wanted).await
     }
 
     /// What is read: IDs with versions, `!` if incomplete; or the outcome's name.
-    async fn read(&self) -> String {
-        match self.tier.read(&self.keys).await.unwrap().outcome {
+    async fn read(&mut self) -> String {
+        match self.told().await.outcome {
             CacheOutcome::Loaded(set) => {
                 let mark = if set.complete { "" } else { "!" };
                 let shown: Vec<_> = set
@@ -136,7 +184,7 @@ async fn a_lost_record_or_manifest_shows_as_incomplete_and_is_repaired() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
     relay.write(&[("a", 1), ("b", 1)], 1).await;
-    let codec = relay.tier.codec(CacheFormat::Sealed, &relay.keys);
+    let codec = relay.tier.codec(CacheFormat::Sealed);
     sealed.with(|state| state.rows.remove(&codec.row_name("env:a")));
     assert_eq!(relay.read().await, "b1!");
     assert_eq!(relay.write(&[("a", 1), ("b", 1)], 2).await.rows, 1);
@@ -157,7 +205,7 @@ async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     ahead.write(&[("a", 5), ("new", 1)], 1).await;
     behind.write(&[("a", 4)], 2).await;
     assert_eq!(ahead.read().await, "a5 new1");
-    assert!(behind.memory.doubts_since().is_some());
+    assert!(behind.tier.has_doubts());
     // Something else to write soon after is no second look.
     behind.write(&[("a", 4), ("b", 1)], 3).await;
     assert_eq!(ahead.read().await, "a5 b1 new1");
@@ -169,7 +217,7 @@ async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     }
     // Its own stream tells of the changes before the second look.
     behind.write(&[("a", 5), ("b", 1), ("new", 1)], 201).await;
-    assert!(behind.memory.doubts_since().is_none());
+    assert!(!behind.tier.has_doubts());
     behind.write(&[("a", 5)], 202).await;
     assert_eq!(ahead.read().await, "a5", "they had been its own: removed at once");
 }
@@ -190,7 +238,7 @@ async fn what_was_stored_during_a_slow_read_is_as_new_as_the_end_of_that_read() 
         ahead.write(&[("a", 1), ("new", 1)], 10).await;
     };
     tokio::join!(slow, stored);
-    assert!(behind.memory.doubts_since().is_some(), "it was seen");
+    assert!(behind.tier.has_doubts(), "it was seen");
     // The stream was alive while the read went on, and has been stuck since.
     behind.write_having_heard(&[("a", 1)], 30, 9).await;
     assert_eq!(ahead.read().await, "a1 new1");
@@ -210,7 +258,7 @@ async fn what_launchdarkly_does_not_tell_goes_with_the_second_look() {
     assert_eq!(fresh.read().await, "a5 ahead9 left-over1", "too early");
     assert_eq!(fresh.write(&[("a", 5), ("ahead", 8)], 11).await.rows, 3);
     assert_eq!(fresh.read().await, "a5 ahead8");
-    assert!(fresh.memory.doubts_since().is_none());
+    assert!(!fresh.tier.has_doubts());
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,12 +293,12 @@ async fn a_record_that_is_put_back_is_not_used() {
     relay.write(&[("a", 1), ("b", 1)], 1).await;
     let old = sealed.with(|state| state.rows.clone());
     relay.write(&[("a", 2)], 2).await;
-    let codec = relay.tier.codec(CacheFormat::Sealed, &relay.keys);
+    let codec = relay.tier.codec(CacheFormat::Sealed);
     for name in ["env:a", "env:b"] {
         let row = codec.row_name(name);
         sealed.with(|state| state.rows.insert(row.clone(), old[&row].clone()));
     }
-    let reading = relay.tier.read(&relay.keys).await.unwrap();
+    let reading = relay.told().await;
     assert_eq!(reading.skipped, Skipped { rolled_back: 2, ..Skipped::default() });
     assert_eq!(relay.read().await, "!");
     // A live relay makes it right at once.
@@ -287,7 +335,7 @@ async fn a_write_tells_what_is_stored_after_it() {
         value: bytes::Bytes::from_static(b"junk"),
         revision: 0,
     };
-    let ours = relay.tier.codec(CacheFormat::Sealed, &relay.keys).row_name("env:a");
+    let ours = relay.tier.codec(CacheFormat::Sealed).row_name("env:a");
     sealed.with(|state| {
         state.rows.insert("else".to_owned(), junk("else"));
         state.rows.insert(ours.clone(), junk(&ours));
@@ -319,7 +367,7 @@ async fn a_new_key_reseals_and_an_unknown_one_is_a_state_of_its_own() {
     assert_eq!(new.read().await, "a1 b1");
     new.write(&[("a", 1), ("b", 1)], 2).await;
     assert_eq!(old.read().await, "Unreadable");
-    let only_new = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["new"]);
+    let mut only_new = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["new"]);
     assert_eq!(only_new.read().await, "a1 b1");
     assert_eq!(sealed.with(|state| state.rows.len()), 3, "nothing of the old key is left");
 }
@@ -347,7 +395,7 @@ async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
         let row = state.rows.get_mut("env:b").unwrap();
         row.value = bytes::Bytes::from_static(b"junk");
     });
-    let reading = mixed.tier.read(&mixed.keys).await.unwrap();
+    let reading = mixed.told().await;
     // The sealed rows of the other key are counted with it.
     assert_eq!(reading.skipped, Skipped { unknown_key: 3, ..Skipped::default() });
     let adopted = |outcome: CacheOutcome<CachedSet>| match outcome {
@@ -355,11 +403,11 @@ async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
         CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => false,
     };
     // Where sealed rows stood, ld-relay's do not take their place if only the manifest goes.
-    let codec = ours.tier.codec(CacheFormat::Sealed, &ours.keys);
+    let codec = ours.tier.codec(CacheFormat::Sealed);
     sealed.with(|state| state.rows.remove(&codec.row_name(MANIFEST_NAME)));
-    assert!(!adopted(ours.tier.read(&ours.keys).await.unwrap().outcome));
+    assert!(!adopted(ours.told().await.outcome));
     sealed.with(|state| state.rows.clear());
-    assert!(adopted(ours.tier.read(&ours.keys).await.unwrap().outcome));
+    assert!(adopted(ours.told().await.outcome));
     ours.tier.adopt = Adopt::Never;
     assert_eq!(ours.read().await, "Empty");
 }
@@ -383,7 +431,7 @@ async fn a_record_that_is_too_large_is_named_and_blocks_no_other() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_an_error_not_an_empty_cache() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
-    let relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
+    let mut relay = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
     sealed.with(|state| state.away = true);
-    assert!(relay.tier.read(&relay.keys).await.unwrap_err().is_transient());
+    assert!(relay.reading(Purpose::Tell).await.unwrap_err().is_transient());
 }

@@ -24,8 +24,14 @@ pub(super) struct Keeper<B> {
 }
 
 impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
-    async fn told(&mut self) {
-        self.orders.changed().await;
+    async fn told(&mut self, seen_epoch: u64) {
+        tokio::select! {
+            biased;
+            () = self.orders.changed() => {}
+            true = new_connection(&mut self.health, seen_epoch) => {}
+            // So is this task soon.
+            else => std::future::pending().await,
+        }
     }
 
     async fn call(&mut self, call: Call) -> Result<Answer, StoreError> {
@@ -43,10 +49,11 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
                 backend.mark(found.as_ref(), &note).await.map(Answer::Mark)
             }
         };
-        answer.map_err(|error| match (error, self.health.borrow().last_error.clone()) {
-            (StoreError::CoolingDown, Some(last)) => StoreError::Away(last),
-            (error, _) => error,
-        })
+        answer.map_err(|error| error.with_cause_of(&self.health.borrow()))
+    }
+
+    fn epoch(&mut self) -> u64 {
+        self.health.borrow_and_update().connected_epoch
     }
 
     async fn carry_out(&mut self, effect: Effect) {
@@ -63,6 +70,12 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
              connected to LaunchDarkly will write them"
         );
     }
+}
+
+/// Waits until the database has another connection than at the last visit; false if the database's
+/// owner is gone. Cancel-safe.
+async fn new_connection(health: &mut watch::Receiver<Health>, seen: u64) -> bool {
+    health.wait_for(|health| health.connected_epoch != seen).await.is_ok()
 }
 
 fn log(notice: Notice) {

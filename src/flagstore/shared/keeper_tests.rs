@@ -107,7 +107,7 @@ impl Bench {
             reads: sender,
             health: health.subscribe(),
         };
-        let task = CopyTask::new(keeper, health.subscribe());
+        let task = CopyTask::new(keeper);
         let replica = Replica::new(FlagVisits::new(identity, orders), timing, &Moment::present());
         let mut tasks = TaskGroup::new(&CancellationToken::new());
         tasks.spawn("keeper", |cancel| task.run(replica, cancel));

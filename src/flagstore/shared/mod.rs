@@ -92,7 +92,7 @@ impl SharedStores {
             let identity = Identity::of(spec);
             let keeper =
                 Keeper { backend, orders: orders.clone(), reads: sender, health: health.clone() };
-            let task = CopyTask::new(keeper, health.clone());
+            let task = CopyTask::new(keeper);
             let replica =
                 Replica::new(FlagVisits::new(identity, orders), timing, &Moment::present());
             let run = Box::new(move |cancel| -> KeeperTask { Box::pin(task.run(replica, cancel)) });

@@ -340,12 +340,13 @@ impl Visits for FlagVisits {
         self.orders.waiting()
     }
 
-    fn authority(&self) -> Authority {
-        self.orders.task().authority
+    fn may_write(&self) -> bool {
+        // Without LaunchDarkly nothing is written, so that nothing newer is overwritten.
+        self.orders.waiting().live
     }
 
     fn is_second_look_ripe(&self, at: &Moment) -> bool {
-        match self.authority() {
+        match self.orders.task().authority {
             Authority::Live { heard_at, .. } => self.doubts.are_ripe(heard_at, at.now),
             Authority::Provisional => true,
         }

@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Shows that the simulation has teeth: undoes one repair at a time and looks for a seed that tells.
+
+    tests/simulation/mutations.py [--seeds 0..10000] [NAME...]
+
+Each mutation replaces a piece of the source in a copy of the repository, builds the unit tests there
+and plays seeds until one fails. A mutation that no seed finds is an error, and so is one whose piece
+of source is no longer there. Takes two minutes for each mutation.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+READING = "src/flagstore/shared/reading.rs"
+RECONCILE = "src/flagstore/shared/reconcile.rs"
+ORDERS = "src/flagstore/shared/orders.rs"
+VISITS = "src/flagstore/shared/visits.rs"
+COMPARISON = "src/flagstore/shared/visits/comparison.rs"
+MARKING = "src/flagstore/shared/visits/marking.rs"
+STEPS = "src/flagstore/shared/visits/steps.rs"
+CORE = "src/replica/core.rs"
+DOUBTS = "src/replica/doubts.rs"
+SCHEDULE = "src/replica/schedule.rs"
+SERVING = "src/environments/serving.rs"
+DELETIONS = "src/environments/serving/deletions.rs"
+
+# Name, file, what stands there, what stood there or might have.
+MUTATIONS = [
+    ("a marker is believed without counting rows", READING,
+     "Some(expected) if found.covers(expected) =>", "Some(_) =>"),
+    ("rows without a marker are used", READING,
+     "SharedRead::Incomplete { data: DataSet::default(), problem }\n        };\n    };",
+     "SharedRead::Incomplete { data: data(stored), problem }\n        };\n    };"),
+    ("another environment's rows are used", READING,
+     "if marker.is_foreign_to(identity) {", "if false && marker.is_foreign_to(identity) {"),
+    ("equal versions are taken for equal content", RECONCILE,
+     "Some(theirs) if is_as_wanted(&row.key, theirs, &row.json, mine) => Standing::AsWanted,",
+     "Some(theirs) if theirs.version == mine.version => Standing::AsWanted,"),
+    ("a relay whose stream is stuck corrects", DOUBTS,
+     "heard_at >= since + STREAM_LAG && now", "heard_at <= now && now"),
+    ("a correction does not wait", DOUBTS,
+     "now.saturating_duration_since(since) >= SECOND_LOOK", "now >= since"),
+    ("a relay that is not live writes", COMPARISON,
+     "let may_write = if decision.fill { self.visit.task.may_fill() } else { live };",
+     "let may_write = self.visit.task.may_fill();"),
+    ("counts are lowered after rows are removed", COMPARISON,
+     "visit.steps.push_back(Step::Mark(Purpose::Counts));", ""),
+    ("new items are counted after they are written", VISITS,
+     """                visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+                visit.upsert(&rows);
+""",
+     """                visit.upsert(&rows);
+                visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+"""),
+    ("the counts of a marker are believed that was read before", MARKING,
+     "if known.covers(counts) || !self.is_ours(Some(&found)) {",
+     "if known.covers(counts) || !self.is_ours(Some(&found))\n"
+     "            || found.note.as_ref().is_some_and(|note| note.counts.covers(counts))\n        {"),
+    ("another environment's marker stays while its rows are replaced", COMPARISON,
+     "if writes && visit.found.as_ref().is_some_and(names_another) {",
+     "if false && writes && visit.found.as_ref().is_some_and(names_another) {"),
+    ("changes are written under another environment's name", VISITS,
+     "marker.filter(|it| !it.names_another(self.identity.as_ref()))", "marker"),
+    ("rows in doubt are signed as this environment's", MARKING,
+     "if !self.doubts.is_empty() {\n            // SDKs", "if false {\n            // SDKs"),
+    ("a change is forgotten that came while an older one was written", ORDERS,
+     "if current.is_none_or(|item| item.version <= version) {", "if current.is_some() || true {"),
+    ("what a put changed is forgotten when LaunchDarkly goes", ORDERS,
+     "state.dirty.extend(data.newer_than(before).map(|(key, _)| key));", "let _ = before;"),
+    ("a comparison for a loss is forgotten when LaunchDarkly goes", SCHEDULE,
+     "if !self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all()) {", "{"),
+    ("a failed comparison is not tried again", SCHEDULE,
+     "self.compare = Some((again, Reason::Failed));", "self.compare = None;\n                let _ = again;"),
+    ("a connection that is made during a visit is taken for seen", CORE,
+     "self.seen_epoch = if visit.epoch == 0 { epoch.min(1) } else { visit.epoch };",
+     "let _ = visit;\n                    self.seen_epoch = epoch;"),
+    ("a store that lost its data is given a few items", STEPS,
+     """                Upserted::NoMarker => {
+                    self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
+                }""",
+     """                Upserted::NoMarker => {}"""),
+    ("a change after data that cannot be used counts", SERVING,
+     "SourceEvent::Changes { connection, changes } if connection > given_up => {",
+     "SourceEvent::Changes { connection, changes } if connection > 0 * given_up => {"),
+    ("a lost connection leaves the relay live", SERVING,
+     "self.current.is_live = false;\n", ""),
+    ("the local store's answer counts after LaunchDarkly's", SERVING,
+     "Store::Local => self.live_word().is_none(),", "Store::Local => true,"),
+    ("an older version reaches clients that ignore it", SERVING,
+     "Told::Changes(changes) if self.clients_ignore_any(&changes) => Told::Everything,",
+     "Told::Changes(changes) if false && self.clients_ignore_any(&changes) => Told::Everything,"),
+    ("a new connection that is behind takes back what was served", SERVING,
+     "if has_older_item(&data, &served.data) {", "if false && has_older_item(&data, &served.data) {"),
+    ("a store brings back what was deleted", SERVING,
+     "let news = self.deletions.without_deleted(news);", ""),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", default="0..10000")
+    parser.add_argument("names", nargs="*", help="parts of the names of mutations; all without any")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS
+              if not arguments.names or any(name in m[0] for name in arguments.names)]
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="pilotlight-mutations-") as folder:
+        copy = Path(folder) / "repository"
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True,
+                               capture_output=True).stdout.decode().split("\0")
+        for name in filter(None, files):
+            if (REPOSITORY / name).is_file():
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                (copy / name).write_bytes((REPOSITORY / name).read_bytes())
+        for mutation in chosen:
+            found = try_one(copy, arguments.seeds, *mutation)
+            print(f"{found or 'NOT FOUND':<40} {mutation[0]}", flush=True)
+            if not found:
+                missed.append(mutation[0])
+    sys.exit(f"{len(missed)} of {len(chosen)} mutations were not found" if missed else 0)
+
+
+def try_one(copy, seeds, _name, file, old, new):
+    source = (copy / file).read_text()
+    if source.count(old) != 1:
+        sys.exit(f"{file} has not exactly one place with: {old}")
+    (copy / file).write_text(source.replace(old, new))
+    try:
+        return play(copy, seeds)
+    finally:
+        (copy / file).write_text(source)
+
+
+def play(copy, seeds):
+    """Plays the seeds; returns the first that failed, and why."""
+    environment = dict(os.environ, PILOTLIGHT_SEEDS=seeds,
+                       CARGO_PROFILE_RELEASE_LTO="off", CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16")
+    environment.setdefault("CARGO_TARGET_DIR", str(REPOSITORY / "target" / "mutations"))
+    command = ["cargo", "test", "--release", "--locked", "--lib", "--",
+               "--ignored", "--exact", "simulation::tests::seeds_of_the_environment"]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    if "error: could not compile" in output:
+        sys.exit(output[-4000:])
+    failure = re.search(r"^seed (\d+)(: .*| panicked)", output, re.MULTILINE)
+    return f"seed {failure[1]}{failure[2]}"[:200] if failure else None
+
+
+if __name__ == "__main__":
+    main()
