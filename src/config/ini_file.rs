@@ -27,6 +27,16 @@ pub(super) enum Raw {
     Text(String),
 }
 
+impl Raw {
+    /// The text behind the `=`.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Blank => None,
+            Self::Text(text) => Some(text),
+        }
+    }
+}
+
 /// A section header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {

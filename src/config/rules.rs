@@ -6,13 +6,11 @@
 use std::collections::BTreeMap;
 
 use super::Config;
-use super::env_vars as var;
 use super::problems::Place;
-use super::reader::{Names, Reader};
-use super::sections::autoconfig::{self, ID_PLACEHOLDER};
+use super::reader::Reader;
+use super::sections::autoconfig::{ID_PLACEHOLDER, of_environments};
 use super::sections::database::DatabaseKind;
-use super::sections::environments::{self, FILTERS};
-use super::sections::{dynamodb, offline};
+use super::table::{Row, autoconfig, dynamodb, environment, filters, offline};
 
 /// Checks a configuration, together with the databases that are switched on.
 pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[DatabaseKind]) {
@@ -25,7 +23,7 @@ pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[Datab
         [] => check_without_database(reader, config),
         [database] => {
             check_cache(reader, config, *database);
-            check_table(reader, config, &facts, *database);
+            check_table(reader, &facts, *database);
             check_placeholder(reader, config, &facts, *database);
             check_prefixes(reader, config, &facts, *database);
             warn_of_equal_prefixes(reader, config, *database);
@@ -46,11 +44,11 @@ struct Facts {
 
 impl Facts {
     fn gather(reader: &mut Reader<'_>) -> Self {
-        let section = reader.section(autoconfig::SECTION);
-        let autoconfig = section.is_set(autoconfig::KEY) || section.is_set(autoconfig::KEY_FILE);
-        let offline = reader.section(offline::SECTION).is_set(offline::ARCHIVE);
-        let environments = reader.names_of(environments::SECTION, var::LD_ENV_);
-        let filters = reader.names_of(FILTERS, var::LD_FILTER_KEYS_);
+        let section = reader.global();
+        let autoconfig = section.is_set(&autoconfig::KEY) || section.is_set(&autoconfig::KEY_FILE);
+        let offline = section.is_set(&offline::FILE_DATA_SOURCE);
+        let environments = reader.names_of(&environment::SDK_KEY);
+        let filters = reader.names_of(&filters::KEYS);
         Self {
             autoconfig,
             offline,
@@ -75,22 +73,29 @@ fn check_modes(reader: &mut Reader<'_>, facts: &Facts) {
     if facts.autoconfig {
         if !others.is_empty() {
             let what = format!("an autoconfig key is set together with {}", others.join(", "));
-            let section = reader.section(autoconfig::SECTION);
-            let by_file = section.is_set(autoconfig::KEY_FILE);
-            let place = section.place(if by_file { autoconfig::KEY_FILE } else { autoconfig::KEY });
-            reader.problem(place, what, Some("one of them"));
+            let mut section = reader.global();
+            let by_file = section.is_set(&autoconfig::KEY_FILE);
+            let key: &Row = if by_file { &autoconfig::KEY_FILE } else { &autoconfig::KEY };
+            section.problem(key, what, Some("one of them"));
         }
         return;
     }
     if facts.offline && !facts.environments.is_empty() {
         let what = "is set together with [Environment] sections or LD_ENV_ variables";
-        reader.section(offline::SECTION).problem(offline::ARCHIVE, what, Some("one of them"));
+        reader.global().problem(&offline::FILE_DATA_SOURCE, what, Some("one of them"));
     }
-    let mut section = reader.section(autoconfig::SECTION);
-    for names in autoconfig::OF_ENVIRONMENTS {
-        if section.is_set(names) {
+    let mut section = reader.global();
+    for row in of_environments(autoconfig::ROWS) {
+        if section.is_set(row) {
             let what = "is set, but there is no autoconfig key (AUTO_CONFIG_KEY)";
-            section.problem(names, what, None);
+            section.problem(row, what, None);
+        }
+    }
+    let interval: &Row = &offline::FILE_DATA_SOURCE_MONITORING_INTERVAL;
+    for row in of_environments(offline::ROWS).chain([interval]) {
+        if !facts.offline && section.is_set(row) {
+            let what = "is set, but there is no fileDataSource (FILE_DATA_SOURCE)";
+            section.problem(row, what, None);
         }
     }
     if others.is_empty() && !reader.is_incomplete {
@@ -107,10 +112,10 @@ fn check_filters(reader: &mut Reader<'_>, config: &Config, facts: &Facts) {
         return;
     }
     for name in &facts.environments {
-        let mut section = reader.named_section(environments::SECTION, name);
-        if !section.is_set(environments::PROJECT) {
+        let mut section = reader.named(name);
+        if !section.is_set(&environment::PROJ_KEY) {
             let what = "is missing; every environment needs it if there are filters";
-            section.problem(environments::PROJECT, what, None);
+            section.problem(&environment::PROJ_KEY, what, None);
         }
     }
     // An environment that could not be read may be the one that names the project.
@@ -120,7 +125,7 @@ fn check_filters(reader: &mut Reader<'_>, config: &Config, facts: &Facts) {
     for project in &facts.filters {
         if !config.environments.values().any(|it| it.project_key == *project) {
             let what = "there is no environment with this projKey";
-            reader.named_section(FILTERS, project).problem(environments::FILTER_KEYS, what, None);
+            reader.named(project).problem(&filters::KEYS, what, None);
         }
     }
 }
@@ -135,7 +140,7 @@ fn warn_of_equal_keys(reader: &mut Reader<'_>, config: &Config) {
                 "is the same key as that of the environment {first:?}; clients with this key get \
                  the flags of only one of them"
             );
-            reader.named_section(environments::SECTION, name).warning(environments::SDK_KEY, what);
+            reader.named(name).warning(&environment::SDK_KEY, what);
         }
     }
 }
@@ -144,40 +149,39 @@ fn check_without_database(reader: &mut Reader<'_>, config: &Config) {
     if config.autoconfig.cache_key.is_some() {
         let what = "is set, but there is no shared database for the cache";
         let allowed = "one of [Redis], [DynamoDB] and [Consul]; the local store needs no cacheKey";
-        let mut section = reader.section(autoconfig::SECTION);
-        section.problem(autoconfig::CACHE_KEY, what, Some(allowed));
+        let mut section = reader.global();
+        section.problem(&autoconfig::CACHE_KEY, what, Some(allowed));
     }
 }
 
 /// ld-relay v8: the cache has no table but the global one. Unlike there, Consul can hold it (design
 /// D35).
 fn check_cache(reader: &mut Reader<'_>, config: &Config, database: DatabaseKind) {
-    let has_table = reader.section(dynamodb::SECTION).is_set(dynamodb::TABLE);
+    let has_table = reader.global().is_set(&dynamodb::TABLE_NAME);
     if config.autoconfig.cache_key.is_some() && database == DatabaseKind::DynamoDb && !has_table {
         let what = "is missing; the autoconfig cache needs a global table";
-        reader.section(dynamodb::SECTION).problem(dynamodb::TABLE, what, None);
+        reader.global().problem(&dynamodb::TABLE_NAME, what, None);
     }
 }
 
 /// Every environment has a table, its own or the global one.
-fn check_table(reader: &mut Reader<'_>, config: &Config, facts: &Facts, database: DatabaseKind) {
-    let has_table = reader.section(dynamodb::SECTION).is_set(dynamodb::TABLE);
+fn check_table(reader: &mut Reader<'_>, facts: &Facts, database: DatabaseKind) {
+    let has_table = reader.global().is_set(&dynamodb::TABLE_NAME);
     if database != DatabaseKind::DynamoDb || has_table {
         return;
     }
-    let templates =
-        [Some(&config.autoconfig.environments), config.offline.as_ref().map(|it| &it.environments)];
-    let by_template =
-        templates.into_iter().flatten().any(|it| !it.store_table_template().is_empty());
+    let section = reader.global();
+    let by_template = section.is_set(&autoconfig::ENV_DATASTORE_TABLE_NAME)
+        || section.is_set(&offline::ENV_DATASTORE_TABLE_NAME);
     if (facts.autoconfig || facts.offline) && !by_template {
         let what = "is missing, and there is no envDatastoreTableName either";
-        reader.section(dynamodb::SECTION).problem(dynamodb::TABLE, what, None);
+        reader.global().problem(&dynamodb::TABLE_NAME, what, None);
     }
     for name in &facts.environments {
-        let mut section = reader.named_section(environments::SECTION, name);
-        if !section.is_set(environments::TABLE) {
+        let mut section = reader.named(name);
+        if !section.is_set(&environment::TABLE_NAME) {
             let what = "is missing, and there is no global table either";
-            section.problem(environments::TABLE, what, None);
+            section.problem(&environment::TABLE_NAME, what, None);
         }
     }
 }
@@ -202,8 +206,8 @@ fn check_placeholder(
             "must contain {ID_PLACEHOLDER}, so that the environments do not overwrite each other in \
              {database}"
         );
-        let mut section = reader.section(autoconfig::SECTION);
-        section.problem(autoconfig::STORE_PREFIX, what, Some(allowed));
+        let mut section = reader.global();
+        section.problem(&autoconfig::ENV_DATASTORE_PREFIX, what, Some(allowed));
     }
 }
 
@@ -225,39 +229,39 @@ fn warn_of_equal_prefixes(reader: &mut Reader<'_>, config: &Config, database: Da
                 "is the same place in {database} as that of the environment {first:?}; they replace \
                  each other's flags there again and again"
             );
-            reader.named_section(environments::SECTION, name).warning(environments::PREFIX, what);
+            reader.named(name).warning(&environment::PREFIX, what);
         }
     }
 }
 
 /// At most one environment may use the store's default prefix and table.
 fn check_prefixes(reader: &mut Reader<'_>, config: &Config, facts: &Facts, database: DatabaseKind) {
-    let needed: (&[Names], &str) = match database {
+    let needed: (&[&Row], &str) = match database {
         DatabaseKind::DynamoDb => {
-            (&[environments::PREFIX, environments::TABLE], "a prefix or tableName of its own")
+            (&[&environment::PREFIX, &environment::TABLE_NAME], "a prefix or tableName of its own")
         }
         DatabaseKind::Redis | DatabaseKind::Consul => {
-            (&[environments::PREFIX], "a prefix of its own")
+            (&[&environment::PREFIX], "a prefix of its own")
         }
     };
     let mut bare = Vec::new();
     for name in &facts.environments {
-        let section = reader.named_section(environments::SECTION, name);
-        if !needed.0.iter().any(|&names| section.is_set(names)) {
+        let section = reader.named(name);
+        if !needed.0.iter().any(|row| section.is_set(row)) {
             bare.push(name);
         }
     }
     for name in &bare {
-        let mut section = reader.named_section(environments::SECTION, name);
+        let mut section = reader.named(name);
         if bare.len() > 1 {
             let what = format!(
                 "{} environments use the default prefix in {database} and would overwrite each other",
                 bare.len()
             );
-            section.problem(environments::PREFIX, what, Some(needed.1));
+            section.problem(&environment::PREFIX, what, Some(needed.1));
         } else {
             let what = "is not set, so the default prefix is used";
-            section.warning(environments::PREFIX, what);
+            section.warning(&environment::PREFIX, what);
         }
         let has_filters = config
             .environments
@@ -266,7 +270,7 @@ fn check_prefixes(reader: &mut Reader<'_>, config: &Config, facts: &Facts, datab
         if has_filters {
             let what = "is not set, although there are filters; the filtered and the unfiltered data of the \
                         environment would overwrite each other";
-            section.warning(environments::PREFIX, what);
+            section.warning(&environment::PREFIX, what);
         }
     }
 }

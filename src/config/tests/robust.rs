@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::table::{Row, SECTIONS, Section};
 
 /// Texts that are likely to reach every parser of values.
 fn value() -> impl Strategy<Value = String> {
@@ -26,27 +27,23 @@ proptest! {
     #[test]
     fn no_values_panic(
         options in prop::collection::vec((0..200usize, value()), 0..20),
-        set in prop::collection::vec((0..env_vars::ALL.len(), value()), 0..20),
+        set in prop::collection::vec((0..200usize, value()), 0..20),
     ) {
-        let none = BTreeMap::<String, String>::new();
-        let memory = Memory::default();
-        let mut reader = Reader::new(None, &none, false, &memory, Vec::new());
-        sections::read(&mut reader);
-        let known: Vec<(&str, &str)> = reader
-            .known()
+        let known: Vec<(&Section, &Row)> = SECTIONS
             .iter()
-            .flat_map(|(section, options)| options.iter().map(|option| (*section, *option)))
+            .flat_map(|section| section.rows.iter().map(move |option| (section, option.row())))
             .collect();
         let mut file = String::new();
         for (index, value) in &options {
-            let (section, option) = known[index % known.len()];
-            let name = if sections::NAMED.contains(&section) { " \"x\"" } else { "" };
-            file += &format!("[{section}{name}]\n{option} = {value}\n");
+            let (section, row) = known[index % known.len()];
+            let name = if section.named_by.is_some() { " \"x\"" } else { "" };
+            file += &format!("[{}{name}]\n{} = {value}\n", section.name, row.name());
         }
+        let variables: Vec<&str> = known.iter().flat_map(|(_, row)| row.variables()).collect();
         let pairs: Vec<(String, &str)> = set
             .iter()
             .map(|(index, value)| {
-                let name = env_vars::ALL[*index];
+                let name = variables[index % variables.len()];
                 let suffix = if name.ends_with('_') { "x" } else { "" };
                 (format!("{name}{suffix}"), value.as_str())
             })
@@ -54,7 +51,7 @@ proptest! {
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, it)| (name.as_str(), *it)).collect();
         match load_both(&file, &pairs) {
             Ok(loaded) => {
-                describe(&loaded.config);
+                loaded.shown.lines();
                 loaded.config.manual_environments();
             }
             // One line each, also for values with line breaks in them.
