@@ -20,7 +20,7 @@ pub(super) fn warn(reader: &mut Reader<'_>, config: &Config) {
         && (has_password(url.expose()) || matches!(proxy.login, ProxyLogin::Basic { .. }))
     {
         let what = "the proxy's password crosses the network unencrypted; use https";
-        warn_at(reader, &proxy_table::URL, url.expose(), what);
+        warn_at(reader, &proxy_table::PROXY_URL, url.expose(), what);
     }
     // Without `[Proxy] url`, the variable for the scheme of LaunchDarkly's address is used.
     let (row, from_variable): (&Row, _) = match config.main.stream_uri.scheme_str() {
@@ -43,20 +43,20 @@ pub(super) fn warn(reader: &mut Reader<'_>, config: &Config) {
             for url in redis.servers.urls() {
                 if redis.password.is_some() || has_password(url.expose()) {
                     let addresses: [&Row; 4] = [
-                        &redis_table::URL,
-                        &redis_table::URLS,
-                        &redis_table::HOST,
-                        &redis_table::PORT,
+                        &redis_table::REDIS_URL,
+                        &redis_table::REDIS_URLS,
+                        &redis_table::REDIS_HOST,
+                        &redis_table::REDIS_PORT,
                     ];
                     let section = reader.global();
                     let set = addresses.into_iter().find(|row| section.is_set(row));
-                    warn_at(reader, set.unwrap_or(&redis_table::URL), url.expose(), what);
+                    warn_at(reader, set.unwrap_or(&redis_table::REDIS_URL), url.expose(), what);
                 }
             }
         }
         Some(Database::Consul(consul)) if consul.token.is_some() => {
             let what = "the token crosses the network unencrypted; use https";
-            warn_at(reader, &consul_table::HOST, &consul.address.to_string(), what);
+            warn_at(reader, &consul_table::CONSUL_HOST, &consul.address.to_string(), what);
         }
         Some(Database::Consul(_) | Database::DynamoDb(_)) | None => {}
     }

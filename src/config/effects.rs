@@ -73,10 +73,11 @@ fn written(title: &str, row: &Row, place: Place) -> String {
 
 /// ld-relay v8 refuses most options that it does not have any more, and so do we.
 fn report_retired(reader: &mut Reader<'_>, section: &Section, row: &Row) {
-    let environments = reader.names_of(&environment::SDK_KEY);
+    let environments = reader.names_of(&environment::LD_ENV_);
     // `LD_TTL_MINUTES_a` is also the `ttl` of an environment `MINUTES_a`.
     let is_other = |variable: &str| {
-        let names = environment::TTL.variables().filter_map(|family| variable.strip_prefix(family));
+        let names =
+            environment::LD_TTL_.variables().filter_map(|family| variable.strip_prefix(family));
         names.into_iter().any(|name| environments.contains(name))
     };
     for name in names(reader, section) {

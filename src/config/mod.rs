@@ -45,7 +45,6 @@ pub use sections::local_store::{LocalStoreConfig, LocalStoreDirectory};
 pub use sections::main::MainConfig;
 pub use sections::proxy::{ProxyConfig, ProxyLogin};
 pub use sections::redis::{RedisConfig, RedisServers};
-pub use slips::distance;
 pub use values::{CacheAdopt, CacheFormat, LocalTtl, LogFormat, LogLevel};
 pub use variables::{ProcessVariables, Variables};
 

@@ -288,6 +288,20 @@ impl Scope<'_, '_> {
         self.reader.problem(place, what, allowed);
     }
 
+    /// A problem if the option is not set.
+    pub(super) fn require(&mut self, row: &Row, what: &str) {
+        if !self.is_set(row) {
+            self.problem(row, what, None);
+        }
+    }
+
+    /// A problem if the option is set.
+    pub(super) fn forbid(&mut self, row: &Row, what: &str, allowed: Option<&str>) {
+        if self.is_set(row) {
+            self.problem(row, what, allowed);
+        }
+    }
+
     pub(super) fn warning(&mut self, row: &Row, what: impl Into<String>) {
         let place = self.place(row);
         self.reader.warning(place, what);

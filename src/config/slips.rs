@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use strsim::osa_distance;
+
 use super::ini_file::Header;
 use super::problems::Place;
 use super::reader::Reader;
@@ -26,30 +28,11 @@ const OWN_BEGINNINGS: [&str; 8] = [
 ];
 
 /// Names of the dynamic linker, which begin like ours.
-const OF_THE_LINKER: [&str; 22] = [
-    "LD_ASSUME_KERNEL",
-    "LD_AUDIT",
-    "LD_BIND_NOT",
-    "LD_BIND_NOW",
-    "LD_CONFIG",
-    "LD_DEBUG",
-    "LD_DEBUG_OUTPUT",
-    "LD_DYNAMIC_WEAK",
-    "LD_HWCAP_MASK",
-    "LD_LIBRARY_PATH",
-    "LD_LIBRARY_PATH_64",
-    "LD_ORIGIN_PATH",
-    "LD_POINTER_GUARD",
-    "LD_PREFER_MAP_32BIT_EXEC",
-    "LD_PRELOAD",
-    "LD_PROFILE",
-    "LD_PROFILE_OUTPUT",
-    "LD_RUN_PATH",
-    "LD_SHOW_AUXV",
-    "LD_TRACE_LOADED_OBJECTS",
-    "LD_USE_LOAD_BIAS",
-    "LD_VERBOSE",
-];
+const OF_THE_LINKER: &str = "\
+    LD_ASSUME_KERNEL LD_AUDIT LD_BIND_NOT LD_BIND_NOW LD_CONFIG LD_DEBUG LD_DEBUG_OUTPUT \
+    LD_DYNAMIC_WEAK LD_HWCAP_MASK LD_LIBRARY_PATH LD_LIBRARY_PATH_64 LD_ORIGIN_PATH \
+    LD_POINTER_GUARD LD_PREFER_MAP_32BIT_EXEC LD_PRELOAD LD_PROFILE LD_PROFILE_OUTPUT LD_RUN_PATH \
+    LD_SHOW_AUXV LD_TRACE_LOADED_OBJECTS LD_USE_LOAD_BIAS LD_VERBOSE";
 
 /// What operators write before a name of ours that has nothing before it.
 const NAMES_OF_THE_RELAY: [&str; 5] =
@@ -100,7 +83,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// Warns of variables that look as if they were for this relay and change nothing.
 pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
-    let environments = reader.names_of(&environment::SDK_KEY);
+    let environments = reader.names_of(&environment::LD_ENV_);
     for variable in reader.family("") {
         // Container platforms set such values for a service of any name, ours among them.
         let value = reader.process_variable(&variable).unwrap_or_default();
@@ -116,7 +99,7 @@ pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
 /// The beginnings of variables that say something of an environment without making it.
 fn families() -> impl Iterator<Item = &'static str> {
     let rows = environment::ROWS.iter().map(|option| option.row());
-    rows.filter(|row| row.name() != environment::SDK_KEY.name()).filter_map(|row| row.variable)
+    rows.filter(|row| row.name() != environment::LD_ENV_.name()).filter_map(|row| row.variable)
 }
 
 /// Rows whose variable has one name, as operators write it today.
@@ -131,9 +114,13 @@ fn single() -> impl Iterator<Item = (&'static str, &'static Row)> {
 
 /// A variable that the relay reads, or whose meaning another check reports.
 fn is_known(variable: &str) -> bool {
-    let makers = [environment::SDK_KEY.variable, filters::KEYS.variable, datadog::TAG.variable];
+    let makers = [
+        environment::LD_ENV_.variable,
+        filters::LD_FILTER_KEYS_.variable,
+        datadog::DATADOG_TAG_.variable,
+    ];
     table::rows().any(|row| row.variables().any(|name| name == variable))
-        || OF_THE_LINKER.contains(&variable)
+        || OF_THE_LINKER.split(' ').any(|name| name == variable)
         || makers.into_iter().flatten().any(|family| variable.starts_with(family))
 }
 
@@ -225,7 +212,7 @@ fn nearest(variable: &str, environments: &BTreeSet<String>) -> Option<String> {
         .filter_map(|(name, is_shared)| {
             // Short names have neighbours that mean something else.
             let most = if name.len() < 8 && !is_shared { 1 } else { 2 };
-            let distance = distance(variable, &name);
+            let distance = osa_distance(variable, &name);
             let is_near = distance <= most && (!is_shared || letters(variable) == letters(&name));
             is_near.then_some((distance, name))
         })
@@ -238,47 +225,9 @@ fn letters(name: &str) -> BTreeSet<char> {
     name.chars().collect()
 }
 
-/// The number of letters to add, leave out, exchange or swap with their neighbours until one text
-/// is the other; texts whose lengths differ by more than two are not compared.
-pub fn distance(one: &str, other: &str) -> usize {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    if one.len().abs_diff(other.len()) > 2 {
-        return usize::MAX;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in other.iter().enumerate() {
-            let exchanged = last[j] + usize::from(a != b);
-            let mut least = exchanged.min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *a == other[j - 1] && one[i - 1] == *b {
-                least = least.min(before[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[other.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances() {
-        let check = |one: &str, other: &str, expected| {
-            assert_eq!(distance(one, other), expected, "{one} {other}");
-            assert_eq!(distance(other, one), expected, "{other} {one}");
-        };
-        check("PORT", "PORT", 0);
-        check("PORT", "PROT", 1);
-        check("LOGLEVEL", "LOG_LEVEL", 1);
-        check("STREAM_URL", "STREAM_URI", 1);
-        check("", "AB", 2);
-        check("A", "ABCD", usize::MAX);
-    }
 
     #[test]
     fn slips_are_told_from_what_belongs_to_others() {

@@ -10,7 +10,6 @@ mod written;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) use self::urls::{
@@ -20,8 +19,7 @@ pub(super) use self::urls::{
 pub use self::words::{CacheAdopt, CacheFormat, LogFormat, LogLevel};
 pub(super) use self::words::{PreferOver, RedisMode, TlsVersion, Word, as_word, word};
 pub(super) use self::written::Written;
-use super::secrets::{InvalidSecret, SecretKind as _};
-use crate::model::Password;
+use super::secrets::InvalidSecret;
 
 /// Longest part of a value that is repeated in a message, in characters.
 const QUOTED_CHARACTERS_MAX: usize = 60;
@@ -308,41 +306,10 @@ pub(super) fn bind_address(text: &str) -> Result<IpAddr, Invalid> {
     Ok(address)
 }
 
-/// Any text.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn text(text: &str) -> Result<String, Invalid> {
-    Ok(text.to_owned())
-}
-
 /// Any text, without blanks around it; nothing if nothing is left.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn trimmed_text(text: &str) -> Result<Option<String>, Invalid> {
+pub(super) fn trimmed_text(text: &str) -> Option<String> {
     let text = text.trim();
-    Ok((!text.is_empty()).then(|| text.to_owned()))
-}
-
-/// The items of a list, with everything around them. ld-relay v8: nothing is trimmed.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn list(text: &str) -> Result<Vec<String>, Invalid> {
-    Ok(text.split(',').map(str::to_owned).collect())
-}
-
-/// Secrets; none if there is nothing but commas and blanks.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn passwords(text: &str) -> Result<Vec<Password>, Invalid> {
-    Ok(Vec::from_text(text).unwrap_or_default())
-}
-
-/// ld-relay v8: any other text than `json` means text.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn log_format(text: &str) -> Result<LogFormat, Invalid> {
-    Ok(if text.eq_ignore_ascii_case("json") { LogFormat::Json } else { LogFormat::Text })
-}
-
-/// The path of a file or directory.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn path(text: &str) -> Result<PathBuf, Invalid> {
-    Ok(PathBuf::from(text))
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -70,38 +70,39 @@ pub(in crate::config) fn of_environments(
 /// autoconfig if both or none are.
 pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
     let mut section = reader.global();
-    let key = section.secret(&table::KEY);
-    let has_key = section.is_set(&table::KEY) || section.is_set(&table::KEY_FILE);
+    let key = section.secret(&table::AUTO_CONFIG_KEY);
+    let has_key =
+        section.is_set(&table::AUTO_CONFIG_KEY) || section.is_set(&table::AUTO_CONFIG_KEY_FILE);
     let is_offline = section.read(&offline::FILE_DATA_SOURCE).is_some() && !has_key;
     let idle = if is_offline { table::ROWS } else { offline::ROWS };
     section.reader.turn_off(of_environments(idle));
     if !has_key {
         let manual = "not set; the environments are listed below";
-        section.show(&table::KEY, Some(manual.to_owned()));
+        section.show(&table::AUTO_CONFIG_KEY, Some(manual.to_owned()));
     }
-    let cache_key = section.read(&table::CACHE_KEY).flatten();
+    let cache_key = section.read(&table::AUTO_CONFIG_CACHE_KEY).flatten();
     if cache_key.is_some() && !has_key {
-        section.warning(&table::CACHE_KEY, "has no effect without an autoconfig key");
+        section.warning(&table::AUTO_CONFIG_CACHE_KEY, "has no effect without an autoconfig key");
     }
-    let encryption_key = section.secret(&table::CACHE_ENCRYPTION_KEY).and_then(trimmed);
+    let encryption_key = section.secret(&table::AUTO_CONFIG_CACHE_ENCRYPTION_KEY).and_then(trimmed);
     if let Some(source) = &encryption_key
         && let Some(weakness) = WeakKey::find(source.value.expose())
     {
         let row: &Row = match source.file {
-            Some(_) => &table::CACHE_ENCRYPTION_KEY_FILE,
-            None => &table::CACHE_ENCRYPTION_KEY,
+            Some(_) => &table::AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE,
+            None => &table::AUTO_CONFIG_CACHE_ENCRYPTION_KEY,
         };
         section.warning(row, weakness.to_string());
     }
-    let previous_keys = section.secret(&table::CACHE_PREVIOUS_ENCRYPTION_KEYS);
+    let previous_keys = section.secret(&table::AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS);
     AutoConfigSection {
         key,
         cache_key: cache_key.filter(|_| has_key),
         cache_encryption_key: encryption_key,
         cache_previous_encryption_keys: previous_keys.filter(|keys| !keys.value.is_empty()),
-        cache_format: section.value(&table::CACHE_FORMAT),
-        cache_adopt: section.value(&table::CACHE_ADOPT),
-        cache_max_age: section.read(&table::CACHE_MAX_AGE).flatten(),
+        cache_format: section.value(&table::AUTO_CONFIG_CACHE_FORMAT),
+        cache_adopt: section.value(&table::AUTO_CONFIG_CACHE_ADOPT),
+        cache_max_age: section.read(&table::AUTO_CONFIG_CACHE_MAX_AGE).flatten(),
         environments: EnvironmentDefaults {
             store_prefix: section.read(&table::ENV_DATASTORE_PREFIX).unwrap_or_default(),
             store_table: section.read(&table::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),

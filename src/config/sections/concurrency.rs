@@ -28,20 +28,21 @@ pub enum ConcurrencyLimit {
 /// Reads the section.
 pub(super) fn read(reader: &mut Reader<'_>) -> ConcurrencyConfig {
     let mut section = reader.global();
-    let count = section.read(&table::MAX_CONCURRENT);
+    let count = section.read(&table::INIT_MAX_CONCURRENT);
     let max_concurrent = count.map(|count| match count.min(table::MAX_CONCURRENT_MAX) {
         0 => ConcurrencyLimit::Off,
         count => ConcurrencyLimit::AtMost(count),
     });
-    let max_queued = section.read(&table::MAX_QUEUED).map(|count| count.min(table::MAX_QUEUED_MAX));
-    let send_timeout = section.read(&table::SEND_TIMEOUT);
+    let max_queued =
+        section.read(&table::INIT_MAX_QUEUED).map(|count| count.min(table::MAX_QUEUED_MAX));
+    let send_timeout = section.read(&table::INIT_SEND_TIMEOUT);
     let shown_queued = max_queued.unwrap_or(if count.is_some() { 0 } else { 20_000 });
-    section.show(&table::MAX_QUEUED, Some(shown_queued.to_string()));
+    section.show(&table::INIT_MAX_QUEUED, Some(shown_queued.to_string()));
     if max_concurrent == Some(ConcurrencyLimit::Off) {
-        section.show(&table::MAX_CONCURRENT, Some("off".to_owned()));
+        section.show(&table::INIT_MAX_CONCURRENT, Some("off".to_owned()));
         // The other two have no effect.
-        section.show(&table::MAX_QUEUED, None);
-        section.show(&table::SEND_TIMEOUT, None);
+        section.show(&table::INIT_MAX_QUEUED, None);
+        section.show(&table::INIT_SEND_TIMEOUT, None);
     }
     let send_timeout = send_timeout.map(|timeout| timeout.max(table::SEND_TIMEOUT_MIN));
     ConcurrencyConfig { max_concurrent, max_queued, send_timeout }

@@ -10,7 +10,7 @@ use crate::config::table::consul as table;
 use crate::config::values::LocalTtl;
 use crate::model::Password;
 
-use super::database::{DatabaseTls, Switched, turn_off};
+use super::database::{DatabaseTls, turn_off};
 
 /// `[Consul]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,36 +27,38 @@ pub struct ConsulConfig {
     pub health_check_interval: Option<Duration>,
 }
 
-/// Reads the section.
+/// Reads the section: whether Consul is on, and what could be read of it.
 ///
 /// ld-relay v8: a host in the file switches Consul on; among the variables only `USE_CONSUL` does.
 /// Unlike there, `USE_CONSUL` does not put the default in the place of the file's host.
-pub(super) fn read(reader: &mut Reader<'_>) -> Switched<ConsulConfig> {
+pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<ConsulConfig>) {
     let mut section = reader.global();
     let asked_for = section.read(&table::USE_CONSUL);
-    let is_on = section.is_in_file(&table::HOST) || asked_for == Some(true);
+    let is_on = section.is_in_file(&table::CONSUL_HOST) || asked_for == Some(true);
     if !is_on {
         let switch = table::USE_CONSUL.variable.filter(|_| asked_for.is_none());
-        turn_off(&mut section, table::ROWS, &[&table::HOST], switch);
+        turn_off(&mut section, table::ROWS, &[&table::CONSUL_HOST], switch);
     } else if asked_for == Some(false) {
         let what = "has no effect, because the file sets [Consul] host";
         section.warning(&table::USE_CONSUL, what);
     }
-    let address = section.read(&table::HOST);
+    let address = section.read(&table::CONSUL_HOST);
     let uses_tls = address.as_ref().is_some_and(|it| it.uri.scheme_str() == Some("https"));
-    let token = section.secret(&table::TOKEN);
-    let files = [&table::CA_FILE, &table::CLIENT_CERTIFICATE_FILE, &table::CLIENT_KEY_FILE];
+    let token = section.secret(&table::CONSUL_TOKEN);
+    let files = [
+        &table::CONSUL_CA_FILE,
+        &table::CONSUL_CLIENT_CERTIFICATE_FILE,
+        &table::CONSUL_CLIENT_KEY_FILE,
+    ];
     let tls = DatabaseTls::read(&mut section, files, uses_tls);
-    let local_ttl = section.value(&table::LOCAL_TTL);
-    let health_check_interval = section.value(&table::HEALTH_CHECK_INTERVAL);
-    if !is_on {
-        return Switched::Off;
-    }
-    Switched::on(address.map(|address| ConsulConfig {
+    let local_ttl = section.value(&table::CACHE_TTL);
+    let health_check_interval = section.value(&table::CONSUL_HEALTH_CHECK_INTERVAL);
+    let config = address.map(|address| ConsulConfig {
         address: address.uri,
         token: token.map(SecretSource::into_password),
         tls,
         local_ttl,
         health_check_interval,
-    }))
+    });
+    (is_on, config)
 }

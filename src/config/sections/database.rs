@@ -49,23 +49,6 @@ pub(super) struct Databases {
     pub(super) enabled: Vec<DatabaseKind>,
 }
 
-/// Whether a section says that its database is to be used, and what it says of it.
-pub(super) enum Switched<T> {
-    /// It does not.
-    Off,
-    /// It does, but there is a problem with it.
-    Unusable,
-    /// It does.
-    On(T),
-}
-
-impl<T> Switched<T> {
-    /// On, with what could be read of it.
-    pub(super) fn on(config: Option<T>) -> Self {
-        config.map_or(Self::Unusable, Self::On)
-    }
-}
-
 /// Reads the three sections.
 pub(super) fn read(reader: &mut Reader<'_>) -> Databases {
     let mut databases = Databases { chosen: None, enabled: Vec::new() };
@@ -81,14 +64,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Databases {
 }
 
 impl Databases {
-    fn add<T>(&mut self, kind: DatabaseKind, read: Switched<T>, wrap: fn(T) -> Database) {
-        let config = match read {
-            Switched::Off => return,
-            Switched::Unusable => None,
-            Switched::On(config) => Some(config),
-        };
-        self.enabled.push(kind);
-        self.chosen = self.chosen.take().or(config.map(wrap));
+    /// Adds a database, if it is on, with what could be read of it.
+    fn add<T>(&mut self, kind: DatabaseKind, read: (bool, Option<T>), wrap: fn(T) -> Database) {
+        if let (true, config) = read {
+            self.enabled.push(kind);
+            self.chosen = self.chosen.take().or(config.map(wrap));
+        }
     }
 }
 

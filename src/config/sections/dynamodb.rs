@@ -9,7 +9,7 @@ use crate::config::reader::Reader;
 use crate::config::table::{Row, dynamodb as table, local_store};
 use crate::config::values::LocalTtl;
 
-use super::database::{Switched, turn_off};
+use super::database::turn_off;
 
 /// `[DynamoDB]`. Region and credentials come from where AWS's tools take them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,26 +24,26 @@ pub struct DynamoDbConfig {
     pub health_check_interval: Option<Duration>,
 }
 
-/// Reads the section.
-pub(super) fn read(reader: &mut Reader<'_>) -> Switched<DynamoDbConfig> {
+/// Reads the section: whether DynamoDB is on, and what it says.
+pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<DynamoDbConfig>) {
     let mut section = reader.global();
-    let is_enabled = section.value(&table::ENABLED);
+    let is_enabled = section.value(&table::USE_DYNAMODB);
     if !is_enabled {
-        let is_said = section.is_in_file(&table::ENABLED) || section.is_variable(&table::ENABLED);
-        let switch = table::ENABLED.variable.filter(|_| !is_said);
-        turn_off(&mut section, table::ROWS, &[&table::TABLE_NAME], switch);
+        let is_said =
+            section.is_in_file(&table::USE_DYNAMODB) || section.is_variable(&table::USE_DYNAMODB);
+        let switch = table::USE_DYNAMODB.variable.filter(|_| !is_said);
+        turn_off(&mut section, table::ROWS, &[&table::DYNAMODB_TABLE], switch);
     }
     let config = DynamoDbConfig {
-        table: section.read(&table::TABLE_NAME),
-        endpoint: section.read(&table::URL),
-        local_ttl: section.value(&table::LOCAL_TTL),
-        health_check_interval: section.value(&table::HEALTH_CHECK_INTERVAL),
+        table: section.read(&table::DYNAMODB_TABLE),
+        endpoint: section.read(&table::DYNAMODB_URL),
+        local_ttl: section.value(&table::CACHE_TTL),
+        health_check_interval: section.value(&table::DYNAMODB_HEALTH_CHECK_INTERVAL),
     };
-    if !is_enabled {
-        return Switched::Off;
+    if is_enabled {
+        warn_of_missing_region(reader);
     }
-    warn_of_missing_region(reader);
-    Switched::On(config)
+    (is_enabled, Some(config))
 }
 
 /// The region may also come from the machine, which is not asked here: so this is no problem.
@@ -62,6 +62,6 @@ fn warn_of_missing_region(reader: &mut Reader<'_>) {
     if !has_region && !files.into_iter().flatten().any(is_readable) {
         let what = "no AWS region is set; set AWS_REGION. Without it, DynamoDB can be used only on \
                     a machine of EC2, whose metadata service tells the region";
-        reader.global().warning(&table::ENABLED, what);
+        reader.global().warning(&table::USE_DYNAMODB, what);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::problems::Place;
 use crate::config::reader::{Reader, Scope};
 use crate::config::secrets::SecretSource;
-use crate::config::table::{environment as table, filters};
+use crate::config::table::{Effect, environment as table, filters};
 use crate::config::values::LogLevel;
 use crate::model::{EnvironmentId, FilterKey, MobileKey, SdkKey};
 
@@ -42,8 +42,8 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     level: LogLevel,
 ) -> BTreeMap<String, EnvironmentConfig> {
-    let names = reader.names_of(&table::SDK_KEY);
-    if let Some(family) = table::SDK_KEY.variable
+    let names = reader.names_of(&table::LD_ENV_);
+    if let Some(family) = table::LD_ENV_.variable
         && reader.family(family).contains("")
     {
         let what = "the name of the environment is missing after LD_ENV_";
@@ -54,9 +54,9 @@ pub(super) fn read(
         let is_incomplete = reader.is_incomplete;
         let mut section = reader.named(&name);
         let environment = read_one(&mut section, level);
-        let has_key = section.is_set(&table::SDK_KEY) || section.is_set(&table::SDK_KEY_FILE);
+        let has_key = section.is_set(&table::LD_ENV_) || section.is_set(&table::SDK_KEY_FILE);
         if !has_key && !is_incomplete {
-            section.problem(&table::SDK_KEY, "is missing; each environment needs an SDK key", None);
+            section.problem(&table::LD_ENV_, "is missing; each environment needs an SDK key", None);
         }
         environments.extend(environment.map(|environment| (name, environment)));
     }
@@ -64,38 +64,43 @@ pub(super) fn read(
 }
 
 fn read_one(section: &mut Scope<'_, '_>, level: LogLevel) -> Option<EnvironmentConfig> {
-    let sdk_key = section.secret(&table::SDK_KEY);
-    let mobile_key = section.secret(&table::MOBILE_KEY);
+    let sdk_key = section.secret(&table::LD_ENV_);
+    let mobile_key = section.secret(&table::LD_MOBILE_KEY_);
     let Some(sdk_key) = sdk_key else {
         // Mistakes in the other options are found all the same.
-        table::ROWS.iter().for_each(|option| option.judge(section));
+        let working = table::ROWS.iter().filter(|option| option.row().effect == Effect::Works);
+        working.for_each(|option| option.judge(section));
         return None;
     };
     Some(EnvironmentConfig {
         sdk_key,
         mobile_key,
-        environment_id: section.read(&table::ENV_ID).map(EnvironmentId::new),
-        secure_mode: section.value(&table::SECURE_MODE),
-        store_prefix: section.read(&table::PREFIX).unwrap_or_default(),
-        store_table: section.read(&table::TABLE_NAME).unwrap_or_default(),
-        allowed_origins: section.read(&table::ALLOWED_ORIGIN).unwrap_or_default(),
-        allowed_headers: section.read(&table::ALLOWED_HEADER).unwrap_or_default(),
-        log_level: section.read(&table::LOG_LEVEL).unwrap_or(level),
-        ttl: section.value(&table::TTL),
-        project_key: section.read(&table::PROJ_KEY).unwrap_or_default(),
+        environment_id: section.read(&table::LD_CLIENT_SIDE_ID_).map(EnvironmentId::new),
+        secure_mode: section.value(&table::LD_SECURE_MODE_),
+        store_prefix: section.read(&table::LD_PREFIX_).unwrap_or_default(),
+        store_table: section.read(&table::LD_TABLE_NAME_).unwrap_or_default(),
+        allowed_origins: section.read(&table::LD_ALLOWED_ORIGIN_).unwrap_or_default(),
+        allowed_headers: section.read(&table::LD_ALLOWED_HEADER_).unwrap_or_default(),
+        log_level: section.read(&table::LD_LOG_LEVEL_).unwrap_or(level),
+        ttl: section.value(&table::LD_TTL_),
+        project_key: section.read(&table::LD_PROJ_KEY_).unwrap_or_default(),
     })
 }
 
 /// Reads the filter keys by project. ld-relay v8: blanks around them do not count.
 pub(super) fn read_filters(reader: &mut Reader<'_>) -> BTreeMap<String, Vec<FilterKey>> {
     let mut all = BTreeMap::new();
-    for project in reader.names_of(&filters::KEYS) {
+    for project in reader.names_of(&filters::LD_FILTER_KEYS_) {
         let mut section = reader.named(&project);
-        let keys = section.read(&filters::KEYS).unwrap_or_default();
+        let keys = section.read(&filters::LD_FILTER_KEYS_).unwrap_or_default();
         if keys.is_empty() {
-            section.problem(&filters::KEYS, "the list of filters is empty", None);
+            section.problem(&filters::LD_FILTER_KEYS_, "the list of filters is empty", None);
         } else if keys.iter().any(|key| key.trim().is_empty()) {
-            section.problem(&filters::KEYS, "an item of the list of filters is empty", None);
+            section.problem(
+                &filters::LD_FILTER_KEYS_,
+                "an item of the list of filters is empty",
+                None,
+            );
         }
         all.insert(project, keys.iter().map(|key| FilterKey::new(key.trim())).collect());
     }

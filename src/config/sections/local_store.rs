@@ -36,17 +36,18 @@ pub enum LocalStoreDirectory {
 pub(super) fn read(reader: &mut Reader<'_>) -> LocalStoreConfig {
     let candidates = candidates(reader);
     let mut section = reader.global();
-    let directory = match section.read(&table::DIR) {
+    let directory = match section.read(&table::LOCAL_STORE_DIR) {
         Some(word) if word.eq_ignore_ascii_case("off") => LocalStoreDirectory::Off,
         Some(directory) => LocalStoreDirectory::Explicit(directory.into()),
         None => {
             let paths: Vec<String> = candidates.iter().map(|it| it.display().to_string()).collect();
             let shown = format!("the first writable one of {}", paths.join(", "));
-            section.show(&table::DIR, Some(shown));
+            section.show(&table::LOCAL_STORE_DIR, Some(shown));
             LocalStoreDirectory::FirstUsable(candidates)
         }
     };
-    let is_preferred_over_shared = section.value(&table::PREFER_OVER) == PreferOver::SharedStore;
+    let is_preferred_over_shared =
+        section.value(&table::LOCAL_STORE_PREFER_OVER) == PreferOver::SharedStore;
     LocalStoreConfig { directory, is_preferred_over_shared }
 }
 

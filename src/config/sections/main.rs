@@ -84,8 +84,7 @@ fn check_tls(main: &mut Scope<'_, '_>) {
         return;
     }
     for file in [&table::TLS_CERT, &table::TLS_KEY] {
-        if main.read(file).is_none() {
-            main.problem(file, "is missing, although tlsEnabled is true", None);
-        }
+        main.read(file);
+        main.require(file, "is missing, although tlsEnabled is true");
     }
 }

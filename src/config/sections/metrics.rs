@@ -11,10 +11,10 @@ use crate::config::values::quoted;
 /// Turns off the sections that are not enabled.
 pub(super) fn read(reader: &mut Reader<'_>) {
     for (switch, rows) in [
-        (&datadog::ENABLED, datadog::ROWS),
-        (&stackdriver::ENABLED, stackdriver::ROWS),
-        (&prometheus::ENABLED, prometheus::ROWS),
-        (&opentelemetry::ENABLED, opentelemetry::ROWS),
+        (&datadog::USE_DATADOG, datadog::ROWS),
+        (&stackdriver::USE_STACKDRIVER, stackdriver::ROWS),
+        (&prometheus::USE_PROMETHEUS, prometheus::ROWS),
+        (&opentelemetry::USE_OTLP, opentelemetry::ROWS),
     ] {
         if !reader.global().value(switch) {
             reader.turn_off(rows.iter().map(|option| option.row()));
@@ -26,10 +26,10 @@ pub(super) fn read(reader: &mut Reader<'_>) {
 /// ld-relay v9: the protocol is judged only where it is used.
 fn check_protocol(reader: &mut Reader<'_>) {
     let mut section = reader.global();
-    let Some(word) = section.read(&opentelemetry::PROTOCOL) else { return };
+    let Some(word) = section.read(&opentelemetry::OTEL_EXPORTER_OTLP_PROTOCOL) else { return };
     let words = ["grpc", "http", "http/protobuf", "http/json"];
-    if section.value(&opentelemetry::ENABLED) && !words.contains(&&*word.to_ascii_lowercase()) {
+    if section.value(&opentelemetry::USE_OTLP) && !words.contains(&&*word.to_ascii_lowercase()) {
         let what = format!("{} is not a protocol", quoted(&word));
-        section.problem(&opentelemetry::PROTOCOL, what, Some(&words.join(", ")));
+        section.problem(&opentelemetry::OTEL_EXPORTER_OTLP_PROTOCOL, what, Some(&words.join(", ")));
     }
 }

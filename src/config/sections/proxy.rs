@@ -51,15 +51,19 @@ pub struct VariableProxies {
 /// Reads the section.
 pub(super) fn read(reader: &mut Reader<'_>) -> ProxyConfig {
     let mut section = reader.global();
-    let url = section.read(&table::URL);
+    let url = section.read(&table::PROXY_URL);
     let login = read_login(&mut section);
-    let ca_cert_files = section.read(&table::CA_CERT_FILES).unwrap_or_default();
+    let ca_cert_files = section.read(&table::PROXY_CA_CERTS).unwrap_or_default();
     for path in &ca_cert_files {
         if let Err(error) = section.reader.files().read(Path::new(path)) {
-            section.problem(&table::CA_CERT_FILES, format!("{path} cannot be read: {error}"), None);
+            section.problem(
+                &table::PROXY_CA_CERTS,
+                format!("{path} cannot be read: {error}"),
+                None,
+            );
         }
     }
-    let from_variables = if section.is_set(&table::URL) {
+    let from_variables = if section.is_set(&table::PROXY_URL) {
         VariableProxies::default()
     } else {
         VariableProxies::read(&mut section)
@@ -70,17 +74,18 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ProxyConfig {
 
 /// User and password. ld-relay v8 uses them for NTLM only; here they are for Basic as well.
 fn read_login(section: &mut Scope<'_, '_>) -> ProxyLogin {
-    let user = section.read(&table::USER);
-    let password = section.secret(&table::PASSWORD);
-    if section.value(&table::NTLM_AUTH) {
+    let user = section.read(&table::PROXY_AUTH_USER);
+    let password = section.secret(&table::PROXY_AUTH_PASSWORD);
+    if section.value(&table::PROXY_AUTH_NTLM) {
         // A problem already (see the table). The password must not be sent in any other way.
         return ProxyLogin::FromUrl;
     }
-    let has_password = section.is_set(&table::PASSWORD) || section.is_set(&table::PASSWORD_FILE);
+    let has_password = section.is_set(&table::PROXY_AUTH_PASSWORD)
+        || section.is_set(&table::PROXY_AUTH_PASSWORD_FILE);
     if has_password && user.is_none() {
-        section.warning(&table::PASSWORD, "has no effect without a user");
-    } else if user.is_some() && !section.is_set(&table::URL) {
-        section.warning(&table::USER, "has no effect without the url of a proxy");
+        section.warning(&table::PROXY_AUTH_PASSWORD, "has no effect without a user");
+    } else if user.is_some() && !section.is_set(&table::PROXY_URL) {
+        section.warning(&table::PROXY_AUTH_USER, "has no effect without the url of a proxy");
     }
     match user {
         Some(user) => ProxyLogin::Basic { user, password },

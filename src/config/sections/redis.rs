@@ -8,7 +8,7 @@ use crate::config::table::{Row, redis as table};
 use crate::config::values::{self, LocalTtl, PortOrLink, RedisMode};
 use crate::model::{Password, RedactedUrl};
 
-use super::database::{DatabaseTls, Switched, turn_off};
+use super::database::{DatabaseTls, turn_off};
 
 const HOST_DEFAULT: &str = "localhost";
 const PORT_DEFAULT: u16 = 6379;
@@ -69,28 +69,29 @@ impl RedisServers {
     }
 }
 
-/// Reads the section.
+/// Reads the section: whether Redis is on, and what could be read of it.
 ///
 /// ld-relay v8: an address in the file switches Redis on; among the variables only `USE_REDIS`
 /// does.
-pub(super) fn read(reader: &mut Reader<'_>) -> Switched<RedisConfig> {
+pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<RedisConfig>) {
     let mut section = reader.global();
     let is_on = is_on(&mut section);
     let servers = read_servers(&mut section);
     // Where the servers are a problem already, nothing is said about certificates without TLS.
     let uses_tls = servers.as_ref().is_none_or(RedisServers::use_tls);
-    let files = [&table::CA_FILE, &table::CLIENT_CERTIFICATE_FILE, &table::CLIENT_KEY_FILE];
+    let files = [
+        &table::REDIS_CA_FILE,
+        &table::REDIS_CLIENT_CERTIFICATE_FILE,
+        &table::REDIS_CLIENT_KEY_FILE,
+    ];
     let tls = DatabaseTls::read(&mut section, files, uses_tls);
-    let username = section.read(&table::USERNAME);
-    let password = section.secret(&table::PASSWORD);
-    let local_ttl = section.value(&table::LOCAL_TTL);
-    let health_check_interval = section.value(&table::HEALTH_CHECK_INTERVAL);
-    let connect_timeout = section.read(&table::CONNECT_TIMEOUT).flatten();
-    let read_timeout = section.read(&table::READ_TIMEOUT).flatten();
-    if !is_on {
-        return Switched::Off;
-    }
-    Switched::on(servers.map(|servers| RedisConfig {
+    let username = section.read(&table::REDIS_USERNAME);
+    let password = section.secret(&table::REDIS_PASSWORD);
+    let local_ttl = section.value(&table::CACHE_TTL);
+    let health_check_interval = section.value(&table::REDIS_HEALTH_CHECK_INTERVAL);
+    let connect_timeout = section.read(&table::REDIS_CONNECT_TIMEOUT).flatten();
+    let read_timeout = section.read(&table::REDIS_READ_TIMEOUT).flatten();
+    let config = servers.map(|servers| RedisConfig {
         servers,
         username,
         password,
@@ -99,14 +100,16 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Switched<RedisConfig> {
         health_check_interval,
         connect_timeout,
         read_timeout,
-    }))
+    });
+    (is_on, config)
 }
 
 fn is_on(section: &mut Scope<'_, '_>) -> bool {
     let asked_for = section.read(&table::USE_REDIS);
-    let addresses: [&Row; 4] = [&table::URL, &table::HOST, &table::URLS, &table::SENTINEL_MASTER];
-    let in_file =
-        section.is_in_file(&table::PORT) || addresses.iter().any(|row| section.is_in_file(row));
+    let addresses: [&Row; 4] =
+        [&table::REDIS_URL, &table::REDIS_HOST, &table::REDIS_URLS, &table::REDIS_SENTINEL_MASTER];
+    let in_file = section.is_in_file(&table::REDIS_PORT)
+        || addresses.iter().any(|row| section.is_in_file(row));
     if !in_file && asked_for != Some(true) {
         // REDIS_PORT does not describe it: container platforms set it as a link.
         let switch = table::USE_REDIS.variable.filter(|_| asked_for.is_none());
@@ -120,17 +123,17 @@ fn is_on(section: &mut Scope<'_, '_>) -> bool {
 
 fn read_servers(section: &mut Scope<'_, '_>) -> Option<RedisServers> {
     let before = section.problem_count();
-    let mode = section.read(&table::MODE)?;
-    let master = section.read(&table::SENTINEL_MASTER);
+    let mode = section.read(&table::REDIS_MODE)?;
+    let master = section.read(&table::REDIS_SENTINEL_MASTER);
     let urls = read_urls(section);
     let address = read_address(section);
-    let with_tls = section.value(&table::TLS);
+    let with_tls = section.value(&table::REDIS_TLS);
     check_fit(section, mode);
     if section.problem_count() > before {
         return None;
     }
     if with_tls && address.iter().chain(&urls).any(is_socket) {
-        section.warning(&table::TLS, "has no effect, because a Unix socket does not use TLS");
+        section.warning(&table::REDIS_TLS, "has no effect, because a Unix socket does not use TLS");
     }
     let secured = |url: RedactedUrl| if with_tls { secured(url) } else { url };
     let single = address.map(secured);
@@ -151,66 +154,64 @@ fn read_servers(section: &mut Scope<'_, '_>) -> Option<RedisServers> {
 
 /// Shows the servers that the options together mean.
 fn show(section: &mut Scope<'_, '_>, servers: &RedisServers) {
-    for row in [&*table::URL, &table::HOST, &table::PORT, &table::URLS, &table::TLS] {
+    for row in [
+        &*table::REDIS_URL,
+        &table::REDIS_HOST,
+        &table::REDIS_PORT,
+        &table::REDIS_URLS,
+        &table::REDIS_TLS,
+    ] {
         section.show(row, None);
     }
     let urls: Vec<String> = servers.urls().iter().map(RedactedUrl::redacted).collect();
     let row: &Row = match servers {
-        RedisServers::Standalone(_) => &table::URL,
-        RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => &table::URLS,
+        RedisServers::Standalone(_) => &table::REDIS_URL,
+        RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => &table::REDIS_URLS,
     };
     section.show(row, Some(urls.join(", ")));
 }
 
 /// Which options each mode needs and which it excludes.
 fn check_fit(section: &mut Scope<'_, '_>, mode: RedisMode) {
-    let single: [&Row; 3] = [&table::URL, &table::HOST, &table::PORT];
-    let missing = match mode {
+    let [url, host, port, urls, master]: [&Row; 5] = [
+        &table::REDIS_URL,
+        &table::REDIS_HOST,
+        &table::REDIS_PORT,
+        &table::REDIS_URLS,
+        &table::REDIS_SENTINEL_MASTER,
+    ];
+    match mode {
         RedisMode::Standalone => {
-            for row in [&*table::URLS, &table::SENTINEL_MASTER] {
-                if section.is_set(row) {
-                    let what = "is set, but the mode is standalone";
-                    section.problem(row, what, Some("mode = sentinel or cluster"));
-                }
+            for row in [urls, master] {
+                let what = "is set, but the mode is standalone";
+                section.forbid(row, what, Some("mode = sentinel or cluster"));
             }
-            return;
         }
         RedisMode::Sentinel => {
             // REDIS_PORT may be a link that the platform set.
-            for row in &single[..2] {
-                if section.is_set(row) {
-                    section.problem(row, "is set, but the mode is sentinel", Some("urls"));
-                }
+            for row in [url, host] {
+                section.forbid(row, "is set, but the mode is sentinel", Some("urls"));
             }
-            if !section.is_set(&table::SENTINEL_MASTER) {
-                let what = "is missing, although the mode is sentinel";
-                section.problem(&table::SENTINEL_MASTER, what, None);
-            }
-            "is missing, although the mode is sentinel"
+            section.require(master, "is missing, although the mode is sentinel");
+            section.require(urls, "is missing, although the mode is sentinel");
         }
-        RedisMode::Cluster if single.iter().any(|row| section.is_set(row)) => {
-            if section.is_set(&table::URLS) {
-                let what = "is set together with url, host or port";
-                section.problem(&table::URLS, what, Some("one of them"));
-            }
-            return;
+        RedisMode::Cluster if [url, host, port].iter().any(|row| section.is_set(row)) => {
+            let what = "is set together with url, host or port";
+            section.forbid(urls, what, Some("one of them"));
         }
-        RedisMode::Cluster => "is missing, although the mode is cluster",
-    };
-    if !section.is_set(&table::URLS) {
-        section.problem(&table::URLS, missing, None);
+        RedisMode::Cluster => section.require(urls, "is missing, although the mode is cluster"),
     }
 }
 
 fn read_urls(section: &mut Scope<'_, '_>) -> Vec<RedactedUrl> {
     let mut urls = Vec::new();
-    let items = section.read(&table::URLS).unwrap_or_default();
+    let items = section.read(&table::REDIS_URLS).unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
         match values::redis_url(item.trim()) {
             Ok(url) => urls.push(url),
             Err(invalid) => {
                 let what = format!("item {} of the list {}", index + 1, invalid.what);
-                section.problem(&table::URLS, what, invalid.allowed.as_deref());
+                section.problem(&table::REDIS_URLS, what, invalid.allowed.as_deref());
             }
         }
     }
@@ -230,16 +231,16 @@ struct Address {
 /// which takes precedence over `REDIS_HOST`. Unlike there, the exclusion holds within the file and
 /// within the variables; a variable with the other kind of address takes the place of the file's.
 fn read_address(section: &mut Scope<'_, '_>) -> Option<RedactedUrl> {
-    let (file_url, url) = section.by_layer(&table::URL);
-    let (file_host, host) = section.by_layer(&table::HOST);
-    let (file_port, port) = section.by_layer(&table::PORT);
+    let (file_url, url) = section.by_layer(&table::REDIS_URL);
+    let (file_host, host) = section.by_layer(&table::REDIS_HOST);
+    let (file_port, port) = section.by_layer(&table::REDIS_PORT);
     let file = Address { url: file_url, host: file_host, port: file_port };
     let mut variables = Address { url, host, port };
     check_links(section, &file, &mut variables);
     for layer in [&file, &variables] {
         if layer.url.is_some() && (layer.host.is_some() || layer.port.is_some()) {
             let what = "is set together with host or port; set only one of them";
-            section.problem(&table::URL, what, None);
+            section.problem(&table::REDIS_URL, what, None);
         }
     }
     if variables.url.is_some() {
@@ -250,7 +251,7 @@ fn read_address(section: &mut Scope<'_, '_>) -> Option<RedactedUrl> {
         if variables.port.is_some() {
             let what =
                 "cannot change the url in the file; set REDIS_URL instead, or REDIS_HOST as well";
-            section.problem(&table::PORT, what, None);
+            section.problem(&table::REDIS_PORT, what, None);
         }
         return file.url;
     }
@@ -271,7 +272,7 @@ fn check_links(section: &mut Scope<'_, '_>, file: &Address, variables: &mut Addr
     let is_link = |port: &Option<PortOrLink>| port.as_ref().is_some_and(|it| it.host.is_some());
     if is_link(&file.port) {
         let what = "is not a port";
-        section.problem(&table::PORT, what, Some("a number from 1 to 65535"));
+        section.problem(&table::REDIS_PORT, what, Some("a number from 1 to 65535"));
     }
     if !is_link(&variables.port) {
         return;
@@ -279,12 +280,12 @@ fn check_links(section: &mut Scope<'_, '_>, file: &Address, variables: &mut Addr
     let in_file = (file.url.is_some() || file.host.is_some()) && variables.host.is_none();
     if variables.url.is_some() || in_file {
         let what = "is a container link and is ignored, because an address is configured";
-        section.warning(&table::PORT, what);
+        section.warning(&table::REDIS_PORT, what);
         variables.port = None;
     } else if variables.host.is_some() {
         let what = "is a container link and takes precedence over REDIS_HOST, as in ld-relay; unset \
                     REDIS_PORT or set a port number to use REDIS_HOST";
-        section.warning(&table::PORT, what);
+        section.warning(&table::REDIS_PORT, what);
     }
 }
 

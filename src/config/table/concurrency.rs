@@ -15,18 +15,18 @@ pub const SEND_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 options! { "Concurrency",
     /// Payloads that are sent at the same time, at most 65536; 0 or less: no limit, and the other
     /// two options have no effect.
-    MAX_CONCURRENT: u32 = both("maxConcurrent", "INIT_MAX_CONCURRENT", &kind::COUNT)
+    INIT_MAX_CONCURRENT: u32 = both("maxConcurrent", &kind::COUNT)
         .unset_means("512")
         .warn(|count| too_large(*count, MAX_CONCURRENT_MAX));
     /// Requests that wait for a slot, at most 1000000. A request waits up to 10 s and then gets
     /// 503. With 0, a request that finds no free slot is refused at once.
-    MAX_QUEUED: u32 = both("maxQueued", "INIT_MAX_QUEUED", &kind::COUNT)
+    INIT_MAX_QUEUED: u32 = both("maxQueued", &kind::COUNT)
         .unset_means("20000; 0 if `maxConcurrent` is set")
         .warn(|count| too_large(*count, MAX_QUEUED_MAX));
-    /// Time limit for one payload; after it the relay closes the connection. Without this option
+    /// Time limit for one payload, at least 5 s; after it the relay closes the connection. Without this option
     /// a client must read at least 8 KiB/s on average over 30 s, and a slot is given to the next
     /// client after 120 s.
-    SEND_TIMEOUT: Duration = both("sendTimeout", "INIT_SEND_TIMEOUT", &kind::DURATION_FROM_ZERO)
+    INIT_SEND_TIMEOUT: Duration = both("sendTimeout", &kind::DURATION_FROM_ZERO)
         .unset_means("no limit")
         .warn(|timeout| {
             let is_small = *timeout < SEND_TIMEOUT_MIN;

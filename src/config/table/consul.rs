@@ -11,10 +11,10 @@ use super::row::{AnyOption, Opt, both, variable};
 
 options! { "Consul",
     /// Enables Consul; alone, it means `localhost:8500`.
-    USE_CONSUL: bool = variable("USE_CONSUL", &kind::SWITCH);
+    USE_CONSUL: bool = variable(&kind::SWITCH);
     /// Server or agent; with `https://` in front, TLS is used. Without a port it is port 80, as
     /// in ld-relay; with `http://` or `https://` in front, it is the default port of that scheme.
-    HOST: ConsulAddress = both("host", "CONSUL_HOST", &kind::CONSUL_ADDRESS)
+    CONSUL_HOST: ConsulAddress = both("host", &kind::CONSUL_ADDRESS)
         .default("localhost:8500")
         .ignores_empty()
         .warn(|address| {
@@ -27,21 +27,19 @@ options! { "Consul",
             "the address of Consul is set by CONSUL_HOST, together with USE_CONSUL=true",
         );
     /// Access token; visible ASCII characters and spaces only.
-    TOKEN: HeaderToken = both("token", "CONSUL_TOKEN", &kind::HEADER_TOKEN).or_file(&TOKEN_FILE);
+    CONSUL_TOKEN: HeaderToken = both("token", &kind::HEADER_TOKEN).or_file(&CONSUL_TOKEN_FILE);
     /// File that contains it.
-    TOKEN_FILE: PathBuf = both("tokenFile", "CONSUL_TOKEN_FILE", &kind::PATH);
+    CONSUL_TOKEN_FILE: PathBuf = both("tokenFile", &kind::PATH);
     /// Root certificates, PEM.
-    CA_FILE: PathBuf = both("caFile", "CONSUL_CA_FILE", &kind::PATH)
-        .unset_means("root certificates of the system");
+    CONSUL_CA_FILE: PathBuf =
+        both("caFile", &kind::PATH).unset_means("root certificates of the system");
     /// Client certificate of the relay, PEM; requires the key.
-    CLIENT_CERTIFICATE_FILE: PathBuf =
-        both("clientCertificateFile", "CONSUL_CLIENT_CERTIFICATE_FILE", &kind::PATH);
+    CONSUL_CLIENT_CERTIFICATE_FILE: PathBuf = both("clientCertificateFile", &kind::PATH);
     /// Its private key, PEM.
-    CLIENT_KEY_FILE: PathBuf = both("clientKeyFile", "CONSUL_CLIENT_KEY_FILE", &kind::PATH);
+    CONSUL_CLIENT_KEY_FILE: PathBuf = both("clientKeyFile", &kind::PATH);
     /// As for Redis.
-    HEALTH_CHECK_INTERVAL: Option<Duration> =
-        both("healthCheckInterval", "CONSUL_HEALTH_CHECK_INTERVAL", &kind::DURATION_OR_OFF)
-            .default("30s");
+    CONSUL_HEALTH_CHECK_INTERVAL: Option<Duration> =
+        both("healthCheckInterval", &kind::DURATION_OR_OFF).default("30s");
     /// As for Redis.
-    LOCAL_TTL: LocalTtl = both("localTtl", "CACHE_TTL", &kind::LOCAL_TTL).default("30s");
+    CACHE_TTL: LocalTtl = both("localTtl", &kind::LOCAL_TTL).default("30s");
 }

@@ -12,40 +12,32 @@ use super::row::{AnyOption, Opt, both, switch, variable};
 
 options! { "DynamoDB",
     /// Enables DynamoDB.
-    ENABLED: bool = switch("enabled", "USE_DYNAMODB");
+    USE_DYNAMODB: bool = switch("enabled");
     /// The global table; required unless each environment has its own, and always required for
     /// the autoconfig cache.
-    TABLE_NAME: String = both("tableName", "DYNAMODB_TABLE", &kind::TEXT)
-        .unset_means("one table for each environment");
+    DYNAMODB_TABLE: String =
+        both("tableName", &kind::TEXT).unset_means("one table for each environment");
     /// AWS region.
-    AWS_REGION: String = variable("AWS_REGION", &kind::TEXT)
-        .unset_means("from the profile or the machine")
-        .of_process()
-        .shared();
+    AWS_REGION: String =
+        variable(&kind::TEXT).unset_means("from the profile or the machine").of_process().shared();
     /// AWS region, if `AWS_REGION` is not set.
-    AWS_DEFAULT_REGION: String =
-        variable("AWS_DEFAULT_REGION", &kind::TEXT).of_process().shared();
+    AWS_DEFAULT_REGION: String = variable(&kind::TEXT).of_process().shared();
     /// File of AWS profiles.
-    AWS_CONFIG_FILE: PathBuf = variable("AWS_CONFIG_FILE", &kind::PATH)
-        .unset_means("`~/.aws/config`")
-        .of_process()
-        .shared();
+    AWS_CONFIG_FILE: PathBuf =
+        variable(&kind::PATH).unset_means("`~/.aws/config`").of_process().shared();
     /// File of AWS credentials.
-    AWS_SHARED_CREDENTIALS_FILE: PathBuf = variable("AWS_SHARED_CREDENTIALS_FILE", &kind::PATH)
-        .unset_means("`~/.aws/credentials`")
-        .of_process()
-        .shared();
+    AWS_SHARED_CREDENTIALS_FILE: PathBuf =
+        variable(&kind::PATH).unset_means("`~/.aws/credentials`").of_process().shared();
     /// Another endpoint.
-    URL: Uri = both("url", "DYNAMODB_URL", &kind::ADDRESS)
+    DYNAMODB_URL: Uri = both("url", &kind::ADDRESS)
         .unset_means("the endpoint of AWS")
         .mistaken(
             &["DYNAMODB_ADDR", "DYNAMODB_ADDRESS", "DYNAMODB_ENDPOINT"],
             "the address of DynamoDB is set by DYNAMODB_URL, together with USE_DYNAMODB=true",
         );
     /// As for Redis.
-    HEALTH_CHECK_INTERVAL: Option<Duration> =
-        both("healthCheckInterval", "DYNAMODB_HEALTH_CHECK_INTERVAL", &kind::DURATION_OR_OFF)
-            .default("30s");
+    DYNAMODB_HEALTH_CHECK_INTERVAL: Option<Duration> =
+        both("healthCheckInterval", &kind::DURATION_OR_OFF).default("30s");
     /// As for Redis.
-    LOCAL_TTL: LocalTtl = both("localTtl", "CACHE_TTL", &kind::LOCAL_TTL).default("30s");
+    CACHE_TTL: LocalTtl = both("localTtl", &kind::LOCAL_TTL).default("30s");
 }

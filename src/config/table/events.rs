@@ -12,20 +12,17 @@ const METRICS_CAPACITY_MIN: u64 = 1000;
 
 options! { "Events",
     /// Accept events from SDKs and forward them.
-    SEND_EVENTS: bool = switch("sendEvents", "USE_EVENTS").not_yet();
+    USE_EVENTS: bool = switch("sendEvents").not_yet();
     /// Address to which they are sent.
-    EVENTS_URI: Uri = both("eventsUri", "EVENTS_HOST", &kind::ADDRESS)
-        .default("https://events.launchdarkly.com")
-        .not_yet();
+    EVENTS_HOST: Uri =
+        both("eventsUri", &kind::ADDRESS).default("https://events.launchdarkly.com").not_yet();
     /// How often they are sent.
-    FLUSH_INTERVAL: Option<Duration> =
-        both("flushInterval", "EVENTS_FLUSH_INTERVAL", &kind::DURATION_OR_OFF)
-            .default("5s")
-            .not_yet();
+    EVENTS_FLUSH_INTERVAL: Option<Duration> =
+        both("flushInterval", &kind::DURATION_OR_OFF).default("5s").not_yet();
     /// Largest number of events kept between two transmissions.
-    CAPACITY: u64 = both("capacity", "EVENTS_CAPACITY", &kind::POSITIVE).default("1000").not_yet();
-    /// Length of the queue of usage metrics.
-    METRICS_CAPACITY: u64 = both("metricsCapacity", "EVENTS_METRICS_CAPACITY", &kind::POSITIVE)
+    EVENTS_CAPACITY: u64 = both("capacity", &kind::POSITIVE).default("1000").not_yet();
+    /// Length of the queue of usage metrics; at least 1000.
+    EVENTS_METRICS_CAPACITY: u64 = both("metricsCapacity", &kind::POSITIVE)
         .default("10000")
         .warn(|capacity| {
             let is_small = *capacity < METRICS_CAPACITY_MIN;
@@ -33,19 +30,16 @@ options! { "Events",
         })
         .not_yet();
     /// Largest body of one event request.
-    MAX_INBOUND_PAYLOAD_SIZE: u64 =
-        both("maxInboundPayloadSize", "EVENTS_MAX_INBOUND_PAYLOAD_SIZE", &kind::SIZE)
-            .unset_means("no limit")
-            .not_yet();
+    EVENTS_MAX_INBOUND_PAYLOAD_SIZE: u64 =
+        both("maxInboundPayloadSize", &kind::SIZE).unset_means("no limit").not_yet();
     /// Include full user data in events.
-    INLINE_USERS: bool = switch("inlineUsers", "EVENTS_INLINE_USERS").not_yet();
+    EVENTS_INLINE_USERS: bool = switch("inlineUsers").not_yet();
     /// ld-relay 6 removed this variable; events are not sampled.
-    SAMPLING_INTERVAL_VARIABLE: String =
-        variable("EVENTS_SAMPLING_INTERVAL", &kind::TEXT).retired();
+    EVENTS_SAMPLING_INTERVAL: String = variable(&kind::TEXT).retired();
     /// ld-relay 6 removed this option; delete the line. Events are not sampled.
     SAMPLING_INTERVAL: String = in_file("samplingInterval", &kind::TEXT).retired();
     /// ld-relay 6 renamed this option to `flushInterval`; the value needs a unit, such as 5s.
     FLUSH_INTERVAL_SECS: String = in_file("flushIntervalSecs", &kind::TEXT).retired();
     /// ld-relay 5.5 replaced this variable by `USE_EVENTS`.
-    SEND_VARIABLE: String = variable("EVENTS_SEND", &kind::TEXT).never();
+    EVENTS_SEND: String = variable(&kind::TEXT).never();
 }

@@ -94,12 +94,12 @@ impl<T: SecretKind> Kind<T> {
     }
 }
 
-pub static TEXT: Kind<String> = Kind::plain("text", values::text);
+pub static TEXT: Kind<String> = Kind::plain("text", |text| Ok(text.to_owned()));
 pub static LOWER_CASE: Kind<String> = Kind::plain("text", |text| Ok(text.to_lowercase()));
 pub static TRIMMED: Kind<Option<String>> =
-    Kind::new("text", values::trimmed_text, Option::<String>::clone);
+    Kind::new("text", |text| Ok(values::trimmed_text(text)), Option::<String>::clone);
 pub static PATH: Kind<PathBuf> =
-    Kind::new("path", values::path, |path| Some(path.display().to_string()));
+    Kind::new("path", |path| Ok(path.into()), |path| Some(path.display().to_string()));
 pub static SWITCH: Kind<bool> =
     Kind { combine: Combine::Switch, ..Kind::plain("boolean", values::boolean_in_file) };
 pub static NUMBER: Kind<i64> = Kind::plain("number", values::integer);
@@ -112,26 +112,35 @@ pub static IP_ADDRESS: Kind<IpAddr> = Kind::plain("IP address", values::bind_add
 pub static ADDRESS: Kind<Uri> = Kind::plain("address", values::http_url);
 
 pub static LOG_LEVEL: Kind<LogLevel> = Kind::words();
-pub static LOG_FORMAT: Kind<LogFormat> =
-    Kind::new("`json` (case-insensitive) or any other text", values::log_format, |format| {
-        Some(if *format == LogFormat::Json { "json" } else { "text" }.to_owned())
-    });
+/// ld-relay v8: any other text than `json` means text.
+pub static LOG_FORMAT: Kind<LogFormat> = Kind::new(
+    "`json` (case-insensitive) or any other text",
+    |text| {
+        let is_json = text.eq_ignore_ascii_case("json");
+        Ok(if is_json { LogFormat::Json } else { LogFormat::Text })
+    },
+    |format| Some(if *format == LogFormat::Json { "json" } else { "text" }.to_owned()),
+);
 pub static TLS_VERSION: Kind<TlsVersion> = Kind::words();
 pub static CACHE_FORMAT: Kind<CacheFormat> = Kind::words();
 pub static CACHE_ADOPT: Kind<CacheAdopt> = Kind::words();
 pub static REDIS_MODE: Kind<RedisMode> = Kind::words();
 pub static PREFER_OVER: Kind<PreferOver> = Kind::words();
-pub static DIRECTORY: Kind<String> = Kind::plain("path, or `off`", values::text);
+pub static DIRECTORY: Kind<String> = Kind::plain("path, or `off`", |text| Ok(text.to_owned()));
 /// Zero is no limit.
 pub static LIMIT: Kind<u64> = Kind::plain("number", values::limit);
 /// ld-relay v9: judged only where OpenTelemetry is on, see `sections::metrics`.
 pub static PROTOCOL: Kind<String> =
-    Kind::plain("`grpc`, `http`, `http/protobuf`, `http/json`", values::text);
+    Kind::plain("`grpc`, `http`, `http/protobuf`, `http/json`", |text| Ok(text.to_owned()));
 /// ld-relay v9: only `none` turns a signal off, and whatever else is asked for, it is sent by OTLP.
-pub static EXPORTER: Kind<String> = Kind::new("`otlp`, `none`", values::text, |word| {
-    let is_none = word.trim().eq_ignore_ascii_case("none");
-    Some(if is_none { "none" } else { "otlp" }.to_owned())
-});
+pub static EXPORTER: Kind<String> = Kind::new(
+    "`otlp`, `none`",
+    |text| Ok(text.to_owned()),
+    |word| {
+        let is_none = word.trim().eq_ignore_ascii_case("none");
+        Some(if is_none { "none" } else { "otlp" }.to_owned())
+    },
+);
 
 pub static DURATION: Kind<Duration> = Kind::new("duration", values::duration, show_duration);
 /// Everything below zero counts as zero.
@@ -150,7 +159,7 @@ pub static FILTERS: Kind<Vec<String>> = list("list; spaces around items are igno
 pub static TAGS: Kind<Vec<String>> = list("list of `name:value`");
 /// Shown by the section, without passwords.
 pub static REDIS_URLS: Kind<Vec<String>> =
-    Kind::new("URLs, separated by commas", values::list, |_| None).joined();
+    Kind::new("URLs, separated by commas", |text| Ok(items(text)), |_| None).joined();
 
 pub static REDIS_URL: Kind<RedactedUrl> = Kind::new(
     "`redis://`, `rediss://`, `valkey://`, `valkeys://`, `unix://`",
@@ -171,14 +180,20 @@ pub static SDK_KEY: Kind<SdkKey> = Kind::secret("secret", |key| tail(key.expose(
 pub static MOBILE_KEY: Kind<MobileKey> = Kind::secret("secret", |key| tail(key.expose()));
 pub static PASSWORD: Kind<Password> = Kind::secret("secret", |_| Some("set".to_owned()));
 pub static HEADER_TOKEN: Kind<HeaderToken> = Kind::secret("secret", |_| Some("set".to_owned()));
-pub static PASSWORDS: Kind<Vec<Password>> =
-    Kind::new("secrets, separated by commas", values::passwords, |keys| {
-        (!keys.is_empty()).then(|| format!("{} set", keys.len()))
-    })
-    .joined();
+pub static PASSWORDS: Kind<Vec<Password>> = Kind::new(
+    "secrets, separated by commas",
+    |text| Ok(Vec::from_text(text).unwrap_or_default()),
+    |keys| (!keys.is_empty()).then(|| format!("{} set", keys.len())),
+)
+.joined();
 
 const fn list(name: &'static str) -> Kind<Vec<String>> {
-    Kind::new(name, values::list, |items| Some(items.join(", "))).joined()
+    Kind::new(name, |text| Ok(items(text)), |items| Some(items.join(", "))).joined()
+}
+
+/// ld-relay v8: nothing around an item is trimmed.
+fn items(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
 }
 
 fn show_duration(duration: &Duration) -> Option<String> {

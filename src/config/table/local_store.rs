@@ -12,18 +12,17 @@ options! { "LocalStore",
     /// the relay, must not be symbolic links, and must not be writable by other users
     /// ([SECURITY.md](../SECURITY.md)). If it cannot be used, the relay logs an error, runs
     /// without a local store, and tries again every 5 seconds.
-    DIR: String = both("dir", "LOCAL_STORE_DIR", &kind::DIRECTORY).unset_means("see below");
+    LOCAL_STORE_DIR: String = both("dir", &kind::DIRECTORY).unset_means("see below");
     /// With `sharedStore`, flags from the shared flag store are ignored while LaunchDarkly cannot
     /// be reached, if the local store holds a complete set or LaunchDarkly answered before. This
     /// limits what a person who can write the database can do; the price is that the relay does
     /// not learn during an outage what other relays wrote.
-    PREFER_OVER: PreferOver =
-        both("preferOver", "LOCAL_STORE_PREFER_OVER", &kind::PREFER_OVER).default("off");
+    LOCAL_STORE_PREFER_OVER: PreferOver = both("preferOver", &kind::PREFER_OVER).default("off");
     /// First default of `dir`: this directory. systemd sets the variable for `StateDirectory=`.
-    STATE_DIRECTORY: PathBuf = variable("STATE_DIRECTORY", &kind::PATH).of_process().shared();
+    STATE_DIRECTORY: PathBuf = variable(&kind::PATH).of_process().shared();
     /// Third default of `dir`: the subdirectory `pilotlight`.
-    XDG_STATE_HOME: PathBuf = variable("XDG_STATE_HOME", &kind::PATH).of_process().shared();
+    XDG_STATE_HOME: PathBuf = variable(&kind::PATH).of_process().shared();
     /// Third default of `dir` if `XDG_STATE_HOME` is not set: the subdirectory
     /// `.local/state/pilotlight`.
-    HOME: PathBuf = variable("HOME", &kind::PATH).of_process().shared();
+    HOME: PathBuf = variable(&kind::PATH).of_process().shared();
 }

@@ -9,16 +9,16 @@ pub mod datadog {
 
     options! { "Datadog",
         /// Send metrics to Datadog.
-        ENABLED: bool = switch("enabled", "USE_DATADOG").not_yet();
-        /// Address for metrics.
-        STATS_ADDR: String = both("statsAddr", "DATADOG_STATS_ADDR", &kind::TEXT).not_yet();
-        /// Address for traces.
-        TRACE_ADDR: String = both("traceAddr", "DATADOG_TRACE_ADDR", &kind::TEXT).not_yet();
+        USE_DATADOG: bool = switch("enabled").not_yet();
+        /// Address for metrics, `host:port`.
+        DATADOG_STATS_ADDR: String = both("statsAddr", &kind::TEXT).not_yet();
+        /// Address for traces, `host:port`.
+        DATADOG_TRACE_ADDR: String = both("traceAddr", &kind::TEXT).not_yet();
         /// Tags; the variable contains the value.
-        TAG: Vec<String> = both("tag", "DATADOG_TAG_", &kind::TAGS).not_yet();
+        DATADOG_TAG_: Vec<String> = both("tag", &kind::TAGS).not_yet();
         /// Prefix of the names of metrics.
-        PREFIX: String =
-            both("prefix", "DATADOG_PREFIX", &kind::TEXT).default("launchdarkly_relay").not_yet();
+        DATADOG_PREFIX: String =
+            both("prefix", &kind::TEXT).default("launchdarkly_relay").not_yet();
     }
 }
 
@@ -28,14 +28,12 @@ pub mod stackdriver {
 
     options! { "Stackdriver",
         /// Send metrics to Google Cloud.
-        ENABLED: bool = switch("enabled", "USE_STACKDRIVER").not_yet();
+        USE_STACKDRIVER: bool = switch("enabled").not_yet();
         /// The Google Cloud project.
-        PROJECT_ID: String = both("projectID", "STACKDRIVER_PROJECT_ID", &kind::TEXT).not_yet();
+        STACKDRIVER_PROJECT_ID: String = both("projectID", &kind::TEXT).not_yet();
         /// Prefix of the names of metrics.
-        PREFIX: String =
-            both("prefix", "STACKDRIVER_PREFIX", &kind::TEXT)
-                .default("launchdarkly_relay")
-                .not_yet();
+        STACKDRIVER_PREFIX: String =
+            both("prefix", &kind::TEXT).default("launchdarkly_relay").not_yet();
     }
 }
 
@@ -45,14 +43,12 @@ pub mod prometheus {
 
     options! { "Prometheus",
         /// Serve metrics for Prometheus.
-        ENABLED: bool = switch("enabled", "USE_PROMETHEUS").not_yet();
+        USE_PROMETHEUS: bool = switch("enabled").not_yet();
         /// Port of the metrics.
-        PORT: u16 = both("port", "PROMETHEUS_PORT", &kind::PORT).default("8031").not_yet();
+        PROMETHEUS_PORT: u16 = both("port", &kind::PORT).default("8031").not_yet();
         /// Prefix of the names of metrics.
-        PREFIX: String =
-            both("prefix", "PROMETHEUS_PREFIX", &kind::TEXT)
-                .default("launchdarkly_relay")
-                .not_yet();
+        PROMETHEUS_PREFIX: String =
+            both("prefix", &kind::TEXT).default("launchdarkly_relay").not_yet();
     }
 }
 
@@ -62,31 +58,27 @@ pub mod opentelemetry {
 
     options! { "OpenTelemetry",
         /// Send telemetry with OTLP.
-        ENABLED: bool = switch("enabled", "USE_OTLP").not_yet();
+        USE_OTLP: bool = switch("enabled").not_yet();
         /// Protocol of the transmission.
-        PROTOCOL: String = both("protocol", "OTEL_EXPORTER_OTLP_PROTOCOL", &kind::PROTOCOL)
-            .unset_means("default of the library")
-            .not_yet();
+        OTEL_EXPORTER_OTLP_PROTOCOL: String =
+            both("protocol", &kind::PROTOCOL).unset_means("default of the library").not_yet();
         /// Largest number of attribute sets of one instrument; 0: no limit.
-        METRICS_CARDINALITY_LIMIT: u64 =
-            both("metricsCardinalityLimit", "OTEL_METRICS_CARDINALITY_LIMIT", &kind::LIMIT)
-                .default("2000")
-                .not_yet();
+        OTEL_METRICS_CARDINALITY_LIMIT: u64 =
+            both("metricsCardinalityLimit", &kind::LIMIT).default("2000").not_yet();
         /// Metrics for each environment.
-        ENVIRONMENT_STATUS_METRICS: bool =
-            switch("environmentStatusMetrics", "OTEL_ENVIRONMENT_STATUS_METRICS").not_yet();
+        OTEL_ENVIRONMENT_STATUS_METRICS: bool = switch("environmentStatusMetrics").not_yet();
         /// Whether logs are sent.
-        LOGS_EXPORTER: String = both("logsExporter", "OTEL_LOGS_EXPORTER", &kind::EXPORTER)
+        OTEL_LOGS_EXPORTER: String = both("logsExporter", &kind::EXPORTER)
             .default("otlp")
             .warn(kind::warn_of_other_exporters)
             .not_yet();
         /// Whether traces are sent.
-        TRACES_EXPORTER: String = both("tracesExporter", "OTEL_TRACES_EXPORTER", &kind::EXPORTER)
+        OTEL_TRACES_EXPORTER: String = both("tracesExporter", &kind::EXPORTER)
             .default("otlp")
             .warn(kind::warn_of_other_exporters)
             .not_yet();
         /// Whether metrics are sent.
-        METRICS_EXPORTER: String = both("metricsExporter", "OTEL_METRICS_EXPORTER", &kind::EXPORTER)
+        OTEL_METRICS_EXPORTER: String = both("metricsExporter", &kind::EXPORTER)
             .default("otlp")
             .warn(kind::warn_of_other_exporters)
             .not_yet();

@@ -9,13 +9,14 @@
 //! there that reads the row into the field. Then run `just options`, which renews the tables of
 //! docs/configuration.md.
 
-/// Makes the rows of one section, and `ROWS`, the list of them. The comment above a row is its text
-/// in docs/configuration.md.
+/// Makes the rows of one section, and `ROWS`, the list of them. The name of a row is that of its
+/// variable, if it has one, and the comment above it is its text in docs/configuration.md.
 macro_rules! options {
     ($section:literal, $($(#[doc = $text:literal])+ $name:ident: $type:ty = $row:expr;)+) => {
         $(
             $(#[doc = $text])+
-            pub static $name: Opt<$type> = $row.within($section, concat!($($text),+));
+            pub static $name: Opt<$type> =
+                $row.within($section, stringify!($name), concat!($($text),+));
         )+
 
         /// All rows of the section.

@@ -9,30 +9,21 @@ use super::row::{AnyOption, Opt, both};
 options! { "OfflineMode",
     /// Archive of environments and flags.
     FILE_DATA_SOURCE: PathBuf =
-        both("fileDataSource", "FILE_DATA_SOURCE", &kind::PATH)
-            .refused("offline mode is not implemented yet");
+        both("fileDataSource", &kind::PATH).refused("offline mode is not implemented yet");
     /// How often the relay checks the archive for changes.
-    FILE_DATA_SOURCE_MONITORING_INTERVAL: Duration = both(
-        "fileDataSourceMonitoringInterval",
-        "FILE_DATA_SOURCE_MONITORING_INTERVAL",
-        &kind::INTERVAL,
-    )
-    .default("1s")
-    .refused_elsewhere();
+    FILE_DATA_SOURCE_MONITORING_INTERVAL: Duration =
+        both("fileDataSourceMonitoringInterval", &kind::INTERVAL).default("1s").refused_elsewhere();
     /// As in `[AutoConfig]`.
-    ENV_DATASTORE_PREFIX: String =
-        both("envDatastorePrefix", "ENV_DATASTORE_PREFIX", &kind::TEXT).refused_elsewhere();
+    ENV_DATASTORE_PREFIX: String = both("envDatastorePrefix", &kind::TEXT).refused_elsewhere();
     /// As in `[AutoConfig]`.
     ENV_DATASTORE_TABLE_NAME: String =
-        both("envDatastoreTableName", "ENV_DATASTORE_TABLE_NAME", &kind::TEXT).refused_elsewhere();
+        both("envDatastoreTableName", &kind::TEXT).refused_elsewhere();
     /// As in `[AutoConfig]`.
-    ENV_ALLOWED_ORIGIN: Vec<String> = both("envAllowedOrigin", "ENV_ALLOWED_ORIGIN", &kind::LIST)
+    ENV_ALLOWED_ORIGIN: Vec<String> = both("envAllowedOrigin", &kind::LIST)
         .unset_means("every origin")
         .warn(kind::warn_of_blanks)
         .refused_elsewhere();
     /// As in `[AutoConfig]`.
     ENV_ALLOWED_HEADER: Vec<String> =
-        both("envAllowedHeader", "ENV_ALLOWED_HEADER", &kind::LIST)
-            .warn(kind::warn_of_blanks)
-            .refused_elsewhere();
+        both("envAllowedHeader", &kind::LIST).warn(kind::warn_of_blanks).refused_elsewhere();
 }

@@ -133,12 +133,8 @@ impl<T> Deref for Opt<T> {
 }
 
 /// An option of the file that is a variable as well.
-pub const fn both<T>(
-    option: &'static str,
-    variable: &'static str,
-    kind: &'static Kind<T>,
-) -> Opt<T> {
-    Opt::new(Some(option), Some(variable), kind)
+pub const fn both<T>(option: &'static str, kind: &'static Kind<T>) -> Opt<T> {
+    Opt::new(Some(option), Some(""), kind)
 }
 
 /// An option of the file only.
@@ -147,13 +143,13 @@ pub const fn in_file<T>(option: &'static str, kind: &'static Kind<T>) -> Opt<T> 
 }
 
 /// A variable only.
-pub const fn variable<T>(variable: &'static str, kind: &'static Kind<T>) -> Opt<T> {
-    Opt::new(None, Some(variable), kind)
+pub const fn variable<T>(kind: &'static Kind<T>) -> Opt<T> {
+    Opt::new(None, Some(""), kind)
 }
 
 /// A boolean that is false unless it is set.
-pub const fn switch(option: &'static str, variable: &'static str) -> Opt<bool> {
-    both(option, variable, &kind::SWITCH).default("false")
+pub const fn switch(option: &'static str) -> Opt<bool> {
+    both(option, &kind::SWITCH).default("false")
 }
 
 impl<T> Opt<T> {
@@ -186,10 +182,19 @@ impl<T> Opt<T> {
         }
     }
 
-    /// Puts the row into its section, with its text; the macro `options` calls this.
-    pub const fn within(mut self, section: &'static str, text: &'static str) -> Self {
+    /// Adds what the macro `options` knows: the section, the name of the row, which is that of the
+    /// variable, and the text.
+    pub const fn within(
+        mut self,
+        section: &'static str,
+        name: &'static str,
+        text: &'static str,
+    ) -> Self {
         self.row.section = section;
         self.row.text = text;
+        if self.row.variable.is_some() {
+            self.row.variable = Some(name);
+        }
         self
     }
 

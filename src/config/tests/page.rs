@@ -108,7 +108,7 @@ fn only_families_end_in_an_underscore() {
     for row in table::rows() {
         let is_named = ["Environment", "Filters"].contains(&row.section);
         let is_family = row.variables().all(|name| name.ends_with('_')) && row.variable.is_some();
-        let is_tag = row.variable == table::datadog::TAG.variable;
+        let is_tag = row.variable == table::datadog::DATADOG_TAG_.variable;
         assert_eq!(is_family || row.variable.is_none() && is_named, is_named || is_tag);
     }
 }

@@ -63,3 +63,23 @@ proptest! {
         }
     }
 }
+
+/// What the fuzz target `config_file` begins with: a file, and variables behind a NUL byte.
+#[test]
+fn the_seeds_of_the_fuzz_target_reach_values_and_problems() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/config_file");
+    let mut accepted = 0;
+    let mut refused = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let (file, variables) = text.split_once('\0').unwrap_or((&text, ""));
+        let pairs: Vec<(&str, &str)> =
+            variables.lines().filter_map(|line| line.split_once('=')).collect();
+        let files = Memory::default().with("/run/secrets/key", "rel-1");
+        match load_with(files, file, &pairs) {
+            Ok(_) => accepted += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(accepted >= 2 && refused >= 3, "{accepted} {refused}");
+}

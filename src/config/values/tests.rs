@@ -172,8 +172,8 @@ fn words() {
     for text in ["224.0.0.1", "239.1.2.3", "255.255.255.255", "ff02::1", "::ffff:224.0.0.1", "x"] {
         assert!(bind_address(text).is_err(), "{text}");
     }
-    assert_eq!(trimmed_text("  "), Ok(None));
-    assert_eq!(trimmed_text(" a "), Ok(Some("a".to_owned())));
+    assert_eq!(trimmed_text("  "), None);
+    assert_eq!(trimmed_text(" a "), Some("a".to_owned()));
 }
 
 #[test]
