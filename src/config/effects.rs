@@ -5,7 +5,7 @@
 
 use super::problems::Place;
 use super::reader::Reader;
-use super::table::{AnyOption, Effect, Row, SECTIONS, Section, environment};
+use super::table::{Effect, Row, SECTIONS, Section, environment};
 
 /// Reads the options that do not work, so that mistakes in them are found, and reports those that
 /// are set.
@@ -13,30 +13,26 @@ pub(super) fn report(reader: &mut Reader<'_>) {
     let mut not_built: Vec<String> = Vec::new();
     for section in SECTIONS {
         for option in section.rows {
-            match option.row().effect {
-                Effect::Works => {}
-                Effect::NotYet => {
-                    read(reader, section, *option);
-                    let set = reader.in_force(option.row()).into_iter();
-                    not_built
-                        .extend(set.map(|(title, place)| written(&title, option.row(), place)));
-                }
-                Effect::Never => {
-                    read(reader, section, *option);
-                    for (_, place) in reader.in_force(option.row()) {
-                        let why = option.row().reason();
-                        reader.warning(place, format!("has no effect: {}", lower_case(&why)));
+            let row = option.row();
+            match row.effect {
+                Effect::Works => continue,
+                Effect::Retired => report_retired(reader, section, row),
+                Effect::NotYet | Effect::Never | Effect::Refused(_) => {
+                    for name in names(reader, section) {
+                        option.judge(&mut reader.scope(name));
                     }
                 }
-                Effect::Refused(why) => {
-                    read(reader, section, *option);
-                    for (_, place) in reader.in_force(option.row()) {
-                        if let Some(why) = why {
-                            reader.problem(place, why, None);
-                        }
+            }
+            for (title, place) in reader.in_force(row) {
+                match row.effect {
+                    Effect::NotYet => not_built.push(written(&title, row, place)),
+                    Effect::Never => {
+                        let why = lower_case(&row.reason());
+                        reader.warning(place, format!("has no effect: {why}"));
                     }
+                    Effect::Refused(Some(why)) => reader.problem(place, why, None),
+                    Effect::Refused(None) | Effect::Works | Effect::Retired => {}
                 }
-                Effect::Retired => report_retired(reader, section, option.row()),
             }
         }
     }
@@ -55,12 +51,6 @@ fn names(reader: &Reader<'_>, section: &Section) -> Vec<Option<String>> {
     }
 }
 
-fn read(reader: &mut Reader<'_>, section: &Section, option: &dyn AnyOption) {
-    for name in names(reader, section) {
-        option.judge(&mut reader.scope(name));
-    }
-}
-
 /// An option as the operator wrote it.
 fn written(title: &str, row: &Row, place: Place) -> String {
     match place {
@@ -75,19 +65,15 @@ fn written(title: &str, row: &Row, place: Place) -> String {
 fn report_retired(reader: &mut Reader<'_>, section: &Section, row: &Row) {
     let environments = reader.names_of(&environment::LD_ENV_);
     // `LD_TTL_MINUTES_a` is also the `ttl` of an environment `MINUTES_a`.
-    let is_other = |variable: &str| {
-        let names =
-            environment::LD_TTL_.variables().filter_map(|family| variable.strip_prefix(family));
-        names.into_iter().any(|name| environments.contains(name))
+    let is_ttl = |variable: &str| {
+        let name = environment::LD_TTL_.variable.and_then(|family| variable.strip_prefix(family));
+        name.is_some_and(|name| environments.contains(name))
     };
     for name in names(reader, section) {
         let entries = reader.scope(name.clone()).entries(row);
         for entry in entries {
-            let is_void = match &entry.place {
-                Place::Variable(variable) => entry.is_empty() || is_other(variable),
-                _ => false,
-            };
-            if !is_void {
+            let is_void = |variable: &str| entry.is_empty() || is_ttl(variable);
+            if !matches!(&entry.place, Place::Variable(variable) if is_void(variable)) {
                 let name = name.as_deref().unwrap_or_default();
                 reader.problem(entry.place, row.reason().replace("<NAME>", name), None);
             }

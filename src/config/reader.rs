@@ -191,7 +191,7 @@ impl Scope<'_, '_> {
 
     /// The value of an option that has a default.
     pub(super) fn value<T>(&mut self, option: &Opt<T>) -> T {
-        self.read(option).expect("a test reads the default of every option that is read so")
+        self.read(option).expect("options that are read so have a default, which a test reads")
     }
 
     /// The values of an option in the file and among the variables.
@@ -206,17 +206,15 @@ impl Scope<'_, '_> {
         for entry in entries {
             let mut is_on = true;
             let parsed = match (option.kind.combine, entry.raw.text()) {
-                (Combine::Switch, None) => (option.kind.parse)("true"),
                 (Combine::Switch, Some("")) if entry.is_variable() => continue,
-                (Combine::Switch, Some(word)) => {
-                    let judge = if entry.is_variable() {
-                        values::boolean_in_variable
-                    } else {
-                        values::boolean_in_file
+                (Combine::Switch, word) => {
+                    let on = match word {
+                        None => Ok(true),
+                        Some(word) if entry.is_variable() => values::boolean_in_variable(word),
+                        Some(word) => values::boolean_in_file(word),
                     };
-                    let judged = judge(word);
-                    is_on = judged == Ok(true);
-                    judged.and_then(|_| (option.kind.parse)(word))
+                    is_on = on == Ok(true);
+                    on.and_then(|_| (option.kind.parse)(word.unwrap_or("true")))
                 }
                 (Combine::Last | Combine::Joined, None) => {
                     self.set(option, entry.place.clone());

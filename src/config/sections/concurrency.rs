@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::reader::Reader;
 use crate::config::table::concurrency as table;
 
-/// `[Concurrency]`. `None` leaves the choice to whoever enforces the limit.
+/// `[Concurrency]`. `None` is the default of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyConfig {
     /// Full payloads under way at once.
@@ -16,7 +16,7 @@ pub struct ConcurrencyConfig {
     pub send_timeout: Option<Duration>,
 }
 
-/// A limit somebody chose.
+/// A limit that the operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConcurrencyLimit {
     /// Explicitly none.

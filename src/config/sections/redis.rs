@@ -28,9 +28,9 @@ pub struct RedisConfig {
     pub local_ttl: LocalTtl,
     /// How often it is checked; `None` is never.
     pub health_check_interval: Option<Duration>,
-    /// Longest time to connect; `None` leaves it to whoever connects.
+    /// Longest time to connect; `None` is the default of the client.
     pub connect_timeout: Option<Duration>,
-    /// Longest time to wait for an answer; `None` leaves it to whoever asks.
+    /// Longest time to wait for an answer; `None` is the default of the client.
     pub read_timeout: Option<Duration>,
 }
 

@@ -89,7 +89,7 @@ impl<T: Word> Kind<T> {
 impl<T: SecretKind> Kind<T> {
     /// A secret. No error holds any part of its text.
     const fn secret(name: &'static str, show: fn(&T) -> Option<String>) -> Self {
-        let parse = |text: &str| T::from_text(text).map_err(|error| Invalid::secret(error));
+        let parse = |text: &str| T::from_text(text).map_err(Invalid::secret);
         Self::new(name, parse, show)
     }
 }
@@ -209,6 +209,7 @@ fn tail(text: &str) -> Option<String> {
 }
 
 /// For lists of which an item with blanks around it is legal and matches nothing.
+#[expect(clippy::ptr_arg, reason = "rows hold functions of their values")]
 pub fn warn_of_blanks(items: &Vec<String>) -> Option<String> {
     let is_odd = items.iter().any(|item| item.trim() != item || item.is_empty());
     let what = "an item of the list is empty or has spaces around it; spaces are part of the item, \
@@ -217,6 +218,7 @@ pub fn warn_of_blanks(items: &Vec<String>) -> Option<String> {
 }
 
 /// For exporters that do not exist.
+#[expect(clippy::ptr_arg, reason = "rows hold functions of their values")]
 pub fn warn_of_other_exporters(word: &String) -> Option<String> {
     let word = word.trim();
     let is_known = ["none", "otlp"].iter().any(|known| word.eq_ignore_ascii_case(known));

@@ -396,7 +396,7 @@ fn values_of_the_wrong_kind_are_named_with_their_place() {
         &[
             "/c.conf:3: [Environment \"e\"] secureMode: \"\" is not a boolean; allowed: true, yes, on",
             "/c.conf:4: [Environment \"e\"] ttl: \"5\" is not a duration; allowed: a number with",
-            "/c.conf:6: [Main] port: has no value",
+            "/c.conf:6: [Main] port: has no value; allowed: 1 to 65535",
             "/c.conf:7: [Main] streamUri: is not an absolute URL",
             "/c.conf:8: [Main] logLevel: \"loud\" is not a log level; allowed: debug, info",
             "/c.conf:9: [Main] exitAlways: \"maybe\" is not a boolean",
