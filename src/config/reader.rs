@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::describe::Shown;
 use super::files::Files;
-use super::ini_file::{Header, IniFile, Raw, section_title};
+use super::ini_file::{IniFile, Raw, section_title};
 use super::problems::{Place, Problem, Problems, Warning};
 use super::table::{Combine, Default, Opt, Row};
 use super::values;
@@ -202,7 +202,7 @@ impl Scope<'_, '_> {
 
     /// The value that all these entries together mean.
     fn value_of<T>(&mut self, option: &Opt<T>, entries: Vec<Entry>) -> Option<T> {
-        let (mut value, mut list) = (None, String::new());
+        let (mut value, mut list) = (None, Vec::new());
         for entry in entries {
             let mut is_on = true;
             let parsed = match (option.kind.combine, entry.raw.text()) {
@@ -230,8 +230,9 @@ impl Scope<'_, '_> {
                 (Combine::Last, Some(text)) => (option.kind.parse)(text),
                 (Combine::Joined, Some("")) => continue,
                 (Combine::Joined, Some(text)) => {
-                    list = if list.is_empty() { text.to_owned() } else { format!("{list},{text}") };
-                    (option.kind.parse)(&list)
+                    list.push(text.to_owned());
+                    self.set(option, entry.place);
+                    continue;
                 }
             };
             match parsed {
@@ -250,6 +251,10 @@ impl Scope<'_, '_> {
                     self.reader.problem(entry.place, invalid.what, invalid.allowed.as_deref());
                 }
             }
+        }
+        if !list.is_empty() {
+            // No kind refuses a list as a whole.
+            value = (option.kind.parse)(&list.join(",")).ok();
         }
         if let Some(doubt) = value.as_ref().and_then(|value| option.doubt?(value)) {
             self.warning(option, doubt);
@@ -355,18 +360,10 @@ impl Scope<'_, '_> {
         let (Some(option), Some(file)) = (row.option, &self.reader.file) else {
             return Vec::new();
         };
-        let is_here = |header: &Header| {
-            header.name.eq_ignore_ascii_case(row.section)
-                && match &self.name {
-                    Some(name) => header.subsection.as_deref().unwrap_or_default() == name,
-                    None => header.subsection.is_none(),
-                }
-        };
+        // A section that should have a name and has none is read under an empty one.
+        let section_name = self.name.as_deref().filter(|name| !name.is_empty());
         let name = format!("{} {option}", section_title(row.section, self.name.as_deref()));
-        let found = file.assignments.iter().filter(|assignment| {
-            assignment.option.eq_ignore_ascii_case(option)
-                && is_here(&file.headers[assignment.header])
-        });
+        let found = file.values(row.section, section_name, option);
         found
             .map(|assignment| {
                 let (file, line) = (file.path.clone(), assignment.line);

@@ -80,7 +80,8 @@ impl WeakKey {
             let (first, rest) = characters.split_at(*length);
             rest.iter().zip(first.iter().cycle()).all(|(a, b)| a == b)
         };
-        let length = (1..=characters.len() / 2).find(repeats).unwrap_or(characters.len());
+        let lengths = 1..=(characters.len() / 2).min(KEY_CHARACTERS_MIN);
+        let length = lengths.into_iter().find(repeats).unwrap_or(characters.len());
         let different: std::collections::BTreeSet<&char> = characters.iter().collect();
         if length < KEY_CHARACTERS_MIN {
             Some(Self::Short)

@@ -83,3 +83,20 @@ fn the_seeds_of_the_fuzz_target_reach_values_and_problems() {
     }
     assert!(accepted >= 2 && refused >= 3, "{accepted} {refused}");
 }
+
+/// Time must not grow with the square of the file.
+#[test]
+fn the_largest_files_are_read() {
+    let filled = |line: &str| line.repeat(1024 * 1024 / line.len());
+    let origins = filled("allowedOrigin = a\n");
+    let config = good(&format!("[Environment \"e\"]\nsdkKey = s\n{origins}"), &[]);
+    assert!(config.environments["e"].allowed_origins.len() > 50_000);
+    let key = format!("{}b", "a".repeat(1024 * 1024));
+    let pairs = [("AUTO_CONFIG_CACHE_ENCRYPTION_KEY", &*key)];
+    with_environment("", &pairs);
+    let mut file = String::new();
+    for number in 0..20_000 {
+        file += &format!("[Environment \"{number}\"]\nsdkKey = s{number}\nprefix = p{number}\n");
+    }
+    assert_eq!(good(&file, &[]).environments.len(), 20_000);
+}
