@@ -104,7 +104,10 @@ impl<'a> Reader<'a> {
 
     /// From here on, reads the rows from the file only, and does not show their values.
     pub(super) fn turn_off<'r>(&mut self, rows: impl IntoIterator<Item = &'r Row>) {
-        self.off.extend(rows.into_iter().map(|row| (row.section, row.name())));
+        for row in rows {
+            self.off.insert((row.section, row.name()));
+            self.shown.set((row.section, None, row.name()), None);
+        }
     }
 
     pub(super) fn file(&self) -> Option<&IniFile> {

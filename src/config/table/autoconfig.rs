@@ -23,7 +23,7 @@ options! { "AutoConfig",
     /// Key that encrypts the local store and the shared cache; any text, for example one that
     /// `pilotlight generate-key` prints. A weak key causes a warning.
     AUTO_CONFIG_CACHE_ENCRYPTION_KEY: Password = both("cacheEncryptionKey", &kind::PASSWORD)
-        .unset_means("the autoconfig key, if there is one")
+        .unset_means("the autoconfig key, or a random key in `local.key`")
         .or_file(&AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE);
     /// File that contains it.
     AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE: PathBuf = both("cacheEncryptionKeyFile", &kind::PATH);

@@ -175,6 +175,12 @@ fn the_description_shows_every_kind_of_configuration() {
             "url: none",
         ],
     );
+    let page = loaded_with_environment("", &[("USE_DATADOG", "1"), ("REDIS_HOST", "h")]).shown;
+    let titles: Vec<String> =
+        page.lines().into_iter().filter(|line| line.starts_with('[')).collect();
+    let environment = "[Environment \"e\"]";
+    let expected = ["[Main]", "[AutoConfig]", environment, "[LocalStore]", "[Proxy]"];
+    assert_eq!(titles, [&expected[..], &["[Concurrency]"]].concat(), "databases that are off");
     check(
         "[LocalStore]\ndir = off\n[Concurrency]\nmaxConcurrent = 0",
         &["dir: off", "maxConcurrent: off"],
