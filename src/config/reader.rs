@@ -26,7 +26,7 @@ pub(super) type Key = (&'static str, Option<String>, &'static str);
 pub struct Reader<'a> {
     file: Option<IniFile>,
     variables: &'a dyn Variables,
-    /// Whether variables may set options (`--from-env`).
+    /// Variables may set options (`--from-env`).
     from_env: bool,
     files: &'a dyn Files,
     /// Where each option that is set got its value. A boolean that is false is not among them.
@@ -37,7 +37,7 @@ pub struct Reader<'a> {
     off: BTreeSet<(&'static str, &'static str)>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
-    /// Whether part of the file was lost, so that "missing" may not be true.
+    /// Part of the file was lost, so that "missing" may not be true.
     pub(super) is_incomplete: bool,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         names
     }
 
-    /// What follows the family's common beginning in the names of the variables that are set.
+    /// The rest after the family's common beginning in the names of the variables that are set.
     pub(super) fn family(&self, family: &str) -> BTreeSet<String> {
         let names = if self.from_env { self.variables.names() } else { Vec::new() };
         names.iter().filter_map(|name| name.strip_prefix(family)).map(str::to_owned).collect()
@@ -265,18 +265,18 @@ impl Scope<'_, '_> {
         value
     }
 
-    /// Whether the option has a value, be it one that cannot be understood. Only for options that
+    /// True if the option has a value, be it one that cannot be understood. Only for options that
     /// were read; a boolean counts if it is true.
     pub(super) fn is_set(&self, row: &Row) -> bool {
         self.reader.in_force.contains_key(&self.key(row))
     }
 
-    /// Whether the option has a value in the file.
+    /// True if the option has a value in the file.
     pub(super) fn is_in_file(&self, row: &Row) -> bool {
         self.in_file(row).last().is_some_and(|entry| !entry.is_empty())
     }
 
-    /// Whether the option has a value among the variables.
+    /// True if the option has a value among the variables.
     pub(super) fn is_variable(&mut self, row: &Row) -> bool {
         self.in_variables(row).iter().any(|entry| !entry.is_empty())
     }

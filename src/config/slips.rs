@@ -34,11 +34,11 @@ const OF_THE_LINKER: &str = "\
     LD_POINTER_GUARD LD_PREFER_MAP_32BIT_EXEC LD_PRELOAD LD_PROFILE LD_PROFILE_OUTPUT LD_RUN_PATH \
     LD_SHOW_AUXV LD_TRACE_LOADED_OBJECTS LD_USE_LOAD_BIAS LD_VERBOSE";
 
-/// What operators write before a name of ours that has nothing before it.
+/// Words that operators write before a name of ours that has nothing before it.
 const NAMES_OF_THE_RELAY: [&str; 5] =
     ["RELAY_", "LDRELAY_", "LD_RELAY_", "LAUNCHDARKLY_RELAY_", "PILOTLIGHT_"];
 
-/// What operators write after a name of ours whose value has a unit.
+/// Units that operators write after a name of ours whose value has a unit.
 const UNITS: [&str; 9] =
     ["_MS", "_MILLIS", "_SEC", "_SECS", "_SECONDS", "_MIN", "_MINS", "_MINUTES", "_HOURS"];
 
@@ -186,8 +186,8 @@ fn renamed_family(variable: &str) -> Option<String> {
         })
 }
 
-/// Whether container platforms make such a name by themselves for a service of any name; that may
-/// be `ld-relay`.
+/// A name that container platforms make by themselves for a service of any name; that may be
+/// `ld-relay`.
 fn is_link_of_any_service(variable: &str) -> bool {
     let of_port = variable.split_once("_PORT_").map(|(_, after)| after);
     variable.ends_with("_SERVICE_HOST")
@@ -195,7 +195,7 @@ fn is_link_of_any_service(variable: &str) -> bool {
         || of_port.is_some_and(|after| after.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// Whether container platforms make such a name by themselves for a service of that name.
+/// A name that container platforms make by themselves for a service with the name of a database.
 fn is_link(variable: &str) -> bool {
     variable.ends_with("_PORT") || variable.ends_with("_NAME") || variable.contains("_ENV_")
 }

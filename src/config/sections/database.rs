@@ -78,7 +78,7 @@ impl Databases {
 pub struct DatabaseTls {
     /// Root certificates that replace those of the system, PEM.
     pub ca_file: Option<PathBuf>,
-    /// What the relay shows of itself.
+    /// The certificate that the relay shows.
     pub client_certificate: Option<ClientCertificate>,
 }
 

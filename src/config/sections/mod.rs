@@ -19,7 +19,7 @@ use super::Config;
 use super::reader::Reader;
 use database::DatabaseKind;
 
-/// What was read, and what the rules must know beside it.
+/// The configuration, and what the rules must know beside it.
 pub(super) struct Read {
     pub(super) config: Config,
     /// Every database that is switched on, although only one may be.

@@ -40,11 +40,10 @@ options! { "AutoConfig",
     /// formats are read.
     AUTO_CONFIG_CACHE_FORMAT: CacheFormat =
         both("cacheFormat", &kind::CACHE_FORMAT).default("sealed");
-    /// Whether the relay uses records of ld-relay in the shared cache where it expects sealed
-    /// ones. `once`: only if neither the local store nor the shared cache contains sealed
-    /// records. `always`: whenever no sealed manifest can be read. Each use is logged as a
-    /// warning, because the age of such records is unknown. With `cacheFormat = ld-relay` this
-    /// option has no effect.
+    /// Use of ld-relay's records in the shared cache where the relay expects sealed ones. `once`:
+    /// only if neither the local store nor the shared cache contains sealed records. `always`:
+    /// whenever no sealed manifest can be read. Each use is logged as a warning, because the age of
+    /// such records is unknown. With `cacheFormat = ld-relay` this option has no effect.
     AUTO_CONFIG_CACHE_ADOPT: CacheAdopt = both("cacheAdopt", &kind::CACHE_ADOPT).default("once");
     /// The relay does not use cached environments that LaunchDarkly confirmed longer ago than
     /// this, or whose age is unknown; 0: no limit.

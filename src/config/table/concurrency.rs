@@ -23,9 +23,9 @@ options! { "Concurrency",
     INIT_MAX_QUEUED: u32 = both("maxQueued", &kind::COUNT)
         .unset_means("20000; 0 if `maxConcurrent` is set")
         .warn(|count| too_large(*count, MAX_QUEUED_MAX));
-    /// Time limit for one payload, at least 5 s; after it the relay closes the connection. Without this option
-    /// a client must read at least 8 KiB/s on average over 30 s, and a slot is given to the next
-    /// client after 120 s.
+    /// Time limit for one payload, at least 5 s; after it the relay closes the connection. Without
+    /// this option a client must read at least 8 KiB/s on average over 30 s, and a slot is given to
+    /// the next client after 120 s.
     INIT_SEND_TIMEOUT: Duration = both("sendTimeout", &kind::DURATION_FROM_ZERO)
         .unset_means("no limit")
         .warn(|timeout| {

@@ -24,7 +24,7 @@ options! { "Environment",
     MOBILE_KEY_FILE: PathBuf = in_file("mobileKeyFile", &kind::PATH);
     /// Client-side ID.
     LD_CLIENT_SIDE_ID_: String = both("envId", &kind::TEXT).mistaken(&["LD_CLIENT_ID_"], "");
-    /// Whether client-side evaluation requires a hash.
+    /// Require a hash for client-side evaluation.
     LD_SECURE_MODE_: bool = switch("secureMode").not_yet();
     /// Prefix of its keys in the shared database. Without it, Redis and Consul use `launchdarkly`,
     /// and DynamoDB no prefix. With a database, at most one environment may be without a prefix;

@@ -92,7 +92,7 @@ options! { "Main",
     /// Lowest version that is accepted.
     TLS_MIN_VERSION: TlsVersion =
         both("tlsMinVersion", &kind::TLS_VERSION).unset_means("default of the library").not_yet();
-    /// Whether stale big segments make the relay degraded.
+    /// Report the relay as degraded while big segments are stale.
     BIG_SEGMENTS_STALE_AS_DEGRADED: bool = switch("bigSegmentsStaleAsDegraded").not_yet();
     /// Age from which big segments are stale.
     BIG_SEGMENTS_STALE_THRESHOLD: Duration =

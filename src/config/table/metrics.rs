@@ -67,17 +67,17 @@ pub mod opentelemetry {
             both("metricsCardinalityLimit", &kind::LIMIT).default("2000").not_yet();
         /// Metrics for each environment.
         OTEL_ENVIRONMENT_STATUS_METRICS: bool = switch("environmentStatusMetrics").not_yet();
-        /// Whether logs are sent.
+        /// Send logs.
         OTEL_LOGS_EXPORTER: String = both("logsExporter", &kind::EXPORTER)
             .default("otlp")
             .warn(kind::warn_of_other_exporters)
             .not_yet();
-        /// Whether traces are sent.
+        /// Send traces.
         OTEL_TRACES_EXPORTER: String = both("tracesExporter", &kind::EXPORTER)
             .default("otlp")
             .warn(kind::warn_of_other_exporters)
             .not_yet();
-        /// Whether metrics are sent.
+        /// Send metrics.
         OTEL_METRICS_EXPORTER: String = both("metricsExporter", &kind::EXPORTER)
             .default("otlp")
             .warn(kind::warn_of_other_exporters)

@@ -49,7 +49,7 @@ pub use row::{AnyOption, Default, Effect, Opt, Row};
 pub struct Section {
     /// Its name.
     pub name: &'static str,
-    /// What the name behind it means, for a section that may exist several times.
+    /// Meaning of the name behind it, for a section that may exist several times.
     pub named_by: Option<&'static str>,
     /// Its options.
     pub rows: &'static [&'static dyn AnyOption],

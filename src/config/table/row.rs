@@ -14,7 +14,7 @@ pub struct Opt<T: 'static> {
     pub kind: &'static Kind<T>,
     /// The file that may hold the value instead, for a secret.
     pub file: Option<&'static Opt<PathBuf>>,
-    /// What is worth a warning about a value that is allowed.
+    /// Warning about some of the values that are allowed.
     pub doubt: Option<fn(&T) -> Option<String>>,
 }
 
@@ -30,9 +30,9 @@ pub struct Row {
     pub variable: Option<&'static str>,
     /// A second name of the variable.
     pub alias: Option<&'static str>,
-    /// What holds if the option is not set.
+    /// The value that applies if the option is not set.
     pub default: Default,
-    /// Whether the option works.
+    /// How far the option works.
     pub effect: Effect,
     /// The text in docs/configuration.md.
     pub text: &'static str,
@@ -46,7 +46,7 @@ pub struct Row {
     pub ignores_empty: bool,
 }
 
-/// What holds if an option is not set.
+/// The value that applies if an option is not set.
 #[derive(Clone, Copy)]
 pub enum Default {
     /// Nothing.
@@ -57,7 +57,7 @@ pub enum Default {
     Means(&'static str),
 }
 
-/// Whether an option works.
+/// How far an option works.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// The relay obeys it.
@@ -74,7 +74,7 @@ pub enum Effect {
 }
 
 impl Row {
-    /// What tells the row apart within its section.
+    /// Name of the row within its section: the option, or the variable if there is none.
     pub fn name(&self) -> &'static str {
         self.option.or(self.variable).unwrap_or_default()
     }
@@ -99,7 +99,7 @@ pub trait AnyOption: Sync {
     fn type_name(&self) -> String;
     /// Reads the option, so that mistakes in it are found.
     fn judge(&self, scope: &mut Scope<'_, '_>);
-    /// Whether the default can be read.
+    /// True if the default can be read.
     #[cfg(test)]
     fn has_good_default(&self) -> bool;
 }
