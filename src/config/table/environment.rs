@@ -13,17 +13,17 @@ options! { "Environment",
     /// SDK key; required.
     LD_ENV_: SdkKey = both("sdkKey", &kind::SDK_KEY)
         .or_file(&SDK_KEY_FILE)
-        .mistaken(&["LD_SDK_KEY_"], "");
+        .mistaken_beginnings(&["LD_SDK_KEY_"]);
     /// File that contains it.
     SDK_KEY_FILE: PathBuf = in_file("sdkKeyFile", &kind::PATH);
     /// Mobile key.
     LD_MOBILE_KEY_: MobileKey = both("mobileKey", &kind::MOBILE_KEY)
         .or_file(&MOBILE_KEY_FILE)
-        .mistaken(&["LD_MOBILE_"], "");
+        .mistaken_beginnings(&["LD_MOBILE_"]);
     /// File that contains it.
     MOBILE_KEY_FILE: PathBuf = in_file("mobileKeyFile", &kind::PATH);
     /// Client-side ID.
-    LD_CLIENT_SIDE_ID_: String = both("envId", &kind::TEXT).mistaken(&["LD_CLIENT_ID_"], "");
+    LD_CLIENT_SIDE_ID_: String = both("envId", &kind::TEXT).mistaken_beginnings(&["LD_CLIENT_ID_"]);
     /// Require a hash for client-side evaluation.
     LD_SECURE_MODE_: bool = switch("secureMode").not_yet();
     /// Prefix of its keys in the shared database. Without it, Redis and Consul use `launchdarkly`,

@@ -36,7 +36,8 @@ pub struct Row {
     pub effect: Effect,
     /// The text in docs/configuration.md.
     pub text: &'static str,
-    /// Names that operators write instead of the variable, and what to tell them.
+    /// Names that operators write instead of the variable, and what to tell them; for a family,
+    /// other beginnings.
     pub mistaken: (&'static [&'static str], &'static str),
     /// The variable is read from the process even without `--from-env`.
     pub is_of_process: bool,
@@ -228,11 +229,15 @@ impl<T> Opt<T> {
         self
     }
 
-    /// Names that operators write instead of the variable, and what to tell them. For a family,
-    /// other beginnings.
+    /// Names that operators write instead of the variable, and what to tell them.
     pub const fn mistaken(mut self, names: &'static [&'static str], advice: &'static str) -> Self {
         self.row.mistaken = (names, advice);
         self
+    }
+
+    /// Beginnings that operators write instead of that of the family.
+    pub const fn mistaken_beginnings(self, beginnings: &'static [&'static str]) -> Self {
+        self.mistaken(beginnings, "")
     }
 
     /// A variable that is read from the process even without `--from-env`.
