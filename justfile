@@ -36,3 +36,7 @@ fmt:
 # The product in a terminal, without a LaunchDarkly account
 demo:
     cargo run --release --locked -- demo
+
+# The tables of docs/configuration.md, from the table of options in src/config/table
+options:
+    PILOTLIGHT_RENEW_OPTIONS=1 cargo test --locked --lib -- config::tests::page

@@ -8,7 +8,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::config::{ConfigFile, ConfigSource, DEFAULT_FILE, distance};
+use strsim::osa_distance;
+
+use crate::config::{ConfigFile, ConfigSource, DEFAULT_FILE};
 
 /// Everything went as asked.
 pub const EXIT_OK: u8 = 0;
@@ -183,7 +185,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
 fn unknown_command(word: &OsString) -> UsageError {
     let word = word.to_string_lossy().into_owned();
     let lower = word.to_lowercase();
-    let is_meant = |command: &str| command.starts_with(&lower) || distance(&lower, command) <= 2;
+    let is_meant =
+        |command: &str| command.starts_with(&lower) || osa_distance(&lower, command) <= 2;
     let suggestion = match lower.as_str() {
         "serve" | "start" | "run" | "relay" => Some("to run the relay, pass flags only"),
         "version" | "help" => Some("use --version or --help"),

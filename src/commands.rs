@@ -12,8 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::app::{self, App, Door};
 use crate::cli::{self, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageError};
 use crate::config::{
-    Config, ConfigSource, Disk, Loaded, Problems, ProcessVariables, Variables, describe, env_vars,
-    load,
+    Config, ConfigSource, Disk, Loaded, Problems, ProcessVariables, Variables, load, table,
 };
 use crate::model::{ConnectionState, ListState};
 use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings, escaped};
@@ -48,7 +47,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Serves until a signal says otherwise.
 fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
-    let Loaded { config, warnings } = match load(source, &ProcessVariables, &Disk) {
+    let Loaded { config, warnings, .. } = match load(source, &ProcessVariables, &Disk) {
         Ok(loaded) => loaded,
         Err(problems) => return refused(&problems),
     };
@@ -223,7 +222,7 @@ fn is_connected(app: &App) -> bool {
 /// to start with it. Nothing is dialled.
 fn check_config(source: &ConfigSource) -> ExitCode {
     match load(source, &ProcessVariables, &Disk) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, warnings, shown }) => {
             for warning in warnings {
                 say_error(&escaped(&format!("warning: {warning}")));
             }
@@ -233,7 +232,7 @@ fn check_config(source: &ConfigSource) -> ExitCode {
                 }
                 return ExitCode::from(EXIT_FAILED);
             }
-            for line in describe(&config) {
+            for line in shown.lines() {
                 say(&escaped(&line));
             }
             ExitCode::from(EXIT_OK)
@@ -264,9 +263,9 @@ fn ask(url: Option<&str>, path: &str) -> ExitCode {
 /// Where the relay of this machine listens, as far as variables say it: `PORT` and `BIND_ADDRESS`,
 /// which container images set. The file is not read.
 fn own_url(variables: &dyn Variables) -> String {
-    let value = |name| variables.get(name).and_then(|value| value.into_string().ok());
-    let port = value(env_vars::PORT).and_then(|text| text.parse::<u16>().ok());
-    let address = value(env_vars::BIND_ADDRESS).and_then(|text| text.parse::<IpAddr>().ok());
+    let value = |row: &table::Row| variables.get(row.variable?)?.into_string().ok();
+    let port = value(&table::main::PORT).and_then(|text| text.parse::<u16>().ok());
+    let address = value(&table::main::BIND_ADDRESS).and_then(|text| text.parse::<IpAddr>().ok());
     let address = address.filter(|address| !address.is_unspecified());
     let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let port = port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT);

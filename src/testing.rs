@@ -19,6 +19,13 @@ pub mod autoconfig {
     pub use crate::autoconfig::record_set::Stamp;
 }
 
+/// See [`crate::config`].
+pub mod config {
+    pub use crate::config::{
+        Config, ConfigFile, ConfigSource, Files, Loaded, Problems, Variables, load,
+    };
+}
+
 /// See [`crate::demo`].
 #[cfg(feature = "demo")]
 pub mod demo {

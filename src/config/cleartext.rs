@@ -4,38 +4,31 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-use super::env_vars as var;
 use super::problems::Place;
-use super::reader::{Names, Reader};
+use super::reader::Reader;
+use super::table::{Row, consul as consul_table, main, proxy as proxy_table, redis as redis_table};
 use super::{Config, Database, ProxyLogin};
-
-/// Options that say where Redis is.
-const REDIS_ADDRESSES: [Names; 4] = [
-    Names::both("url", var::REDIS_URL),
-    Names::both("urls", var::REDIS_URLS),
-    Names::both("host", var::REDIS_HOST),
-    Names::both("port", var::REDIS_PORT),
-];
 
 /// Warns of every connection beyond this machine over which the relay would send a key, password
 /// or token without TLS.
 pub(super) fn warn(reader: &mut Reader<'_>, config: &Config) {
     let stream_uri = config.main.stream_uri.to_string();
     let keys = "SDK keys and flags cross the network unencrypted; use https";
-    warn_at(reader, "Main", Names::both("streamUri", var::STREAM_URI), &stream_uri, keys);
+    warn_at(reader, &main::STREAM_URI, &stream_uri, keys);
     let proxy = &config.proxy;
     if let Some(url) = &proxy.url
         && (has_password(url.expose()) || matches!(proxy.login, ProxyLogin::Basic { .. }))
     {
         let what = "the proxy's password crosses the network unencrypted; use https";
-        warn_at(reader, "Proxy", Names::both("url", var::PROXY_URL), url.expose(), what);
+        warn_at(reader, &proxy_table::PROXY_URL, url.expose(), what);
     }
     // Without `[Proxy] url`, the variable for the scheme of LaunchDarkly's address is used.
-    let (name, from_variable) = match config.main.stream_uri.scheme_str() {
-        Some("http") => (var::HTTP_PROXY, &proxy.from_variables.http),
-        Some(_) | None => (var::HTTPS_PROXY, &proxy.from_variables.https),
+    let (row, from_variable): (&Row, _) = match config.main.stream_uri.scheme_str() {
+        Some("http") => (&proxy_table::HTTP_PROXY, &proxy.from_variables.http),
+        Some(_) | None => (&proxy_table::HTTPS_PROXY, &proxy.from_variables.https),
     };
     if let Some(url) = from_variable
+        && let Some(name) = row.variable
         && has_password(url.expose())
         && leaves_in_clear(url.expose())
     {
@@ -49,25 +42,29 @@ pub(super) fn warn(reader: &mut Reader<'_>, config: &Config) {
             let what = "the password crosses the network unencrypted; use rediss, or tls = true";
             for url in redis.servers.urls() {
                 if redis.password.is_some() || has_password(url.expose()) {
-                    let section = reader.section("Redis");
-                    let set = REDIS_ADDRESSES.iter().find(|&&names| section.is_set(names));
-                    let names = *set.unwrap_or(&REDIS_ADDRESSES[0]);
-                    warn_at(reader, "Redis", names, url.expose(), what);
+                    let addresses: [&Row; 4] = [
+                        &redis_table::REDIS_URL,
+                        &redis_table::REDIS_URLS,
+                        &redis_table::REDIS_HOST,
+                        &redis_table::REDIS_PORT,
+                    ];
+                    let section = reader.global();
+                    let set = addresses.into_iter().find(|row| section.is_set(row));
+                    warn_at(reader, set.unwrap_or(&redis_table::REDIS_URL), url.expose(), what);
                 }
             }
         }
         Some(Database::Consul(consul)) if consul.token.is_some() => {
             let what = "the token crosses the network unencrypted; use https";
-            let host = Names::both("host", var::CONSUL_HOST);
-            warn_at(reader, "Consul", host, &consul.address.to_string(), what);
+            warn_at(reader, &consul_table::CONSUL_HOST, &consul.address.to_string(), what);
         }
         Some(Database::Consul(_) | Database::DynamoDb(_)) | None => {}
     }
 }
 
-fn warn_at(reader: &mut Reader<'_>, section: &'static str, names: Names, url: &str, what: &str) {
+fn warn_at(reader: &mut Reader<'_>, row: &Row, url: &str, what: &str) {
     if leaves_in_clear(url) {
-        reader.section(section).warning(names, what);
+        reader.global().warning(row, what);
     }
 }
 

@@ -4,6 +4,7 @@
 //! parser goes on after a mistake: it reports each of them with its line and skips that line.
 //! It never panics, whatever the bytes are.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Peekable;
 use std::path::Path;
@@ -25,6 +26,16 @@ pub(super) enum Raw {
     Blank,
     /// The text behind the `=`, without quotation marks; may be empty.
     Text(String),
+}
+
+impl Raw {
+    /// The text behind the `=`.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Blank => None,
+            Self::Text(text) => Some(text),
+        }
+    }
 }
 
 /// A section header.
@@ -73,9 +84,23 @@ pub(super) struct IniFile {
     pub(super) headers: Vec<Header>,
     /// Options in the order of the file.
     pub(super) assignments: Vec<Assignment>,
-    /// Whether some of it was not understood, so that something may seem to be missing that is
-    /// not.
-    pub(super) is_damaged: bool,
+    /// Where each option stands among them: section, name and option, in lower case except for the
+    /// name.
+    index: BTreeMap<(String, Option<String>, String), Vec<usize>>,
+}
+
+impl IniFile {
+    /// The values of one option, in the order of the file.
+    pub(super) fn values(
+        &self,
+        section: &str,
+        name: Option<&str>,
+        option: &str,
+    ) -> impl Iterator<Item = &Assignment> {
+        let key =
+            (section.to_ascii_lowercase(), name.map(str::to_owned), option.to_ascii_lowercase());
+        self.index.get(&key).into_iter().flatten().map(|at| &self.assignments[*at])
+    }
 }
 
 /// Reads the bytes of a file. What is not understood is among the problems, not in the result.
@@ -87,16 +112,14 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (IniFile, Vec<Problem>) {
         path: path.clone(),
         headers: Vec::new(),
         assignments: Vec::new(),
-        is_damaged: false,
+        index: BTreeMap::new(),
     };
     let mut parser =
         Parser { rest: text.chars().peekable(), line: 1, section: Section::NotYet, file, problems };
     while let Some(c) = parser.rest.peek().copied() {
         parser.statement(c);
     }
-    let mut file = parser.file;
-    file.is_damaged = !parser.problems.is_empty();
-    (file, parser.problems)
+    (parser.file, parser.problems)
 }
 
 /// The text of the file, with an empty line in the place of each that is not text.
@@ -245,6 +268,13 @@ impl Parser<'_> {
             }
             (Ok(_), Section::Unknown) => {}
             (Ok(value), &Section::At(header)) => {
+                let section = &self.file.headers[header];
+                let key = (
+                    section.name.to_ascii_lowercase(),
+                    section.subsection.clone(),
+                    option.to_ascii_lowercase(),
+                );
+                self.file.index.entry(key).or_default().push(self.file.assignments.len());
                 self.file.assignments.push(Assignment { header, option, value, line });
             }
         }

@@ -11,7 +11,7 @@
 
 mod cleartext;
 mod describe;
-pub mod env_vars;
+mod effects;
 mod files;
 mod ini_file;
 mod manual;
@@ -21,8 +21,9 @@ mod rules;
 mod secrets;
 mod sections;
 mod slips;
-mod unbuilt;
+pub mod table;
 mod values;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,27 +31,22 @@ use std::path::PathBuf;
 
 use crate::model::FilterKey;
 
-pub use describe::describe;
-pub use env_vars::{ProcessVariables, Variables};
+pub use describe::Shown;
 pub use files::{Disk, Files};
 pub use problems::{Place, Problem, Problems, Warning};
 pub use secrets::{SecretKind, SecretSource, WeakKey};
-pub use sections::autoconfig::{AutoConfigSection, CacheAdopt, CacheFormat};
+pub use sections::autoconfig::AutoConfigSection;
 pub use sections::concurrency::{ConcurrencyConfig, ConcurrencyLimit};
 pub use sections::consul::ConsulConfig;
 pub use sections::database::{Database, DatabaseTls};
 pub use sections::dynamodb::DynamoDbConfig;
 pub use sections::environments::EnvironmentConfig;
-pub use sections::events::EventsConfig;
-pub use sections::http::HttpConfig;
 pub use sections::local_store::{LocalStoreConfig, LocalStoreDirectory};
 pub use sections::main::MainConfig;
-pub use sections::metrics::MetricsConfig;
-pub use sections::offline::OfflineConfig;
 pub use sections::proxy::{ProxyConfig, ProxyLogin};
 pub use sections::redis::{RedisConfig, RedisServers};
-pub use slips::distance;
-pub use values::{LocalTtl, LogFormat, LogLevel};
+pub use values::{CacheAdopt, CacheFormat, LocalTtl, LogFormat, LogLevel};
+pub use variables::{ProcessVariables, Variables};
 
 use reader::Reader;
 
@@ -82,8 +78,6 @@ pub struct Config {
     pub main: MainConfig,
     /// `[AutoConfig]`. Its encryption keys count without an autoconfig key as well.
     pub autoconfig: AutoConfigSection,
-    /// `[OfflineMode]`; `None` is off.
-    pub offline: Option<OfflineConfig>,
     /// `[Environment "name"]` by name.
     pub environments: BTreeMap<String, EnvironmentConfig>,
     /// `[Filters "project"]` by project key; each has an environment.
@@ -96,12 +90,6 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[Concurrency]`.
     pub concurrency: ConcurrencyConfig,
-    /// `[Events]`.
-    pub events: EventsConfig,
-    /// `[Http]`.
-    pub http: HttpConfig,
-    /// The metrics sections.
-    pub metrics: MetricsConfig,
 }
 
 /// A configuration that can be used.
@@ -111,6 +99,8 @@ pub struct Loaded {
     pub config: Config,
     /// What an operator should know, in the order of the file.
     pub warnings: Vec<Warning>,
+    /// The values of the options as text for people.
+    pub shown: Shown,
 }
 
 /// Reads the configuration, or says everything that is wrong with it.
@@ -122,13 +112,13 @@ pub fn load(
     let (file, problems) = read_file(source, files);
     let mut reader = Reader::new(file, variables, source.from_env, files, problems);
     let read = sections::read(&mut reader);
-    unbuilt::report(&mut reader);
+    effects::report(&mut reader);
     rules::check(&mut reader, &read.config, &read.databases);
     cleartext::warn(&mut reader, &read.config);
     slips::warn(&mut reader, &read.databases);
-    reader.report_unknown_names(sections::NAMED);
-    let warnings = reader.finish()?;
-    Ok(Loaded { config: read.config, warnings })
+    slips::report_unknown(&mut reader);
+    let (shown, warnings) = reader.finish()?;
+    Ok(Loaded { config: read.config, warnings, shown })
 }
 
 fn read_file(

@@ -3,31 +3,31 @@
 //! ld-relay v8 makes most of them; where it differs the rule says so. An option that could not be
 //! understood counts as set, so that a mistake is reported once and not again by its absence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Config;
-use super::env_vars as var;
 use super::problems::Place;
-use super::reader::{Names, Reader};
-use super::sections::autoconfig::{self, ID_PLACEHOLDER};
+use super::reader::Reader;
+use super::sections::autoconfig::{ID_PLACEHOLDER, of_environments};
 use super::sections::database::DatabaseKind;
-use super::sections::environments::{self, FILTERS};
-use super::sections::{dynamodb, offline};
+use super::table::{Row, autoconfig, dynamodb, environment, filters, offline};
 
 /// Checks a configuration, together with the databases that are switched on.
 pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[DatabaseKind]) {
-    let facts = Facts::gather(reader);
+    let facts = Facts::gather(reader, config);
     check_modes(reader, &facts);
-    check_filters(reader, config, &facts);
+    check_offline(reader, &facts);
+    check_filters(reader, &facts);
     warn_of_equal_keys(reader, config);
     // ld-relay v8: with several databases nothing more is said of any of them.
     match databases {
         [] => check_without_database(reader, config),
         [database] => {
-            check_cache(reader, config, *database);
-            check_table(reader, config, &facts, *database);
-            check_placeholder(reader, config, &facts, *database);
-            check_prefixes(reader, config, &facts, *database);
+            if *database == DatabaseKind::DynamoDb {
+                check_table(reader, &facts);
+            }
+            check_placeholder(reader, &facts, *database);
+            check_prefixes(reader, &facts, *database);
             warn_of_equal_prefixes(reader, config, *database);
         }
         [_, _, ..] => {}
@@ -35,92 +35,100 @@ pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[Datab
 }
 
 /// What is switched on, whether or not it could be understood.
-struct Facts {
+struct Facts<'c> {
+    config: &'c Config,
     autoconfig: bool,
     offline: bool,
     /// The names of all environments.
-    environments: Vec<String>,
+    environments: BTreeSet<String>,
     /// The project keys of all filters.
-    filters: Vec<String>,
+    filters: BTreeSet<String>,
 }
 
-impl Facts {
-    fn gather(reader: &mut Reader<'_>) -> Self {
-        let section = reader.section(autoconfig::SECTION);
-        let autoconfig = section.is_set(autoconfig::KEY) || section.is_set(autoconfig::KEY_FILE);
-        let offline = reader.section(offline::SECTION).is_set(offline::ARCHIVE);
-        let environments = reader.names_of(environments::SECTION, var::LD_ENV_);
-        let filters = reader.names_of(FILTERS, var::LD_FILTER_KEYS_);
+impl<'c> Facts<'c> {
+    fn gather(reader: &mut Reader<'_>, config: &'c Config) -> Self {
+        let section = reader.global();
         Self {
-            autoconfig,
-            offline,
-            environments: environments.into_iter().collect(),
-            filters: filters.into_iter().collect(),
+            config,
+            autoconfig: section.is_set(&autoconfig::AUTO_CONFIG_KEY)
+                || section.is_set(&autoconfig::AUTO_CONFIG_KEY_FILE),
+            offline: section.is_set(&offline::FILE_DATA_SOURCE),
+            environments: reader.names_of(&environment::LD_ENV_),
+            filters: reader.names_of(&filters::LD_FILTER_KEYS_),
         }
     }
 }
 
 /// Exactly one of autoconfig, offline mode and environments in the configuration.
-fn check_modes(reader: &mut Reader<'_>, facts: &Facts) {
-    let mut others = Vec::new();
-    if facts.offline {
-        others.push("[OfflineMode] fileDataSource");
-    }
-    if !facts.environments.is_empty() {
-        others.push("[Environment] sections or LD_ENV_ variables");
-    }
-    if facts.autoconfig && !facts.filters.is_empty() {
-        others.push("[Filters] sections or LD_FILTER_KEYS_ variables");
-    }
+fn check_modes(reader: &mut Reader<'_>, facts: &Facts<'_>) {
+    let others: Vec<&str> = [
+        (facts.offline, "[OfflineMode] fileDataSource"),
+        (!facts.environments.is_empty(), "[Environment] sections or LD_ENV_ variables"),
+        (
+            facts.autoconfig && !facts.filters.is_empty(),
+            "[Filters] sections or LD_FILTER_KEYS_ variables",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(is_on, what)| is_on.then_some(what))
+    .collect();
+    let is_incomplete = reader.is_incomplete;
+    let mut section = reader.global();
     if facts.autoconfig {
         if !others.is_empty() {
             let what = format!("an autoconfig key is set together with {}", others.join(", "));
-            let section = reader.section(autoconfig::SECTION);
-            let by_file = section.is_set(autoconfig::KEY_FILE);
-            let place = section.place(if by_file { autoconfig::KEY_FILE } else { autoconfig::KEY });
-            reader.problem(place, what, Some("one of them"));
+            let [key, file]: [&Row; 2] =
+                [&autoconfig::AUTO_CONFIG_KEY, &autoconfig::AUTO_CONFIG_KEY_FILE];
+            let key = if section.is_set(file) { file } else { key };
+            section.problem(key, what, Some("one of them"));
         }
         return;
     }
     if facts.offline && !facts.environments.is_empty() {
         let what = "is set together with [Environment] sections or LD_ENV_ variables";
-        reader.section(offline::SECTION).problem(offline::ARCHIVE, what, Some("one of them"));
+        section.problem(&offline::FILE_DATA_SOURCE, what, Some("one of them"));
     }
-    let mut section = reader.section(autoconfig::SECTION);
-    for names in autoconfig::OF_ENVIRONMENTS {
-        if section.is_set(names) {
-            let what = "is set, but there is no autoconfig key (AUTO_CONFIG_KEY)";
-            section.problem(names, what, None);
-        }
+    for row in of_environments(autoconfig::ROWS) {
+        section.forbid(row, "is set, but there is no autoconfig key (AUTO_CONFIG_KEY)", None);
     }
-    if others.is_empty() && !reader.is_incomplete {
+    if others.is_empty() && !is_incomplete {
         let what = "there is nothing to serve; set an autoconfig key ([AutoConfig] key or \
                     AUTO_CONFIG_KEY), or environments ([Environment \"name\"] sdkKey or LD_ENV_name)";
         reader.problem(Place::Configuration, what, None);
     }
 }
 
+/// The other options of offline mode need its archive.
+fn check_offline(reader: &mut Reader<'_>, facts: &Facts<'_>) {
+    if facts.offline {
+        return;
+    }
+    let interval: &Row = &offline::FILE_DATA_SOURCE_MONITORING_INTERVAL;
+    for row in of_environments(offline::ROWS).chain([interval]) {
+        let what = "is set, but there is no fileDataSource (FILE_DATA_SOURCE)";
+        reader.global().forbid(row, what, None);
+    }
+}
+
 /// Every environment belongs to a project once there are filters, and every filter to one that
 /// has an environment.
-fn check_filters(reader: &mut Reader<'_>, config: &Config, facts: &Facts) {
+fn check_filters(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     if facts.filters.is_empty() || facts.autoconfig {
         return;
     }
     for name in &facts.environments {
-        let mut section = reader.named_section(environments::SECTION, name);
-        if !section.is_set(environments::PROJECT) {
-            let what = "is missing; every environment needs it if there are filters";
-            section.problem(environments::PROJECT, what, None);
-        }
+        let what = "is missing; every environment needs it if there are filters";
+        reader.named(name).require(&environment::LD_PROJ_KEY_, what);
     }
     // An environment that could not be read may be the one that names the project.
-    if config.environments.len() < facts.environments.len() {
+    let environments = &facts.config.environments;
+    if environments.len() < facts.environments.len() {
         return;
     }
     for project in &facts.filters {
-        if !config.environments.values().any(|it| it.project_key == *project) {
+        if !environments.values().any(|it| it.project_key == *project) {
             let what = "there is no environment with this projKey";
-            reader.named_section(FILTERS, project).problem(environments::FILTER_KEYS, what, None);
+            reader.named(project).problem(&filters::LD_FILTER_KEYS_, what, None);
         }
     }
 }
@@ -135,7 +143,7 @@ fn warn_of_equal_keys(reader: &mut Reader<'_>, config: &Config) {
                 "is the same key as that of the environment {first:?}; clients with this key get \
                  the flags of only one of them"
             );
-            reader.named_section(environments::SECTION, name).warning(environments::SDK_KEY, what);
+            reader.named(name).warning(&environment::LD_ENV_, what);
         }
     }
 }
@@ -144,52 +152,36 @@ fn check_without_database(reader: &mut Reader<'_>, config: &Config) {
     if config.autoconfig.cache_key.is_some() {
         let what = "is set, but there is no shared database for the cache";
         let allowed = "one of [Redis], [DynamoDB] and [Consul]; the local store needs no cacheKey";
-        let mut section = reader.section(autoconfig::SECTION);
-        section.problem(autoconfig::CACHE_KEY, what, Some(allowed));
+        reader.global().problem(&autoconfig::AUTO_CONFIG_CACHE_KEY, what, Some(allowed));
     }
 }
 
-/// ld-relay v8: the cache has no table but the global one. Unlike there, Consul can hold it (design
-/// D35).
-fn check_cache(reader: &mut Reader<'_>, config: &Config, database: DatabaseKind) {
-    let has_table = reader.section(dynamodb::SECTION).is_set(dynamodb::TABLE);
-    if config.autoconfig.cache_key.is_some() && database == DatabaseKind::DynamoDb && !has_table {
-        let what = "is missing; the autoconfig cache needs a global table";
-        reader.section(dynamodb::SECTION).problem(dynamodb::TABLE, what, None);
-    }
-}
-
-/// Every environment has a table, its own or the global one.
-fn check_table(reader: &mut Reader<'_>, config: &Config, facts: &Facts, database: DatabaseKind) {
-    let has_table = reader.section(dynamodb::SECTION).is_set(dynamodb::TABLE);
-    if database != DatabaseKind::DynamoDb || has_table {
+/// DynamoDB: without the global table, every environment has its own. ld-relay v8: the autoconfig
+/// cache has no table but the global one.
+fn check_table(reader: &mut Reader<'_>, facts: &Facts<'_>) {
+    let mut section = reader.global();
+    if section.is_set(&dynamodb::DYNAMODB_TABLE) {
         return;
     }
-    let templates =
-        [Some(&config.autoconfig.environments), config.offline.as_ref().map(|it| &it.environments)];
-    let by_template =
-        templates.into_iter().flatten().any(|it| !it.store_table_template().is_empty());
+    if facts.config.autoconfig.cache_key.is_some() {
+        let what = "is missing; the autoconfig cache needs a global table";
+        section.require(&dynamodb::DYNAMODB_TABLE, what);
+    }
+    let by_template = section.is_set(&autoconfig::ENV_DATASTORE_TABLE_NAME)
+        || section.is_set(&offline::ENV_DATASTORE_TABLE_NAME);
     if (facts.autoconfig || facts.offline) && !by_template {
         let what = "is missing, and there is no envDatastoreTableName either";
-        reader.section(dynamodb::SECTION).problem(dynamodb::TABLE, what, None);
+        section.require(&dynamodb::DYNAMODB_TABLE, what);
     }
     for name in &facts.environments {
-        let mut section = reader.named_section(environments::SECTION, name);
-        if !section.is_set(environments::TABLE) {
-            let what = "is missing, and there is no global table either";
-            section.problem(environments::TABLE, what, None);
-        }
+        let what = "is missing, and there is no global table either";
+        reader.named(name).require(&environment::LD_TABLE_NAME_, what);
     }
 }
 
 /// Environments of autoconfig share the database, so something must keep them apart.
-fn check_placeholder(
-    reader: &mut Reader<'_>,
-    config: &Config,
-    facts: &Facts,
-    database: DatabaseKind,
-) {
-    let defaults = &config.autoconfig.environments;
+fn check_placeholder(reader: &mut Reader<'_>, facts: &Facts<'_>, database: DatabaseKind) {
+    let defaults = &facts.config.autoconfig.environments;
     let by_prefix = defaults.store_prefix_template().contains(ID_PLACEHOLDER);
     let by_table = database == DatabaseKind::DynamoDb
         && defaults.store_table_template().contains(ID_PLACEHOLDER);
@@ -202,8 +194,7 @@ fn check_placeholder(
             "must contain {ID_PLACEHOLDER}, so that the environments do not overwrite each other in \
              {database}"
         );
-        let mut section = reader.section(autoconfig::SECTION);
-        section.problem(autoconfig::STORE_PREFIX, what, Some(allowed));
+        reader.global().problem(&autoconfig::ENV_DATASTORE_PREFIX, what, Some(allowed));
     }
 }
 
@@ -225,48 +216,48 @@ fn warn_of_equal_prefixes(reader: &mut Reader<'_>, config: &Config, database: Da
                 "is the same place in {database} as that of the environment {first:?}; they replace \
                  each other's flags there again and again"
             );
-            reader.named_section(environments::SECTION, name).warning(environments::PREFIX, what);
+            reader.named(name).warning(&environment::LD_PREFIX_, what);
         }
     }
 }
 
 /// At most one environment may use the store's default prefix and table.
-fn check_prefixes(reader: &mut Reader<'_>, config: &Config, facts: &Facts, database: DatabaseKind) {
-    let needed: (&[Names], &str) = match database {
-        DatabaseKind::DynamoDb => {
-            (&[environments::PREFIX, environments::TABLE], "a prefix or tableName of its own")
-        }
+fn check_prefixes(reader: &mut Reader<'_>, facts: &Facts<'_>, database: DatabaseKind) {
+    let (needed, allowed): (&[&Row], &str) = match database {
+        DatabaseKind::DynamoDb => (
+            &[&environment::LD_PREFIX_, &environment::LD_TABLE_NAME_],
+            "a prefix or tableName of its own",
+        ),
         DatabaseKind::Redis | DatabaseKind::Consul => {
-            (&[environments::PREFIX], "a prefix of its own")
+            (&[&environment::LD_PREFIX_], "a prefix of its own")
         }
     };
     let mut bare = Vec::new();
     for name in &facts.environments {
-        let section = reader.named_section(environments::SECTION, name);
-        if !needed.0.iter().any(|&names| section.is_set(names)) {
+        let section = reader.named(name);
+        if !needed.iter().any(|row| section.is_set(row)) {
             bare.push(name);
         }
     }
+    let config = facts.config;
     for name in &bare {
-        let mut section = reader.named_section(environments::SECTION, name);
-        if bare.len() > 1 {
+        let mut section = reader.named(name);
+        let count = bare.len();
+        if count > 1 {
             let what = format!(
-                "{} environments use the default prefix in {database} and would overwrite each other",
-                bare.len()
+                "{count} environments use the default prefix in {database} and would overwrite each \
+                 other"
             );
-            section.problem(environments::PREFIX, what, Some(needed.1));
+            section.problem(&environment::LD_PREFIX_, what, Some(allowed));
         } else {
             let what = "is not set, so the default prefix is used";
-            section.warning(environments::PREFIX, what);
+            section.warning(&environment::LD_PREFIX_, what);
         }
-        let has_filters = config
-            .environments
-            .get(*name)
-            .is_some_and(|environment| config.filters.contains_key(&environment.project_key));
-        if has_filters {
-            let what = "is not set, although there are filters; the filtered and the unfiltered data of the \
-                        environment would overwrite each other";
-            section.warning(environments::PREFIX, what);
+        let environment = config.environments.get(*name);
+        if environment.is_some_and(|it| config.filters.contains_key(&it.project_key)) {
+            let what = "is not set, although there are filters; the filtered and the unfiltered data of \
+                        the environment would overwrite each other";
+            section.warning(&environment::LD_PREFIX_, what);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use crate::model::{AutoConfigKey, MobileKey, Password, SdkKey};
 
-use super::reader::{Names, SectionReader};
-use super::values::Invalid;
+use super::reader::Scope;
+use super::table::Opt;
 
 /// Most bytes of a secret's file. The longest secrets are tokens of a few kilobytes.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
@@ -80,7 +80,8 @@ impl WeakKey {
             let (first, rest) = characters.split_at(*length);
             rest.iter().zip(first.iter().cycle()).all(|(a, b)| a == b)
         };
-        let length = (1..=characters.len() / 2).find(repeats).unwrap_or(characters.len());
+        let lengths = 1..=(characters.len() / 2).min(KEY_CHARACTERS_MIN);
+        let length = lengths.into_iter().find(repeats).unwrap_or(characters.len());
         let different: std::collections::BTreeSet<&char> = characters.iter().collect();
         if length < KEY_CHARACTERS_MIN {
             Some(Self::Short)
@@ -92,7 +93,18 @@ impl WeakKey {
     }
 }
 
+impl SecretSource<HeaderToken> {
+    /// The token as any other secret.
+    pub(super) fn into_password(self) -> SecretSource<Password> {
+        SecretSource { value: self.value.0, file: self.file }
+    }
+}
+
 impl<T: SecretKind> SecretSource<T> {
+    fn given(value: T) -> Self {
+        Self { value, file: None }
+    }
+
     /// Makes the secret of the content of its file; blanks and line breaks around it do not count.
     pub fn from_file_content(content: &[u8]) -> Result<T, InvalidSecret> {
         if content.len() > SECRET_BYTES_MAX {
@@ -138,7 +150,7 @@ impl SecretKind for Password {
 
 /// A secret that a database takes in a header of HTTP. Unlike a key it may stand among blanks, which
 /// HTTP leaves out.
-struct HeaderToken(Password);
+pub struct HeaderToken(Password);
 
 impl SecretKind for HeaderToken {
     fn from_text(text: &str) -> Result<Self, InvalidSecret> {
@@ -155,71 +167,38 @@ impl SecretKind for Vec<Password> {
     }
 }
 
-impl SectionReader<'_, '_> {
+impl Scope<'_, '_> {
     /// A secret by its value or by its file.
-    pub(super) fn secret<T: SecretKind>(
-        &mut self,
-        value: Names,
-        file: Names,
-    ) -> Option<SecretSource<T>> {
-        let given = self.parsed(value, |text| T::from_text(text).map_err(invalid));
-        self.or_from_file(value, given, file)
-    }
-
-    /// A secret that is sent in a header, by its value or by its file.
-    pub(super) fn header_token(
-        &mut self,
-        value: Names,
-        file: Names,
-    ) -> Option<SecretSource<Password>> {
-        let SecretSource { value, file } = self.secret::<HeaderToken>(value, file)?;
-        Some(SecretSource { value: value.0, file })
-    }
-
-    /// A list of secrets by its values or by its file.
-    pub(super) fn secret_list(
-        &mut self,
-        values: Names,
-        file: Names,
-    ) -> Option<SecretSource<Vec<Password>>> {
-        // Items never pass through a message, so nothing is said of blanks around them.
-        let given = Vec::from_text(&self.list(values).join(",")).ok();
-        self.or_from_file(values, given, file)
-    }
-
-    fn or_from_file<T: SecretKind>(
-        &mut self,
-        value: Names,
-        given: Option<T>,
-        file: Names,
-    ) -> Option<SecretSource<T>> {
-        let path = self.path(file);
-        if self.is_set(value) && self.is_set(file) {
-            let what = format!("is set together with {}; set only one of them", self.title(value));
+    pub(super) fn secret<T: SecretKind>(&mut self, option: &Opt<T>) -> Option<SecretSource<T>> {
+        let given = self.read(option);
+        let Some(file) = option.file else { return given.map(SecretSource::given) };
+        let path = self.read(file);
+        // The line of the secret names the file as well.
+        self.show(file, None);
+        if self.is_set(option) && self.is_set(file) {
+            let what = format!("is set together with {}; set only one of them", self.title(option));
             self.problem(file, what, None);
             return None;
         }
-        let Some(path) = path else {
-            return given.map(|value| SecretSource { value, file: None });
-        };
-        let read = match self.files().read(&path) {
+        let Some(path) = path else { return given.map(SecretSource::given) };
+        let read = match self.reader.files().read(&path) {
             Ok(content) => {
                 SecretSource::<T>::from_file_content(&content).map_err(|error| error.to_string())
             }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
         match read {
-            Ok(value) => Some(SecretSource { value, file: Some(path) }),
+            Ok(value) => {
+                let shown = (option.kind.show)(&value).unwrap_or_default();
+                self.show(option, Some(format!("{shown}, from the file {}", path.display())));
+                Some(SecretSource { value, file: Some(path) })
+            }
             Err(why) => {
                 self.problem(file, format!("the file {} {why}", path.display()), None);
                 None
             }
         }
     }
-}
-
-fn invalid(error: InvalidSecret) -> Invalid {
-    Invalid { what: error.to_string(), allowed: None }
 }
 
 #[cfg(test)]

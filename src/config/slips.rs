@@ -1,5 +1,5 @@
-//! Names that look like options of this relay and are none: misspelt variables, and options that
-//! ld-relay v5 to v7 had.
+//! Names that are no option: unknown sections and options of the file, which are problems, and
+//! misspelt variables, which are warnings.
 //!
 //! A warning costs a line in a log, a variable that is silently ignored can cost an outage. Other
 //! programs share the environment, so a warning needs a reason: the name is close to one of ours,
@@ -7,11 +7,13 @@
 
 use std::collections::BTreeSet;
 
-use super::env_vars as var;
+use strsim::osa_distance;
+
+use super::ini_file::Header;
 use super::problems::Place;
 use super::reader::Reader;
 use super::sections::database::DatabaseKind;
-use super::sections::environments::{self, FAMILIES};
+use super::table::{self, Effect, Row, SECTIONS, Section, datadog, environment, filters};
 
 /// Beginnings of names that belong to this relay or to LaunchDarkly.
 const OWN_BEGINNINGS: [&str; 8] = [
@@ -26,143 +28,62 @@ const OWN_BEGINNINGS: [&str; 8] = [
 ];
 
 /// Names of the dynamic linker, which begin like ours.
-const OF_THE_LINKER: [&str; 22] = [
-    "LD_ASSUME_KERNEL",
-    "LD_AUDIT",
-    "LD_BIND_NOT",
-    "LD_BIND_NOW",
-    "LD_CONFIG",
-    "LD_DEBUG",
-    "LD_DEBUG_OUTPUT",
-    "LD_DYNAMIC_WEAK",
-    "LD_HWCAP_MASK",
-    "LD_LIBRARY_PATH",
-    "LD_LIBRARY_PATH_64",
-    "LD_ORIGIN_PATH",
-    "LD_POINTER_GUARD",
-    "LD_PREFER_MAP_32BIT_EXEC",
-    "LD_PRELOAD",
-    "LD_PROFILE",
-    "LD_PROFILE_OUTPUT",
-    "LD_RUN_PATH",
-    "LD_SHOW_AUXV",
-    "LD_TRACE_LOADED_OBJECTS",
-    "LD_USE_LOAD_BIAS",
-    "LD_VERBOSE",
-];
+const OF_THE_LINKER: &str = "\
+    LD_ASSUME_KERNEL LD_AUDIT LD_BIND_NOT LD_BIND_NOW LD_CONFIG LD_DEBUG LD_DEBUG_OUTPUT \
+    LD_DYNAMIC_WEAK LD_HWCAP_MASK LD_LIBRARY_PATH LD_LIBRARY_PATH_64 LD_ORIGIN_PATH \
+    LD_POINTER_GUARD LD_PREFER_MAP_32BIT_EXEC LD_PRELOAD LD_PROFILE LD_PROFILE_OUTPUT LD_RUN_PATH \
+    LD_SHOW_AUXV LD_TRACE_LOADED_OBJECTS LD_USE_LOAD_BIAS LD_VERBOSE";
 
-/// Names that other programs read as well. A name close to them is a slip of ours only if it has the
-/// same letters, as `PROT` and `PORTT` have: `SORT`, `POST` and `FTP_PROXY` belong to others.
-const SHARED: [&str; 11] = [
-    var::HOME,
-    var::STATE_DIRECTORY,
-    var::XDG_STATE_HOME,
-    var::HTTP_PROXY,
-    var::HTTPS_PROXY,
-    var::NO_PROXY,
-    var::PORT,
-    var::AWS_REGION,
-    var::AWS_DEFAULT_REGION,
-    var::AWS_CONFIG_FILE,
-    var::AWS_SHARED_CREDENTIALS_FILE,
-];
-
-/// What operators write before a name of ours that has nothing before it.
+/// Words that operators write before a name of ours that has nothing before it.
 const NAMES_OF_THE_RELAY: [&str; 5] =
     ["RELAY_", "LDRELAY_", "LD_RELAY_", "LAUNCHDARKLY_RELAY_", "PILOTLIGHT_"];
 
-/// What operators write after a name of ours whose value has a unit.
+/// Units that operators write after a name of ours whose value has a unit.
 const UNITS: [&str; 9] =
     ["_MS", "_MILLIS", "_SEC", "_SECS", "_SECONDS", "_MIN", "_MINS", "_MINUTES", "_HOURS"];
 
-/// Names that operators expect for the address of a database, with those that it has here. Such a
-/// variable may be for another program, so it counts only if no other database is enabled.
-const ADDRESSES: [(DatabaseKind, &[&str], &str); 3] = [
-    (
-        DatabaseKind::Redis,
-        &["REDIS_ADDR", "REDIS_ADDRESS", "REDIS_ENDPOINT", "REDIS_SERVER"],
-        "the address of Redis is set by REDIS_URL, or REDIS_HOST and REDIS_PORT, together with \
-         USE_REDIS=true",
-    ),
-    (
-        DatabaseKind::Consul,
-        &["CONSUL_ADDR", "CONSUL_ADDRESS", "CONSUL_URL"],
-        "the address of Consul is set by CONSUL_HOST, together with USE_CONSUL=true",
-    ),
-    (
-        DatabaseKind::DynamoDb,
-        &["DYNAMODB_ADDR", "DYNAMODB_ADDRESS", "DYNAMODB_ENDPOINT"],
-        "the address of DynamoDB is set by DYNAMODB_URL, together with USE_DYNAMODB=true",
-    ),
-];
+/// Reports everything in the file that is not in the table.
+pub(super) fn report_unknown(reader: &mut Reader<'_>) {
+    let Some(file) = reader.file() else { return };
+    let mut found: Vec<(usize, String, &str, String)> = Vec::new();
+    let section_of =
+        |header: &Header| SECTIONS.iter().find(|it| it.name.eq_ignore_ascii_case(&header.name));
+    for header in &file.headers {
+        let (what, allowed) = match section_of(header) {
+            None => ("unknown section", sorted(SECTIONS.iter().map(|section| section.name))),
+            Some(Section { named_by: None, name, .. }) if header.subsection.is_some() => {
+                ("this section takes no name", format!("[{name}]"))
+            }
+            Some(_) => continue,
+        };
+        found.push((header.line, header.to_string(), what, allowed));
+    }
+    for assignment in &file.assignments {
+        let header = &file.headers[assignment.header];
+        let Some(section) = section_of(header) else { continue };
+        let rows = section.rows.iter().map(|option| option.row());
+        let names: Vec<(&str, Effect)> =
+            rows.filter_map(|row| Some((row.option?, row.effect))).collect();
+        if !names.iter().any(|(name, _)| name.eq_ignore_ascii_case(&assignment.option)) {
+            let current = names.iter().filter(|(_, effect)| *effect != Effect::Retired);
+            let allowed = sorted(current.map(|(name, _)| *name));
+            let name = format!("{header} {}", assignment.option);
+            found.push((assignment.line, name, "unknown option", allowed));
+        }
+    }
+    let path = file.path.clone();
+    for (line, name, what, allowed) in found {
+        reader.problem(Place::Line { file: path.clone(), line, name }, what, Some(&allowed));
+    }
+}
 
-/// Families that operators expect and that have another name here.
-const OTHER_FAMILIES: [(&str, &str); 3] = [
-    ("LD_MOBILE_", var::LD_MOBILE_KEY_),
-    ("LD_SDK_KEY_", var::LD_ENV_),
-    ("LD_CLIENT_ID_", var::LD_CLIENT_SIDE_ID_),
-];
-
-/// Options of the file that ld-relay v5, v6 or v7 had and v8 has not: section, option, and what the
-/// operator should do. Checked against the sources of ld-relay 5.0.0 to 8.10.1.
-const OLD_OPTIONS: [(&str, &str, &str); 7] = [
-    (
-        "Main",
-        "heartbeatIntervalSecs",
-        "ld-relay 6 renamed this option to heartbeatInterval; the value needs a unit, such as 180s",
-    ),
-    (
-        "Main",
-        "disableInternalUsageMetrics",
-        "ld-relay 8 removed this option; delete the line. Pilotlight sends no usage metrics",
-    ),
-    (
-        "Events",
-        "flushIntervalSecs",
-        "ld-relay 6 renamed this option to flushInterval; the value needs a unit, such as 5s",
-    ),
-    (
-        "Events",
-        "samplingInterval",
-        "ld-relay 6 removed this option; delete the line. Events are not sampled",
-    ),
-    (
-        "Environment",
-        "ttlMinutes",
-        "ld-relay 6 renamed this option to ttl; the value needs a unit, such as 5m",
-    ),
-    ("Environment", "apiKey", "ld-relay 6 removed this option; use sdkKey"),
-    (
-        "Environment",
-        "insecureSkipVerify",
-        "ld-relay 6 removed this option; certificates are always verified. To trust another CA, \
-         use [Proxy] caCertFiles",
-    ),
-];
-
-/// Variables that ld-relay v5, v6 or v7 had and v8 ignores, and what the operator should do. Those
-/// that v8 refuses are problems, which the sections report.
-const OLD_VARIABLES: [(&str, &str); 2] = [
-    // The entry point of the container image, up to 5.4.4.
-    ("EVENTS_SEND", "ld-relay 5.5 replaced this variable by USE_EVENTS"),
-    (
-        "DISABLE_INTERNAL_USAGE_METRICS",
-        "ld-relay 8 removed this variable. Pilotlight sends no usage metrics",
-    ),
-];
-
-/// What to do about an option that earlier versions of ld-relay had.
-pub(super) fn old_option(section: &str, option: &str) -> Option<&'static str> {
-    let is_meant = |it: &&(&str, &str, &str)| {
-        it.0.eq_ignore_ascii_case(section) && it.1.eq_ignore_ascii_case(option)
-    };
-    OLD_OPTIONS.iter().find(is_meant).map(|it| it.2)
+fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<&str>>().join(", ")
 }
 
 /// Warns of variables that look as if they were for this relay and change nothing.
 pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
-    let environments: Vec<String> =
-        reader.names_of(environments::SECTION, var::LD_ENV_).into_iter().collect();
+    let environments = reader.names_of(&environment::LD_ENV_);
     for variable in reader.family("") {
         // Container platforms set such values for a service of any name, ours among them.
         let value = reader.process_variable(&variable).unwrap_or_default();
@@ -175,49 +96,68 @@ pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
     }
 }
 
+/// The beginnings of variables that say something of an environment without making it.
+fn families() -> impl Iterator<Item = &'static str> {
+    let rows = environment::ROWS.iter().map(|option| option.row());
+    rows.filter(|row| row.name() != environment::LD_ENV_.name()).filter_map(|row| row.variable)
+}
+
+/// Rows whose variable has one name, as operators write it today.
+fn single() -> impl Iterator<Item = (&'static str, &'static Row)> {
+    let current = table::rows().filter(|row| {
+        row.effect != Effect::Retired && (row.option.is_some() || row.effect != Effect::Never)
+    });
+    current
+        .flat_map(|row| row.variables().map(move |name| (name, row)))
+        .filter(|(name, _)| !name.ends_with('_'))
+}
+
+/// A variable that the relay reads, or whose meaning another check reports.
+fn is_known(variable: &str) -> bool {
+    let makers = [
+        environment::LD_ENV_.variable,
+        filters::LD_FILTER_KEYS_.variable,
+        datadog::DATADOG_TAG_.variable,
+    ];
+    table::rows().any(|row| row.variables().any(|name| name == variable))
+        || OF_THE_LINKER.split(' ').any(|name| name == variable)
+        || makers.into_iter().flatten().any(|family| variable.starts_with(family))
+}
+
 /// Why a variable changes nothing, where it looks as if it should.
-fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> Option<String> {
-    let is_environment = |name: &str| environments.iter().any(|known| known == name);
-    if var::ALL.contains(&variable)
-        || OF_THE_LINKER.contains(&variable)
-        || variable.starts_with(var::LD_ENV_)
-        || variable.starts_with(var::LD_FILTER_KEYS_)
-        || variable.starts_with(var::DATADOG_TAG_)
-    {
+fn slip(
+    variable: &str,
+    environments: &BTreeSet<String>,
+    databases: &[DatabaseKind],
+) -> Option<String> {
+    if is_known(variable) {
         return None;
     }
-    let of_families: Vec<&str> =
-        FAMILIES.iter().filter_map(|family| variable.strip_prefix(family)).collect();
-    if of_families.iter().any(|name| is_environment(name)) {
+    let names: Vec<&str> = families().filter_map(|family| variable.strip_prefix(family)).collect();
+    if names.iter().any(|name| environments.contains(*name)) {
         return None;
     }
-    // `LD_TTL_MINUTES_name` of an environment that exists is a problem of its own.
-    if variable.strip_prefix(var::LD_TTL_MINUTES_).is_some_and(is_environment) {
-        return None;
-    }
-    if !of_families.is_empty() {
+    if !names.is_empty() {
         return Some("there is no environment with this name".to_owned());
     }
-    for (other, family) in OTHER_FAMILIES {
-        if let Some(name) = variable.strip_prefix(other).filter(|name| !name.is_empty()) {
-            return Some(format!("the name of this variable is {family}{name}"));
-        }
-    }
-    if let Some((_, advice)) = OLD_VARIABLES.iter().find(|(old, _)| *old == variable) {
-        return Some((*advice).to_owned());
+    if let Some(name) = renamed_family(variable) {
+        return Some(format!("the name of this variable is {name}"));
     }
     if is_link_of_any_service(variable) {
         return None;
     }
-    for (database, names, advice) in ADDRESSES {
-        let is_wanted = databases.is_empty() || databases.contains(&database);
-        if is_wanted && names.contains(&variable) {
-            return Some(advice.to_owned());
-        }
+    let advice = table::rows().find(|row| {
+        let is_wanted =
+            databases.is_empty() || databases.iter().any(|it| it.to_string() == row.section);
+        is_wanted && row.mistaken.0.contains(&variable)
+    });
+    if let Some(row) = advice {
+        return Some(row.mistaken.1.to_owned());
     }
-    let is_single = |name: &str| var::ALL.contains(&name) && !name.ends_with('_');
+    let is_single = |wanted: &str| single().any(|(name, _)| name == wanted);
     let unit = UNITS.iter().find_map(|unit| variable.strip_suffix(unit));
-    if let Some(name) = unit.filter(|name| is_single(name) && !SHARED.contains(name)) {
+    let of_unit = single().find(|(name, row)| Some(*name) == unit && !row.is_shared);
+    if let Some((name, _)) = of_unit {
         return Some(format!(
             "the name of this variable is {name}, and the unit is part of the value, such as 30s"
         ));
@@ -228,20 +168,26 @@ fn slip(variable: &str, environments: &[String], databases: &[DatabaseKind]) -> 
         return Some(format!("unknown variable; did you mean {near}?"));
     }
     let is_ours = OWN_BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning));
-    let of_a_database = databases.iter().any(|database| {
-        let beginning = match database {
-            DatabaseKind::Redis => "REDIS_",
-            DatabaseKind::Consul => "CONSUL_",
-            DatabaseKind::DynamoDb => "DYNAMODB_",
-        };
-        variable.starts_with(beginning)
-    });
+    let of_a_database = databases
+        .iter()
+        .any(|database| variable.starts_with(&format!("{}_", database.to_string().to_uppercase())));
     let is_slip = is_ours || (of_a_database && !is_link(variable));
     is_slip.then(|| "unknown variable".to_owned())
 }
 
-/// Whether container platforms make such a name by themselves for a service of any name; that may
-/// be `ld-relay`.
+/// The right name of a variable whose family operators call differently.
+fn renamed_family(variable: &str) -> Option<String> {
+    let rows = environment::ROWS.iter().map(|option| option.row());
+    rows.filter_map(|row| Some((row.variable?, row.mistaken.0)))
+        .flat_map(|(family, others)| others.iter().map(move |other| (family, other)))
+        .find_map(|(family, other)| {
+            let name = variable.strip_prefix(*other).filter(|name| !name.is_empty())?;
+            Some(format!("{family}{name}"))
+        })
+}
+
+/// A name that container platforms make by themselves for a service of any name; that may be
+/// `ld-relay`.
 fn is_link_of_any_service(variable: &str) -> bool {
     let of_port = variable.split_once("_PORT_").map(|(_, after)| after);
     variable.ends_with("_SERVICE_HOST")
@@ -249,25 +195,24 @@ fn is_link_of_any_service(variable: &str) -> bool {
         || of_port.is_some_and(|after| after.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// Whether container platforms make such a name by themselves for a service of that name.
+/// A name that container platforms make by themselves for a service with the name of a database.
 fn is_link(variable: &str) -> bool {
     variable.ends_with("_PORT") || variable.ends_with("_NAME") || variable.contains("_ENV_")
 }
 
-/// The name of ours that the variable is probably meant to be.
-fn nearest(variable: &str, environments: &[String]) -> Option<String> {
-    let single = var::ALL.iter().filter(|name| !name.ends_with('_'));
-    let named = FAMILIES
-        .iter()
-        .flat_map(|family| environments.iter().map(move |name| format!("{family}{name}")));
-    single
-        .map(|name| (*name).to_owned())
-        .chain(named)
-        .filter_map(|name| {
-            let is_shared = SHARED.contains(&name.as_str());
+/// The name of ours that the variable is probably meant to be. A name close to one that other
+/// programs read as well is a slip only if it has the same letters, as `PROT` and `PORTT` have:
+/// `SORT`, `POST` and `FTP_PROXY` belong to others.
+fn nearest(variable: &str, environments: &BTreeSet<String>) -> Option<String> {
+    let of_environments = families()
+        .flat_map(|family| environments.iter().map(move |name| (format!("{family}{name}"), false)));
+    single()
+        .map(|(name, row)| (name.to_owned(), row.is_shared))
+        .chain(of_environments)
+        .filter_map(|(name, is_shared)| {
             // Short names have neighbours that mean something else.
             let most = if name.len() < 8 && !is_shared { 1 } else { 2 };
-            let distance = distance(variable, &name);
+            let distance = osa_distance(variable, &name);
             let is_near = distance <= most && (!is_shared || letters(variable) == letters(&name));
             is_near.then_some((distance, name))
         })
@@ -280,51 +225,13 @@ fn letters(name: &str) -> BTreeSet<char> {
     name.chars().collect()
 }
 
-/// The number of letters to add, leave out, exchange or swap with their neighbours until one text
-/// is the other; texts whose lengths differ by more than two are not compared.
-pub fn distance(one: &str, other: &str) -> usize {
-    let (one, other) = (one.as_bytes(), other.as_bytes());
-    if one.len().abs_diff(other.len()) > 2 {
-        return usize::MAX;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in other.iter().enumerate() {
-            let exchanged = last[j] + usize::from(a != b);
-            let mut least = exchanged.min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *a == other[j - 1] && one[i - 1] == *b {
-                least = least.min(before[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[other.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn distances() {
-        let check = |one: &str, other: &str, expected| {
-            assert_eq!(distance(one, other), expected, "{one} {other}");
-            assert_eq!(distance(other, one), expected, "{other} {one}");
-        };
-        check("PORT", "PORT", 0);
-        check("PORT", "PROT", 1);
-        check("LOGLEVEL", "LOG_LEVEL", 1);
-        check("STREAM_URL", "STREAM_URI", 1);
-        check("", "AB", 2);
-        check("A", "ABCD", usize::MAX);
-    }
-
-    #[test]
     fn slips_are_told_from_what_belongs_to_others() {
-        let environments = ["shop".to_owned(), "MINUTES_x".to_owned()];
+        let environments = ["shop", "MINUTES_x"].map(str::to_owned).into();
         let check = |variable: &str, databases: &[DatabaseKind], expected: Option<&str>| {
             let found = slip(variable, &environments, databases);
             assert_eq!(found.as_deref(), expected, "{variable}");
@@ -442,55 +349,5 @@ mod tests {
         ] {
             check(link, &redis, None);
         }
-    }
-
-    #[test]
-    fn old_options_come_with_advice() {
-        let check = |section: &str, option: &str, expected: Option<&str>| {
-            let advice = old_option(section, option);
-            assert_eq!(advice.is_some(), expected.is_some(), "[{section}] {option}");
-            if let (Some(advice), Some(expected)) = (advice, expected) {
-                assert!(advice.starts_with(expected), "[{section}] {option}: {advice}");
-            }
-        };
-        let renamed = |new: &str| format!("ld-relay 6 renamed this option to {new}; the value");
-        check("Main", "heartbeatIntervalSecs", Some(&renamed("heartbeatInterval")));
-        check("main", "HEARTBEATINTERVALSECS", Some(&renamed("heartbeatInterval")));
-        check("Events", "flushIntervalSecs", Some(&renamed("flushInterval")));
-        check("Environment", "ttlMinutes", Some(&renamed("ttl")));
-        check("Environment", "apiKey", Some("ld-relay 6 removed this option; use sdkKey"));
-        check("Environment", "ApiKey", Some("ld-relay 6 removed this option; use sdkKey"));
-        check("Environment", "insecureSkipVerify", Some("ld-relay 6 removed this option; cert"));
-        check("Events", "samplingInterval", Some("ld-relay 6 removed this option; delete"));
-        check("Main", "disableInternalUsageMetrics", Some("ld-relay 8 removed this option"));
-        // Options of other sections, and options that v8 has as well.
-        for (section, option) in [
-            ("Main", "apiKey"),
-            ("Main", "flushIntervalSecs"),
-            ("Events", "heartbeatIntervalSecs"),
-            ("Events", "inlineUsers"),
-            ("Redis", "localTtl"),
-        ] {
-            check(section, option, None);
-        }
-    }
-
-    #[test]
-    fn no_old_name_is_a_name_of_today() {
-        for (variable, _) in OLD_VARIABLES {
-            assert!(!var::ALL.contains(&variable), "{variable}");
-        }
-    }
-
-    #[test]
-    fn old_variables_come_with_advice() {
-        let check = |variable: &str, expected: &str| {
-            assert_eq!(slip(variable, &[], &[]).as_deref(), Some(expected), "{variable}");
-        };
-        check("EVENTS_SEND", "ld-relay 5.5 replaced this variable by USE_EVENTS");
-        check(
-            "DISABLE_INTERNAL_USAGE_METRICS",
-            "ld-relay 8 removed this variable. Pilotlight sends no usage metrics",
-        );
     }
 }

@@ -5,35 +5,46 @@
 //! password (URLs) are not repeated in an error.
 
 mod urls;
+mod words;
 mod written;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-pub(super) use self::urls::{http_url, is_host_and_port, is_socks, proxy_url, redis_url};
+pub(super) use self::urls::{
+    ConsulAddress, PortOrLink, consul_address, host_name, http_url, is_socks, port_or_link,
+    proxy_url, redis_url,
+};
+pub use self::words::{CacheAdopt, CacheFormat, LogFormat, LogLevel};
+pub(super) use self::words::{PreferOver, RedisMode, TlsVersion, Word, as_word, word};
 pub(super) use self::written::Written;
+use super::secrets::InvalidSecret;
 
 /// Longest part of a value that is repeated in a message, in characters.
 const QUOTED_CHARACTERS_MAX: usize = 60;
 
 /// Why a text is not a value of its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Invalid {
+pub struct Invalid {
     /// What is wrong, as a phrase.
     pub(super) what: String,
     /// What would be right.
-    pub(super) allowed: Option<&'static str>,
+    pub(super) allowed: Option<String>,
 }
 
 impl Invalid {
-    fn new(what: impl Into<String>, allowed: &'static str) -> Self {
-        Self { what: what.into(), allowed: Some(allowed) }
+    fn new(what: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { what: what.into(), allowed: Some(allowed.into()) }
+    }
+
+    /// A text that cannot be a secret; says nothing of it.
+    pub(super) fn secret(error: InvalidSecret) -> Self {
+        Self { what: error.to_string(), allowed: None }
     }
 
     /// `"text" is not …`.
-    pub(super) fn is_not(text: &str, a_what: &str, allowed: &'static str) -> Self {
+    pub(super) fn is_not(text: &str, a_what: &str, allowed: &str) -> Self {
         Self::new(format!("{} is not {a_what}", quoted(text)), allowed)
     }
 }
@@ -43,70 +54,6 @@ pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
-    }
-}
-
-/// How much is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// Everything.
-    Debug,
-    /// State changes an operator expects.
-    #[default]
-    Info,
-    /// What is unexpected although the relay carries on.
-    Warn,
-    /// What a human must act upon.
-    Error,
-    /// Nothing.
-    None,
-}
-
-impl LogLevel {
-    /// The word in configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
-            Self::None => "none",
-        }
-    }
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// A version of TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TlsVersion {
-    /// TLS 1.0.
-    V1_0,
-    /// TLS 1.1.
-    V1_1,
-    /// TLS 1.2.
-    V1_2,
-    /// TLS 1.3.
-    V1_3,
-}
-
-impl TlsVersion {
-    /// The version in configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V1_0 => "1.0",
-            Self::V1_1 => "1.1",
-            Self::V1_2 => "1.2",
-            Self::V1_3 => "1.3",
-        }
     }
 }
 
@@ -314,6 +261,18 @@ pub(super) fn positive(text: &str) -> Result<u64, Invalid> {
         .ok_or_else(|| Invalid::new(format!("{} is not above zero", quoted(text)), "1 or more"))
 }
 
+/// A whole number; everything below zero counts as zero.
+pub(super) fn count(text: &str) -> Result<u32, Invalid> {
+    Ok(u32::try_from(integer(text)?.max(0)).unwrap_or(u32::MAX))
+}
+
+/// A limit of which zero is none.
+pub(super) fn limit(text: &str) -> Result<u64, Invalid> {
+    u64::try_from(integer(text)?).map_err(|_| {
+        Invalid::new(format!("{} is negative", quoted(text)), "0 for no limit, or a limit")
+    })
+}
+
 /// A TCP port.
 pub(super) fn port(text: &str) -> Result<u16, Invalid> {
     text.parse()
@@ -347,41 +306,10 @@ pub(super) fn bind_address(text: &str) -> Result<IpAddr, Invalid> {
     Ok(address)
 }
 
-/// A level of logging.
-pub(super) fn log_level(text: &str) -> Result<LogLevel, Invalid> {
-    use LogLevel::{Debug, Error, Info, None, Warn};
-    [Debug, Info, Warn, Error, None]
-        .into_iter()
-        .find(|level| text.eq_ignore_ascii_case(level.as_str()))
-        .ok_or_else(|| Invalid::is_not(text, "a log level", "debug, info, warn, error, none"))
-}
-
-/// A version of TLS.
-pub(super) fn tls_version(text: &str) -> Result<TlsVersion, Invalid> {
-    use TlsVersion::{V1_0, V1_1, V1_2, V1_3};
-    [V1_0, V1_1, V1_2, V1_3]
-        .into_iter()
-        .find(|version| text == version.as_str())
-        .ok_or_else(|| Invalid::is_not(text, "a TLS version", "1.0, 1.1, 1.2, 1.3"))
-}
-
-/// Any text.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn text(text: &str) -> Result<String, Invalid> {
-    Ok(text.to_owned())
-}
-
 /// Any text, without blanks around it; nothing if nothing is left.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn trimmed_text(text: &str) -> Result<Option<String>, Invalid> {
+pub(super) fn trimmed_text(text: &str) -> Option<String> {
     let text = text.trim();
-    Ok((!text.is_empty()).then(|| text.to_owned()))
-}
-
-/// The path of a file or directory.
-#[expect(clippy::unnecessary_wraps, reason = "stands where functions that can refuse stand")]
-pub(super) fn path(text: &str) -> Result<PathBuf, Invalid> {
-    Ok(PathBuf::from(text))
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

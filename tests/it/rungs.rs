@@ -56,7 +56,7 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ),
     // Plays LaunchDarkly and SDKs; that it never looks into the relay is what makes it a witness.
     ("demo", &[&["model", "tasks", "backoff"]]),
-    ("testing", &[STORES, &["flagstore", "streams", "autoconfig", "demo"]]),
+    ("testing", &[STORES, &["config", "flagstore", "streams", "autoconfig", "demo"]]),
     ("main", &[&["run"]]),
 ];
 

@@ -2,33 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::env_vars as var;
-use crate::config::reader::{Names, Reader, SectionReader};
+use crate::config::reader::Reader;
 use crate::config::secrets::{SecretSource, WeakKey};
-use crate::config::values::{self, Invalid};
+use crate::config::table::{AnyOption, Row, autoconfig as table, offline};
+use crate::config::values::{CacheAdopt, CacheFormat};
 use crate::model::{AutoConfigKey, Password};
-
-use super::offline::{self, OfflineConfig};
-
-pub(in crate::config) const SECTION: &str = "AutoConfig";
-pub(in crate::config) const KEY: Names = Names::both("key", var::AUTO_CONFIG_KEY);
-pub(in crate::config) const KEY_FILE: Names = Names::both("keyFile", var::AUTO_CONFIG_KEY_FILE);
-const ENCRYPTION_KEY: Names =
-    Names::both("cacheEncryptionKey", var::AUTO_CONFIG_CACHE_ENCRYPTION_KEY);
-const ENCRYPTION_KEY_FILE: Names =
-    Names::both("cacheEncryptionKeyFile", var::AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE);
-pub(in crate::config) const CACHE_KEY: Names = Names::both("cacheKey", var::AUTO_CONFIG_CACHE_KEY);
-pub(in crate::config) const STORE_PREFIX: Names =
-    Names::both("envDatastorePrefix", var::ENV_DATASTORE_PREFIX);
-pub(in crate::config) const STORE_TABLE: Names =
-    Names::both("envDatastoreTableName", var::ENV_DATASTORE_TABLE_NAME);
-const ALLOWED_ORIGIN: Names = Names::both("envAllowedOrigin", var::ENV_ALLOWED_ORIGIN);
-const ALLOWED_HEADER: Names = Names::both("envAllowedHeader", var::ENV_ALLOWED_HEADER);
-
-/// The options that make no sense unless something else than the configuration names the
-/// environments.
-pub(in crate::config) const OF_ENVIRONMENTS: [Names; 4] =
-    [STORE_PREFIX, STORE_TABLE, ALLOWED_ORIGIN, ALLOWED_HEADER];
 
 /// What stands for the environment's ID in a prefix or table name.
 pub(in crate::config) const ID_PLACEHOLDER: &str = "$CID";
@@ -55,49 +33,6 @@ pub struct AutoConfigSection {
     pub environments: EnvironmentDefaults,
 }
 
-/// How shared records are written. Both forms are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheFormat {
-    /// Our own: sealed, bound to its place, with a manifest.
-    #[default]
-    Sealed,
-    /// The one ld-relay reads, for fleets of both.
-    LdRelay,
-}
-
-impl CacheFormat {
-    /// The word in configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sealed => "sealed",
-            Self::LdRelay => "ld-relay",
-        }
-    }
-}
-
-/// Whether ld-relay's records in the shared cache may be used where sealed ones are expected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheAdopt {
-    /// Only where neither tier of the cache ever held sealed records.
-    #[default]
-    Once,
-    /// Whenever no sealed manifest can be read.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl CacheAdopt {
-    /// The word in configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Once => "once",
-            Self::Always => "always",
-            Self::Never => "never",
-        }
-    }
-}
-
 /// What is said once for all environments that the configuration does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvironmentDefaults {
@@ -119,82 +54,61 @@ impl EnvironmentDefaults {
     pub fn store_table_template(&self) -> &str {
         &self.store_table
     }
+}
 
-    /// Reads the four options, of which the variables belong to one section at a time.
-    pub(super) fn read(section: &mut SectionReader<'_, '_>, owns_variables: bool) -> Self {
-        let own = |names: Names| if owns_variables { names } else { file_only(names) };
-        Self {
-            store_prefix: section.text(own(STORE_PREFIX)).unwrap_or_default(),
-            store_table: section.text(own(STORE_TABLE)).unwrap_or_default(),
-            allowed_origins: section.literal_list(own(ALLOWED_ORIGIN)),
-            allowed_headers: section.literal_list(own(ALLOWED_HEADER)),
-        }
+/// The rows of what holds for each environment, in `[AutoConfig]` or `[OfflineMode]`.
+pub(in crate::config) fn of_environments(
+    rows: &'static [&'static dyn AnyOption],
+) -> impl Iterator<Item = &'static Row> {
+    let rows = rows.iter().map(|option| option.row());
+    rows.filter(|row| row.option.is_some_and(|name| name.starts_with("env")))
+}
+
+/// Reads the section, and the option that switches offline mode on.
+///
+/// ld-relay v8: the variables that both sections share belong to the one that is in use, and to
+/// autoconfig if both or none are.
+pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
+    let mut section = reader.global();
+    let key = section.secret(&table::AUTO_CONFIG_KEY);
+    let has_key =
+        section.is_set(&table::AUTO_CONFIG_KEY) || section.is_set(&table::AUTO_CONFIG_KEY_FILE);
+    let is_offline = section.read(&offline::FILE_DATA_SOURCE).is_some() && !has_key;
+    let idle = if is_offline { table::ROWS } else { offline::ROWS };
+    section.reader.turn_off(of_environments(idle));
+    if !has_key {
+        let manual = "not set; the environments are listed below";
+        section.show(&table::AUTO_CONFIG_KEY, Some(manual.to_owned()));
     }
-}
-
-fn file_only(names: Names) -> Names {
-    Names { variable: None, ..names }
-}
-
-/// The two ways in which environments are named by something else than the configuration.
-pub(super) struct Modes {
-    pub(super) autoconfig: AutoConfigSection,
-    pub(super) offline: Option<OfflineConfig>,
-}
-
-impl Modes {
-    /// Reads both sections. ld-relay v8: the variables they share belong to the one that is in
-    /// use, and to autoconfig if both or none are.
-    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let mut section = reader.section(SECTION);
-        let key = section.secret(KEY, KEY_FILE);
-        let has_key = section.is_set(KEY) || section.is_set(KEY_FILE);
-        let archive = offline::read_archive(reader);
-        let offline_owns_variables = archive.is_some() && !has_key;
-        Self {
-            autoconfig: read(reader, key, has_key, !offline_owns_variables),
-            offline: offline::read(reader, archive, offline_owns_variables),
-        }
-    }
-}
-
-fn read(
-    reader: &mut Reader<'_>,
-    key: Option<SecretSource<AutoConfigKey>>,
-    has_key: bool,
-    owns_variables: bool,
-) -> AutoConfigSection {
-    let mut section = reader.section(SECTION);
-    let cache_key = section.parsed(CACHE_KEY, values::trimmed_text).flatten();
+    let cache_key = section.read(&table::AUTO_CONFIG_CACHE_KEY).flatten();
     if cache_key.is_some() && !has_key {
-        section.warning(CACHE_KEY, "has no effect without an autoconfig key");
+        section.warning(&table::AUTO_CONFIG_CACHE_KEY, "has no effect without an autoconfig key");
     }
-    let encryption_key = section.secret(ENCRYPTION_KEY, ENCRYPTION_KEY_FILE).and_then(trimmed);
+    let encryption_key = section.secret(&table::AUTO_CONFIG_CACHE_ENCRYPTION_KEY).and_then(trimmed);
     if let Some(source) = &encryption_key
         && let Some(weakness) = WeakKey::find(source.value.expose())
     {
-        let names = if source.file.is_some() { ENCRYPTION_KEY_FILE } else { ENCRYPTION_KEY };
-        section.warning(names, weakness.to_string());
+        let row: &Row = match source.file {
+            Some(_) => &table::AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE,
+            None => &table::AUTO_CONFIG_CACHE_ENCRYPTION_KEY,
+        };
+        section.warning(row, weakness.to_string());
     }
-    let previous_keys = section.secret_list(
-        Names::both("cachePreviousEncryptionKeys", var::AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS),
-        Names::both(
-            "cachePreviousEncryptionKeysFile",
-            var::AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS_FILE,
-        ),
-    );
-    let format = Names::both("cacheFormat", var::AUTO_CONFIG_CACHE_FORMAT);
-    let adopt = Names::both("cacheAdopt", var::AUTO_CONFIG_CACHE_ADOPT);
-    let max_age = Names::both("cacheMaxAge", var::AUTO_CONFIG_CACHE_MAX_AGE);
+    let previous_keys = section.secret(&table::AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS);
     AutoConfigSection {
         key,
         cache_key: cache_key.filter(|_| has_key),
         cache_encryption_key: encryption_key,
-        cache_previous_encryption_keys: previous_keys,
-        cache_format: section.parsed(format, cache_format).unwrap_or_default(),
-        cache_adopt: section.parsed(adopt, cache_adopt).unwrap_or_default(),
-        cache_max_age: section.parsed(max_age, values::duration_or_off).flatten(),
-        environments: EnvironmentDefaults::read(&mut section, owns_variables),
+        cache_previous_encryption_keys: previous_keys.filter(|keys| !keys.value.is_empty()),
+        cache_format: section.value(&table::AUTO_CONFIG_CACHE_FORMAT),
+        cache_adopt: section.value(&table::AUTO_CONFIG_CACHE_ADOPT),
+        cache_max_age: section.read(&table::AUTO_CONFIG_CACHE_MAX_AGE).flatten(),
+        environments: EnvironmentDefaults {
+            store_prefix: section.read(&table::ENV_DATASTORE_PREFIX).unwrap_or_default(),
+            store_table: section.read(&table::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),
+            allowed_origins: section.read(&table::ENV_ALLOWED_ORIGIN).unwrap_or_default(),
+            allowed_headers: section.read(&table::ENV_ALLOWED_HEADER).unwrap_or_default(),
+        },
     }
 }
 
@@ -203,18 +117,4 @@ fn trimmed(source: SecretSource<Password>) -> Option<SecretSource<Password>> {
     let SecretSource { value, file } = source;
     let text = value.expose().trim();
     (!text.is_empty()).then(|| SecretSource { value: Password::new(text), file })
-}
-
-fn cache_format(text: &str) -> Result<CacheFormat, Invalid> {
-    [CacheFormat::Sealed, CacheFormat::LdRelay]
-        .into_iter()
-        .find(|format| text.eq_ignore_ascii_case(format.as_str()))
-        .ok_or_else(|| Invalid::is_not(text, "a format", "sealed, ld-relay"))
-}
-
-fn cache_adopt(text: &str) -> Result<CacheAdopt, Invalid> {
-    [CacheAdopt::Once, CacheAdopt::Always, CacheAdopt::Never]
-        .into_iter()
-        .find(|adopt| text.eq_ignore_ascii_case(adopt.as_str()))
-        .ok_or_else(|| Invalid::is_not(text, "a value of cacheAdopt", "once, always, never"))
 }

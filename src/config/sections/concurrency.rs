@@ -2,20 +2,10 @@
 
 use std::time::Duration;
 
-use crate::config::env_vars as var;
-use crate::config::reader::{Names, Reader};
-use crate::config::values;
+use crate::config::reader::Reader;
+use crate::config::table::concurrency as table;
 
-const SECTION: &str = "Concurrency";
-
-/// ld-relay v9: more than this is cut to it.
-const MAX_CONCURRENT_MAX: u32 = 65_536;
-/// ld-relay v9: more than this is cut to it.
-const MAX_QUEUED_MAX: u32 = 1_000_000;
-/// ld-relay v9: less than this is raised to it.
-const SEND_TIMEOUT_MIN: Duration = Duration::from_secs(5);
-
-/// `[Concurrency]`. `None` leaves the choice to whoever enforces the limit.
+/// `[Concurrency]`. `None` is the default of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyConfig {
     /// Full payloads under way at once.
@@ -26,7 +16,7 @@ pub struct ConcurrencyConfig {
     pub send_timeout: Option<Duration>,
 }
 
-/// A limit somebody chose.
+/// A limit that the operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConcurrencyLimit {
     /// Explicitly none.
@@ -37,30 +27,23 @@ pub enum ConcurrencyLimit {
 
 /// Reads the section.
 pub(super) fn read(reader: &mut Reader<'_>) -> ConcurrencyConfig {
-    let concurrent = Names::both("maxConcurrent", var::INIT_MAX_CONCURRENT);
-    let queued = Names::both("maxQueued", var::INIT_MAX_QUEUED);
-    let timeout = Names::both("sendTimeout", var::INIT_SEND_TIMEOUT);
-    let mut section = reader.section(SECTION);
-    let mut count = |names, max: u32| {
-        let asked = section.parsed(names, values::integer)?;
-        let count = u32::try_from(asked.max(0)).unwrap_or(u32::MAX);
-        if count > max {
-            section.warning(names, format!("is too large; {max} is used"));
-        }
-        Some(count.min(max))
-    };
-    let max_concurrent = count(concurrent, MAX_CONCURRENT_MAX).map(|count| match count {
+    let mut section = reader.global();
+    let count = section.read(&table::INIT_MAX_CONCURRENT);
+    let max_concurrent = count.map(|count| match count.min(table::MAX_CONCURRENT_MAX) {
         0 => ConcurrencyLimit::Off,
         count => ConcurrencyLimit::AtMost(count),
     });
-    let max_queued = count(queued, MAX_QUEUED_MAX);
-    let send_timeout = section.parsed(timeout, values::duration_from_zero);
-    if send_timeout.is_some_and(|timeout| timeout < SEND_TIMEOUT_MIN) {
-        section.warning(timeout, format!("is too small; {SEND_TIMEOUT_MIN:?} is used"));
+    let max_queued =
+        section.read(&table::INIT_MAX_QUEUED).map(|count| count.min(table::MAX_QUEUED_MAX));
+    let send_timeout = section.read(&table::INIT_SEND_TIMEOUT);
+    let shown_queued = max_queued.unwrap_or(if count.is_some() { 0 } else { 20_000 });
+    section.show(&table::INIT_MAX_QUEUED, Some(shown_queued.to_string()));
+    if max_concurrent == Some(ConcurrencyLimit::Off) {
+        section.show(&table::INIT_MAX_CONCURRENT, Some("off".to_owned()));
+        // The other two have no effect.
+        section.show(&table::INIT_MAX_QUEUED, None);
+        section.show(&table::INIT_SEND_TIMEOUT, None);
     }
-    ConcurrencyConfig {
-        max_concurrent,
-        max_queued,
-        send_timeout: send_timeout.map(|timeout| timeout.max(SEND_TIMEOUT_MIN)),
-    }
+    let send_timeout = send_timeout.map(|timeout| timeout.max(table::SEND_TIMEOUT_MIN));
+    ConcurrencyConfig { max_concurrent, max_queued, send_timeout }
 }

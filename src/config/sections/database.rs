@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::config::env_vars as var;
 use crate::config::problems::Place;
-use crate::config::reader::{Names, Reader, SectionReader};
-use crate::config::values::{self, LocalTtl};
+use crate::config::reader::{Reader, Scope};
+use crate::config::table::{AnyOption, Opt, Row};
 
 use super::consul::ConsulConfig;
 use super::dynamodb::DynamoDbConfig;
@@ -51,23 +49,6 @@ pub(super) struct Databases {
     pub(super) enabled: Vec<DatabaseKind>,
 }
 
-/// Whether a section says that its database is to be used, and what it says of it.
-pub(super) enum Switched<T> {
-    /// It does not.
-    Off,
-    /// It does, but there is a problem with it.
-    Unusable,
-    /// It does.
-    On(T),
-}
-
-impl<T> Switched<T> {
-    /// On, with what could be read of it.
-    pub(super) fn on(config: Option<T>) -> Self {
-        config.map_or(Self::Unusable, Self::On)
-    }
-}
-
 /// Reads the three sections.
 pub(super) fn read(reader: &mut Reader<'_>) -> Databases {
     let mut databases = Databases { chosen: None, enabled: Vec::new() };
@@ -83,14 +64,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Databases {
 }
 
 impl Databases {
-    fn add<T>(&mut self, kind: DatabaseKind, read: Switched<T>, wrap: fn(T) -> Database) {
-        let config = match read {
-            Switched::Off => return,
-            Switched::Unusable => None,
-            Switched::On(config) => Some(config),
-        };
-        self.enabled.push(kind);
-        self.chosen = self.chosen.take().or(config.map(wrap));
+    /// Adds a database, if it is on, with what could be read of it.
+    fn add<T>(&mut self, kind: DatabaseKind, read: (bool, Option<T>), wrap: fn(T) -> Database) {
+        if let (true, config) = read {
+            self.enabled.push(kind);
+            self.chosen = self.chosen.take().or(config.map(wrap));
+        }
     }
 }
 
@@ -99,7 +78,7 @@ impl Databases {
 pub struct DatabaseTls {
     /// Root certificates that replace those of the system, PEM.
     pub ca_file: Option<PathBuf>,
-    /// What the relay shows of itself.
+    /// The certificate that the relay shows.
     pub client_certificate: Option<ClientCertificate>,
 }
 
@@ -112,94 +91,57 @@ pub struct ClientCertificate {
     pub key_file: PathBuf,
 }
 
-/// The names of the three files.
-pub(super) struct TlsNames {
-    pub(super) ca: Names,
-    pub(super) certificate: Names,
-    /// A second name of the same variable.
-    pub(super) certificate_alias: Option<Names>,
-    pub(super) key: Names,
-}
-
 impl DatabaseTls {
     /// Reads the three files. A certificate without its key, or the reverse, is a problem; all
     /// three are void without TLS.
     pub(super) fn read(
-        section: &mut SectionReader<'_, '_>,
-        names: &TlsNames,
+        section: &mut Scope<'_, '_>,
+        [ca, certificate, key]: [&Opt<PathBuf>; 3],
         uses_tls: bool,
     ) -> Self {
-        let ca_file = section.path(names.ca);
-        let certificate = section.path(names.certificate);
-        let key = section.path(names.key);
-        let alias = names.certificate_alias.and_then(|alias| section.path(alias));
-        if let Some(other) = names.certificate_alias
-            && alias.is_some()
-            && section.is_variable(names.certificate)
-            && certificate != alias
-        {
-            let what = format!("differs from {}", section.title(names.certificate));
-            section.problem(other, what, None);
-        }
-        let set: Vec<Names> = [Some(names.certificate), names.certificate_alias, Some(names.key)]
-            .into_iter()
-            .flatten()
-            .filter(|&names| section.is_set(names))
-            .collect();
-        let client_certificate = match (alias.or(certificate), key) {
+        let ca_file = section.read(ca);
+        let client_certificate = match (section.read(certificate), section.read(key)) {
             (Some(certificate_file), Some(key_file)) => {
                 Some(ClientCertificate { certificate_file, key_file })
             }
             (None, None) => None,
             (Some(_), None) => {
-                section.problem(names.key, "is missing, although there is a certificate", None);
+                section.problem(key, "is missing, although there is a certificate", None);
                 None
             }
             (None, Some(_)) => {
-                let what = "is missing, although there is a key";
-                section.problem(names.certificate, what, None);
+                section.problem(certificate, "is missing, although there is a key", None);
                 None
             }
         };
-        if !uses_tls {
-            for names in set.into_iter().chain(ca_file.is_some().then_some(names.ca)) {
-                section.warning(names, "has no effect, because the connection does not use TLS");
-            }
-            return Self::default();
+        if uses_tls {
+            return Self { ca_file, client_certificate };
         }
-        Self { ca_file, client_certificate }
+        for file in [ca, certificate, key] {
+            if section.is_set(file) {
+                section.warning(file, "has no effect, because the connection does not use TLS");
+            }
+            section.show(file, None);
+        }
+        Self::default()
     }
 }
 
-/// `localTtl`, which has one variable for all databases.
-pub(super) fn local_ttl(section: &mut SectionReader<'_, '_>) -> LocalTtl {
-    section
-        .parsed(Names::both("localTtl", var::CACHE_TTL), values::local_ttl)
-        .unwrap_or(LocalTtl::For(Duration::from_secs(30)))
-}
-
-/// `healthCheckInterval`; zero turns the periodic check off (design D32).
-pub(super) fn health_check_interval(
-    section: &mut SectionReader<'_, '_>,
-    variable: &'static str,
-) -> Option<Duration> {
-    section
-        .parsed(Names::both("healthCheckInterval", variable), values::duration_or_off)
-        .unwrap_or(Some(Duration::from_secs(30)))
-}
-
-/// Says of variables that would have described the database that it is not switched on.
-pub(super) fn warn_of_idle_variables(
-    section: &mut SectionReader<'_, '_>,
-    described_by: &[Names],
-    switch: &'static str,
+/// Turns a database off: its variables do not count. Those that describe it are named in a warning,
+/// if its switch (`USE_REDIS`) is not set at all.
+pub(super) fn turn_off(
+    section: &mut Scope<'_, '_>,
+    rows: &[&dyn AnyOption],
+    described_by: &[&Row],
+    switch: Option<&str>,
 ) {
-    for &names in described_by {
-        if section.is_variable(names)
-            && let Some(variable) = names.variable
+    for row in described_by {
+        if section.is_variable(row)
+            && let (Some(variable), Some(switch)) = (row.variable, switch)
         {
             let place = Place::Variable(variable.to_owned());
-            section.warning_at(place, format!("has no effect without {switch}=true"));
+            section.reader.warning(place, format!("has no effect without {switch}=true"));
         }
     }
+    section.reader.turn_off(rows.iter().map(|option| option.row()));
 }

@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use ::http::Uri;
 
-use crate::config::env_vars as var;
-use crate::config::reader::{Names, Reader};
-use crate::config::values::{self, LocalTtl};
+use crate::config::reader::Reader;
+use crate::config::table::{Row, dynamodb as table, local_store};
+use crate::config::values::LocalTtl;
 
-use super::database::{Switched, health_check_interval, local_ttl, warn_of_idle_variables};
-
-pub(in crate::config) const SECTION: &str = "DynamoDB";
-const ENABLED: Names = Names::both("enabled", var::USE_DYNAMODB);
-pub(in crate::config) const TABLE: Names = Names::both("tableName", var::DYNAMODB_TABLE);
+use super::database::turn_off;
 
 /// `[DynamoDB]`. Region and credentials come from where AWS's tools take them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,52 +24,44 @@ pub struct DynamoDbConfig {
     pub health_check_interval: Option<Duration>,
 }
 
-/// Reads the section.
-pub(super) fn read(reader: &mut Reader<'_>) -> Switched<DynamoDbConfig> {
-    let mut section = reader.section(SECTION);
-    let is_enabled = section.boolean(ENABLED);
-    if is_enabled != Some(true) {
-        if is_enabled.is_none() {
-            warn_of_idle_variables(&mut section, &[TABLE], var::USE_DYNAMODB);
-        }
-        section.ignore_variables();
+/// Reads the section: whether DynamoDB is on, and what it says.
+pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<DynamoDbConfig>) {
+    let mut section = reader.global();
+    let is_enabled = section.value(&table::USE_DYNAMODB);
+    if !is_enabled {
+        let is_said =
+            section.is_in_file(&table::USE_DYNAMODB) || section.is_variable(&table::USE_DYNAMODB);
+        let switch = table::USE_DYNAMODB.variable.filter(|_| !is_said);
+        turn_off(&mut section, table::ROWS, &[&table::DYNAMODB_TABLE], switch);
     }
     let config = DynamoDbConfig {
-        table: section.text(TABLE),
-        endpoint: section.parsed(Names::both("url", var::DYNAMODB_URL), values::http_url),
-        local_ttl: local_ttl(&mut section),
-        health_check_interval: health_check_interval(
-            &mut section,
-            var::DYNAMODB_HEALTH_CHECK_INTERVAL,
-        ),
+        table: section.read(&table::DYNAMODB_TABLE),
+        endpoint: section.read(&table::DYNAMODB_URL),
+        local_ttl: section.value(&table::CACHE_TTL),
+        health_check_interval: section.value(&table::DYNAMODB_HEALTH_CHECK_INTERVAL),
     };
-    if is_enabled != Some(true) {
-        return Switched::Off;
+    if is_enabled {
+        warn_of_missing_region(reader);
     }
-    warn_of_missing_region(reader);
-    Switched::On(config)
+    (is_enabled, Some(config))
 }
 
 /// The region may also come from the machine, which is not asked here: so this is no problem.
 fn warn_of_missing_region(reader: &mut Reader<'_>) {
-    let has_region = [var::AWS_REGION, var::AWS_DEFAULT_REGION]
+    let variable = |row: &Row| row.variable.and_then(|name| reader.process_variable(name));
+    let home = variable(&local_store::HOME);
+    let in_home = |name: &str| home.as_ref().map(|home| format!("{home}/.aws/{name}"));
+    let files = [
+        variable(&table::AWS_CONFIG_FILE).or_else(|| in_home("config")),
+        variable(&table::AWS_SHARED_CREDENTIALS_FILE).or_else(|| in_home("credentials")),
+    ];
+    let is_readable = |path: String| reader.files().read(Path::new(&path)).is_ok();
+    let has_region = [&table::AWS_REGION, &table::AWS_DEFAULT_REGION]
         .iter()
-        .any(|name| reader.process_variable(name).is_some());
-    if has_region {
-        return;
+        .any(|region| variable(region).is_some());
+    if !has_region && !files.into_iter().flatten().any(is_readable) {
+        let what = "no AWS region is set; set AWS_REGION. Without it, DynamoDB can be used only on \
+                    a machine of EC2, whose metadata service tells the region";
+        reader.global().warning(&table::USE_DYNAMODB, what);
     }
-    let home = reader.process_variable(var::HOME);
-    let profiles =
-        [(var::AWS_CONFIG_FILE, "config"), (var::AWS_SHARED_CREDENTIALS_FILE, "credentials")];
-    for (variable, name) in profiles {
-        let by_variable = reader.process_variable(variable);
-        let path = by_variable.or_else(|| Some(format!("{}/.aws/{name}", home.as_ref()?)));
-        if path.is_some_and(|path| reader.files().read(Path::new(&path)).is_ok()) {
-            return;
-        }
-    }
-    let place = reader.section(SECTION).place(ENABLED);
-    let what = "no AWS region is set; set AWS_REGION. Without it, DynamoDB can be used only on a \
-                machine of EC2, whose metadata service tells the region";
-    reader.warning(place, what);
 }

@@ -3,35 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::env_vars as var;
 use crate::config::problems::Place;
-use crate::config::reader::{Names, Reader, SectionReader};
+use crate::config::reader::{Reader, Scope};
 use crate::config::secrets::SecretSource;
-use crate::config::values::{self, LogLevel};
+use crate::config::table::{Effect, environment as table, filters};
+use crate::config::values::LogLevel;
 use crate::model::{EnvironmentId, FilterKey, MobileKey, SdkKey};
-
-pub(in crate::config) const SECTION: &str = "Environment";
-pub(in crate::config) const FILTERS: &str = "Filters";
-pub(in crate::config) const SDK_KEY: Names = Names::both("sdkKey", var::LD_ENV_);
-const SDK_KEY_FILE: Names = Names::option("sdkKeyFile");
-pub(in crate::config) const PREFIX: Names = Names::both("prefix", var::LD_PREFIX_);
-pub(in crate::config) const TABLE: Names = Names::both("tableName", var::LD_TABLE_NAME_);
-pub(in crate::config) const PROJECT: Names = Names::both("projKey", var::LD_PROJ_KEY_);
-pub(in crate::config) const FILTER_KEYS: Names = Names::both("keys", var::LD_FILTER_KEYS_);
-
-/// Families of variables that say something of an environment without making it.
-pub(in crate::config) const FAMILIES: [&str; 10] = [
-    var::LD_MOBILE_KEY_,
-    var::LD_CLIENT_SIDE_ID_,
-    var::LD_SECURE_MODE_,
-    var::LD_PREFIX_,
-    var::LD_TABLE_NAME_,
-    var::LD_ALLOWED_ORIGIN_,
-    var::LD_ALLOWED_HEADER_,
-    var::LD_LOG_LEVEL_,
-    var::LD_TTL_,
-    var::LD_PROJ_KEY_,
-];
 
 /// `[Environment "name"]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,86 +42,67 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     level: LogLevel,
 ) -> BTreeMap<String, EnvironmentConfig> {
-    // One that nobody named makes the options known when there is no environment.
-    read_one(&mut reader.named_section(SECTION, ""), level);
-    if reader.family(var::LD_ENV_).iter().any(String::is_empty) {
-        let place = Place::Variable(var::LD_ENV_.to_owned());
+    let names = reader.names_of(&table::LD_ENV_);
+    if let Some(family) = table::LD_ENV_.variable
+        && reader.family(family).contains("")
+    {
         let what = "the name of the environment is missing after LD_ENV_";
-        reader.problem(place, what, Some("LD_ENV_name"));
+        reader.problem(Place::Variable(family.to_owned()), what, Some("LD_ENV_name"));
     }
     let mut environments = BTreeMap::new();
-    for name in reader.names_of(SECTION, var::LD_ENV_) {
-        report_retired(reader, &name);
+    for name in names {
         let is_incomplete = reader.is_incomplete;
-        let mut section = reader.named_section(SECTION, &name);
+        let mut section = reader.named(&name);
         let environment = read_one(&mut section, level);
-        if !(section.is_set(SDK_KEY) || section.is_set(SDK_KEY_FILE) || is_incomplete) {
-            section.problem(SDK_KEY, "is missing; each environment needs an SDK key", None);
+        let has_key = section.is_set(&table::LD_ENV_) || section.is_set(&table::SDK_KEY_FILE);
+        if !has_key && !is_incomplete {
+            section.problem(&table::LD_ENV_, "is missing; each environment needs an SDK key", None);
         }
         environments.extend(environment.map(|environment| (name, environment)));
     }
     environments
 }
 
-fn read_one(section: &mut SectionReader<'_, '_>, level: LogLevel) -> Option<EnvironmentConfig> {
-    // ld-relay v8: two fields of its own that its file reader takes; without effect here.
-    section.switch(Names::option("offline"));
-    section.text(Names::option("filterKey"));
-    let sdk_key = section.secret(SDK_KEY, SDK_KEY_FILE);
-    let mobile_key = section
-        .secret(Names::both("mobileKey", var::LD_MOBILE_KEY_), Names::option("mobileKeyFile"));
-    let mut text = |option, variable| section.text(Names::both(option, variable));
-    let environment_id = text("envId", var::LD_CLIENT_SIDE_ID_).map(EnvironmentId::new);
-    let store_prefix = section.text(PREFIX).unwrap_or_default();
-    let store_table = section.text(TABLE).unwrap_or_default();
-    let project_key = section.text(PROJECT).unwrap_or_default();
-    let mut list = |option, variable| section.literal_list(Names::both(option, variable));
-    let allowed_origins = list("allowedOrigin", var::LD_ALLOWED_ORIGIN_);
-    let allowed_headers = list("allowedHeader", var::LD_ALLOWED_HEADER_);
-    let secure_mode = section.switch(Names::both("secureMode", var::LD_SECURE_MODE_));
-    let log_level = section.parsed(Names::both("logLevel", var::LD_LOG_LEVEL_), values::log_level);
-    let ttl = section.parsed(Names::both("ttl", var::LD_TTL_), values::duration);
+fn read_one(section: &mut Scope<'_, '_>, level: LogLevel) -> Option<EnvironmentConfig> {
+    let sdk_key = section.secret(&table::LD_ENV_);
+    let mobile_key = section.secret(&table::LD_MOBILE_KEY_);
+    let Some(sdk_key) = sdk_key else {
+        // Mistakes in the other options are found all the same.
+        let working = table::ROWS.iter().filter(|option| option.row().effect == Effect::Works);
+        working.for_each(|option| option.judge(section));
+        return None;
+    };
     Some(EnvironmentConfig {
-        sdk_key: sdk_key?,
+        sdk_key,
         mobile_key,
-        environment_id,
-        secure_mode,
-        store_prefix,
-        store_table,
-        allowed_origins,
-        allowed_headers,
-        log_level: log_level.unwrap_or(level),
-        ttl: ttl.unwrap_or_default(),
-        project_key,
+        environment_id: section.read(&table::LD_CLIENT_SIDE_ID_).map(EnvironmentId::new),
+        secure_mode: section.value(&table::LD_SECURE_MODE_),
+        store_prefix: section.read(&table::LD_PREFIX_).unwrap_or_default(),
+        store_table: section.read(&table::LD_TABLE_NAME_).unwrap_or_default(),
+        allowed_origins: section.read(&table::LD_ALLOWED_ORIGIN_).unwrap_or_default(),
+        allowed_headers: section.read(&table::LD_ALLOWED_HEADER_).unwrap_or_default(),
+        log_level: section.read(&table::LD_LOG_LEVEL_).unwrap_or(level),
+        ttl: section.value(&table::LD_TTL_),
+        project_key: section.read(&table::LD_PROJ_KEY_).unwrap_or_default(),
     })
-}
-
-/// ld-relay v8: a variable that was removed is an error, if its environment exists.
-fn report_retired(reader: &mut Reader<'_>, name: &str) {
-    let retired = format!("{}{name}", var::LD_TTL_MINUTES_);
-    // `LD_TTL_MINUTES_a` is also the `ttl` of an environment `MINUTES_a`.
-    let is_ttl = reader.names_of(SECTION, var::LD_ENV_).contains(&format!("MINUTES_{name}"));
-    if !is_ttl && reader.variable(&retired).is_some_and(|value| !value.is_empty()) {
-        let instead = format!("{}{name}", var::LD_TTL_);
-        let what =
-            format!("ld-relay 6 removed this variable; use {instead} with a unit, such as 5m");
-        reader.problem(Place::Variable(retired), what, None);
-    }
 }
 
 /// Reads the filter keys by project. ld-relay v8: blanks around them do not count.
 pub(super) fn read_filters(reader: &mut Reader<'_>) -> BTreeMap<String, Vec<FilterKey>> {
-    reader.named_section(FILTERS, "").list(FILTER_KEYS);
-    let mut filters = BTreeMap::new();
-    for project in reader.names_of(FILTERS, var::LD_FILTER_KEYS_) {
-        let mut section = reader.named_section(FILTERS, &project);
-        let keys = section.list(FILTER_KEYS);
+    let mut all = BTreeMap::new();
+    for project in reader.names_of(&filters::LD_FILTER_KEYS_) {
+        let mut section = reader.named(&project);
+        let keys = section.read(&filters::LD_FILTER_KEYS_).unwrap_or_default();
         if keys.is_empty() {
-            section.problem(FILTER_KEYS, "the list of filters is empty", None);
+            section.problem(&filters::LD_FILTER_KEYS_, "the list of filters is empty", None);
         } else if keys.iter().any(|key| key.trim().is_empty()) {
-            section.problem(FILTER_KEYS, "an item of the list of filters is empty", None);
+            section.problem(
+                &filters::LD_FILTER_KEYS_,
+                "an item of the list of filters is empty",
+                None,
+            );
         }
-        filters.insert(project, keys.iter().map(|key| FilterKey::new(key.trim())).collect());
+        all.insert(project, keys.iter().map(|key| FilterKey::new(key.trim())).collect());
     }
-    filters
+    all
 }

@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::env_vars as var;
-use crate::config::reader::{Names, Reader};
-use crate::config::values::Invalid;
-
-const SECTION: &str = "LocalStore";
+use crate::config::reader::Reader;
+use crate::config::table::{Row, local_store as table};
+use crate::config::values::PreferOver;
 
 /// Used without being asked for if it can be written to; packages create it.
 const SYSTEM_DIRECTORY: &str = "/var/lib/pilotlight";
@@ -36,33 +34,31 @@ pub enum LocalStoreDirectory {
 
 /// Reads the section.
 pub(super) fn read(reader: &mut Reader<'_>) -> LocalStoreConfig {
-    let mut section = reader.section(SECTION);
-    let prefer_over = Names::both("preferOver", var::LOCAL_STORE_PREFER_OVER);
-    let is_preferred_over_shared =
-        section.parsed(prefer_over, prefers_over_shared).unwrap_or(false);
-    let directory = match section.text(Names::both("dir", var::LOCAL_STORE_DIR)) {
+    let candidates = candidates(reader);
+    let mut section = reader.global();
+    let directory = match section.read(&table::LOCAL_STORE_DIR) {
         Some(word) if word.eq_ignore_ascii_case("off") => LocalStoreDirectory::Off,
         Some(directory) => LocalStoreDirectory::Explicit(directory.into()),
-        None => LocalStoreDirectory::FirstUsable(candidates(reader)),
+        None => {
+            let paths: Vec<String> = candidates.iter().map(|it| it.display().to_string()).collect();
+            let shown = format!("the first writable one of {}", paths.join(", "));
+            section.show(&table::LOCAL_STORE_DIR, Some(shown));
+            LocalStoreDirectory::FirstUsable(candidates)
+        }
     };
+    let is_preferred_over_shared =
+        section.value(&table::LOCAL_STORE_PREFER_OVER) == PreferOver::SharedStore;
     LocalStoreConfig { directory, is_preferred_over_shared }
 }
 
-fn prefers_over_shared(text: &str) -> Result<bool, Invalid> {
-    match () {
-        () if text.eq_ignore_ascii_case("sharedStore") => Ok(true),
-        () if text.eq_ignore_ascii_case("off") => Ok(false),
-        () => Err(Invalid::is_not(text, "a store", "sharedStore, off")),
-    }
-}
-
 /// The directories that are tried, best first (design 6).
-fn candidates(reader: &mut Reader<'_>) -> Vec<PathBuf> {
+fn candidates(reader: &Reader<'_>) -> Vec<PathBuf> {
     // systemd joins several by colons when a unit asks for several; the first is the main one.
-    let state = reader.process_variable(var::STATE_DIRECTORY);
+    let variable = |row: &Row| row.variable.and_then(|name| reader.process_variable(name));
+    let state = variable(&table::STATE_DIRECTORY);
     let state = state.and_then(|list| list.split(':').next().map(PathBuf::from));
-    let user_state = reader.process_variable(var::XDG_STATE_HOME).map(PathBuf::from);
-    let home = reader.process_variable(var::HOME).map(PathBuf::from);
+    let user_state = variable(&table::XDG_STATE_HOME).map(PathBuf::from);
+    let home = variable(&table::HOME).map(PathBuf::from);
     // A relative path in these variables is void (XDG base directories), as it would depend on
     // where the process was started.
     let own = user_state.filter(|path| path.is_absolute()).map(|path| path.join("pilotlight"));

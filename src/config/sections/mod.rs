@@ -1,7 +1,7 @@
 //! One module for each section of the configuration, or for a few that belong together.
 //!
-//! A section module owns the typed struct, the names of its options, their defaults, and the
-//! checks among its own options. What concerns several sections is in [`super::rules`].
+//! A section module owns the typed struct, which it fills from the rows of the table, and the checks
+//! among its own options. What concerns several sections is in [`super::rules`].
 
 pub(super) mod autoconfig;
 pub(super) mod concurrency;
@@ -9,12 +9,9 @@ pub(super) mod consul;
 pub(super) mod database;
 pub(super) mod dynamodb;
 pub(super) mod environments;
-pub(super) mod events;
-pub(super) mod http;
 pub(super) mod local_store;
 pub(super) mod main;
-pub(super) mod metrics;
-pub(super) mod offline;
+mod metrics;
 pub(super) mod proxy;
 pub(super) mod redis;
 
@@ -22,10 +19,7 @@ use super::Config;
 use super::reader::Reader;
 use database::DatabaseKind;
 
-/// Sections that take a name.
-pub(super) const NAMED: &[&str] = &[environments::SECTION, environments::FILTERS];
-
-/// What was read, and what the rules must know beside it.
+/// The configuration, and what the rules must know beside it.
 pub(super) struct Read {
     pub(super) config: Config,
     /// Every database that is switched on, although only one may be.
@@ -35,23 +29,20 @@ pub(super) struct Read {
 /// Reads all sections.
 pub(super) fn read(reader: &mut Reader<'_>) -> Read {
     let main = main::read(reader);
-    let modes = autoconfig::Modes::read(reader);
+    let autoconfig = autoconfig::read(reader);
     let environments = environments::read(reader, main.log_level);
     let filters = environments::read_filters(reader);
     let databases = database::read(reader);
+    metrics::read(reader);
     let config = Config {
         main,
-        autoconfig: modes.autoconfig,
-        offline: modes.offline,
+        autoconfig,
         environments,
         filters,
         database: databases.chosen,
         local_store: local_store::read(reader),
         proxy: proxy::read(reader),
         concurrency: concurrency::read(reader),
-        events: events::read(reader),
-        http: http::read(reader),
-        metrics: metrics::read(reader),
     };
     Read { config, databases: databases.enabled }
 }

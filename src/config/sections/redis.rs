@@ -1,27 +1,14 @@
 //! `[Redis]`: Redis and Valkey.
 
-use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use crate::config::env_vars as var;
-use crate::config::problems::Place;
-use crate::config::reader::{Names, Reader, SectionReader};
+use crate::config::reader::{Reader, Scope};
 use crate::config::secrets::SecretSource;
-use crate::config::values::{self, Invalid, LocalTtl, quoted};
+use crate::config::table::{Row, redis as table};
+use crate::config::values::{self, LocalTtl, PortOrLink, RedisMode};
 use crate::model::{Password, RedactedUrl};
 
-use super::database::{
-    DatabaseTls, Switched, TlsNames, health_check_interval, local_ttl, warn_of_idle_variables,
-};
-
-const SECTION: &str = "Redis";
-const URL: Names = Names::both("url", var::REDIS_URL);
-const HOST: Names = Names::both("host", var::REDIS_HOST);
-const PORT: Names = Names::both("port", var::REDIS_PORT);
-const URLS: Names = Names::both("urls", var::REDIS_URLS);
-const MODE: Names = Names::both("mode", var::REDIS_MODE);
-const MASTER: Names = Names::both("sentinelMaster", var::REDIS_SENTINEL_MASTER);
-const TLS: Names = Names::both("tls", var::REDIS_TLS);
+use super::database::{DatabaseTls, turn_off};
 
 const HOST_DEFAULT: &str = "localhost";
 const PORT_DEFAULT: u16 = 6379;
@@ -41,16 +28,10 @@ pub struct RedisConfig {
     pub local_ttl: LocalTtl,
     /// How often it is checked; `None` is never.
     pub health_check_interval: Option<Duration>,
-    /// Longest time to connect; `None` leaves it to whoever connects.
+    /// Longest time to connect; `None` is the default of the client.
     pub connect_timeout: Option<Duration>,
-    /// Longest time to wait for an answer; `None` leaves it to whoever asks.
+    /// Longest time to wait for an answer; `None` is the default of the client.
     pub read_timeout: Option<Duration>,
-    /// Whether upserts are scripts.
-    pub atomic_upsert: bool,
-    /// Whether AWS signs the password.
-    pub aws_auth: bool,
-    /// Name of the AWS cache, in lower case.
-    pub aws_cache_name: Option<String>,
 }
 
 /// How the servers belong together.
@@ -88,39 +69,28 @@ impl RedisServers {
     }
 }
 
-/// Reads the section.
+/// Reads the section: whether Redis is on, and what could be read of it.
 ///
 /// ld-relay v8: an address in the file switches Redis on; among the variables only `USE_REDIS`
 /// does.
-pub(super) fn read(reader: &mut Reader<'_>) -> Switched<RedisConfig> {
-    let mut section = reader.section(SECTION);
+pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<RedisConfig>) {
+    let mut section = reader.global();
     let is_on = is_on(&mut section);
     let servers = read_servers(&mut section);
     // Where the servers are a problem already, nothing is said about certificates without TLS.
     let uses_tls = servers.as_ref().is_none_or(RedisServers::use_tls);
-    let names = TlsNames {
-        ca: Names::both("caFile", var::REDIS_CA_FILE),
-        certificate: Names::both("clientCertificateFile", var::REDIS_CLIENT_CERTIFICATE_FILE),
-        certificate_alias: Some(Names::variable(var::REDIS_CLIENT_CERT_FILE)),
-        key: Names::both("clientKeyFile", var::REDIS_CLIENT_KEY_FILE),
-    };
-    let tls = DatabaseTls::read(&mut section, &names, uses_tls);
-    let password = section.secret(
-        Names::both("password", var::REDIS_PASSWORD),
-        Names::both("passwordFile", var::REDIS_PASSWORD_FILE),
-    );
-    let mut timeout = |option, variable| {
-        section.parsed(Names::both(option, variable), values::duration_or_off).flatten()
-    };
-    let connect_timeout = timeout("connectTimeout", var::REDIS_CONNECT_TIMEOUT);
-    let read_timeout = timeout("readTimeout", var::REDIS_READ_TIMEOUT);
-    let username = section.text(Names::both("username", var::REDIS_USERNAME));
-    let local_ttl = local_ttl(&mut section);
-    let health_check_interval =
-        health_check_interval(&mut section, var::REDIS_HEALTH_CHECK_INTERVAL);
-    let atomic_upsert = section.switch(Names::both("atomicUpsert", var::REDIS_ATOMIC_UPSERT));
-    let aws_auth = section.switch(Names::both("awsAuth", var::REDIS_AWS_AUTH));
-    let aws_cache_name = section.text(Names::both("awsCacheName", var::REDIS_AWS_CACHE_NAME));
+    let files = [
+        &table::REDIS_CA_FILE,
+        &table::REDIS_CLIENT_CERTIFICATE_FILE,
+        &table::REDIS_CLIENT_KEY_FILE,
+    ];
+    let tls = DatabaseTls::read(&mut section, files, uses_tls);
+    let username = section.read(&table::REDIS_USERNAME);
+    let password = section.secret(&table::REDIS_PASSWORD);
+    let local_ttl = section.value(&table::CACHE_TTL);
+    let health_check_interval = section.value(&table::REDIS_HEALTH_CHECK_INTERVAL);
+    let connect_timeout = section.read(&table::REDIS_CONNECT_TIMEOUT).flatten();
+    let read_timeout = section.read(&table::REDIS_READ_TIMEOUT).flatten();
     let config = servers.map(|servers| RedisConfig {
         servers,
         username,
@@ -130,232 +100,192 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Switched<RedisConfig> {
         health_check_interval,
         connect_timeout,
         read_timeout,
-        atomic_upsert,
-        aws_auth,
-        aws_cache_name: aws_cache_name.map(|name| name.to_lowercase()),
     });
-    if !is_on {
-        return Switched::Off;
-    }
-    if reader.variable(var::REDIS_TTL).is_some_and(|value| !value.is_empty()) {
-        let place = Place::Variable(var::REDIS_TTL.to_owned());
-        let what = "ld-relay 6 removed this variable; use CACHE_TTL with a unit, such as 30s";
-        reader.problem(place, what, None);
-    }
-    Switched::on(config)
+    (is_on, config)
 }
 
-fn is_on(section: &mut SectionReader<'_, '_>) -> bool {
-    let asked_for = section.boolean(Names::variable(var::USE_REDIS));
-    let in_file = [URL, HOST, PORT, URLS, MASTER].iter().any(|&names| section.is_in_file(names));
+fn is_on(section: &mut Scope<'_, '_>) -> bool {
+    let asked_for = section.read(&table::USE_REDIS);
+    let addresses: [&Row; 4] =
+        [&table::REDIS_URL, &table::REDIS_HOST, &table::REDIS_URLS, &table::REDIS_SENTINEL_MASTER];
+    let in_file = section.is_in_file(&table::REDIS_PORT)
+        || addresses.iter().any(|row| section.is_in_file(row));
     if !in_file && asked_for != Some(true) {
-        if asked_for.is_none() {
-            // REDIS_PORT is left out: container links set it without anybody asking.
-            warn_of_idle_variables(section, &[URL, HOST, URLS, MASTER], var::USE_REDIS);
-        }
-        section.ignore_variables();
+        // REDIS_PORT does not describe it: container platforms set it as a link.
+        let switch = table::USE_REDIS.variable.filter(|_| asked_for.is_none());
+        turn_off(section, table::ROWS, &addresses, switch);
     } else if asked_for == Some(false) {
         let what = "has no effect, because the file configures Redis";
-        section.warning(Names::variable(var::USE_REDIS), what);
+        section.warning(&table::USE_REDIS, what);
     }
     in_file || asked_for == Some(true)
 }
 
-/// What the options say of one address, before it is known whether it is one.
-struct Address {
-    url: Option<RedactedUrl>,
-    /// A host, a port, or both.
-    host_url: Option<RedactedUrl>,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Mode {
-    #[default]
-    Standalone,
-    Sentinel,
-    Cluster,
-}
-
-fn read_servers(section: &mut SectionReader<'_, '_>) -> Option<RedisServers> {
+fn read_servers(section: &mut Scope<'_, '_>) -> Option<RedisServers> {
     let before = section.problem_count();
-    let mode = section.parsed(MODE, mode).unwrap_or_default();
-    let master = section.text(MASTER);
+    let mode = section.read(&table::REDIS_MODE)?;
+    let master = section.read(&table::REDIS_SENTINEL_MASTER);
     let urls = read_urls(section);
     let address = read_address(section);
-    let with_tls = section.switch(TLS);
+    let with_tls = section.value(&table::REDIS_TLS);
     check_fit(section, mode);
     if section.problem_count() > before {
         return None;
     }
-    if with_tls
-        && [&address.url, &address.host_url].into_iter().flatten().chain(&urls).any(is_socket)
-    {
-        section.warning(TLS, "has no effect, because a Unix socket does not use TLS");
+    if with_tls && address.iter().chain(&urls).any(is_socket) {
+        section.warning(&table::REDIS_TLS, "has no effect, because a Unix socket does not use TLS");
     }
     let secured = |url: RedactedUrl| if with_tls { secured(url) } else { url };
-    let single = address.url.or(address.host_url).map(secured);
+    let single = address.map(secured);
     let urls: Vec<RedactedUrl> = urls.into_iter().map(secured).collect();
     let default = || RedactedUrl::new(format!("redis://{HOST_DEFAULT}:{PORT_DEFAULT}"));
-    Some(match mode {
-        Mode::Standalone => RedisServers::Standalone(single.unwrap_or_else(|| secured(default()))),
-        Mode::Sentinel => RedisServers::Sentinel { master: master?, sentinels: urls },
-        Mode::Cluster => {
+    let servers = match mode {
+        RedisMode::Standalone => {
+            RedisServers::Standalone(single.unwrap_or_else(|| secured(default())))
+        }
+        RedisMode::Sentinel => RedisServers::Sentinel { master: master?, sentinels: urls },
+        RedisMode::Cluster => {
             RedisServers::Cluster(if urls.is_empty() { single.into_iter().collect() } else { urls })
         }
-    })
+    };
+    show(section, &servers);
+    Some(servers)
+}
+
+/// Shows the servers that the options together mean.
+fn show(section: &mut Scope<'_, '_>, servers: &RedisServers) {
+    for row in [
+        &*table::REDIS_URL,
+        &table::REDIS_HOST,
+        &table::REDIS_PORT,
+        &table::REDIS_URLS,
+        &table::REDIS_TLS,
+    ] {
+        section.show(row, None);
+    }
+    let urls: Vec<String> = servers.urls().iter().map(RedactedUrl::redacted).collect();
+    let row: &Row = match servers {
+        RedisServers::Standalone(_) => &table::REDIS_URL,
+        RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => &table::REDIS_URLS,
+    };
+    section.show(row, Some(urls.join(", ")));
 }
 
 /// Which options each mode needs and which it excludes.
-fn check_fit(section: &mut SectionReader<'_, '_>, mode: Mode) {
-    let has_single = section.is_set(URL) || section.is_set(HOST) || section.is_set(PORT);
-    let missing = match mode {
-        Mode::Standalone => {
-            for names in [URLS, MASTER] {
-                if section.is_set(names) {
-                    let what = "is set, but the mode is standalone";
-                    section.problem(names, what, Some("mode = sentinel or cluster"));
-                }
+fn check_fit(section: &mut Scope<'_, '_>, mode: RedisMode) {
+    let [url, host, port, urls, master]: [&Row; 5] = [
+        &table::REDIS_URL,
+        &table::REDIS_HOST,
+        &table::REDIS_PORT,
+        &table::REDIS_URLS,
+        &table::REDIS_SENTINEL_MASTER,
+    ];
+    match mode {
+        RedisMode::Standalone => {
+            for row in [urls, master] {
+                let what = "is set, but the mode is standalone";
+                section.forbid(row, what, Some("mode = sentinel or cluster"));
             }
-            return;
         }
-        Mode::Sentinel => {
-            for names in [URL, HOST] {
-                if section.is_set(names) {
-                    section.problem(names, "is set, but the mode is sentinel", Some("urls"));
-                }
+        RedisMode::Sentinel => {
+            // REDIS_PORT may be a link that the platform set.
+            for row in [url, host] {
+                section.forbid(row, "is set, but the mode is sentinel", Some("urls"));
             }
-            if !section.is_set(MASTER) {
-                section.problem(MASTER, "is missing, although the mode is sentinel", None);
-            }
-            "is missing, although the mode is sentinel"
+            section.require(master, "is missing, although the mode is sentinel");
+            section.require(urls, "is missing, although the mode is sentinel");
         }
-        Mode::Cluster if has_single => {
-            if section.is_set(URLS) {
-                let what = "is set together with url, host or port";
-                section.problem(URLS, what, Some("one of them"));
-            }
-            return;
+        RedisMode::Cluster if [url, host, port].iter().any(|row| section.is_set(row)) => {
+            let what = "is set together with url, host or port";
+            section.forbid(urls, what, Some("one of them"));
         }
-        Mode::Cluster => "is missing, although the mode is cluster",
-    };
-    if !section.is_set(URLS) {
-        section.problem(URLS, missing, None);
+        RedisMode::Cluster => section.require(urls, "is missing, although the mode is cluster"),
     }
 }
 
-fn read_urls(section: &mut SectionReader<'_, '_>) -> Vec<RedactedUrl> {
+fn read_urls(section: &mut Scope<'_, '_>) -> Vec<RedactedUrl> {
     let mut urls = Vec::new();
-    for (index, item) in section.list(URLS).iter().enumerate() {
+    let items = section.read(&table::REDIS_URLS).unwrap_or_default();
+    for (index, item) in items.iter().enumerate() {
         match values::redis_url(item.trim()) {
             Ok(url) => urls.push(url),
             Err(invalid) => {
                 let what = format!("item {} of the list {}", index + 1, invalid.what);
-                section.problem(URLS, what, invalid.allowed);
+                section.problem(&table::REDIS_URLS, what, invalid.allowed.as_deref());
             }
         }
     }
     urls
 }
 
+/// What the file or the variables say of the address of one server.
+struct Address {
+    url: Option<RedactedUrl>,
+    host: Option<String>,
+    port: Option<PortOrLink>,
+}
+
 /// The one address of a standalone server.
 ///
 /// ld-relay v8: a URL excludes host and port, and the port's variable may be a container link,
-/// which counts before `REDIS_HOST`. Unlike there, the exclusion holds within the file and within
-/// the variables; a variable with the other kind of address takes the place of the file's. Empty
-/// variables change nothing, as they would quietly lead to a server on this machine.
-fn read_address(section: &mut SectionReader<'_, '_>) -> Address {
-    let filled = |section: &mut SectionReader<'_, '_>, names: Names| {
-        if section.is_variable(names) { names } else { Names { variable: None, ..names } }
-    };
-    let by_file = [URL, HOST, PORT].map(|names| section.is_in_file(names));
-    let [url_by_variable, host_by_variable, port_by_variable] =
-        [URL, HOST, PORT].map(|names| section.is_variable(names));
-    let url = filled(section, URL);
-    let url = section.parsed(url, values::redis_url);
-    let host = filled(section, HOST);
-    let host = section.parsed(host, host_name);
-    let port = section.parsed(Names::option("port"), values::port);
-    let link = if port_by_variable { section.parsed(PORT_VARIABLE, port_or_link) } else { None };
-    let is_link = matches!(link, Some((Some(_), _)));
-    let in_file = (by_file[0] || by_file[1]) && !host_by_variable;
-    let link = link.filter(|_| !(is_link && (url_by_variable || in_file)));
-    if is_link && link.is_none() {
-        // Nobody asks for a link: the platform sets it, and it must not lead elsewhere.
-        let what = "is a container link and is ignored, because an address is configured";
-        section.warning(PORT_VARIABLE, what);
-    }
-    if host_by_variable && let Some((Some(_), _)) = &link {
-        let what = "is a container link and takes precedence over REDIS_HOST, as in ld-relay; unset \
-                    REDIS_PORT or set a port number to use REDIS_HOST";
-        section.warning(PORT_VARIABLE, what);
-    }
-    let port_by_variable = port_by_variable && !is_link;
-    for [url, host, port] in [by_file, [url_by_variable, host_by_variable, port_by_variable]] {
-        if url && (host || port) {
+/// which takes precedence over `REDIS_HOST`. Unlike there, the exclusion holds within the file and
+/// within the variables; a variable with the other kind of address takes the place of the file's.
+fn read_address(section: &mut Scope<'_, '_>) -> Option<RedactedUrl> {
+    let (file_url, url) = section.by_layer(&table::REDIS_URL);
+    let (file_host, host) = section.by_layer(&table::REDIS_HOST);
+    let (file_port, port) = section.by_layer(&table::REDIS_PORT);
+    let file = Address { url: file_url, host: file_host, port: file_port };
+    let mut variables = Address { url, host, port };
+    check_links(section, &file, &mut variables);
+    for layer in [&file, &variables] {
+        if layer.url.is_some() && (layer.host.is_some() || layer.port.is_some()) {
             let what = "is set together with host or port; set only one of them";
-            section.problem(URL, what, None);
+            section.problem(&table::REDIS_URL, what, None);
         }
     }
-    if url_by_variable {
-        return Address { url, host_url: None };
+    if variables.url.is_some() {
+        return variables.url;
     }
-    if by_file[0] && port_by_variable && !host_by_variable {
-        let what =
-            "cannot change the url in the file; set REDIS_URL instead, or REDIS_HOST as well";
-        section.problem(PORT_VARIABLE, what, None);
+    let is_link = variables.port.as_ref().is_some_and(|port| port.host.is_some());
+    if file.url.is_some() && variables.host.is_none() && !is_link {
+        if variables.port.is_some() {
+            let what =
+                "cannot change the url in the file; set REDIS_URL instead, or REDIS_HOST as well";
+            section.problem(&table::REDIS_PORT, what, None);
+        }
+        return file.url;
     }
-    let (linked_host, linked_port) = match link {
-        Some((host, port)) => (host, Some(port)),
+    let (linked_host, port) = match variables.port.or(file.port) {
+        Some(port) => (port.host, Some(port.port)),
         None => (None, None),
     };
-    let host = linked_host.or(host);
-    let port = linked_port.or(port);
-    let host_url = (host.is_some() || port.is_some()).then(|| {
+    let host = linked_host.or(variables.host).or(file.host);
+    (host.is_some() || port.is_some()).then(|| {
         let host = host.as_deref().unwrap_or(HOST_DEFAULT);
         RedactedUrl::new(format!("redis://{host}:{}", port.unwrap_or(PORT_DEFAULT)))
-    });
-    let url = url.filter(|_| !host_by_variable && !port_by_variable);
-    Address { url, host_url }
+    })
 }
 
-/// The variable of the port by itself, as it has a form of its own.
-const PORT_VARIABLE: Names = Names::variable(var::REDIS_PORT);
-
-fn host_name(text: &str) -> Result<String, Invalid> {
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Ok(format!("[{text}]"));
+/// A container link in the port's variable: the platform sets it, so it must not lead away from an
+/// address that the operator chose.
+fn check_links(section: &mut Scope<'_, '_>, file: &Address, variables: &mut Address) {
+    let is_link = |port: &Option<PortOrLink>| port.as_ref().is_some_and(|it| it.host.is_some());
+    if is_link(&file.port) {
+        let what = "is not a port";
+        section.problem(&table::REDIS_PORT, what, Some("a number from 1 to 65535"));
     }
-    let has_port = text.rsplit_once(']').map_or(text, |(_, rest)| rest).contains(':');
-    if has_port || text.contains(char::is_whitespace) || !values::is_host_and_port(text) {
-        return Err(Invalid {
-            what: "is not the name or address of a host".to_owned(),
-            allowed: Some("a host without scheme and port"),
-        });
+    if !is_link(&variables.port) {
+        return;
     }
-    Ok(text.to_owned())
-}
-
-/// A port, or what container links put there: `tcp://HOST:PORT`.
-fn port_or_link(text: &str) -> Result<(Option<String>, u16), Invalid> {
-    let Some(link) = text.strip_prefix("tcp://") else { return Ok((None, values::port(text)?)) };
-    let not_link = || Invalid {
-        what: format!("{} is not a port", quoted(text)),
-        allowed: Some("a number from 1 to 65535, or tcp://HOST:PORT"),
-    };
-    let (host, port) = link.rsplit_once(':').ok_or_else(not_link)?;
-    let host = host_name(host).map_err(|_| not_link())?;
-    Ok((Some(host), values::port(port).map_err(|_| not_link())?))
-}
-
-fn mode(text: &str) -> Result<Mode, Invalid> {
-    match text.to_ascii_lowercase().as_str() {
-        "standalone" => Ok(Mode::Standalone),
-        "sentinel" => Ok(Mode::Sentinel),
-        "cluster" => Ok(Mode::Cluster),
-        _ => Err(Invalid {
-            what: format!("{} is not a mode", quoted(text)),
-            allowed: Some("standalone, sentinel, cluster"),
-        }),
+    let in_file = (file.url.is_some() || file.host.is_some()) && variables.host.is_none();
+    if variables.url.is_some() || in_file {
+        let what = "is a container link and is ignored, because an address is configured";
+        section.warning(&table::REDIS_PORT, what);
+        variables.port = None;
+    } else if variables.host.is_some() {
+        let what = "is a container link and takes precedence over REDIS_HOST, as in ld-relay; unset \
+                    REDIS_PORT or set a port number to use REDIS_HOST";
+        section.warning(&table::REDIS_PORT, what);
     }
 }
 
@@ -377,30 +307,6 @@ fn secured(url: RedactedUrl) -> RedactedUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts() {
-        let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(host_name(text).ok().as_deref(), expected, "{text}");
-        };
-        check("cache", Some("cache"));
-        check("::1", Some("[::1]"));
-        check("[::1]", Some("[::1]"));
-        check("cache:6379", None);
-        check("[::1]:6379", None);
-        check("redis://cache", None);
-        check("user@cache", None);
-        check("a b", None);
-    }
-
-    #[test]
-    fn ports_and_links() {
-        assert_eq!(port_or_link("6380"), Ok((None, 6380)));
-        assert_eq!(port_or_link("tcp://10.0.0.1:6379"), Ok((Some("10.0.0.1".to_owned()), 6379)));
-        for text in ["tcp://10.0.0.1", "tcp://:1", "tcp://h:x", "udp://h:1", "0", "x"] {
-            assert!(port_or_link(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn tls_changes_the_scheme_only() {

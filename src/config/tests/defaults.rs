@@ -12,9 +12,7 @@ fn main_has_ld_relays_defaults() {
         stream_uri: "https://stream.launchdarkly.com".parse().unwrap(),
         base_uri: "https://sdk.launchdarkly.com".parse().unwrap(),
         client_side_base_uri: "https://clientsdk.launchdarkly.com".parse().unwrap(),
-        exit_on_error: false,
         exit_always: false,
-        ignore_connection_errors: false,
         port: 8030,
         bind_address: None,
         init_timeout: seconds(10),
@@ -22,14 +20,9 @@ fn main_has_ld_relays_defaults() {
         shutdown_delay: seconds(5),
         heartbeat_interval: Some(seconds(180)),
         max_client_connection_time: None,
-        max_client_request_body_bytes: 5 * 1024 * 1024,
-        ping_stream_jitter_time: None,
         disconnected_status_time: seconds(60),
-        tls: None,
         log_level: LogLevel::Info,
         log_format: LogFormat::Text,
-        big_segments_stale_as_degraded: false,
-        big_segments_stale_threshold: seconds(300),
         expired_credential_cleanup_interval: seconds(60),
     };
     assert_eq!(main, expected);
@@ -39,27 +32,45 @@ fn main_has_ld_relays_defaults() {
 fn everything_else_is_off_or_left_open() {
     let config = with_environment("", &[]);
     assert_eq!(config.autoconfig, AutoConfigSection::default());
-    assert_eq!(config.offline, None);
     assert_eq!(config.database, None);
     assert_eq!(config.proxy, ProxyConfig::default());
     assert_eq!(config.concurrency, ConcurrencyConfig::default());
-    assert_eq!(config.http, HttpConfig::default());
-    assert_eq!(config.metrics, MetricsConfig::default());
     assert!(config.filters.is_empty());
-    let events = EventsConfig {
-        send_events: false,
-        events_uri: "https://events.launchdarkly.com".parse().unwrap(),
-        flush_interval: Duration::from_secs(5),
-        capacity: 1000,
-        metrics_capacity: 10_000,
-        max_inbound_payload_bytes: None,
-        inline_users: false,
-    };
-    assert_eq!(config.events, events);
     let environment = &config.environments["e"];
     assert_eq!(environment.ttl, Duration::ZERO);
     assert_eq!(environment.log_level, LogLevel::Info);
     assert!(!environment.secure_mode);
+}
+
+#[test]
+fn options_that_are_not_built_have_defaults() {
+    let shown = loaded_with_environment("", &[]).shown;
+    let check = |section, option, expected| {
+        assert_eq!(shown.get(section, option), expected, "[{section}] {option}");
+    };
+    check("Main", "exitOnError", Some("false"));
+    check("Main", "ignoreConnectionErrors", Some("false"));
+    check("Main", "maxClientRequestBodySize", Some("5242880"));
+    check("Main", "pingStreamJitterTime", Some("none"));
+    check("Main", "tlsEnabled", Some("false"));
+    check("Main", "bigSegmentsStaleAsDegraded", Some("false"));
+    check("Main", "bigSegmentsStaleThreshold", Some("5m"));
+    check("OfflineMode", "fileDataSource", None);
+    check("Http", "enableCompression", Some("false"));
+    for option in ["idleConnTimeout", "maxIdleConns", "maxIdleConnsPerHost"] {
+        check("Http", option, None);
+    }
+    check("Http", "disableKeepAlives", Some("false"));
+    check("Events", "sendEvents", Some("false"));
+    check("Events", "eventsUri", Some("https://events.launchdarkly.com/"));
+    check("Events", "flushInterval", Some("5s"));
+    check("Events", "capacity", Some("1000"));
+    check("Events", "metricsCapacity", Some("10000"));
+    check("Events", "maxInboundPayloadSize", Some("no limit"));
+    check("Events", "inlineUsers", Some("false"));
+    for section in ["Datadog", "Stackdriver", "Prometheus", "OpenTelemetry"] {
+        check(section, "enabled", None);
+    }
 }
 
 #[test]

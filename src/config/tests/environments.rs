@@ -244,6 +244,43 @@ fn options_of_old_ld_relays_are_named_as_today() {
 }
 
 #[test]
+fn old_options_belong_to_their_section_and_have_any_case() {
+    check_problems(
+        "[main]\nHEARTBEATINTERVALSECS = 180\napiKey = secret\nflushIntervalSecs = 5\n\
+         [Events]\nsamplingInterval = 1\nheartbeatIntervalSecs = 5\n\
+         [Environment \"e\"]\nsdkKey = s\nInsecureSkipVerify\nttlMinutes =\n",
+        &[],
+        &[
+            "/c.conf:2: [Main] heartbeatIntervalSecs: ld-relay 6 renamed this option",
+            "/c.conf:3: [main] apiKey: unknown option; allowed: baseUri, bigSegmentsStaleAsDegraded",
+            "/c.conf:4: [main] flushIntervalSecs: unknown option",
+            "/c.conf:6: [Events] samplingInterval: ld-relay 6 removed this option; delete the line",
+            "/c.conf:7: [Events] heartbeatIntervalSecs: unknown option",
+            "/c.conf:10: [Environment \"e\"] insecureSkipVerify: ld-relay 6 removed this option; \
+             certificates are always verified. To trust another CA, use [Proxy] caCertFiles",
+            "/c.conf:11: [Environment \"e\"] ttlMinutes: ld-relay 6 renamed this option to ttl",
+        ],
+    );
+    // An old name is not among those that a mistake is told of.
+    let problems = load_both("[Events]\nx = 1", &[]).unwrap_err().to_string();
+    assert!(problems.contains("flushInterval,") && !problems.contains("Secs"), "{problems}");
+}
+
+#[test]
+fn old_variables_come_with_advice() {
+    check_warnings(
+        "[Environment \"e\"]\nsdkKey = s\n",
+        &[("EVENTS_SEND", "1"), ("DISABLE_INTERNAL_USAGE_METRICS", "1"), ("EVENTS_SEN", "1")],
+        &[
+            "DISABLE_INTERNAL_USAGE_METRICS: has no effect: ld-relay 8 removed this variable. \
+             Pilotlight sends no usage metrics",
+            "EVENTS_SEN: has no effect: unknown variable",
+            "EVENTS_SEND: has no effect: ld-relay 5.5 replaced this variable by USE_EVENTS",
+        ],
+    );
+}
+
+#[test]
 fn secrets_in_clear_beyond_this_machine_are_warned_of() {
     let environment = "[Environment \"e\"]\nsdkKey = s\nprefix = p\n";
     let check = |file: &str, pairs: &[(&str, &str)], expected: &[&str]| {

@@ -2,6 +2,7 @@
 
 mod combining;
 mod defaults;
+mod effects;
 mod environments;
 mod options;
 mod page;
@@ -10,7 +11,6 @@ mod redis;
 mod robust;
 mod rules;
 mod secrets;
-mod unbuilt;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -70,7 +70,13 @@ pub(super) fn good(file: &str, pairs: &[(&str, &str)]) -> Config {
 /// The same with an environment, which every configuration needs.
 #[track_caller]
 pub(super) fn with_environment(file: &str, pairs: &[(&str, &str)]) -> Config {
-    good(&format!("{file}\n[Environment \"e\"]\nsdkKey = sdk-e\nprefix = p\n"), pairs)
+    loaded_with_environment(file, pairs).config
+}
+
+#[track_caller]
+pub(super) fn loaded_with_environment(file: &str, pairs: &[(&str, &str)]) -> Loaded {
+    let file = format!("{file}\n[Environment \"e\"]\nsdkKey = sdk-e\nprefix = p\n");
+    load_both(&file, pairs).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// The problems are these and no others, each by its beginning and in their order.

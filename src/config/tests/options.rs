@@ -4,38 +4,56 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use super::*;
-use crate::config::sections::metrics::OtlpProtocol;
 use crate::config::sections::proxy::VariableProxies;
 
 /// An option of a section that arrives the same way from both sides.
 #[track_caller]
 #[expect(clippy::needless_pass_by_value, reason = "a table of literals reads better so")]
 fn check<T: Debug + PartialEq>(
-    (section, option, variable): (&str, &str, &str),
+    option: (&'static str, &'static str, &str),
     value: &str,
     read: impl Fn(Config) -> T,
     expected: T,
 ) {
+    for (name, loaded) in from_both_sides(option, value) {
+        assert_eq!(read(loaded.config), expected, "{name}");
+    }
+}
+
+/// The same for an option that no code uses yet, in the form that is shown to people.
+#[track_caller]
+fn check_shown(option: (&'static str, &'static str, &str), value: &str, expected: &str) {
+    for (name, loaded) in from_both_sides(option, value) {
+        assert_eq!(loaded.shown.get(option.0, option.1), Some(expected), "{name}");
+    }
+}
+
+/// What is loaded with the value in the file, under the option's name in capitals, and in the
+/// variable.
+#[track_caller]
+fn from_both_sides(
+    (section, option, variable): (&str, &str, &str),
+    value: &str,
+) -> Vec<(String, Loaded)> {
     let switch = match section {
         "Datadog" | "Stackdriver" | "Prometheus" | "OpenTelemetry" | "DynamoDB" => "enabled",
         "Redis" if !["url", "host", "port"].contains(&option) => "host = h\ntls",
         "Consul" if option != "host" => "host = https://h",
-        "OfflineMode" => return,
         _ => "",
     };
     let table = if section == "DynamoDB" && option != "tableName" { "tableName = t" } else { "" };
     let base = format!("[{section}]\n{switch}\n{table}\n");
+    let mut found = Vec::new();
     if !option.is_empty() {
-        let config = with_environment(&format!("{base}{option} = \"{value}\""), &[]);
-        assert_eq!(read(config), expected, "[{section}] {option}");
-        let shouted = option.to_uppercase();
-        let config = with_environment(&format!("{base}{shouted} = \"{value}\""), &[]);
-        assert_eq!(read(config), expected, "[{section}] {shouted}");
+        for name in [option.to_owned(), option.to_uppercase()] {
+            let loaded = loaded_with_environment(&format!("{base}{name} = \"{value}\""), &[]);
+            found.push((format!("[{section}] {name}"), loaded));
+        }
     }
     if !variable.is_empty() {
-        let config = with_environment(&base, &[(variable, value)]);
-        assert_eq!(read(config), expected, "{variable}");
+        found.push((variable.to_owned(), loaded_with_environment(&base, &[(variable, value)])));
     }
+    found
 }
 
 const fn seconds(count: u64) -> Duration {
@@ -55,10 +73,10 @@ fn main_section() {
         |it| it.main.client_side_base_uri,
         address(url),
     );
-    check(main("exitOnError", "EXIT_ON_ERROR"), "yes", |it| it.main.exit_on_error, true);
+    check_shown(main("exitOnError", "EXIT_ON_ERROR"), "yes", "true");
     check(main("exitAlways", "EXIT_ALWAYS"), "1", |it| it.main.exit_always, true);
     let ignore = main("ignoreConnectionErrors", "IGNORE_CONNECTION_ERRORS");
-    check(ignore, "true", |it| it.main.ignore_connection_errors, true);
+    check_shown(ignore, "true", "true");
     check(main("port", "PORT"), "9000", |it| it.main.port, 9000);
     let localhost = Some("127.0.0.1".parse().unwrap());
     check(main("bindAddress", "BIND_ADDRESS"), "127.0.0.1", |it| it.main.bind_address, localhost);
@@ -77,18 +95,18 @@ fn main_section() {
     check(connection, "1h", |it| it.main.max_client_connection_time, Some(seconds(3600)));
     check(connection, "0s", |it| it.main.max_client_connection_time, None);
     let body = main("maxClientRequestBodySize", "MAX_CLIENT_REQUEST_BODY_SIZE");
-    check(body, "1KiB", |it| it.main.max_client_request_body_bytes, 1024);
+    check_shown(body, "1KiB", "1024");
     let jitter = main("pingStreamJitterTime", "PING_STREAM_JITTER_TIME");
-    check(jitter, "2s", |it| it.main.ping_stream_jitter_time, Some(seconds(2)));
+    check_shown(jitter, "2s", "2s");
     let disconnected = main("disconnectedStatusTime", "DISCONNECTED_STATUS_TIME");
     check(disconnected, "2s", |it| it.main.disconnected_status_time, seconds(2));
     check(main("logLevel", "LOG_LEVEL"), "WARN", |it| it.main.log_level, LogLevel::Warn);
     check(main("", "LOG_FORMAT"), "Json", |it| it.main.log_format, LogFormat::Json);
     check(main("", "LOG_FORMAT"), "xml", |it| it.main.log_format, LogFormat::Text);
     let degraded = main("bigSegmentsStaleAsDegraded", "BIG_SEGMENTS_STALE_AS_DEGRADED");
-    check(degraded, "true", |it| it.main.big_segments_stale_as_degraded, true);
+    check_shown(degraded, "true", "true");
     let threshold = main("bigSegmentsStaleThreshold", "BIG_SEGMENTS_STALE_THRESHOLD");
-    check(threshold, "1m", |it| it.main.big_segments_stale_threshold, seconds(60));
+    check_shown(threshold, "1m", "1m");
     let cleanup = main("expiredCredentialCleanupInterval", "EXPIRED_CREDENTIAL_CLEANUP_INTERVAL");
     let expected = Duration::from_millis(100);
     check(cleanup, "100ms", |it| it.main.expired_credential_cleanup_interval, expected);
@@ -184,30 +202,30 @@ fn databases() {
 #[test]
 fn events_and_http() {
     let section = |option, variable| ("Events", option, variable);
-    check(section("sendEvents", "USE_EVENTS"), "true", |it| it.events.send_events, true);
-    let url: ::http::Uri = "http://events".parse().unwrap();
-    check(section("eventsUri", "EVENTS_HOST"), "http://events", |it| it.events.events_uri, url);
-    let flush = section("flushInterval", "EVENTS_FLUSH_INTERVAL");
-    check(flush, "1s", |it| it.events.flush_interval, seconds(1));
-    check(section("capacity", "EVENTS_CAPACITY"), "7", |it| it.events.capacity, 7);
-    let metrics = section("metricsCapacity", "EVENTS_METRICS_CAPACITY");
-    check(metrics, "2000", |it| it.events.metrics_capacity, 2000);
-    check(metrics, "7", |it| it.events.metrics_capacity, 1000);
+    check_shown(section("sendEvents", "USE_EVENTS"), "true", "true");
+    check_shown(section("eventsUri", "EVENTS_HOST"), "http://events", "http://events/");
+    check_shown(section("flushInterval", "EVENTS_FLUSH_INTERVAL"), "1s", "1s");
+    check_shown(section("capacity", "EVENTS_CAPACITY"), "7", "7");
+    check_shown(section("metricsCapacity", "EVENTS_METRICS_CAPACITY"), "2000", "2000");
+    check_warnings(
+        "[Environment \"e\"]\nsdkKey = s\n[Events]\nmetricsCapacity = 7",
+        &[],
+        &[
+            "/c.conf:4: [Events] metricsCapacity: is too small; 1000 is used",
+            "configuration: accepted, but not implemented yet",
+        ],
+    );
     let payload = section("maxInboundPayloadSize", "EVENTS_MAX_INBOUND_PAYLOAD_SIZE");
-    check(payload, "1MB", |it| it.events.max_inbound_payload_bytes, Some(1 << 20));
-    check(section("inlineUsers", "EVENTS_INLINE_USERS"), "1", |it| it.events.inline_users, true);
+    check_shown(payload, "1MB", "1048576");
+    check_shown(section("inlineUsers", "EVENTS_INLINE_USERS"), "1", "true");
 
     let section = |option, variable| ("Http", option, variable);
-    let compression = section("enableCompression", "HTTP_ENABLE_COMPRESSION");
-    check(compression, "true", |it| it.http.enable_compression, true);
-    let idle = section("idleConnTimeout", "HTTP_IDLE_CONN_TIMEOUT");
-    check(idle, "1s", |it| it.http.idle_connection_timeout, Some(seconds(1)));
-    let idle = section("maxIdleConns", "HTTP_MAX_IDLE_CONNS");
-    check(idle, "-3", |it| it.http.max_idle_connections, Some(-3));
-    let idle = section("maxIdleConnsPerHost", "HTTP_MAX_IDLE_CONNS_PER_HOST");
-    check(idle, "0x10", |it| it.http.max_idle_connections_per_host, Some(16));
-    let keep = section("disableKeepAlives", "HTTP_DISABLE_KEEPALIVE");
-    check(keep, "true", |it| it.http.disable_keep_alives, true);
+    check_shown(section("enableCompression", "HTTP_ENABLE_COMPRESSION"), "true", "true");
+    check_shown(section("idleConnTimeout", "HTTP_IDLE_CONN_TIMEOUT"), "1s", "1s");
+    check_shown(section("maxIdleConns", "HTTP_MAX_IDLE_CONNS"), "-3", "-3");
+    let per_host = section("maxIdleConnsPerHost", "HTTP_MAX_IDLE_CONNS_PER_HOST");
+    check_shown(per_host, "0x10", "16");
+    check_shown(section("disableKeepAlives", "HTTP_DISABLE_KEEPALIVE"), "true", "true");
 }
 
 #[test]
@@ -309,61 +327,51 @@ fn certificates_that_cannot_be_read_are_problems() {
 
 #[test]
 fn metrics_sections() {
-    let datadog = |it: Config| it.metrics.datadog.expect("is on");
     let section = |option, variable| ("Datadog", option, variable);
-    let some = |text: &str| Some(text.to_owned());
-    check(
-        section("statsAddr", "DATADOG_STATS_ADDR"),
-        "h:1",
-        |it| datadog(it).stats_address,
-        some("h:1"),
-    );
-    check(
-        section("traceAddr", "DATADOG_TRACE_ADDR"),
-        "h:2",
-        |it| datadog(it).trace_address,
-        some("h:2"),
-    );
-    check(section("prefix", "DATADOG_PREFIX"), "p", |it| datadog(it).prefix, "p".to_owned());
+    check_shown(section("statsAddr", "DATADOG_STATS_ADDR"), "h:1", "h:1");
+    check_shown(section("traceAddr", "DATADOG_TRACE_ADDR"), "h:2", "h:2");
+    check_shown(section("prefix", "DATADOG_PREFIX"), "p", "p");
     let tags = [("DATADOG_TAG_z", "1"), ("DATADOG_TAG_a", "2"), ("USE_DATADOG", "1")];
-    let tags = datadog(with_environment("[Datadog]\ntag = q:0", &tags)).tags;
-    assert_eq!(tags, ["q:0", "a:2", "z:1"]);
-    let stackdriver = |it: Config| it.metrics.stackdriver.expect("is on");
-    let project = ("Stackdriver", "projectID", "STACKDRIVER_PROJECT_ID");
-    check(project, "p", |it| stackdriver(it).project_id, some("p"));
-    let prefix = ("Stackdriver", "prefix", "STACKDRIVER_PREFIX");
-    check(prefix, "p", |it| stackdriver(it).prefix, "p".to_owned());
-    let prometheus = |it: Config| it.metrics.prometheus.expect("is on");
-    check(("Prometheus", "port", "PROMETHEUS_PORT"), "1", |it| prometheus(it).port, 1);
-    let prefix = ("Prometheus", "prefix", "PROMETHEUS_PREFIX");
-    check(prefix, "p", |it| prometheus(it).prefix, "p".to_owned());
+    let shown = loaded_with_environment("[Datadog]\ntag = q:0", &tags).shown;
+    assert_eq!(shown.get("Datadog", "tag"), Some("q:0, a:2, z:1"));
+    check_shown(("Stackdriver", "projectID", "STACKDRIVER_PROJECT_ID"), "p", "p");
+    check_shown(("Stackdriver", "prefix", "STACKDRIVER_PREFIX"), "p", "p");
+    check_shown(("Prometheus", "port", "PROMETHEUS_PORT"), "1", "1");
+    check_shown(("Prometheus", "prefix", "PROMETHEUS_PREFIX"), "p", "p");
     let pairs = [("USE_STACKDRIVER", "1"), ("USE_PROMETHEUS", "1"), ("USE_OTLP", "1")];
-    let metrics = with_environment("", &pairs).metrics;
-    assert_eq!(metrics.prometheus.unwrap().port, 8031);
-    assert_eq!(metrics.stackdriver.unwrap().prefix, "launchdarkly_relay");
-    assert_eq!(metrics.opentelemetry.unwrap().metrics_cardinality_limit, Some(2000));
+    let shown = loaded_with_environment("", &pairs).shown;
+    assert_eq!(shown.get("Prometheus", "port"), Some("8031"));
+    assert_eq!(shown.get("Stackdriver", "prefix"), Some("launchdarkly_relay"));
+    assert_eq!(shown.get("OpenTelemetry", "metricsCardinalityLimit"), Some("2000"));
 }
 
 #[test]
 fn opentelemetry_is_judged_only_where_it_is_on() {
-    let otel = |it: Config| it.metrics.opentelemetry.expect("is on");
     let section = |option, variable| ("OpenTelemetry", option, variable);
     let protocol = section("protocol", "OTEL_EXPORTER_OTLP_PROTOCOL");
-    check(protocol, "GRPC", |it| otel(it).protocol, Some(OtlpProtocol::Grpc));
-    for word in ["http", "http/protobuf", "HTTP/JSON"] {
-        check(protocol, word, |it| otel(it).protocol, Some(OtlpProtocol::Http));
+    for word in ["GRPC", "http", "http/protobuf", "HTTP/JSON"] {
+        check_shown(protocol, word, word);
     }
     let limit = section("metricsCardinalityLimit", "OTEL_METRICS_CARDINALITY_LIMIT");
-    check(limit, "0", |it| otel(it).metrics_cardinality_limit, None);
+    check_shown(limit, "0", "0");
     let status = section("environmentStatusMetrics", "OTEL_ENVIRONMENT_STATUS_METRICS");
-    check(status, "true", |it| otel(it).environment_status_metrics, true);
-    check(section("logsExporter", "OTEL_LOGS_EXPORTER"), " None ", |it| otel(it).logs, false);
-    check(section("tracesExporter", "OTEL_TRACES_EXPORTER"), "zipkin", |it| otel(it).traces, true);
-    check(section("metricsExporter", "OTEL_METRICS_EXPORTER"), "otlp", |it| otel(it).metrics, true);
+    check_shown(status, "true", "true");
+    check_shown(section("logsExporter", "OTEL_LOGS_EXPORTER"), " None ", "none");
+    check_shown(section("tracesExporter", "OTEL_TRACES_EXPORTER"), "zipkin", "otlp");
+    check_shown(section("metricsExporter", "OTEL_METRICS_EXPORTER"), "otlp", "otlp");
+    check_warnings(
+        "[Environment \"e\"]\nsdkKey = s",
+        &[("USE_OTLP", "1"), ("OTEL_TRACES_EXPORTER", "zipkin")],
+        &[
+            "OTEL_TRACES_EXPORTER: \"zipkin\" is not supported; otlp is used",
+            "configuration: accepted, but not implemented yet",
+        ],
+    );
     // These variables belong to other programs as well.
     let foreign = [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"), ("PROMETHEUS_PORT", "x")];
-    assert_eq!(with_environment("", &foreign).metrics, MetricsConfig::default());
+    check_warnings("[Environment \"e\"]\nsdkKey = s", &foreign, &[]);
     with_environment("[OpenTelemetry]\nprotocol = http/json", &foreign);
+    with_environment("[OpenTelemetry]\nprotocol = carrier", &foreign);
     check_problems(
         "[Environment \"e\"]\nsdkKey = s\n[OpenTelemetry]\nmetricsCardinalityLimit = -1",
         &[("USE_OTLP", "1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier")],
@@ -388,7 +396,7 @@ fn values_of_the_wrong_kind_are_named_with_their_place() {
         &[
             "/c.conf:3: [Environment \"e\"] secureMode: \"\" is not a boolean; allowed: true, yes, on",
             "/c.conf:4: [Environment \"e\"] ttl: \"5\" is not a duration; allowed: a number with",
-            "/c.conf:6: [Main] port: has no value",
+            "/c.conf:6: [Main] port: has no value; allowed: 1 to 65535",
             "/c.conf:7: [Main] streamUri: is not an absolute URL",
             "/c.conf:8: [Main] logLevel: \"loud\" is not a log level; allowed: debug, info",
             "/c.conf:9: [Main] exitAlways: \"maybe\" is not a boolean",
@@ -410,8 +418,9 @@ fn values_of_the_wrong_kind_are_named_with_their_place() {
 
 #[test]
 fn blank_options_are_true_and_words_differ_between_file_and_variables() {
-    let main = with_environment("[Main]\nexitAlways ; why\nexitOnError = on", &[]).main;
-    assert!(main.exit_always && main.exit_on_error);
+    let loaded = loaded_with_environment("[Main]\nexitAlways ; why\nexitOnError = on", &[]);
+    assert!(loaded.config.main.exit_always);
+    assert_eq!(loaded.shown.get("Main", "exitOnError"), Some("true"));
     let main = with_environment("[Main]\nexitAlways", &[("EXIT_ALWAYS", "no")]).main;
     assert!(!main.exit_always);
 }

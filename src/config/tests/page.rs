@@ -1,112 +1,115 @@
-//! `docs/configuration.md` and the example files say what the code does.
+//! docs/configuration.md and the example files say what the code does.
 
 use std::collections::BTreeSet;
 
-use super::super::unbuilt::{NOT_BUILT, NotBuilt, WITHOUT_EFFECT};
-use super::super::{env_vars, sections};
 use super::*;
+use crate::config::table::{self, AnyOption, Default, Effect, SECTIONS, Section};
 
-const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md"));
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
 
-/// A row of one of the page's tables.
-#[derive(Debug)]
-pub(super) struct Row {
-    /// The section named by the heading above, or the heading.
-    pub(super) section: String,
-    pub(super) option: Option<String>,
-    pub(super) variables: Vec<String>,
-    pub(super) effect: String,
+/// Set by `just options`, which writes the tables of the page.
+const RENEW: &str = "PILOTLIGHT_RENEW_OPTIONS";
+
+const HEAD: &str = "| Option | Variable | Type | Default | Effect | Meaning |\n\
+                    | --- | --- | --- | --- | --- | --- |\n";
+
+fn table_of(section: &Section) -> String {
+    let rows = section.rows.iter().map(|option| line(section, *option));
+    HEAD.chars().chain(rows.collect::<String>().chars()).collect()
 }
 
-/// The texts in backquotes.
-fn quoted(cell: &str) -> Vec<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-}
-
-pub(super) fn rows() -> Vec<Row> {
-    let mut section = String::new();
-    let mut rows = Vec::new();
-    for line in PAGE.lines() {
-        if let Some(heading) = line.strip_prefix("### ") {
-            let name = heading.trim_start_matches("`[").split([' ', ']']).next();
-            section = name.unwrap_or_default().to_owned();
-        }
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let [_, option, variable, _, _, effect, ..] = cells[..] else { continue };
-        if effect == "Effect" || effect.starts_with('-') {
-            continue;
-        }
-        let variables = quoted(variable);
-        let strip = |name: String| name.split('<').next().unwrap_or_default().to_owned();
-        rows.push(Row {
-            section: section.clone(),
-            option: quoted(option).into_iter().next(),
-            variables: variables.into_iter().map(strip).collect(),
-            effect: effect.to_owned(),
-        });
-    }
-    rows
-}
-
-#[test]
-fn the_page_names_every_variable_and_no_other() {
-    let on_page: BTreeSet<String> = rows().into_iter().flat_map(|row| row.variables).collect();
-    let in_code: BTreeSet<String> = env_vars::ALL.iter().map(|&name| name.to_owned()).collect();
-    assert_eq!(on_page, in_code);
-    assert_eq!(in_code.len(), env_vars::ALL.len(), "each name once");
-}
-
-#[test]
-fn the_page_names_every_option_and_no_other() {
-    let none = BTreeMap::<String, String>::new();
-    let files = Memory::default();
-    let mut reader = Reader::new(None, &none, true, &files, Vec::new());
-    sections::read(&mut reader);
-    let in_code: BTreeSet<(String, String)> = reader
-        .known()
-        .iter()
-        .flat_map(|(section, options)| {
-            options.iter().map(|option| ((*section).to_owned(), (*option).to_owned()))
+fn line(section: &Section, option: &dyn AnyOption) -> String {
+    let row = option.row();
+    let quoted = |name: &str| format!("`{name}`");
+    let suffix = section.named_by.unwrap_or("name").to_uppercase();
+    let variables: Vec<String> = row
+        .variables()
+        .map(|name| {
+            quoted(&if name.ends_with('_') { format!("{name}<{suffix}>") } else { name.to_owned() })
         })
         .collect();
-    let on_page: BTreeSet<(String, String)> =
-        rows().into_iter().filter_map(|row| Some((row.section, row.option?))).collect();
-    assert_eq!(on_page, in_code);
+    let or_dash = |text: String| if text.is_empty() { "–".to_owned() } else { text };
+    let default = match row.default {
+        Default::Nothing => String::new(),
+        Default::Value(value) => quoted(value),
+        Default::Means(text) => text.to_owned(),
+    };
+    let effect = match row.effect {
+        Effect::Works => "yes",
+        Effect::NotYet => "not yet",
+        Effect::Never => "never",
+        Effect::Refused(_) => "error",
+        Effect::Retired => "retired",
+    };
+    let cells = [
+        or_dash(row.option.map(quoted).unwrap_or_default()),
+        or_dash(variables.join(", ")),
+        option.type_name(),
+        or_dash(default),
+        effect.to_owned(),
+        row.text.trim().to_owned(),
+    ];
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// The page with the tables of all sections as they should be.
+fn renewed(page: &str) -> String {
+    let mut parts = page.split("\n### ");
+    let mut renewed = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        renewed += "\n### ";
+        let name = part.strip_prefix("`[").and_then(|rest| rest.split([' ', ']']).next());
+        let section = SECTIONS.iter().find(|section| Some(section.name) == name);
+        match (section, part.find("| Option |")) {
+            (Some(section), Some(begin)) => {
+                let end = part[begin..].find("\n\n").map_or(part.len(), |at| begin + at + 1);
+                renewed += &part[..begin];
+                renewed += &table_of(section);
+                renewed += &part[end..];
+            }
+            _ => renewed += part,
+        }
+    }
+    renewed
 }
 
 #[test]
-fn the_page_says_what_has_no_effect() {
-    for row in rows() {
-        let option = row.option.as_deref().unwrap_or_default();
-        let is_not_built = NOT_BUILT.iter().any(|not_built| match not_built {
-            NotBuilt::Single(section, name) => row.section == *section && option == *name,
-            NotBuilt::Section(section) => row.section == *section && !option.is_empty(),
-            NotBuilt::Variable(name) => row.variables == [*name],
-        });
-        let is_void = WITHOUT_EFFECT.iter().any(|it| row.section == it.0 && option == it.1);
-        let expected = match (is_not_built, is_void) {
-            (true, false) => &["not yet"][..],
-            (false, true) => &["never"],
-            (false, false) => &["yes", "error", "retired"],
-            (true, true) => &[],
-        };
-        assert!(expected.contains(&row.effect.as_str()), "{row:?}, expected one of {expected:?}");
+fn the_page_has_the_tables_of_all_sections() {
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let expected = renewed(&page);
+    for section in SECTIONS {
+        assert!(expected.contains(&table_of(section)), "[{}] has no table", section.name);
+    }
+    assert_eq!(expected.matches(HEAD).count(), SECTIONS.len(), "a table for each section");
+    if page != expected {
+        if ProcessVariables.get(RENEW).is_some() {
+            std::fs::write(PAGE, expected).unwrap();
+            return;
+        }
+        let differs = page.lines().zip(expected.lines()).find(|(found, wanted)| found != wanted);
+        panic!("docs/configuration.md is out of date; run `just options`. {differs:?}");
     }
 }
 
 #[test]
-fn the_list_of_what_is_not_built_names_options_that_exist() {
-    let on_page: Vec<Row> = rows();
-    for row in NOT_BUILT {
-        let (section, option) = match row {
-            NotBuilt::Single(section, option) => (*section, *option),
-            NotBuilt::Section(section) => (*section, ""),
-            NotBuilt::Variable(_) => continue,
-        };
-        let fits = |it: &Row| {
-            it.section == section && (option.is_empty() || it.option.as_deref() == Some(option))
-        };
-        assert!(on_page.iter().any(fits), "[{section}] {option}");
+fn names_are_unique_and_defaults_can_be_read() {
+    let mut names = BTreeSet::new();
+    for option in SECTIONS.iter().flat_map(|section| section.rows) {
+        let row = option.row();
+        assert!(names.insert((row.section, row.name().to_lowercase())), "{}", row.name());
+        assert!(option.has_good_default(), "[{}] {}", row.section, row.name());
+        assert!(row.text.trim().ends_with('.'), "[{}] {}", row.section, row.name());
+    }
+}
+
+/// A name that ends in an underscore begins a family.
+#[test]
+fn only_families_end_in_an_underscore() {
+    for row in table::rows() {
+        let is_named = ["Environment", "Filters"].contains(&row.section);
+        let is_family = row.variables().all(|name| name.ends_with('_')) && row.variable.is_some();
+        let is_tag = row.variable == table::datadog::DATADOG_TAG_.variable;
+        assert_eq!(is_family || row.variable.is_none() && is_named, is_named || is_tag);
     }
 }
 
@@ -141,7 +144,7 @@ fn every_example_is_a_good_configuration() {
             // What is not implemented yet stands in examples too; anything else would be bad advice.
             assert_eq!(warning.place, Place::Configuration, "{}: {warning}", path.display());
         }
-        assert_eq!(describe(&loaded.config)[0], "[Main]");
+        assert_eq!(loaded.shown.lines()[0], "[Main]");
     }
     assert!(count >= 4, "the examples were found");
 }
@@ -149,7 +152,7 @@ fn every_example_is_a_good_configuration() {
 #[test]
 fn the_description_shows_every_kind_of_configuration() {
     let check = |file: &str, expected: &[&str]| {
-        let page = describe(&with_environment(file, &[]));
+        let page = loaded_with_environment(file, &[]).shown.lines();
         for line in expected {
             assert!(page.iter().any(|found| found.trim() == *line), "{line} in {page:#?}");
         }
@@ -172,6 +175,12 @@ fn the_description_shows_every_kind_of_configuration() {
             "url: none",
         ],
     );
+    let page = loaded_with_environment("", &[("USE_DATADOG", "1"), ("REDIS_HOST", "h")]).shown;
+    let titles: Vec<String> =
+        page.lines().into_iter().filter(|line| line.starts_with('[')).collect();
+    let environment = "[Environment \"e\"]";
+    let expected = ["[Main]", "[AutoConfig]", environment, "[LocalStore]", "[Proxy]"];
+    assert_eq!(titles, [&expected[..], &["[Concurrency]"]].concat(), "databases that are off");
     check(
         "[LocalStore]\ndir = off\n[Concurrency]\nmaxConcurrent = 0",
         &["dir: off", "maxConcurrent: off"],

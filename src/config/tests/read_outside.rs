@@ -1,11 +1,11 @@
-//! An option that the page marks `yes` is one that the relay obeys: outside of this module,
+//! An option that the table says works is one that the relay obeys: outside of this module,
 //! some code reads it.
 //!
 //! The table names that place for each option. A copy that is only handed on is no such place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::page::rows;
+use crate::config::table::{self, Effect};
 
 /// Section, options, and the place that obeys them: a file and a text in it.
 const READ_BY: &[(&str, &str, &str, &str)] = &[
@@ -81,11 +81,16 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("DynamoDB", "enabled", "src/app/database.rs", "Database::DynamoDb(config) => Ok("),
     (
         "DynamoDB",
-        "AWS_REGION",
+        "AWS_REGION AWS_DEFAULT_REGION",
         "src/storage/dynamodb.rs",
         "EnvironmentVariableRegionProvider::new()",
     ),
-    ("DynamoDB", "AWS_CONFIG_FILE", "src/storage/dynamodb.rs", "ProfileFileRegionProvider::new()"),
+    (
+        "DynamoDB",
+        "AWS_CONFIG_FILE AWS_SHARED_CREDENTIALS_FILE",
+        "src/storage/dynamodb.rs",
+        "ProfileFileRegionProvider::new()",
+    ),
     ("DynamoDB", "tableName", "src/app/database.rs", "config.table"),
     ("DynamoDB", "url", "src/app/database.rs", "config.endpoint"),
     ("DynamoDB", "healthCheckInterval localTtl", "src/app/database.rs", "config.local_ttl"),
@@ -119,23 +124,19 @@ fn every_option_marked_yes_is_read_outside_of_config() {
         }
     }
     let mut named = BTreeSet::new();
-    for row in rows().iter().filter(|row| row.effect == "yes") {
-        let name = row.option.as_deref().or(row.variables.first().map(String::as_str));
-        // The row of a directory that has no option and no variable.
-        let Some(name) = name else { continue };
-        let key = (row.section.as_str(), name);
+    for row in table::rows().filter(|row| row.effect == Effect::Works) {
+        let key = (row.section, row.name());
         let Some(&(file, text)) = read_by.get(&key) else {
-            panic!("{key:?} is marked `yes`, but no code is named here that reads it");
+            panic!("{key:?} works, says the table, but no code is named here that reads it");
         };
         let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
         let source =
             std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
         let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         assert!(code.contains(text), "{key:?}: {text} is not in {file}");
-        named.insert((row.section.clone(), name.to_owned()));
+        named.insert(key);
     }
-    for (section, option) in read_by.keys() {
-        let is_named = named.contains(&((*section).to_owned(), (*option).to_owned()));
-        assert!(is_named, "[{section}] {option} is not marked `yes`");
+    for key in read_by.keys() {
+        assert!(named.contains(key), "{key:?} does not work, says the table");
     }
 }

@@ -65,10 +65,14 @@ fn every_option_arrives() {
     let certificate = ClientCertificate { certificate_file: "cert".into(), key_file: "key".into() };
     let tls = DatabaseTls { ca_file: Some("ca".into()), client_certificate: Some(certificate) };
     assert_eq!(expected.tls, tls);
-    assert!(expected.atomic_upsert && expected.aws_auth);
+    let by_file = loaded_with_environment(&format!("[Redis]\n{file}"), &[]).shown;
+    for shown in [by_file, loaded_with_environment("", &pairs).shown] {
+        assert_eq!(shown.get("Redis", "atomicUpsert"), Some("true"));
+        assert_eq!(shown.get("Redis", "awsAuth"), Some("true"));
+        assert_eq!(shown.get("Redis", "awsCacheName"), Some("my-cache"));
+    }
     assert_eq!(expected.connect_timeout, Some(std::time::Duration::from_secs(1)));
     assert_eq!(expected.read_timeout, Some(std::time::Duration::from_secs(2)));
-    assert_eq!(expected.aws_cache_name.as_deref(), Some("my-cache"));
     assert_eq!(expected.health_check_interval, None);
 }
 

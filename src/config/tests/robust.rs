@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::table::{Row, SECTIONS, Section};
 
 /// Texts that are likely to reach every parser of values.
 fn value() -> impl Strategy<Value = String> {
@@ -26,27 +27,23 @@ proptest! {
     #[test]
     fn no_values_panic(
         options in prop::collection::vec((0..200usize, value()), 0..20),
-        set in prop::collection::vec((0..env_vars::ALL.len(), value()), 0..20),
+        set in prop::collection::vec((0..200usize, value()), 0..20),
     ) {
-        let none = BTreeMap::<String, String>::new();
-        let memory = Memory::default();
-        let mut reader = Reader::new(None, &none, false, &memory, Vec::new());
-        sections::read(&mut reader);
-        let known: Vec<(&str, &str)> = reader
-            .known()
+        let known: Vec<(&Section, &Row)> = SECTIONS
             .iter()
-            .flat_map(|(section, options)| options.iter().map(|option| (*section, *option)))
+            .flat_map(|section| section.rows.iter().map(move |option| (section, option.row())))
             .collect();
         let mut file = String::new();
         for (index, value) in &options {
-            let (section, option) = known[index % known.len()];
-            let name = if sections::NAMED.contains(&section) { " \"x\"" } else { "" };
-            file += &format!("[{section}{name}]\n{option} = {value}\n");
+            let (section, row) = known[index % known.len()];
+            let name = if section.named_by.is_some() { " \"x\"" } else { "" };
+            file += &format!("[{}{name}]\n{} = {value}\n", section.name, row.name());
         }
+        let variables: Vec<&str> = known.iter().flat_map(|(_, row)| row.variables()).collect();
         let pairs: Vec<(String, &str)> = set
             .iter()
             .map(|(index, value)| {
-                let name = env_vars::ALL[*index];
+                let name = variables[index % variables.len()];
                 let suffix = if name.ends_with('_') { "x" } else { "" };
                 (format!("{name}{suffix}"), value.as_str())
             })
@@ -54,7 +51,7 @@ proptest! {
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, it)| (name.as_str(), *it)).collect();
         match load_both(&file, &pairs) {
             Ok(loaded) => {
-                describe(&loaded.config);
+                loaded.shown.lines();
                 loaded.config.manual_environments();
             }
             // One line each, also for values with line breaks in them.
@@ -65,4 +62,41 @@ proptest! {
             }
         }
     }
+}
+
+/// What the fuzz target `config_file` begins with: a file, and variables behind a NUL byte.
+#[test]
+fn the_seeds_of_the_fuzz_target_reach_values_and_problems() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/config_file");
+    let mut accepted = 0;
+    let mut refused = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let (file, variables) = text.split_once('\0').unwrap_or((&text, ""));
+        let pairs: Vec<(&str, &str)> =
+            variables.lines().filter_map(|line| line.split_once('=')).collect();
+        let files = Memory::default().with("/run/secrets/key", "rel-1");
+        match load_with(files, file, &pairs) {
+            Ok(_) => accepted += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(accepted >= 2 && refused >= 3, "{accepted} {refused}");
+}
+
+/// Time must not grow with the square of the file.
+#[test]
+fn the_largest_files_are_read() {
+    let filled = |line: &str| line.repeat(1024 * 1024 / line.len());
+    let origins = filled("allowedOrigin = a\n");
+    let config = good(&format!("[Environment \"e\"]\nsdkKey = s\n{origins}"), &[]);
+    assert!(config.environments["e"].allowed_origins.len() > 50_000);
+    let key = format!("{}b", "a".repeat(1024 * 1024));
+    let pairs = [("AUTO_CONFIG_CACHE_ENCRYPTION_KEY", &*key)];
+    with_environment("", &pairs);
+    let mut file = String::new();
+    for number in 0..5_000 {
+        file += &format!("[Environment \"{number}\"]\nsdkKey = s{number}\nprefix = p{number}\n");
+    }
+    assert_eq!(good(&file, &[]).environments.len(), 5_000);
 }

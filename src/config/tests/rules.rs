@@ -77,6 +77,11 @@ fn properties_need_their_mode() {
         ],
     );
     check_problems(
+        "[AutoConfig]\nkey = k\n[OfflineMode]\nfileDataSourceMonitoringInterval = 1s",
+        &[],
+        &["/c.conf:4: [OfflineMode] fileDataSourceMonitoringInterval: is set, but there is no"],
+    );
+    check_problems(
         "[OfflineMode]\nfileDataSource = f\nfileDataSourceMonitoringInterval = 99ms",
         &[],
         &[

@@ -131,7 +131,7 @@ const SECRETS: &str = "[AutoConfig]\ncacheEncryptionKey = hunter-encryption\n\
 fn no_secret_is_in_debug_output_or_in_the_description() {
     let loaded = load_both(SECRETS, &[]).unwrap();
     let debug = format!("{loaded:#?}");
-    let page = describe(&loaded.config).join("\n");
+    let page = loaded.shown.lines().join("\n");
     for text in [&debug, &page] {
         assert!(!text.contains("hunter"), "{text}");
     }

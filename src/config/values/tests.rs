@@ -80,7 +80,11 @@ fn signs_of_durations_mean_what_the_option_says() {
     }
     assert_eq!(interval_of_100ms("100ms"), Ok(Duration::from_millis(100)));
     for text in ["99ms", "0", "-1s"] {
-        assert_eq!(interval_of_100ms(text).unwrap_err().allowed, Some("100ms or more"), "{text}");
+        assert_eq!(
+            interval_of_100ms(text).unwrap_err().allowed.as_deref(),
+            Some("100ms or more"),
+            "{text}"
+        );
     }
 }
 
@@ -143,18 +147,22 @@ fn whole_numbers() {
     }
     assert_eq!(port("65535"), Ok(65535));
     for text in ["0", "65536", "70000", "-1", "http", "80 "] {
-        assert_eq!(port(text).unwrap_err().allowed, Some("a number from 1 to 65535"), "{text}");
+        assert_eq!(
+            port(text).unwrap_err().allowed.as_deref(),
+            Some("a number from 1 to 65535"),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn words() {
-    assert_eq!(log_level("WARN"), Ok(LogLevel::Warn));
-    assert_eq!(log_level("none"), Ok(LogLevel::None));
-    assert!(log_level("warning").is_err());
-    assert_eq!(tls_version("1.2"), Ok(TlsVersion::V1_2));
-    assert!(tls_version("1.4").is_err());
-    assert!(tls_version("TLS1.2").is_err());
+    assert_eq!(word("WARN"), Ok(LogLevel::Warn));
+    assert_eq!(word("none"), Ok(LogLevel::None));
+    assert!(word::<LogLevel>("warning").is_err());
+    assert_eq!(as_word(word::<TlsVersion>("1.2").unwrap()), "1.2");
+    assert!(word::<TlsVersion>("1.4").is_err());
+    assert!(word::<TlsVersion>("TLS1.2").is_err());
     assert_eq!(ip_address("[::1]"), Ok("::1".parse().unwrap()));
     assert_eq!(ip_address("127.0.0.1"), Ok("127.0.0.1".parse().unwrap()));
     assert!(ip_address("localhost").is_err());
@@ -164,8 +172,8 @@ fn words() {
     for text in ["224.0.0.1", "239.1.2.3", "255.255.255.255", "ff02::1", "::ffff:224.0.0.1", "x"] {
         assert!(bind_address(text).is_err(), "{text}");
     }
-    assert_eq!(trimmed_text("  "), Ok(None));
-    assert_eq!(trimmed_text(" a "), Ok(Some("a".to_owned())));
+    assert_eq!(trimmed_text("  "), None);
+    assert_eq!(trimmed_text(" a "), Some("a".to_owned()));
 }
 
 #[test]
@@ -195,7 +203,7 @@ fn http_urls_name_a_host() {
     ] {
         let invalid = http_url(text).expect_err(text);
         assert!(!invalid.what.contains("secret"));
-        assert_eq!(invalid.allowed, Some(urls::HTTP_URLS));
+        assert_eq!(invalid.allowed.as_deref(), Some(urls::HTTP_URLS));
     }
 }
 
@@ -236,6 +244,31 @@ fn proxy_urls_name_their_kind() {
     assert!(proxy_url("proxy:3128").is_err());
     assert!(proxy_url("ftp://proxy").is_err());
     assert!(proxy_url("http://u:1#p@proxy").is_err());
+}
+
+#[test]
+fn hosts() {
+    let check = |text: &str, expected: Option<&str>| {
+        assert_eq!(host_name(text).ok().as_deref(), expected, "{text}");
+    };
+    check("cache", Some("cache"));
+    check("::1", Some("[::1]"));
+    check("[::1]", Some("[::1]"));
+    check("cache:6379", None);
+    check("[::1]:6379", None);
+    check("redis://cache", None);
+    check("user@cache", None);
+    check("a b", None);
+}
+
+#[test]
+fn ports_and_links() {
+    let of = |text| port_or_link(text).map(|it| (it.host, it.port));
+    assert_eq!(of("6380"), Ok((None, 6380)));
+    assert_eq!(of("tcp://10.0.0.1:6379"), Ok((Some("10.0.0.1".to_owned()), 6379)));
+    for text in ["tcp://10.0.0.1", "tcp://:1", "tcp://h:x", "udp://h:1", "0", "x"] {
+        assert!(port_or_link(text).is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! URLs as values of options.
 
+use std::fmt;
+use std::net::Ipv6Addr;
+
 use http::Uri;
 
-use super::{Invalid, port};
+use super::{Invalid, port, quoted};
 use crate::model::RedactedUrl;
 
 pub(super) const HTTP_URLS: &str =
@@ -105,7 +108,7 @@ fn authority(rest: &str) -> &str {
 }
 
 /// Whether the text is `host`, `host:port`, `[v6]` or `[v6]:port`.
-pub(in crate::config) fn is_host_and_port(text: &str) -> bool {
+fn is_host_and_port(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, "")) => (host, None),
@@ -126,4 +129,77 @@ pub(in crate::config) fn is_host_and_port(text: &str) -> bool {
 
 fn port_is_good(digits: &str) -> bool {
     digits.bytes().all(|byte| byte.is_ascii_digit()) && port(digits).is_ok()
+}
+
+/// The name or address of a host, without a port. IPv6 addresses get brackets.
+pub(in crate::config) fn host_name(text: &str) -> Result<String, Invalid> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok(format!("[{text}]"));
+    }
+    let has_port = text.rsplit_once(']').map_or(text, |(_, rest)| rest).contains(':');
+    if has_port || text.contains(char::is_whitespace) || !is_host_and_port(text) {
+        let what = "is not the name or address of a host";
+        return Err(Invalid::new(what, "a host without scheme and port"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A port, or a link that container platforms set: `tcp://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortOrLink {
+    /// The host of a link.
+    pub host: Option<String>,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for PortOrLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) => write!(f, "tcp://{host}:{}", self.port),
+            None => write!(f, "{}", self.port),
+        }
+    }
+}
+
+/// A port or a link.
+pub(in crate::config) fn port_or_link(text: &str) -> Result<PortOrLink, Invalid> {
+    let Some(link) = text.strip_prefix("tcp://") else {
+        return Ok(PortOrLink { host: None, port: port(text)? });
+    };
+    let not_link = || {
+        let allowed = "a number from 1 to 65535, or tcp://HOST:PORT";
+        Invalid::new(format!("{} is not a port", quoted(text)), allowed)
+    };
+    let (host, digits) = link.rsplit_once(':').ok_or_else(not_link)?;
+    let host = host_name(host).map_err(|_| not_link())?;
+    Ok(PortOrLink { host: Some(host), port: port(digits).map_err(|_| not_link())? })
+}
+
+/// The address of a Consul server or agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsulAddress {
+    /// Scheme, host and port.
+    pub uri: Uri,
+    /// The text names a port, or a scheme, whose default port is then meant.
+    pub has_port: bool,
+}
+
+/// `host`, `host:port`, or the same behind `http://` or `https://`.
+pub(in crate::config) fn consul_address(text: &str) -> Result<ConsulAddress, Invalid> {
+    let (bare, has_scheme) = match text.split_once("://") {
+        Some((_, rest)) => (rest.trim_end_matches('/'), true),
+        None => (text, false),
+    };
+    let not_address = || {
+        let allowed = "host, host:port, or one of them after http:// or https://";
+        Invalid::new("is not the address of a Consul server", allowed)
+    };
+    if bare.contains(['/', '?', '#']) || !is_host_and_port(bare) {
+        return Err(not_address());
+    }
+    let url = if has_scheme { text.to_owned() } else { format!("http://{bare}") };
+    let uri = http_url(&url).map_err(|_| not_address())?;
+    let has_port = has_scheme || uri.port().is_some();
+    Ok(ConsulAddress { uri, has_port })
 }

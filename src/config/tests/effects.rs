@@ -24,8 +24,8 @@ fn everything_that_is_not_built_is_in_one_warning() {
     assert_eq!(
         warnings,
         ["configuration: accepted, but not implemented yet and without effect: \
-          PING_STREAM_JITTER_TIME, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, [Events] capacity, \
-          [Events] sendEvents, [Http] enableCompression, USE_PROMETHEUS"]
+          PING_STREAM_JITTER_TIME, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, [Events] sendEvents, \
+          [Events] capacity, [Http] enableCompression, USE_PROMETHEUS"]
     );
 }
 
