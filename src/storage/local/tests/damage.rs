@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use super::*;
 
 /// Tampers with a store of two sets and tells what is then read of the first.
-async fn tampered(with: impl FnOnce(&mut database::Tables<'_>)) -> SetRead {
+async fn tampered(with: impl FnOnce(&mut Tables<'_>)) -> SetRead {
     let place = Place::new();
     let store = place.open(&["key"]);
     put(&store, "a", &Items::numbered(100, 1)).await;
@@ -21,7 +21,7 @@ async fn tampered(with: impl FnOnce(&mut database::Tables<'_>)) -> SetRead {
     found
 }
 
-fn part_names(tables: &database::Tables<'_>) -> Vec<[u8; PART_KEY_BYTES]> {
+fn part_names(tables: &Tables<'_>) -> Vec<[u8; PART_KEY_BYTES]> {
     tables.parts.iter().unwrap().map(|entry| *entry.unwrap().0.value()).collect()
 }
 
@@ -43,7 +43,7 @@ async fn records_that_were_moved_do_not_open() {
     // Each marker in the place of the other.
     let found = tampered(|tables| {
         let entry = |entry: Result<(redb::AccessGuard<'_, _>, redb::AccessGuard<'_, &[u8]>), _>| {
-            let (name, value): (redb::AccessGuard<'_, &[u8; 24]>, _) = entry.unwrap();
+            let (name, value): (redb::AccessGuard<'_, &[u8; 16]>, _) = entry.unwrap();
             (*name.value(), value.value().to_vec())
         };
         let markers: Vec<_> = tables.sets.iter().unwrap().map(entry).collect();
@@ -91,10 +91,10 @@ async fn altered_and_lost_records_are_counted() {
     .await;
     let SetRead::Found(found) = found else { panic!("{found:?}") };
     assert_eq!((found.missing, found.undecodable, found.items), (0, 9, 100));
-    let all = |tables: &mut database::Tables<'_>| tables.parts.retain(|_, _| false).unwrap();
+    let all = |tables: &mut Tables<'_>| tables.parts.retain(|_, _| false).unwrap();
     let SetRead::Found(found) = tampered(all).await else { panic!() };
     assert_eq!((found.missing, found.undecodable, found.items), (9, 0, 100));
-    let all = |tables: &mut database::Tables<'_>| tables.sets.retain(|_, _| false).unwrap();
+    let all = |tables: &mut Tables<'_>| tables.sets.retain(|_, _| false).unwrap();
     assert_eq!(tampered(all).await, SetRead::Absent);
 }
 
@@ -265,7 +265,10 @@ async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory()
         assert!(aside.path.exists() && aside.cause.contains("changed"), "{aside:?}");
         let store = place.reopened(&store).await;
         assert_eq!((complete(&store, "b"), complete(&store, "c")), (items.clone(), items));
-        assert_eq!(read(&store, "a").0, SetRead::Absent, "nobody has it in memory");
+        // Nobody serves it: it is kept if the damage left it readable.
+        if read(&store, "a").0 != SetRead::Absent {
+            assert_eq!(complete(&store, "a"), Items::numbered(3, 1));
+        }
         drop(kept);
     };
     let cut_to = |path: &Path, length: u64| {
@@ -295,17 +298,18 @@ async fn files_that_cannot_be_used_are_set_aside() {
         put(&opened.store, "set", &Items::numbered(3, 1)).await;
         assert_eq!(complete(&place.reopened(&opened.store).await, "set"), Items::numbered(3, 1));
     };
-    let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
-    let insert = move |path: &Path, name: &str, value: &[u8]| {
-        let database = redb::Database::open(path).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(meta).unwrap().insert(name, value).unwrap();
-        transaction.commit().unwrap();
+    let alter = move |path: &Path, at: usize| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 2;
+        fs::write(path, bytes).unwrap();
     };
     let damaged = SetAsideReason::Damaged;
-    check(SetAsideReason::OtherFormat, &|path| insert(path, "format", &[2, 0, 0, 0])).await;
-    check(damaged, &|path| insert(path, "format", b"?")).await;
-    check(damaged, &|path| insert(path, "salt", b"short")).await;
+    check(SetAsideReason::OtherFormat, &|path| alter(path, 8)).await;
+    // Magic, wrapped key, and the database's own header.
+    for at in [0, 40, 4096] {
+        check(damaged, &|path| alter(path, at)).await;
+    }
+    check(damaged, &|path| fs::write(path, &fs::read(path).unwrap()[..4096]).unwrap()).await;
     check(damaged, &|path| fs::write(path, "no database").unwrap()).await;
     check(damaged, &|path| fs::write(path, "").unwrap()).await;
     check(damaged, &|path| {
