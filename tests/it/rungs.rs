@@ -74,6 +74,7 @@ const PURE: &[&str] = &[
     "src/environments/stored_data.rs",
     "src/flagstore/marker.rs",
     "src/storage/breaker.rs",
+    "src/storage/local/format/",
     "src/upstream/reconnect.rs",
     "src/server/routes.rs",
 ];

@@ -30,7 +30,7 @@ pub(super) const PORTION_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A file is copied to make it smaller from this length on, if it is [`SLACK`] times as long as
 /// what it holds.
-const COMPACT_BYTES_MIN: u64 = 64 * 1024 * 1024;
+const COMPACT_BYTES_MIN: u64 = 16 * 1024 * 1024;
 const SLACK: u64 = 4;
 
 /// A file that is being filled. It is removed unless it is published.

@@ -43,6 +43,9 @@ const NAMED: TableDefinition<'static, &[u8; NAMED_KEY_BYTES], &[u8]> =
 /// few of them, so a larger cache costs memory and wins nothing (benches/local_store).
 const CACHE_BYTES: usize = 1024 * 1024;
 
+/// The place in a file where the database begins: behind the header page.
+pub(crate) const DATABASE_START: u64 = PAGE_BYTES as u64;
+
 /// The kind of a fault, as far as the store can act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
@@ -268,7 +271,7 @@ impl OpenFile {
     /// Opens a file that was found, to read it.
     pub(crate) fn open_to_read(directory: &Directory, key: DataKey) -> Result<Self, Fault> {
         let path = directory.database();
-        let database = SwitchedDatabase::open_to_read(directory, &path, PAGE_BYTES as u64)?;
+        let database = SwitchedDatabase::open_to_read(directory, &path, DATABASE_START)?;
         let keys = KeyRing::new(key.key, []);
         let open = Self { database, keys, under: key.under, written: None };
         open.read(|_| Ok(()))?;
@@ -282,8 +285,7 @@ impl OpenFile {
         under: KeyId,
     ) -> Result<Self, Fault> {
         let switch = Switch::default();
-        let start = PAGE_BYTES as u64;
-        let backend = Backend::open_to_write(directory, path, start, switch.clone())?;
+        let backend = Backend::open_to_write(directory, path, DATABASE_START, switch.clone())?;
         let file = backend.file().try_clone()?;
         let database = SwitchedDatabase::of(backend, switch)?;
         Ok(Self { database, keys, under, written: Some(Written::of(file)?) })
@@ -334,12 +336,12 @@ impl OpenFile {
     }
 }
 
-/// Compares a file with the database's checksums, from end to end, through a handle of its own.
-fn check_file(directory: &Directory) -> Result<(), Fault> {
+/// Compares the file with the database's checksums, from end to end, through a handle of its own.
+pub(crate) fn check_file(directory: &Directory, start: u64) -> Result<(), Fault> {
     #[cfg(test)]
     directory.faults.on_check();
     let path = directory.database();
-    let mut database = SwitchedDatabase::open_to_read(directory, &path, PAGE_BYTES as u64)?;
+    let mut database = SwitchedDatabase::open_to_read(directory, &path, start)?;
     let sound = guarded(|| match &mut database.database {
         Some(database) => Ok(database.check_integrity()?),
         None => Ok(false),
@@ -409,7 +411,7 @@ impl Holder {
             Ok(open.written.is_none().then(|| (open.keys.clone(), open.under)))
         })?;
         let Some((keys, under)) = to_check else { return Ok(()) };
-        check_file(directory)?;
+        check_file(directory, DATABASE_START)?;
         let open = OpenFile::open_to_write(directory, &directory.database(), keys, under)?;
         self.exchange(|_| Ok((Slot::Open(open), ())))
     }

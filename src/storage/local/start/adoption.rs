@@ -15,7 +15,7 @@ use super::directory::{Directory, has_aside};
 use super::key_file::{KeyFile, KeyFileError, KeyFileWarning};
 use crate::sealing::KeyRing;
 use crate::storage::local::copy::copy_all;
-use crate::storage::local::file::{Fault, OpenFile, Slot};
+use crate::storage::local::file::{DATABASE_START, Fault, OpenFile, Slot, check_file};
 use crate::storage::local::format::named::AllNamed;
 use crate::storage::local::format::sets;
 use crate::storage::local::{LocalStoreError, SetAsideReason};
@@ -121,6 +121,7 @@ fn copy(
     ring: &KeyRing,
     former: &OpenFile,
 ) -> Result<(OpenFile, usize), AdoptionRefused> {
+    check_file(directory, DATABASE_START)?;
     let copy = copy_all(directory, ring, former)?;
     let sets = copy.read(sets::markers)?.len();
     Ok((copy, sets))

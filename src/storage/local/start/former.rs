@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Directory, Fresh, Publication};
 use crate::sealing::{KeyRing, OpenError, Place, tag_of};
+use crate::storage::local::SetAsideReason;
 use crate::storage::local::copy::PORTION_BYTES;
-use crate::storage::local::file::{Fault, FaultKind, Slot, SwitchedDatabase, guarded};
+use crate::storage::local::file::{Fault, FaultKind, Slot, SwitchedDatabase, check_file, guarded};
 use crate::storage::local::format::fields::{take_text, take_u8, take_u64};
 use crate::storage::local::format::marker::{Marker, NO_PART, take_tags, take_time};
 use crate::storage::local::format::named::{AllNamed, NamedRecord};
@@ -56,7 +57,12 @@ pub(super) fn convert(directory: &Directory, ring: &KeyRing) -> Result<Slot, Fau
         }
     }
     fresh.put(&portion, None)?;
-    Ok(Slot::Open(fresh.publish(directory, Publication::Replace)?.0))
+    // A file that fails its checksums may hide what it holds, so it is kept.
+    let publication = match check_file(directory, 0) {
+        Ok(()) => Publication::Replace,
+        Err(_) => Publication::SetAside { reason: SetAsideReason::Damaged, ring },
+    };
+    Ok(Slot::Open(fresh.publish(directory, publication)?.0))
 }
 
 struct FormerFile {

@@ -78,7 +78,7 @@ async fn a_file_that_has_become_much_too_large_is_copied() {
     let mut place = Place::new();
     place.timing.copy_delay = Duration::ZERO;
     let store = place.open(&["key"]);
-    let large = Items::numbered(80_000, 1);
+    let large = Items::numbered(20_000, 1);
     put(&store, "large", &large).await;
     put(&store, "small", &Items::numbered(100, 1)).await;
     let length = || fs::metadata(place.file()).unwrap().len();
@@ -181,6 +181,52 @@ async fn what_changes_between_two_portions_is_copied_again() {
     let records: Vec<_> = records.into_iter().map(|it| (it.name, it.value)).collect();
     let kept = |n: u8| (format!("record-{n:03}"), vec![n; 100]);
     assert_eq!(records, [kept(0), ("record-001".to_owned(), b"changed".to_vec()), kept(3)]);
+}
+
+#[tokio::test]
+async fn every_state_that_a_kill_during_a_copy_can_leave_opens() {
+    let mut place = Place::new();
+    let store = place.open(&["old"]);
+    let items = Items::numbered(200, 1);
+    put(&store, "set", &items).await;
+    assert!(store.close(LONG).await);
+    let old = fs::read(place.file()).unwrap();
+    place.timing.copy_delay = Duration::ZERO;
+    let store = place.open(&["new", "old"]);
+    is_clean(&store).await;
+    assert!(store.close(LONG).await);
+    let new = fs::read(place.file()).unwrap();
+    let unfinished = place.parent.path().join("pilotlight.redb.new");
+
+    place.timing.copy_delay = LONG;
+    for cut in [0, 10, 4096, 5000, new.len() / 2, new.len()] {
+        fs::write(place.file(), &old).unwrap();
+        fs::write(&unfinished, &new[..cut]).unwrap();
+        let store = place.open(&["new", "old"]);
+        assert_eq!(complete(&store, "set"), items, "killed after {cut} bytes");
+        assert_eq!(store.status().to_reseal, Some(1));
+        assert!(!unfinished.exists());
+        assert!(store.close(LONG).await);
+    }
+    fs::write(place.file(), &new).unwrap();
+    assert_eq!(complete(&place.open(&["new"]), "set"), items, "killed after the rename");
+}
+
+#[tokio::test]
+async fn a_kill_while_a_damaged_file_is_repaired_leaves_two_names_of_it() {
+    let place = Place::new();
+    let store = place.open(&["key"]);
+    put(&store, "set", &Items::numbered(20, 1)).await;
+    assert!(store.close(LONG).await);
+    fs::write(place.file(), "damaged").unwrap();
+    let directory = Directory::hold(place.parent.path()).unwrap();
+    directory.set_aside(SetAsideReason::Damaged, &ring(&["key"])).unwrap();
+    assert!(place.file().exists());
+    drop(directory);
+    let opened = place.try_open(&["key"]).unwrap();
+    assert!(opened.set_aside.is_some());
+    put(&opened.store, "set", &Items::numbered(20, 2)).await;
+    assert_eq!(complete(&opened.store, "set"), Items::numbered(20, 2));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 //! | the file is sealed under a key that is not configured | nothing while there is nothing to store | it is set aside, and a new one is made |
 
 mod batch;
+mod copying;
 pub(crate) mod pending;
 pub(crate) mod shared;
 
@@ -23,13 +24,14 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::copy::{self, Copy};
+use super::copy;
 use super::file::{Fault, FaultKind, Slot};
 use super::start::directory::{Directory, Removal};
 use super::start::{self, Opening};
 use super::{LocalStoreError, Problem, SetAside, SetAsideReason};
 use crate::backoff::Backoff;
 use crate::telemetry::Chain;
+use copying::CopyState;
 use pending::{Batch, NamedWork, SetWork};
 use shared::Shared;
 
@@ -50,9 +52,6 @@ const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration
 
 /// Pause before the file is copied: the start comes first.
 const COPY_DELAY: Duration = Duration::from_secs(5);
-
-/// Pause before a copy is tried again after a failure.
-const COPY_RETRY: Duration = Duration::from_secs(60);
 
 /// Immediate attempts after damage: one on the repaired file, and one more.
 const DAMAGE_ATTEMPTS: u32 = 2;
@@ -111,17 +110,6 @@ enum Turn {
     Copy,
     Reopen,
     End,
-}
-
-/// The state of copying the file in the background.
-enum CopyState {
-    /// There is nothing to copy.
-    Done,
-    /// It is looked at then; `None`: some time after the thread first sees it.
-    Due {
-        at: Option<Instant>,
-    },
-    Running(Box<Copy>),
 }
 
 struct Writer {
@@ -198,14 +186,6 @@ impl Writer {
             (false, Some(retry)) => Some(retry),
             (false, None) if idle => None,
             (false, None) => Some(*self.first_seen.get_or_insert(now) + self.timing.commit_delay),
-        }
-    }
-
-    fn copy_due(&mut self, now: Instant) -> Option<Instant> {
-        match &mut self.copy {
-            CopyState::Done => None,
-            CopyState::Due { at } => Some(*at.get_or_insert_with(|| now + self.timing.copy_delay)),
-            CopyState::Running(_) => Some(now),
         }
     }
 
@@ -463,83 +443,5 @@ impl Writer {
         });
         // Somebody must try again, also if nothing waits.
         self.retry_at.get_or_insert_with(|| Instant::now() + self.timing.retry.base);
-    }
-
-    /// Goes one step on in copying the file.
-    fn copy(&mut self) {
-        match std::mem::replace(&mut self.copy, CopyState::Done) {
-            CopyState::Done => {}
-            CopyState::Due { .. } => self.begin_copy(),
-            CopyState::Running(copy) => self.copy_portion(copy),
-        }
-    }
-
-    /// Begins a copy if there is a reason for one.
-    fn begin_copy(&mut self) {
-        let ring = self.shared.ring();
-        if matches!(self.directory.remove_aside(Removal::KeysChanged(&ring)), Ok(true)) {
-            self.shared.update(|status| status.set_aside = None);
-        }
-        let length = std::fs::metadata(self.directory.database()).map_or(0, |data| data.len());
-        let due = self.shared.holder.with(|slot| match slot {
-            Slot::Open(open) if open.under() != ring.current().id() => Ok(true),
-            Slot::Open(open) => open.read(|reading| copy::is_wasteful(reading, length)),
-            Slot::Closed | Slot::Empty => Ok(false),
-        });
-        // A file that fails its checksums is repaired, not copied: it may hide what it holds.
-        let checked = match due {
-            Ok(false) => return,
-            Ok(true) => self.shared.holder.make_writable(&self.directory),
-            Err(fault) => Err(fault),
-        };
-        if let Err(fault) = checked {
-            self.see_to(&fault);
-            return self.copy_later();
-        }
-        match Copy::begin(&self.directory, &ring) {
-            Ok(copy) => self.copy = CopyState::Running(Box::new(copy)),
-            Err(fault) => self.not_copied(fault.to_string()),
-        }
-    }
-
-    /// Copies a portion into the new file; after the last one, the new file takes the place of the
-    /// old one.
-    fn copy_portion(&mut self, mut copy: Box<Copy>) {
-        let gathered =
-            self.shared.holder.with_open(|open| open.read(|reading| copy.gather(reading)));
-        let portion = match gathered {
-            Ok(portion) => portion,
-            Err(fault) => {
-                self.see_to(&fault);
-                return self.copy_later();
-            }
-        };
-        let completes = portion.completes();
-        if let Err(fault) = copy.apply(portion) {
-            return self.not_copied(fault.to_string());
-        }
-        if !completes {
-            self.copy = CopyState::Running(copy);
-            return;
-        }
-        let finished = copy
-            .finish(&self.directory)
-            .and_then(|file| self.shared.holder.exchange(|_| Ok((Slot::Open(file), ()))));
-        match finished {
-            Ok(()) => {
-                self.shared.show_file();
-                self.shared.update(|status| (status.set_aside, status.copy_problem) = (None, None));
-            }
-            Err(fault) => self.not_copied(fault.to_string()),
-        }
-    }
-
-    fn not_copied(&mut self, problem: String) {
-        self.shared.update(|status| status.copy_problem = Some(problem));
-        self.copy_later();
-    }
-
-    fn copy_later(&mut self) {
-        self.copy = CopyState::Due { at: Some(Instant::now() + COPY_RETRY) };
     }
 }
