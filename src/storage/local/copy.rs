@@ -20,10 +20,11 @@ use std::path::PathBuf;
 
 use super::SetAsideReason;
 use super::file::{Fault, OpenFile, Reading};
+use super::format::marker::Tag;
 use super::format::named::AllNamed;
 use super::format::sets::{self, WholeSet};
 use super::start::directory::{Directory, Removal};
-use crate::sealing::{KeyRing, TAG_BYTES};
+use crate::sealing::KeyRing;
 
 /// Bytes that one portion copies, or little more.
 pub(super) const PORTION_BYTES: u64 = 8 * 1024 * 1024;
@@ -40,7 +41,8 @@ pub(crate) struct Fresh {
     file: Option<OpenFile>,
 }
 
-/// What happens to the file that a fresh one replaces, and to files that were set aside.
+/// The fate of the file that a fresh one replaces, and of files that were set aside.
+#[derive(Clone, Copy)]
 pub(crate) enum Publication<'a> {
     /// There is none.
     First,
@@ -135,16 +137,16 @@ pub(super) fn is_wasteful(reading: &Reading<'_>, length: u64) -> Result<bool, re
 pub(super) struct Copy {
     fresh: Fresh,
     /// The tag of the marker of each set that was copied.
-    sets: BTreeMap<String, Option<[u8; TAG_BYTES]>>,
+    sets: BTreeMap<String, Option<Tag>>,
     /// The tags of the named records that were copied.
-    named: Option<Vec<Option<[u8; TAG_BYTES]>>>,
+    named: Option<Vec<Option<Tag>>>,
 }
 
 /// The records that one step copies.
 pub(super) struct Portion {
     gone: Vec<String>,
     sets: Vec<WholeSet>,
-    states: Vec<(String, Option<[u8; TAG_BYTES]>)>,
+    states: Vec<(String, Option<Tag>)>,
     named: Option<AllNamed>,
     bytes: u64,
     /// True if the new file holds everything once it holds this.

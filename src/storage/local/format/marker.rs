@@ -9,11 +9,14 @@ use crate::sealing::TAG_BYTES;
 
 use super::fields::{put_text, take_array, take_text, take_u8, take_u32, take_u64};
 
+/// The tag of a sealed record.
+pub(crate) type Tag = [u8; TAG_BYTES];
+
 /// First byte of a marker's plaintext.
 const FORMAT: u8 = 2;
 
 /// Tag of a part that holds no item and is not stored.
-pub(crate) const NO_PART: [u8; TAG_BYTES] = [0; TAG_BYTES];
+pub(crate) const NO_PART: Tag = [0; TAG_BYTES];
 
 /// What is known of a stored set without reading its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub(crate) struct Marker {
     /// The time at which the data was accepted.
     pub(crate) written_at: SystemTime,
     /// The tag of each part in the order of their numbers.
-    pub(crate) tags: Vec<[u8; TAG_BYTES]>,
+    pub(crate) tags: Vec<Tag>,
 }
 
 impl Marker {
@@ -65,7 +68,7 @@ pub(crate) fn take_time(rest: &mut &[u8]) -> Option<SystemTime> {
 }
 
 /// The tags that the plaintext of a marker ends with.
-pub(crate) fn take_tags(rest: &mut &[u8]) -> Option<Vec<[u8; TAG_BYTES]>> {
+pub(crate) fn take_tags(rest: &mut &[u8]) -> Option<Vec<Tag>> {
     let count = usize::try_from(take_u32(rest)?).ok()?;
     if rest.len() != count.checked_mul(TAG_BYTES)? {
         return None;

@@ -5,11 +5,12 @@
 
 use redb::ReadableTable;
 
-use crate::sealing::{KeyRing, OpenError, Place, TAG_BYTES, tag_of};
+use crate::sealing::{KeyRing, OpenError, Place, tag_of};
 use crate::storage::local::Skipped;
 use crate::storage::local::file::{Reading, Tables};
 
 use super::fields::{put_text, take_text, take_u8};
+use super::marker::Tag;
 use super::names::{NAMED_KEY_BYTES, bounds, named_key, space_name};
 
 const SPACE: &str = "local/named";
@@ -90,7 +91,7 @@ pub(crate) struct AllNamed {
     pub(crate) records: Vec<(String, NamedRecord)>,
     /// Tags of all records in the file, also of those that do not open: no two states have the
     /// same.
-    pub(crate) state: Vec<Option<[u8; TAG_BYTES]>>,
+    pub(crate) state: Vec<Option<Tag>>,
 }
 
 impl AllNamed {

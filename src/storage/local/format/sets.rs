@@ -11,10 +11,10 @@ use std::time::SystemTime;
 
 use redb::ReadableTable;
 
-use crate::sealing::{KeyRing, OVERHEAD_BYTES, OpenError, Place, TAG_BYTES, tag_of};
+use crate::sealing::{KeyRing, OVERHEAD_BYTES, OpenError, Place, tag_of};
 use crate::storage::local::file::{Reading, Tables};
 
-use super::marker::{Marker, NO_PART};
+use super::marker::{Marker, NO_PART, Tag};
 use super::names::{Name, PART_KEY_BYTES, bounds, part_key, part_of, set_name};
 
 /// Plaintext of a part that a set is cut into when it is stored anew. Larger parts make a start
@@ -129,11 +129,12 @@ fn open_marker(keys: &KeyRing, set: &Name, sealed: &[u8]) -> Result<Marker, Open
     Marker::decode(&plaintext).ok_or(OpenError::Format)
 }
 
+/// A marker with its own tag.
+type TaggedMarker = (Option<Tag>, Marker);
+
 /// Opens all markers; those that do not open are left out. Each comes with its own tag: no two
 /// states of a set have the same.
-pub(crate) fn markers(
-    reading: &Reading<'_>,
-) -> Result<Vec<(Option<[u8; TAG_BYTES]>, Marker)>, redb::Error> {
+pub(crate) fn markers(reading: &Reading<'_>) -> Result<Vec<TaggedMarker>, redb::Error> {
     let mut found = Vec::new();
     for entry in reading.sets.iter()? {
         let (name, sealed) = entry?;
@@ -214,7 +215,7 @@ pub(crate) struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn marker(&self, tags: Vec<[u8; TAG_BYTES]>) -> Marker {
+    fn marker(&self, tags: Vec<Tag>) -> Marker {
         Marker {
             id: self.id.to_owned(),
             items: self.content.items(),
@@ -287,7 +288,7 @@ fn store_parts(
     tables: &mut Tables<'_>,
     writing: &Writing<'_>,
     set: &Name,
-    tags: &mut [[u8; TAG_BYTES]],
+    tags: &mut [Tag],
     wanted: &[u32],
 ) -> Result<u64, redb::Error> {
     let count = tags.len() as u32;

@@ -54,7 +54,7 @@ fn write(place: &Place, sets: &[FormerSet<'_>], records: &[FormerRecord<'_>]) {
             // Two parts, with every second item each, and one that is empty between them.
             let mut buffers = vec![Vec::new(); 2];
             set.items.encode(&|slot| Some((slot % 2) as usize), &mut buffers);
-            let mut tags = vec![[0; 16]; 3];
+            let mut tags = [[0; 16]; 3];
             for (number, plaintext) in [0_u32, 2].into_iter().zip(&buffers) {
                 let name: [u8; 28] =
                     [&name[..], &number.to_be_bytes()].concat().try_into().unwrap();

@@ -185,13 +185,13 @@ fn set(text: &str) -> SetId {
 
 async fn put(store: &LocalStore, id: &str, items: &Items) {
     store.replace_set(&set(id), items.shared());
-    assert!(store.flush(LONG).await);
+    assert!(store.flush(LONG).await, "{:?}", store.status());
 }
 
 async fn change(store: &LocalStore, id: &str, items: &Items, numbers: &[u64]) {
     let slots: Vec<u64> = numbers.iter().map(|number| slot(*number)).collect();
     store.change_set(&set(id), items.shared(), &slots);
-    assert!(store.flush(LONG).await);
+    assert!(store.flush(LONG).await, "{:?}", store.status());
 }
 
 fn read(store: &LocalStore, id: &str) -> (SetRead, Items) {
