@@ -26,12 +26,12 @@ use super::format::sets::{self, WholeSet};
 use super::start::directory::{Directory, Removal};
 use crate::sealing::KeyRing;
 
-/// Bytes that one portion copies, or little more.
-pub(super) const PORTION_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes that one portion copies, or little more. Changes wait while it is copied.
+pub(super) const PORTION_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A file is copied to make it smaller from this length on, if it is [`SLACK`] times as long as
 /// what it holds.
-const COMPACT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+const COMPACT_BYTES_MIN: u64 = 8 * 1024 * 1024;
 const SLACK: u64 = 4;
 
 /// A file that is being filled. It is removed unless it is published.

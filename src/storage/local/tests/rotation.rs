@@ -78,7 +78,7 @@ async fn a_file_that_has_become_much_too_large_is_copied() {
     let mut place = Place::new();
     place.timing.copy_delay = Duration::ZERO;
     let store = place.open(&["key"]);
-    let large = Items::numbered(20_000, 1);
+    let large = Items::numbered(9_000, 1);
     put(&store, "large", &large).await;
     put(&store, "small", &Items::numbered(100, 1)).await;
     let length = || fs::metadata(place.file()).unwrap().len();
