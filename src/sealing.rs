@@ -34,6 +34,12 @@ pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 /// Length of a record name, in bytes.
 pub const NAME_BYTES: usize = 16;
 
+/// Length of the secret of a random key, in bytes.
+const SECRET_BYTES: usize = 32;
+
+/// Length of a wrapped key, in bytes.
+pub const WRAPPED_KEY_BYTES: usize = OVERHEAD_BYTES + SECRET_BYTES;
+
 /// Why a record did not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -104,7 +110,18 @@ pub struct SealingKey {
 impl SealingKey {
     /// Derives the key from a secret text of any length (HKDF-SHA256, no salt).
     pub fn derive(secret: &str) -> Self {
-        Self::expand(&Hkdf::<Sha256>::new(None, secret.as_bytes()))
+        Self::of_secret(secret.as_bytes())
+    }
+
+    /// Makes a random key, and wraps it: seals its secret under this key for that place.
+    pub fn wrap_new_key(&self, place: Place<'_>) -> (Self, Vec<u8>) {
+        let mut secret = zeroize::Zeroizing::new([0; SECRET_BYTES]);
+        getrandom::fill(&mut *secret).expect("the operating system gives random bytes");
+        (Self::of_secret(&*secret), self.seal(place, &*secret))
+    }
+
+    fn of_secret(secret: &[u8]) -> Self {
+        Self::expand(&Hkdf::<Sha256>::new(None, secret))
     }
 
     /// The key of one namespace: another cipher, other record names, another ID. Stores that are
@@ -246,6 +263,22 @@ impl KeyRing {
         Ok((plaintext, under))
     }
 
+    /// Opens a key that [`SealingKey::wrap_new_key`] made, and tells under which key of the ring it
+    /// was wrapped.
+    pub fn unwrap_key(
+        &self,
+        place: Place<'_>,
+        wrapped: &[u8],
+    ) -> Result<(SealingKey, KeyId), OpenError> {
+        let (secret, under) = self.open(place, wrapped)?;
+        let secret = zeroize::Zeroizing::new(secret);
+        if secret.len() == SECRET_BYTES {
+            Ok((SealingKey::of_secret(&secret), under))
+        } else {
+            Err(OpenError::Format)
+        }
+    }
+
     /// Opens a record into a buffer that serves for many: what it held is replaced, and means
     /// nothing after an error.
     pub fn open_into(
@@ -365,6 +398,25 @@ mod tests {
             assert_eq!(other.open(HERE, &sealed), Err(OpenError::UnknownKey));
             assert_ne!(other.current().name(&[b"a"]), here.current().name(&[b"a"]));
         }
+    }
+
+    #[test]
+    fn a_wrapped_key_opens_under_its_ring_in_its_place_only() {
+        let ring = ring(&["one"]);
+        let (key, wrapped) = ring.current().wrap_new_key(HERE);
+        assert_eq!(wrapped.len(), WRAPPED_KEY_BYTES);
+        let (again, under) = ring.unwrap_key(HERE, &wrapped).unwrap();
+        assert_eq!((again.id(), under), (key.id(), ring.current().id()));
+        let sealed = key.seal(HERE, b"data");
+        assert_eq!(KeyRing::new(again, []).open(HERE, &sealed).unwrap().0, b"data");
+        assert_ne!(ring.current().wrap_new_key(HERE).0.id(), key.id(), "each is a new one");
+
+        let elsewhere = Place { namespace: "test", name: b"other" };
+        assert_eq!(ring.unwrap_key(elsewhere, &wrapped).unwrap_err(), OpenError::Forged);
+        let other = KeyRing::new(SealingKey::derive("two"), []);
+        assert_eq!(other.unwrap_key(HERE, &wrapped).unwrap_err(), OpenError::UnknownKey);
+        let short = ring.current().seal(HERE, b"no key");
+        assert_eq!(ring.unwrap_key(HERE, &short).unwrap_err(), OpenError::Format);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub mod storage {
     pub use crate::storage::{BreakerState, Budgets, Dialer, FailFast, Meter, StoreError};
     /// See [`crate::storage::local`].
     pub mod local {
-        pub use crate::storage::local::{Adoption, KeyFile, LocalStore, LocalStoreError};
+        pub use crate::storage::local::{Adoption, KeyFile, LocalStore, LocalStoreError, decoding};
     }
 }
 /// See [`crate::streams`].

@@ -24,6 +24,9 @@ use crate::telemetry::Chain;
 /// and a disk may be made writable.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Completes the sentence "the local store …".
+const UNREADABLE: &str = "is sealed under a key that is not configured";
+
 /// The embedded store, as soon as it is open.
 #[derive(Debug)]
 pub(super) struct Local {
@@ -223,10 +226,19 @@ fn note(opened: &Opened, directory: &Path) {
     if let Some(adoption) = &opened.adoption {
         note_adoption(adoption, directory);
     }
+    if opened.store.status().unreadable {
+        tracing::error!(
+            directory = %directory.display(),
+            "the local store {UNREADABLE}; nothing in it is used. If it belongs to this relay, add \
+             its key to AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS. When there is data to store, the \
+             file is set aside and a new one is made"
+        );
+    }
     if let Some(aside) = &opened.set_aside {
         let why = match aside.reason {
             SetAsideReason::Damaged => "is damaged",
             SetAsideReason::OtherFormat => "was written by another version",
+            SetAsideReason::OtherKey => UNREADABLE,
         };
         tracing::error!(
             cause = aside.cause,
@@ -313,49 +325,67 @@ impl Following {
             (Some(_), None) => tracing::info!("the local store is written again"),
             (Some(_), Some(_)) | (None, None) => {}
         }
-        self.on_rewrite(before, now);
+        self.on_copy(before, now);
         if now.replaced > before.replaced {
-            match now.set_aside.as_ref().filter(|_| now.set_aside != before.set_aside) {
-                Some(aside) => tracing::error!(
-                    cause = aside.cause,
-                    set_aside = %aside.path.display(),
-                    "the local store was damaged while in use; it was set aside and is written \
-                     anew from memory"
-                ),
-                None => tracing::error!(
-                    directory = %self.directory.display(),
-                    "the file of the local store was removed while in use; it is written anew from \
-                     memory"
-                ),
-            }
+            self.on_replaced(before, now);
             self.look_after_key_file();
         }
     }
 
-    /// Logs how writing the file anew after a change of keys goes.
-    fn on_rewrite(&self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
+    /// Logs why another file took the place of the one in use.
+    fn on_replaced(&self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
         let directory = self.directory.display();
-        if let Some(problem) = &now.rewrite_problem
-            && now.rewrite_problem != before.rewrite_problem
+        let aside = now.set_aside.as_ref().filter(|_| now.set_aside != before.set_aside);
+        match aside.map(|aside| (aside, aside.reason)) {
+            Some((aside, SetAsideReason::OtherKey)) => tracing::warn!(
+                set_aside = %aside.path.display(),
+                "the local store {UNREADABLE}; it was set aside, because there is data to store"
+            ),
+            Some((aside, SetAsideReason::Damaged | SetAsideReason::OtherFormat)) => {
+                tracing::error!(
+                    cause = aside.cause,
+                    set_aside = %aside.path.display(),
+                    "the local store was damaged while in use; it was set aside, and is written anew \
+                     from what can be read of it and from memory"
+                )
+            }
+            None if before.unreadable && now.to_reseal.is_some() => tracing::info!(
+                %directory,
+                "the local store is used: it opens with the configured keys, or was made anew"
+            ),
+            None => tracing::error!(
+                %directory,
+                "the file of the local store was removed while in use; it is written anew from \
+                 memory"
+            ),
+        }
+    }
+
+    /// Logs how copying the file after a change of keys goes.
+    fn on_copy(&self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
+        let directory = self.directory.display();
+        if let Some(problem) = &now.copy_problem
+            && now.copy_problem != before.copy_problem
         {
             tracing::warn!(
                 %directory,
                 problem,
-                "the local store could not be written anew after a change of keys; the file may \
-                 still hold records that the former key opens; next attempt in 1m"
+                "the local store could not be copied under the new key; the file can still be \
+                 opened with the former key; next attempt in 1m"
             );
         }
         if now.to_reseal == Some(0) && before.to_reseal.is_some_and(|left| left > 0) {
             tracing::info!(
                 %directory,
-                "the local store was written anew; it holds nothing that a former key opens"
+                "the local store was copied under the new key; it holds nothing that a former key \
+                 opens"
             );
-            if let (Some(aside), None) = (&before.set_aside, &now.set_aside) {
-                tracing::info!(
-                    file = %aside.path.display(),
-                    "removed files that were set aside, because a former key may open them"
-                );
-            }
+        }
+        if let (Some(aside), None) = (&before.set_aside, &now.set_aside) {
+            tracing::info!(
+                file = %aside.path.display(),
+                "removed files of the local store that were set aside"
+            );
         }
     }
 

@@ -94,7 +94,7 @@ fn local_store(status: &LocalStoreStatus) -> Value {
             "altered": status.skipped.forged,
             "undecodable": status.skipped.format,
         },
-        "unreadableSets": status.unreadable_sets,
+        "unreadable": status.unreadable,
         "toReseal": status.to_reseal,
     });
     if let Some(at) = status.last_commit {

@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::model::{DataSet, EnvironmentRef, ItemKey};
-use crate::sealing::KeyId;
 use crate::storage::local::{Content, LocalStore, LocalStoreError, SetId, SetRead};
 
 use super::encoding::{Decoded, slot_of};
@@ -33,10 +32,8 @@ impl DataSetId {
 pub struct StoredSet {
     /// The data, tombstones included.
     pub data: DataSet,
-    /// When it was accepted from upstream.
+    /// The time at which it was accepted from upstream.
     pub written_at: SystemTime,
-    /// Grows with each change, among the states of this set in this store.
-    pub sequence: u64,
 }
 
 /// A data set of which something is missing. Never served by itself.
@@ -52,7 +49,7 @@ pub struct Incomplete {
     pub undecodable: u64,
 }
 
-/// What was read of a data set.
+/// The result of reading a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
     /// Everything.
@@ -61,11 +58,8 @@ pub enum ReadOutcome {
     Absent,
     /// Less than everything.
     Incomplete(Incomplete),
-    /// It is stored, under keys that are not configured.
-    Unreadable {
-        /// The keys.
-        keys: Vec<KeyId>,
-    },
+    /// The store is sealed under a key that is not configured, so nothing is known of the set.
+    Unreadable,
 }
 
 /// The flag data in an embedded store; clones are handles to the same.
@@ -131,7 +125,7 @@ impl LocalFlags {
         let mut decoded = Decoded::default();
         let found = match self.store.read_set(&id.0, &mut |part| decoded.part(part))? {
             SetRead::Absent => return Ok(ReadOutcome::Absent),
-            SetRead::Unreadable { keys } => return Ok(ReadOutcome::Unreadable { keys }),
+            SetRead::Unreadable => return Ok(ReadOutcome::Unreadable),
             SetRead::Undecodable => {
                 let (data, items) = (DataSet::default(), 0);
                 let incomplete = Incomplete { data, items, missing: 0, undecodable: 1 };
@@ -148,8 +142,7 @@ impl LocalFlags {
             && count == found.items
             && data.len() as u64 == found.items;
         Ok(if complete {
-            let (written_at, sequence) = (found.written_at, found.sequence);
-            ReadOutcome::Complete(StoredSet { data, written_at, sequence })
+            ReadOutcome::Complete(StoredSet { data, written_at: found.written_at })
         } else {
             let (items, missing) = (found.items, found.missing);
             ReadOutcome::Incomplete(Incomplete { data, items, missing, undecodable })
@@ -282,7 +275,7 @@ mod tests {
         assert!(store.close(LONG).await);
         let store = open(directory.path(), "new");
         let read = LocalFlags::new(store).read_set(&id("env", "")).unwrap();
-        assert_eq!(read, ReadOutcome::Unreadable { keys: vec![SealingKey::derive("old").id()] });
+        assert_eq!(read, ReadOutcome::Unreadable);
     }
 
     /// A set of a data set and a part that no data set has.

@@ -124,7 +124,7 @@ async fn one_round(directory: &Path, told: &str, outcomes: &mut Outcomes) {
                 assert!(less.missing + less.undecodable > 0, "{told}");
                 outcomes.less += 1;
             }
-            Ok(ReadOutcome::Absent | ReadOutcome::Unreadable { .. }) | Err(_) => outcomes.less += 1,
+            Ok(ReadOutcome::Absent | ReadOutcome::Unreadable) | Err(_) => outcomes.less += 1,
         }
     }
     let newest: Vec<_> = (0..SETS).map(|set| Arc::new(data(set, ITEMS, STATES + 1))).collect();

@@ -89,6 +89,7 @@ const PURE: &[&str] = &[
     "src/replica/doubts.rs",
     "src/replica/schedule.rs",
     "src/storage/breaker.rs",
+    "src/storage/local/format/",
     "src/upstream/reconnect.rs",
     "src/server/routes.rs",
 ];

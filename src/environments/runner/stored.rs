@@ -48,7 +48,7 @@ pub(super) fn answer_of_local(outcome: Result<ReadOutcome, String>) -> (Answer, 
             );
             (Answer::Part(found.data), Some(problem))
         }
-        Ok(ReadOutcome::Unreadable { .. }) => {
+        Ok(ReadOutcome::Unreadable) => {
             let problem = "the stored flags are sealed under a key that is not configured";
             (Answer::Nothing, Some(problem.to_owned()))
         }

@@ -68,7 +68,7 @@ async fn manual_environments_are_sealed_under_a_key_of_their_own_and_can_move_to
     assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 5);
     let status = relay.status().await;
     assert_eq!(status["environments"][environment_id(0)]["data"]["origin"], "localStore");
-    assert_eq!(status["localStore"]["unreadableSets"], 0);
+    assert_eq!(status["localStore"]["unreadable"], false);
     assert!(relay.log().contains("its flags were adopted"), "{}", relay.log());
     assert!(!key.exists(), "it opens nothing any more");
 }

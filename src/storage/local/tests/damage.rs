@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use super::*;
 
 /// Tampers with a store of two sets and tells what is then read of the first.
-async fn tampered(with: impl FnOnce(&mut database::Tables<'_>)) -> SetRead {
+async fn tampered(with: impl FnOnce(&mut Tables<'_>)) -> SetRead {
     let place = Place::new();
     let store = place.open(&["key"]);
     put(&store, "a", &Items::numbered(100, 1)).await;
@@ -21,7 +21,7 @@ async fn tampered(with: impl FnOnce(&mut database::Tables<'_>)) -> SetRead {
     found
 }
 
-fn part_names(tables: &database::Tables<'_>) -> Vec<[u8; PART_KEY_BYTES]> {
+fn part_names(tables: &Tables<'_>) -> Vec<[u8; PART_KEY_BYTES]> {
     tables.parts.iter().unwrap().map(|entry| *entry.unwrap().0.value()).collect()
 }
 
@@ -43,7 +43,7 @@ async fn records_that_were_moved_do_not_open() {
     // Each marker in the place of the other.
     let found = tampered(|tables| {
         let entry = |entry: Result<(redb::AccessGuard<'_, _>, redb::AccessGuard<'_, &[u8]>), _>| {
-            let (name, value): (redb::AccessGuard<'_, &[u8; 24]>, _) = entry.unwrap();
+            let (name, value): (redb::AccessGuard<'_, &[u8; 16]>, _) = entry.unwrap();
             (*name.value(), value.value().to_vec())
         };
         let markers: Vec<_> = tables.sets.iter().unwrap().map(entry).collect();
@@ -91,10 +91,10 @@ async fn altered_and_lost_records_are_counted() {
     .await;
     let SetRead::Found(found) = found else { panic!("{found:?}") };
     assert_eq!((found.missing, found.undecodable, found.items), (0, 9, 100));
-    let all = |tables: &mut database::Tables<'_>| tables.parts.retain(|_, _| false).unwrap();
+    let all = |tables: &mut Tables<'_>| tables.parts.retain(|_, _| false).unwrap();
     let SetRead::Found(found) = tampered(all).await else { panic!() };
     assert_eq!((found.missing, found.undecodable, found.items), (9, 0, 100));
-    let all = |tables: &mut database::Tables<'_>| tables.sets.retain(|_, _| false).unwrap();
+    let all = |tables: &mut Tables<'_>| tables.sets.retain(|_, _| false).unwrap();
     assert_eq!(tampered(all).await, SetRead::Absent);
 }
 
@@ -240,7 +240,8 @@ async fn a_file_that_is_damaged_while_it_is_used_is_replaced_from_memory() {
     let SetRead::Found(found) = read(&store, "read").0 else { panic!() };
     assert_eq!(found.written_at, written_at);
     assert_eq!(read(&store, "gone").0, SetRead::Absent, "nobody has it in memory");
-    assert!(store.read_named("space").unwrap().records.is_empty());
+    // The page with the record may still be in the database's memory.
+    assert!(store.read_named("space").unwrap().records.len() <= 1);
     drop((adopted, served, changed));
 }
 
@@ -265,7 +266,10 @@ async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory()
         assert!(aside.path.exists() && aside.cause.contains("changed"), "{aside:?}");
         let store = place.reopened(&store).await;
         assert_eq!((complete(&store, "b"), complete(&store, "c")), (items.clone(), items));
-        assert_eq!(read(&store, "a").0, SetRead::Absent, "nobody has it in memory");
+        // Nobody serves it: it is kept if the damage left it readable.
+        if read(&store, "a").0 != SetRead::Absent {
+            assert_eq!(complete(&store, "a"), Items::numbered(3, 1));
+        }
         drop(kept);
     };
     let cut_to = |path: &Path, length: u64| {
@@ -276,6 +280,36 @@ async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory()
     check(&|path, _| cut_to(path, fs::metadata(path).unwrap().len() / 2)).await;
     // A backup that is sound in itself.
     check(&|path, earlier| fs::write(path, earlier).unwrap()).await;
+}
+
+/// Damage that only the check before the first write finds: the pages of one set are spoilt, those
+/// of the other are not.
+#[tokio::test]
+async fn a_file_that_fails_its_check_is_repaired_with_what_can_be_read() {
+    let place = Place::new();
+    let store = place.open(&["key"]);
+    let kept = Items::numbered(40, 1);
+    put(&store, "kept", &kept).await;
+    let sound = parts(&store);
+    put(&store, "spoilt", &Items::numbered(400, 2)).await;
+    let all = parts(&store);
+    let (_, tag) = all.iter().find(|(name, _)| !sound.contains_key(*name)).unwrap();
+    assert!(store.close(LONG).await);
+    let mut bytes = fs::read(place.file()).unwrap();
+    let at = bytes.windows(16).position(|window| window == tag).unwrap();
+    bytes[at - 100] ^= 1;
+    fs::write(place.file(), &bytes).unwrap();
+
+    let store = place.open(&["key"]);
+    let SetRead::Found(found) = read(&store, "spoilt").0 else { panic!() };
+    assert_eq!(found.undecodable, 1);
+    assert_eq!(store.status().replaced, 0, "there is nothing to store yet");
+    put(&store, "new", &kept).await;
+    let status = store.status();
+    assert_eq!((status.replaced, status.pending), (1, 0), "{status:?}");
+    assert_eq!(status.set_aside.unwrap().reason, SetAsideReason::Damaged);
+    assert_eq!((complete(&store, "kept"), complete(&store, "new")), (kept.clone(), kept));
+    assert_eq!(read(&store, "spoilt").0, SetRead::Absent, "it was not complete");
 }
 
 #[tokio::test]
@@ -295,17 +329,18 @@ async fn files_that_cannot_be_used_are_set_aside() {
         put(&opened.store, "set", &Items::numbered(3, 1)).await;
         assert_eq!(complete(&place.reopened(&opened.store).await, "set"), Items::numbered(3, 1));
     };
-    let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
-    let insert = move |path: &Path, name: &str, value: &[u8]| {
-        let database = redb::Database::open(path).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(meta).unwrap().insert(name, value).unwrap();
-        transaction.commit().unwrap();
+    let alter = move |path: &Path, at: usize| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 2;
+        fs::write(path, bytes).unwrap();
     };
     let damaged = SetAsideReason::Damaged;
-    check(SetAsideReason::OtherFormat, &|path| insert(path, "format", &[2, 0, 0, 0])).await;
-    check(damaged, &|path| insert(path, "format", b"?")).await;
-    check(damaged, &|path| insert(path, "salt", b"short")).await;
+    check(SetAsideReason::OtherFormat, &|path| alter(path, 8)).await;
+    // Magic, wrapped key, and the database's own header.
+    for at in [0, 40, 4096] {
+        check(damaged, &|path| alter(path, at)).await;
+    }
+    check(damaged, &|path| fs::write(path, &fs::read(path).unwrap()[..4096]).unwrap()).await;
     check(damaged, &|path| fs::write(path, "no database").unwrap()).await;
     check(damaged, &|path| fs::write(path, "").unwrap()).await;
     check(damaged, &|path| {

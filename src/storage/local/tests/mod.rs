@@ -2,22 +2,25 @@
 
 mod adoption;
 mod damage;
+mod former;
 mod keys;
 mod named;
 mod rotation;
 mod sets;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, Weak};
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableTable;
 use tempfile::TempDir;
 
+use crate::backoff::Backoff;
 use crate::sealing::SealingKey;
 
-use super::backend::{Faults, Mood};
-use super::database::PARTS;
-use super::names::PART_KEY_BYTES;
+use super::file::Tables;
+use super::file::backend::{Faults, Mood};
+use super::format::names::PART_KEY_BYTES;
 use super::*;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -99,7 +102,7 @@ impl Place {
     fn new() -> Self {
         let retry = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(20) };
         let timing =
-            Timing { commit_delay: Duration::ZERO, retry, reseal_delay: LONG, ..Timing::default() };
+            Timing { commit_delay: Duration::ZERO, retry, copy_delay: LONG, ..Timing::default() };
         Self {
             parent: tempfile::tempdir().unwrap(),
             faults: Faults::default(),
@@ -134,20 +137,41 @@ impl Place {
     }
 
     /// Changes the records of a closed store.
-    fn tamper(&self, with: impl FnOnce(&mut database::Tables<'_>)) {
+    fn tamper(&self, with: impl FnOnce(&mut Tables<'_>)) {
         let directory = Directory::hold(self.parent.path()).unwrap();
-        let holder = Holder::default();
-        assert_eq!(holder.open(&directory, &ring(&["key"])).unwrap(), Opening::Found);
-        let work = |open: &database::OpenFile| {
-            open.commit(&[].into(), |tables| {
-                with(tables);
-                Ok(())
-            })
+        let (slot, opening) = start::open(&directory, &ring(&["key"])).unwrap();
+        assert_eq!(opening, Opening::Found);
+        let holder = file::Holder::new(slot);
+        holder.make_writable(&directory).unwrap();
+        let work = |tables: &mut Tables<'_>| {
+            with(tables);
+            Ok(())
         };
-        holder.check(&directory).unwrap().unwrap();
-        holder.with(work).unwrap().unwrap();
-        holder.close();
+        holder.with_open(|open| open.commit(work)).unwrap();
     }
+
+    /// The key that the data key of the file is wrapped under.
+    fn is_under(&self, secret: &str) -> bool {
+        files_with(self, secret).contains(&"pilotlight.redb".to_owned())
+    }
+}
+
+/// Files of the directory that hold the ID of a key, as every file does whose data key is wrapped
+/// under it.
+fn files_with(place: &Place, secret: &str) -> Vec<String> {
+    let id = SealingKey::derive(secret).id();
+    let holds = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(8).any(|window| window == id.as_bytes())
+    };
+    let mut found: Vec<String> = std::fs::read_dir(place.parent.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| holds(path))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    found.sort();
+    found
 }
 
 fn ring(secrets: &[&str]) -> KeyRing {
@@ -161,13 +185,13 @@ fn set(text: &str) -> SetId {
 
 async fn put(store: &LocalStore, id: &str, items: &Items) {
     store.replace_set(&set(id), items.shared());
-    assert!(store.flush(LONG).await);
+    assert!(store.flush(LONG).await, "{:?}", store.status());
 }
 
 async fn change(store: &LocalStore, id: &str, items: &Items, numbers: &[u64]) {
     let slots: Vec<u64> = numbers.iter().map(|number| slot(*number)).collect();
     store.change_set(&set(id), items.shared(), &slots);
-    assert!(store.flush(LONG).await);
+    assert!(store.flush(LONG).await, "{:?}", store.status());
 }
 
 fn read(store: &LocalStore, id: &str) -> (SetRead, Items) {
@@ -196,18 +220,17 @@ fn complete(store: &LocalStore, id: &str) -> Items {
 /// The tag of every part, by key.
 type Parts = BTreeMap<[u8; PART_KEY_BYTES], [u8; 16]>;
 
-/// What is in the file.
+/// The parts in the file.
 fn parts(store: &LocalStore) -> Parts {
-    let work = |open: &database::OpenFile| {
-        let table = open.database.begin_read()?.open_table(PARTS)?;
+    let read = store.shared.read(|reading| {
         let mut parts = Parts::new();
-        for entry in table.iter()? {
+        for entry in reading.parts.iter()? {
             let (key, sealed) = entry?;
             parts.insert(*key.value(), *sealed.value().last_chunk().unwrap());
         }
         Ok(parts)
-    };
-    store.shared.holder.with(work).unwrap().unwrap()
+    });
+    read.unwrap().unwrap()
 }
 
 /// Waits for a state of the store.

@@ -1,7 +1,7 @@
 //! Named records.
 
 use super::*;
-use crate::storage::local::named::NamedRecord;
+use crate::storage::local::format::named::NamedRecord;
 
 #[tokio::test]
 async fn named_records_are_changed_and_replaced() {
@@ -24,7 +24,6 @@ async fn named_records_are_changed_and_replaced() {
     assert_eq!(names(&store, "one"), ["e=3"]);
     assert_eq!(names(&store, "two"), ["a=other"]);
     assert!(store.read_named("three").unwrap().records.is_empty());
-    assert!(!store.read_named("three").unwrap().is_unreadable());
     let shown = format!("{:?}", store.read_named("two").unwrap());
     assert!(!shown.contains("other") && shown.contains("5 bytes"), "{shown}");
 }
@@ -32,16 +31,9 @@ async fn named_records_are_changed_and_replaced() {
 #[tokio::test]
 async fn named_records_that_do_not_open_are_counted_and_can_be_replaced() {
     let place = Place::new();
-    let store = place.open(&["lost"]);
+    let store = place.open(&["key"]);
     let record = |name: &str| (name.to_owned(), b"value".to_vec());
-    let puts = vec![record("a"), record("b"), record("c")];
-    store.write_named("space", puts, Vec::new()).await.unwrap();
-    assert!(store.close(LONG).await);
-    let store = place.open(&["key", "previous"]);
-    let read = store.read_named("space").unwrap();
-    assert!(read.is_unreadable() && read.skipped.unknown_key == 3);
     store.write_named("space", vec![record("a"), record("x")], Vec::new()).await.unwrap();
-    assert_eq!(store.read_named("space").unwrap().skipped.unknown_key, 3);
     assert!(store.close(LONG).await);
     place.tamper(|tables| {
         let names: Vec<_> =
@@ -54,31 +46,11 @@ async fn named_records_that_do_not_open_are_counted_and_can_be_replaced() {
     });
     let store = place.open(&["key"]);
     let read = store.read_named("space").unwrap();
-    let expected = Skipped { format: 0, unknown_key: 3, forged: 2 };
+    let expected = Skipped { forged: 2, ..Skipped::default() };
     assert_eq!((read.records.len(), read.skipped), (0, expected));
     store.replace_named("space", vec![record("a")]).await.unwrap();
     let read = store.read_named("space").unwrap();
     assert_eq!((read.records.len(), read.skipped), (1, Skipped::default()));
-}
-
-#[tokio::test]
-async fn an_old_keys_record_never_hides_a_newer_one() {
-    let place = Place::new();
-    let store = place.open(&["old"]);
-    let record = |value: &str| vec![("name".to_owned(), value.as_bytes().to_vec())];
-    store.write_named("space", record("1"), Vec::new()).await.unwrap();
-    assert!(store.close(LONG).await);
-    let store = place.open(&["new", "old"]);
-    let old = store.read_named("space").unwrap().records.remove(0);
-    assert_eq!(old.under, SealingKey::derive("old").id());
-    store.write_named("space", record("2"), Vec::new()).await.unwrap();
-    let read = store.read_named("space").unwrap().records;
-    let new = SealingKey::derive("new").id();
-    assert!(read.len() == 1 && read[0].value == b"2" && read[0].under == new, "{read:?}");
-    store.set_ring(ring(&["old", "new"]));
-    assert_eq!(store.read_named("space").unwrap().records[0].value, b"2");
-    store.write_named("space", Vec::new(), vec!["name".to_owned()]).await.unwrap();
-    assert!(store.read_named("space").unwrap().records.is_empty());
 }
 
 #[tokio::test]
@@ -88,7 +60,7 @@ async fn too_many_named_changes_are_refused() {
     let store = place.open(&["key"]);
     let put = |name: &str, bytes| vec![(name.to_owned(), vec![0; bytes])];
     let first = store.write_named("space", put("a", 1), Vec::new());
-    let second = store.write_named("space", put("b", pending::NAMED_BYTES_MAX), Vec::new());
+    let second = store.write_named("space", put("b", writer::pending::NAMED_BYTES_MAX), Vec::new());
     assert!(matches!(second.await, Err(LocalStoreError::Overloaded)));
     assert!(store.flush(LONG).await);
     first.await.unwrap();

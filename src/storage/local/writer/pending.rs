@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
-use super::named::Change;
-use super::sets::{Content, Unknown};
-use super::{LocalStoreError, SetId};
+use crate::storage::local::format::named::Change;
+use crate::storage::local::format::sets::Content;
+use crate::storage::local::{LocalStoreError, SetId};
 
 /// Changed items of a set that are told apart; beyond, the whole set is compared, which costs a
 /// few milliseconds.
@@ -21,37 +21,33 @@ const SLOTS_MAX: usize = 4096;
 
 /// Named changes that wait, in bytes: some thousand environment records. More means that the disk
 /// hangs, and the owner is told so at once.
-pub(super) const NAMED_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const NAMED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Which of a set's items may differ from what is stored.
+/// The items of a set that may differ from what is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Dirty {
+pub(crate) enum Dirty {
     /// Any.
-    All(Unknown),
+    All,
     /// Those in these slots.
     Slots(BTreeSet<u64>),
 }
 
 impl Dirty {
-    /// What must be written if first `self` and then `later` changed.
+    /// The items that must be written if first `self` and then `later` changed.
     fn and(self, later: Self) -> Self {
         match (self, later) {
-            (Self::All(Unknown::Remove), Self::All(_) | Self::Slots(_))
-            | (Self::All(Unknown::Keep), Self::All(Unknown::Remove))
-            | (Self::Slots(_), Self::All(Unknown::Remove)) => Self::All(Unknown::Remove),
-            (Self::All(Unknown::Keep), Self::All(Unknown::Keep) | Self::Slots(_))
-            | (Self::Slots(_), Self::All(Unknown::Keep)) => Self::All(Unknown::Keep),
+            (Self::All, Self::All | Self::Slots(_)) | (Self::Slots(_), Self::All) => Self::All,
             (Self::Slots(mut first), Self::Slots(second)) => {
                 first.extend(second);
-                if first.len() > SLOTS_MAX { Self::All(Unknown::Keep) } else { Self::Slots(first) }
+                if first.len() > SLOTS_MAX { Self::All } else { Self::Slots(first) }
             }
         }
     }
 }
 
-/// What is to be done with one set.
+/// The work for one set.
 #[derive(Clone)]
-pub(super) enum SetWork {
+pub(crate) enum SetWork {
     /// Make the file hold this.
     Store { content: Arc<dyn Content>, dirty: Dirty, written_at: SystemTime },
     /// Forget it.
@@ -59,14 +55,13 @@ pub(super) enum SetWork {
 }
 
 impl SetWork {
-    /// What is to be done if `self` was asked for first and `later` after it.
+    /// The work that is left if `self` was asked for first and `later` after it.
     fn then(self, later: Self) -> Self {
         match (self, later) {
             (_, Self::Remove) => Self::Remove,
             // Whatever was in the file goes: all of the content will be missing there.
             (Self::Remove, Self::Store { content, dirty, written_at }) => {
-                let dirty = Dirty::All(Unknown::Remove).and(dirty);
-                Self::Store { content, dirty, written_at }
+                Self::Store { content, dirty: Dirty::All.and(dirty), written_at }
             }
             (Self::Store { dirty: first, .. }, Self::Store { content, dirty, written_at }) => {
                 Self::Store { content, dirty: first.and(dirty), written_at }
@@ -74,24 +69,24 @@ impl SetWork {
         }
     }
 
-    /// Whether the work is over in a moment, however large the set is.
-    pub(super) fn is_small(&self) -> bool {
+    /// True if the work is over in a moment, however large the set is.
+    pub(crate) fn is_small(&self) -> bool {
         match self {
             Self::Store { dirty: Dirty::Slots(_), .. } | Self::Remove => true,
-            Self::Store { dirty: Dirty::All(_), .. } => false,
+            Self::Store { dirty: Dirty::All, .. } => false,
         }
     }
 }
 
-/// A named change and who waits for it.
-pub(super) struct NamedWork {
-    pub(super) change: Change,
-    pub(super) done: oneshot::Sender<Result<(), LocalStoreError>>,
+/// A named change and the caller that waits for it.
+pub(crate) struct NamedWork {
+    pub(crate) change: Change,
+    pub(crate) done: oneshot::Sender<Result<(), LocalStoreError>>,
 }
 
 /// Everything that waits.
 #[derive(Default)]
-pub(super) struct Pending {
+pub(crate) struct Pending {
     /// Sets, by the order in which their oldest change came.
     sets: BTreeMap<SetId, (u64, SetWork)>,
     arrivals: u64,
@@ -100,29 +95,35 @@ pub(super) struct Pending {
     retained: Option<Vec<SetId>>,
 }
 
-/// What one transaction takes on.
+/// The work that one transaction takes on.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Named changes, in the order in which they came.
-    pub(super) named: Vec<NamedWork>,
+    pub(crate) named: Vec<NamedWork>,
     /// If given, all sets but these go before anything else is done.
-    pub(super) retained: Option<Vec<SetId>>,
+    pub(crate) retained: Option<Vec<SetId>>,
     /// Sets, small work first, then the oldest.
-    pub(super) sets: Vec<(SetId, SetWork)>,
+    pub(crate) sets: Vec<(SetId, SetWork)>,
 }
 
 impl Pending {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// True if something of what waits is to be stored, and not only removed.
+    pub(crate) fn stores(&self) -> bool {
+        let is_store = |(_, work): &(u64, SetWork)| matches!(work, SetWork::Store { .. });
+        !self.named.is_empty() || self.sets.values().any(is_store)
+    }
+
     /// Number of sets and changes that wait.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.sets.len() + self.named.len() + usize::from(self.retained.is_some())
     }
 
     /// Adds work for a set to what waits.
-    pub(super) fn add(&mut self, id: SetId, later: SetWork) {
+    pub(crate) fn add(&mut self, id: SetId, later: SetWork) {
         self.arrivals += 1;
         match self.sets.remove(&id) {
             Some((arrival, first)) => self.sets.insert(id, (arrival, first.then(later))),
@@ -131,13 +132,13 @@ impl Pending {
     }
 
     /// Drops all sets but these, now and in the file.
-    pub(super) fn retain(&mut self, kept: Vec<SetId>) {
+    pub(crate) fn retain(&mut self, kept: Vec<SetId>) {
         self.sets.retain(|id, _| kept.contains(id));
         self.retained = Some(kept);
     }
 
     /// Adds a named change, or gives it back if too much waits already.
-    pub(super) fn add_named(&mut self, work: NamedWork) -> Result<(), NamedWork> {
+    pub(crate) fn add_named(&mut self, work: NamedWork) -> Result<(), NamedWork> {
         let bytes = work.change.bytes();
         if !self.named.is_empty() && self.named_bytes + bytes > NAMED_BYTES_MAX {
             return Err(work);
@@ -148,7 +149,7 @@ impl Pending {
     }
 
     /// Takes everything out.
-    pub(super) fn take(&mut self) -> Batch {
+    pub(crate) fn take(&mut self) -> Batch {
         self.named_bytes = 0;
         let mut sets: Vec<_> = mem::take(&mut self.sets).into_iter().collect();
         sets.sort_by_key(|(_, (arrival, work))| (!work.is_small(), *arrival));
@@ -161,7 +162,7 @@ impl Pending {
 
     /// Puts sets back that were not written, below what came in the meantime. They keep their place
     /// at the head.
-    pub(super) fn put_back(&mut self, sets: impl IntoIterator<Item = (SetId, SetWork)>) {
+    pub(crate) fn put_back(&mut self, sets: impl IntoIterator<Item = (SetId, SetWork)>) {
         for (id, first) in sets {
             let work = match self.sets.remove(&id) {
                 Some((_, later)) => first.then(later),
@@ -172,7 +173,7 @@ impl Pending {
     }
 
     /// Puts back that all other sets go, unless a newer list came.
-    pub(super) fn put_back_retained(&mut self, kept: Option<Vec<SetId>>) {
+    pub(crate) fn put_back_retained(&mut self, kept: Option<Vec<SetId>>) {
         if self.retained.is_none() {
             self.retained = kept;
         }
@@ -181,6 +182,8 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use crate::storage::local::format::named::Others;
+
     use super::*;
 
     struct Version(u64);
@@ -198,8 +201,7 @@ mod tests {
     fn work(text: &str, version: u64) -> SetWork {
         let dirty = match text {
             "remove" => return SetWork::Remove,
-            "put" => Dirty::All(Unknown::Remove),
-            "all" => Dirty::All(Unknown::Keep),
+            "all" => Dirty::All,
             slot => Dirty::Slots([slot.parse().unwrap()].into()),
         };
         let content = Arc::new(Version(version));
@@ -211,8 +213,7 @@ mod tests {
             SetWork::Remove => "remove".to_owned(),
             SetWork::Store { content, dirty, .. } => {
                 let dirty = match dirty {
-                    Dirty::All(Unknown::Remove) => "put".to_owned(),
-                    Dirty::All(Unknown::Keep) => "all".to_owned(),
+                    Dirty::All => "all".to_owned(),
                     Dirty::Slots(slots) => format!("{slots:?}"),
                 };
                 format!("{dirty} @{}", content.items())
@@ -253,16 +254,14 @@ mod tests {
     fn changes_of_one_set_become_one() {
         check("1", "{1} @1");
         check("1 2 1", "{1, 2} @3");
-        check("put 1", "put @2");
         check("all 1", "all @2");
         check("1 all", "all @2");
-        check("1 put 2", "put @3");
-        check("all put", "put @2");
-        check("put all", "put @2");
+        check("1 all 2", "all @3");
+        check("all all", "all @2");
         check("1 remove", "remove");
-        check("remove 1", "put @2");
-        check("remove put", "put @2");
-        check("put remove 1 2", "put @4");
+        check("remove 1", "all @2");
+        check("remove all", "all @2");
+        check("all remove 1 2", "all @4");
     }
 
     #[test]
@@ -277,7 +276,7 @@ mod tests {
     #[test]
     fn small_work_goes_first_then_the_oldest() {
         let mut pending = Pending::default();
-        for (id, text) in [("b", "put"), ("c", "1"), ("a", "put"), ("d", "remove"), ("b", "2")] {
+        for (id, text) in [("b", "all"), ("c", "1"), ("a", "all"), ("d", "remove"), ("b", "2")] {
             pending.add(SetId::new(id), work(text, 0));
         }
         let taken = pending.take();
@@ -285,7 +284,7 @@ mod tests {
             batch.sets.iter().map(|(id, _)| id.as_str().to_owned()).collect::<String>()
         };
         assert_eq!(order(&taken), "cdba");
-        pending.add(SetId::new("e"), work("put", 0));
+        pending.add(SetId::new("e"), work("all", 0));
         pending.put_back(taken.sets);
         assert_eq!(order(&pending.take()), "cdabe", "what was put back stays before newer work");
     }
@@ -293,10 +292,10 @@ mod tests {
     #[test]
     fn a_list_of_sets_to_keep_drops_the_work_for_others() {
         let mut pending = Pending::default();
-        pending.add(SetId::new("a"), work("put", 1));
-        pending.add(SetId::new("b"), work("put", 1));
+        pending.add(SetId::new("a"), work("all", 1));
+        pending.add(SetId::new("b"), work("all", 1));
         pending.retain(vec![SetId::new("b")]);
-        pending.add(SetId::new("c"), work("put", 1));
+        pending.add(SetId::new("c"), work("all", 1));
         let batch = pending.take();
         assert_eq!(batch.retained, Some(vec![SetId::new("b")]));
         assert_eq!(batch.sets.len(), 2, "c came after the list and stays");
@@ -313,7 +312,7 @@ mod tests {
                 space: "space",
                 puts: vec![(String::new(), vec![0; bytes])],
                 deletes: Vec::new(),
-                others: super::super::named::Others::Keep,
+                others: Others::Keep,
             };
             NamedWork { change, done: oneshot::channel().0 }
         };

@@ -1,7 +1,7 @@
 //! The marker of a set: what must be there for the set to be complete.
 //!
-//! It lists the tag of every part. A part that opens but has another tag is an older or newer
-//! one than the marker speaks of, so a set never is a mixture of two states.
+//! It lists the tag of every part. A part that opens but has another tag is an older or newer one
+//! than the marker lists, so a set is never a mixture of two states.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,69 +9,75 @@ use crate::sealing::TAG_BYTES;
 
 use super::fields::{put_text, take_array, take_text, take_u8, take_u32, take_u64};
 
+/// The tag of a sealed record.
+pub(crate) type Tag = [u8; TAG_BYTES];
+
 /// First byte of a marker's plaintext.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Tag of a part that holds no item and is not stored.
-pub(super) const NO_PART: [u8; TAG_BYTES] = [0; TAG_BYTES];
+pub(crate) const NO_PART: Tag = [0; TAG_BYTES];
 
 /// What is known of a stored set without reading its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Marker {
+pub(crate) struct Marker {
     /// The set's ID in clear: names in the file are hashes.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// Number of items in all parts.
-    pub(super) items: u64,
-    /// When the data was accepted.
-    pub(super) written_at: SystemTime,
-    /// Grows with each change of the set.
-    pub(super) sequence: u64,
+    pub(crate) items: u64,
+    /// Bytes of all items, encoded.
+    pub(crate) bytes: u64,
+    /// The time at which the data was accepted.
+    pub(crate) written_at: SystemTime,
     /// The tag of each part in the order of their numbers.
-    pub(super) tags: Vec<[u8; TAG_BYTES]>,
+    pub(crate) tags: Vec<Tag>,
 }
 
 impl Marker {
     /// The marker's plaintext.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let since = self.written_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut out = Vec::with_capacity(64 + self.id.len() + self.tags.len() * TAG_BYTES);
         out.push(FORMAT);
         put_text(&mut out, &self.id);
         out.extend_from_slice(&self.items.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
         out.extend_from_slice(&(since.as_millis() as u64).to_le_bytes());
-        out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&(self.tags.len() as u32).to_le_bytes());
-        for tag in &self.tags {
-            out.extend_from_slice(tag);
-        }
+        out.extend(self.tags.iter().flatten());
         out
     }
 
     /// Reads a plaintext; `None` if it is not one of a marker.
-    pub(super) fn decode(plaintext: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(plaintext: &[u8]) -> Option<Self> {
         let rest = &mut &plaintext[..];
         if take_u8(rest)? != FORMAT {
             return None;
         }
         let id = take_text(rest)?.to_owned();
-        let items = take_u64(rest)?;
-        let written_at = UNIX_EPOCH.checked_add(Duration::from_millis(take_u64(rest)?))?;
-        let sequence = take_u64(rest)?;
-        let count = usize::try_from(take_u32(rest)?).ok()?;
-        if rest.len() != count.checked_mul(TAG_BYTES)? {
-            return None;
-        }
-        let mut tags = Vec::with_capacity(count);
-        while !rest.is_empty() {
-            tags.push(take_array(rest)?);
-        }
-        Some(Self { id, items, written_at, sequence, tags })
+        let (items, bytes) = (take_u64(rest)?, take_u64(rest)?);
+        let written_at = take_time(rest)?;
+        let tags = take_tags(rest)?;
+        Some(Self { id, items, bytes, written_at, tags })
     }
+}
 
-    /// Orders markers of one set: the newest is the greatest.
-    pub(super) fn age(&self) -> (u64, SystemTime) {
-        (self.sequence, self.written_at)
+/// The next eight bytes as a time.
+pub(crate) fn take_time(rest: &mut &[u8]) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(take_u64(rest)?))
+}
+
+/// The tags that the plaintext of a marker ends with.
+pub(crate) fn take_tags(rest: &mut &[u8]) -> Option<Vec<Tag>> {
+    let count = usize::try_from(take_u32(rest)?).ok()?;
+    if rest.len() != count.checked_mul(TAG_BYTES)? {
+        return None;
     }
+    let mut tags = Vec::with_capacity(count);
+    while !rest.is_empty() {
+        tags.push(take_array(rest)?);
+    }
+    Some(tags)
 }
 
 #[cfg(test)]
@@ -84,8 +90,8 @@ mod tests {
         Marker {
             id: "environment".to_owned(),
             items: 12,
+            bytes: 3456,
             written_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-            sequence: 9,
             tags: (0..parts).map(|n| [n as u8; TAG_BYTES]).collect(),
         }
     }
@@ -100,7 +106,7 @@ mod tests {
             }
         }
         let mut other_format = marker(1).encode();
-        other_format[0] = 2;
+        other_format[0] = 1;
         assert_eq!(Marker::decode(&other_format), None);
     }
 

@@ -4,40 +4,42 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use tokio::sync::{oneshot, watch};
 
 use crate::sealing::KeyRing;
+use crate::storage::local::file::{Fault, FaultKind, Holder, Reading, Slot};
+use crate::storage::local::format::sets::Content;
+use crate::storage::local::start::directory::has_aside;
+use crate::storage::local::{LocalStoreError, LocalStoreStatus, SetAside, SetId, Skipped};
 
-use super::database::{Fault, FaultKind, Holder, OpenFile};
 use super::pending::{Dirty, NamedWork, Pending, SetWork};
-use super::sets::{Content, Unknown};
-use super::{LocalStoreError, LocalStoreStatus, SetAside, SetId, Skipped};
 
-/// What the thread is asked for.
+/// Requests to the thread.
 #[derive(Default)]
-pub(super) struct Requests {
-    pub(super) pending: Pending,
-    /// Who waits until nothing waits any more.
-    pub(super) flushes: Vec<oneshot::Sender<bool>>,
+pub(crate) struct Requests {
+    pub(crate) pending: Pending,
+    /// Callers that wait until everything is stored.
+    pub(crate) flushes: Vec<oneshot::Sender<bool>>,
     /// The keys were exchanged.
-    pub(super) ring_changed: bool,
+    pub(crate) ring_changed: bool,
     /// A reader found that the database's handle is of no more use.
-    pub(super) reopen: bool,
+    pub(crate) reopen: bool,
     /// A reader found damage.
-    pub(super) damage: Option<Fault>,
+    pub(crate) damage: Option<Fault>,
     /// Write what waits, and end.
-    pub(super) stop: bool,
+    pub(crate) stop: bool,
     /// No handle is left: a directory that was removed is not made again.
-    pub(super) unwatched: bool,
+    pub(crate) unwatched: bool,
     /// The thread does not write at the moment: named changes are refused at once.
-    pub(super) failing: bool,
+    pub(crate) failing: bool,
     /// Sets and changes that the thread has taken and not stored yet.
-    pub(super) in_flight: usize,
+    pub(crate) in_flight: usize,
     /// The thread ends although something waits: it could not be stored.
-    pub(super) gave_up: bool,
+    pub(crate) gave_up: bool,
 }
 
 /// A set that was stored or read by this process.
@@ -45,13 +47,14 @@ struct Known {
     /// The newest snapshot, for as long as somebody serves it.
     content: Weak<dyn Content>,
     written_at: SystemTime,
-    /// Whether the file holds what the last call for this set gave, but for what waits.
+    /// True if the file holds what the last call for this set gave, except for what waits.
     stored: bool,
 }
 
-/// See the module's text.
-pub(super) struct Shared {
-    pub(super) holder: Holder,
+/// The state that callers and the thread share.
+pub(crate) struct Shared {
+    directory: PathBuf,
+    pub(crate) holder: Holder,
     ring: Mutex<KeyRing>,
     requests: Mutex<Requests>,
     wake: Condvar,
@@ -72,58 +75,80 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(holder: Holder, ring: KeyRing, set_aside: Option<SetAside>) -> Self {
+    pub(crate) fn new(
+        directory: PathBuf,
+        slot: Slot,
+        ring: KeyRing,
+        set_aside: Option<SetAside>,
+    ) -> Self {
         let status = LocalStoreStatus { available: true, set_aside, ..Default::default() };
-        Self {
-            holder,
+        let shared = Self {
+            directory,
+            holder: Holder::new(slot),
             ring: Mutex::new(ring),
             requests: Mutex::default(),
             wake: Condvar::new(),
             known: Mutex::default(),
             status: watch::Sender::new(status),
             ended: watch::Sender::new(false),
-        }
+        };
+        shared.show_file();
+        shared
     }
 
-    pub(super) fn ring(&self) -> KeyRing {
+    pub(crate) fn ring(&self) -> KeyRing {
         lock(&self.ring).clone()
     }
 
-    pub(super) fn set_ring(&self, ring: KeyRing) {
+    pub(crate) fn set_ring(&self, ring: KeyRing) {
         *lock(&self.ring) = ring;
-        self.request(|requests| {
-            requests.ring_changed = true;
-            self.update(|status| status.to_reseal = None);
-        });
+        self.request(|requests| requests.ring_changed = true);
+        self.show_file();
     }
 
-    /// Runs a read; tells the thread if the database may have come to harm by it.
-    pub(super) fn read<T>(
+    /// Shows in the status whether the file can be read, and whether it is under the current key.
+    pub(crate) fn show_file(&self) {
+        // Held until it is shown, so that nobody shows an earlier state later.
+        let _requests = self.requests();
+        let current = self.ring().current().id();
+        let (unreadable, to_reseal) = self.holder.with(|slot| match slot {
+            Slot::Empty => (false, None),
+            Slot::Closed => (true, None),
+            Slot::Open(open) => (false, Some(usize::from(open.under() != current))),
+        });
+        self.update(|status| (status.unreadable, status.to_reseal) = (unreadable, to_reseal));
+    }
+
+    /// True if a file was set aside and is still there.
+    pub(crate) fn has_set_aside(&self) -> bool {
+        has_aside(&self.directory, None)
+    }
+
+    /// Runs a read, and tells the thread if it met a fault. `None` if the file is sealed under a
+    /// key that is not configured.
+    pub(crate) fn read<T>(
         &self,
-        work: impl FnOnce(&OpenFile) -> Result<T, redb::Error>,
-    ) -> Result<T, LocalStoreError> {
-        let read = self.holder.with(work).ok_or(LocalStoreError::Unavailable)?;
-        read.map_err(|fault: Fault| {
-            match fault.kind {
-                FaultKind::Handle | FaultKind::Io => {
-                    self.request(|requests| requests.reopen = true);
+        work: impl FnOnce(&Reading<'_>) -> Result<T, redb::Error>,
+    ) -> Result<Option<T>, LocalStoreError> {
+        let read = self.holder.with(|slot| match slot {
+            Slot::Empty => None,
+            Slot::Closed => Some(Ok(None)),
+            Slot::Open(open) => Some(open.read(work).map(Some)),
+        });
+        read.ok_or(LocalStoreError::Unavailable)?.map_err(|fault| {
+            self.request(|requests| match fault.kind {
+                FaultKind::Handle | FaultKind::Io => requests.reopen = true,
+                // The rest stays readable until there is something to store; the thread repairs
+                // the file then.
+                FaultKind::Damaged | FaultKind::OtherFormat => {
+                    requests.damage = Some(fault.clone())
                 }
-                FaultKind::Damaged | FaultKind::Changed | FaultKind::OtherFormat => {
-                    self.damaged(fault.clone());
-                }
-                FaultKind::InUse => {}
-            }
+            });
             fault.into()
         })
     }
 
-    /// The file is damaged in one place: the rest stays readable until there is something to
-    /// store; the thread begins a new file then.
-    pub(super) fn damaged(&self, fault: Fault) {
-        self.request(|requests| requests.damage = Some(fault));
-    }
-
-    pub(super) fn add(&self, id: SetId, work: SetWork) {
+    pub(crate) fn add(&self, id: SetId, work: SetWork) {
         self.request(|requests| {
             if !requests.stop {
                 requests.pending.add(id, work);
@@ -131,7 +156,7 @@ impl Shared {
         });
     }
 
-    pub(super) fn retain(&self, kept: Vec<SetId>) {
+    pub(crate) fn retain(&self, kept: Vec<SetId>) {
         self.request(|requests| {
             if !requests.stop {
                 requests.pending.retain(kept);
@@ -139,7 +164,7 @@ impl Shared {
         });
     }
 
-    pub(super) fn add_named(&self, work: NamedWork) {
+    pub(crate) fn add_named(&self, work: NamedWork) {
         self.request(|requests| {
             if requests.stop || requests.failing {
                 let _ = work.done.send(Err(LocalStoreError::Unavailable));
@@ -149,7 +174,7 @@ impl Shared {
         });
     }
 
-    pub(super) fn flush(&self, done: oneshot::Sender<bool>) {
+    pub(crate) fn flush(&self, done: oneshot::Sender<bool>) {
         self.request(|requests| {
             if !requests.stop {
                 requests.flushes.push(done);
@@ -158,17 +183,17 @@ impl Shared {
     }
 
     /// Asks the thread to write what waits and to end.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.request(|requests| requests.stop = true);
     }
 
     /// As [`stop`](Self::stop), when no handle is left.
-    pub(super) fn stop_unwatched(&self) {
+    pub(crate) fn stop_unwatched(&self) {
         self.request(|requests| (requests.stop, requests.unwatched) = (true, true));
     }
 
     /// Over when the thread has ended.
-    pub(super) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut ended = self.ended.subscribe();
         async move {
             // The sender lives in the store that is asked, so this only fails after the end.
@@ -177,7 +202,7 @@ impl Shared {
     }
 
     #[cfg(test)]
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         *self.ended.borrow()
     }
 
@@ -187,12 +212,12 @@ impl Shared {
     }
 
     /// What the thread is asked for, for the thread itself.
-    pub(super) fn requests(&self) -> MutexGuard<'_, Requests> {
+    pub(crate) fn requests(&self) -> MutexGuard<'_, Requests> {
         lock(&self.requests)
     }
 
     /// Waits until something is asked for, or for that time.
-    pub(super) fn wait<'a>(
+    pub(crate) fn wait<'a>(
         &self,
         requests: MutexGuard<'a, Requests>,
         time: Option<std::time::Duration>,
@@ -206,7 +231,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn adopt(&self, id: &SetId, content: &Arc<dyn Content>, written_at: SystemTime) {
+    pub(crate) fn adopt(&self, id: &SetId, content: &Arc<dyn Content>, written_at: SystemTime) {
         let content = Arc::downgrade(content);
         let known = Known { content, written_at, stored: false };
         // Data that was given to be stored is newer than data that was read.
@@ -214,12 +239,12 @@ impl Shared {
     }
 
     /// Whether a change of a few items may be stored as such.
-    pub(super) fn is_stored(&self, id: &SetId) -> bool {
+    pub(crate) fn is_stored(&self, id: &SetId) -> bool {
         lock(&self.known).get(id).is_some_and(|known| known.stored)
     }
 
     /// Takes note of what a transaction stored.
-    pub(super) fn stored(&self, kept: Option<&[SetId]>, sets: &[(SetId, SetWork)]) {
+    pub(crate) fn stored(&self, kept: Option<&[SetId]>, sets: &[(SetId, SetWork)]) {
         let mut known = lock(&self.known);
         if let Some(kept) = kept {
             known.retain(|id, _| kept.contains(id));
@@ -239,13 +264,13 @@ impl Shared {
     }
 
     /// The file is empty: every set that is still in memory waits to be stored whole.
-    pub(super) fn store_everything_again(&self) {
+    pub(crate) fn store_everything_again(&self) {
         let mut known = lock(&self.known);
         let mut again = Vec::new();
         for (id, known) in known.iter_mut() {
             known.stored = false;
             if let Some(content) = known.content.upgrade() {
-                let dirty = Dirty::All(Unknown::Keep);
+                let dirty = Dirty::All;
                 let written_at = known.written_at;
                 again.push((id.clone(), SetWork::Store { content, dirty, written_at }));
             }
@@ -254,26 +279,17 @@ impl Shared {
         self.requests().pending.put_back(again);
     }
 
-    pub(super) fn skipped(&self, skipped: Skipped) {
+    pub(crate) fn skipped(&self, skipped: Skipped) {
         if skipped.total() > 0 {
             self.update(|status| status.skipped.add(skipped));
         }
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut LocalStoreStatus)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut LocalStoreStatus)) {
         self.status.send_modify(change);
     }
 
-    /// Tells what is still to be sealed anew, unless the keys have changed since: then it must be
-    /// counted again.
-    pub(super) fn counted(&self, change: impl FnOnce(&mut LocalStoreStatus)) {
-        let requests = self.requests();
-        if !requests.ring_changed {
-            self.update(change);
-        }
-    }
-
-    pub(super) fn status(&self) -> LocalStoreStatus {
+    pub(crate) fn status(&self) -> LocalStoreStatus {
         let pending = {
             let requests = self.requests();
             requests.pending.len() + requests.in_flight
@@ -281,12 +297,12 @@ impl Shared {
         LocalStoreStatus { pending, ..self.status.borrow().clone() }
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<LocalStoreStatus> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<LocalStoreStatus> {
         self.status.subscribe()
     }
 
     /// The thread has ended.
-    pub(super) fn set_ended(&self) {
+    pub(crate) fn set_ended(&self) {
         // Whoever still waits for an answer gets none.
         let mut requests = self.requests();
         requests.stop = true;

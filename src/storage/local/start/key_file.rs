@@ -108,7 +108,7 @@ impl KeyFile {
     }
 
     /// Removes the key file of a store's directory, durably.
-    pub(super) fn remove(directory: &Path) -> Result<(), KeyFileError> {
+    pub(crate) fn remove(directory: &Path) -> Result<(), KeyFileError> {
         let path = directory.join(FILE_NAME);
         fs::remove_file(&path)
             .and_then(|()| File::open(directory)?.sync_all())

@@ -58,7 +58,7 @@ pub struct NotTrusted {
 
 /// The kind of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File,
     Link,
@@ -67,11 +67,11 @@ pub(super) enum Kind {
 
 /// The metadata that decide about trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
-    pub(super) kind: Kind,
-    pub(super) owner: u32,
+pub(crate) struct Facts {
+    pub(crate) kind: Kind,
+    pub(crate) owner: u32,
     /// Permission bits.
-    pub(super) mode: u32,
+    pub(crate) mode: u32,
 }
 
 impl From<&Metadata> for Facts {
@@ -87,7 +87,7 @@ impl From<&Metadata> for Facts {
 }
 
 /// Decides whether an entry of the wanted kind is trusted by that user.
-pub(super) fn judge(facts: Facts, wanted: Kind, user: u32) -> Result<(), Distrust> {
+pub(crate) fn judge(facts: Facts, wanted: Kind, user: u32) -> Result<(), Distrust> {
     if facts.kind == Kind::Link {
         return Err(Distrust::Link);
     }
@@ -105,7 +105,7 @@ pub(super) fn judge(facts: Facts, wanted: Kind, user: u32) -> Result<(), Distrus
 
 /// Judges the entry at a path by its own metadata, not by those of a link's target. An entry that
 /// does not exist is an error of the kind `NotFound`.
-pub(super) fn check(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrusted>> {
+pub(crate) fn check(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrusted>> {
     // A slash at the end would make the system follow a link.
     let path: PathBuf = path.components().collect();
     let facts = Facts::from(&fs::symlink_metadata(&path)?);
@@ -114,7 +114,7 @@ pub(super) fn check(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrust
 }
 
 /// Judges the entry at a path; one that does not exist raises no objection.
-pub(super) fn check_if_there(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrusted>> {
+pub(crate) fn check_if_there(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrusted>> {
     match check(path, wanted) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(())),
         checked => checked,

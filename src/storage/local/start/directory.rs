@@ -10,12 +10,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::backend::{Switch, is_read_only};
+use sha2::{Digest, Sha256};
+
 use super::trust::{self, Kind, NotTrusted};
-use super::{LocalStoreError, SetAsideReason};
+use crate::sealing::{KeyRing, SealingKey};
+#[cfg(test)]
+use crate::storage::local::file::backend::Faults;
+use crate::storage::local::{LocalStoreError, SetAsideReason};
 
 /// The database.
-pub(super) const FILE_NAME: &str = "pilotlight.redb";
+pub(crate) const FILE_NAME: &str = "pilotlight.redb";
 /// The database while it is made; a name of its own, so that no half-made file is ever found.
 const NEW_FILE_NAME: &str = "pilotlight.redb.new";
 const LOCK_NAME: &str = "pilotlight.lock";
@@ -33,20 +37,19 @@ const OTHERS: u32 = 0o077;
 
 /// A directory that this process holds.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
-    /// `None` on file systems without locks, and on those that take no writes and have none yet;
-    /// the database's own lock is left then.
+    /// `None` on file systems without locks, and on those that take no writes and have none yet.
     lock: Option<File>,
     /// Lets the database's files fail on command.
     #[cfg(test)]
-    pub(super) faults: super::backend::Faults,
+    pub(crate) faults: Faults,
 }
 
 impl Directory {
     /// Creates the directory if need be and takes its lock. Fails if the directory, the lock or the
     /// database is not trusted.
-    pub(super) fn hold(path: &Path) -> Result<Self, LocalStoreError> {
+    pub(crate) fn hold(path: &Path) -> Result<Self, LocalStoreError> {
         let failed = |source| LocalStoreError::Directory { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
         check_trust(path)?;
@@ -71,23 +74,23 @@ impl Directory {
             path: path.to_owned(),
             lock: held,
             #[cfg(test)]
-            faults: super::backend::Faults::default(),
+            faults: Faults::default(),
         })
     }
 
     /// The directory's path.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Fails unless the directory and the files in it that are about to be used are trusted.
-    pub(super) fn check_trust(&self) -> Result<(), LocalStoreError> {
+    pub(crate) fn check_trust(&self) -> Result<(), LocalStoreError> {
         check_trust(&self.path)
     }
 
     /// Whether the lock and the database are still where they were made. Somebody may remove them
     /// while they are open, and then everything that is written is lost with the process.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         self.is_lock_in_place() && self.database().try_exists().unwrap_or(true)
     }
 
@@ -103,28 +106,20 @@ impl Directory {
     }
 
     /// Makes the directory again if need be, and takes the lock that is there.
-    pub(super) fn hold_again(&mut self) -> Result<(), LocalStoreError> {
+    pub(crate) fn hold_again(&mut self) -> Result<(), LocalStoreError> {
         if !self.is_lock_in_place() {
             self.lock = Self::hold(&self.path)?.lock;
         }
         Ok(())
     }
 
-    /// A switch for a database that is about to be opened.
-    pub(super) fn switch(&self) -> Switch {
-        Switch::new(
-            #[cfg(test)]
-            self.faults.clone(),
-        )
-    }
-
     /// The database file.
-    pub(super) fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.path.join(FILE_NAME)
     }
 
     /// Where a new database is made, empty.
-    pub(super) fn new_database(&self) -> io::Result<PathBuf> {
+    pub(crate) fn new_database(&self) -> io::Result<PathBuf> {
         let path = self.path.join(NEW_FILE_NAME);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -132,81 +127,131 @@ impl Directory {
         }
     }
 
-    /// Gives a database that was made its final name, also after a power loss.
-    pub(super) fn publish(&self, made: &Path) -> io::Result<()> {
+    /// Gives a database that was made its final name, in the place of any other one.
+    pub(crate) fn publish(&self, made: &Path) -> io::Result<()> {
         fs::rename(made, self.database())?;
-        self.sync()
-    }
-
-    /// Makes the names in the directory durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        // The new file is in use from here on, so a failure would come too late. It only means that
+        // a power loss may bring back the old one.
+        let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
+        Ok(())
     }
 
     /// Whether others than the owner can enter the directory.
-    pub(super) fn is_open_to_others(&self) -> bool {
+    pub(crate) fn is_open_to_others(&self) -> bool {
         is_open_to_others(&self.path)
     }
 
-    /// Renames the database to a name that says why and when, and keeps the newest of such files.
-    pub(super) fn set_aside(&self, reason: SetAsideReason) -> io::Result<PathBuf> {
+    /// Gives the database a second name, or a new one where the file system has no second names,
+    /// that says why and when it was set aside. Keeps the newest of such files. The name ends with
+    /// a mark of the configured keys, which [`remove_aside`](Self::remove_aside) compares.
+    pub(crate) fn set_aside(&self, reason: SetAsideReason, ring: &KeyRing) -> io::Result<PathBuf> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let earlier = self.aside();
+        let earlier = aside_in(&self.path);
         // Also in order if the clock stands still or goes back.
-        let stamp = earlier.last().map_or(now, |(last, _)| now.max(last.saturating_add(1)));
-        let path = self.path.join(format!("{}{stamp}", aside_prefix(reason)));
-        fs::rename(self.database(), &path)?;
+        let stamp = earlier.last().map_or(now, |last| now.max(last.stamp.saturating_add(1)));
+        let name = format!("{FILE_NAME}.{}-{stamp}-{}", word(reason), ring_mark(ring));
+        let path = self.path.join(name);
+        fs::hard_link(self.database(), &path).or_else(|_| fs::rename(self.database(), &path))?;
         // Best effort: what cannot be removed stays.
         let surplus = (earlier.len() + 1).saturating_sub(SET_ASIDE_MAX);
-        for (_, path) in &earlier[..surplus] {
-            let _ = fs::remove_file(path);
+        for aside in &earlier[..surplus] {
+            let _ = fs::remove_file(&aside.path);
         }
         Ok(path)
     }
 
-    /// True if there are files that were set aside.
-    pub(super) fn has_set_aside(&self) -> bool {
-        !self.aside().is_empty()
-    }
-
-    /// Removes the files that were set aside.
-    pub(super) fn remove_set_aside(&self) -> io::Result<()> {
-        self.aside().iter().try_for_each(|(_, path)| match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        })
-    }
-
-    /// The files that were set aside, the oldest first.
-    fn aside(&self) -> Vec<(u128, PathBuf)> {
-        let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
-        let mut found: Vec<(u128, PathBuf)> = entries
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                Some((aside_stamp(entry.file_name().to_str()?)?, entry.path()))
-            })
-            .collect();
-        found.sort();
-        found
+    /// Removes files that were set aside. Returns whether there were any.
+    pub(crate) fn remove_aside(&self, which: Removal<'_>) -> io::Result<bool> {
+        let mut removed = false;
+        for aside in aside_in(&self.path) {
+            let goes = match which {
+                Removal::All => true,
+                Removal::OtherKeys => aside.reason == SetAsideReason::OtherKey,
+                Removal::KeysChanged(ring) => {
+                    aside.reason != SetAsideReason::OtherKey && aside.mark != ring_mark(ring)
+                }
+            };
+            if goes {
+                match fs::remove_file(&aside.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => removed = true,
+                }
+            }
+        }
+        Ok(removed)
     }
 }
 
-fn aside_prefix(reason: SetAsideReason) -> String {
-    let word = match reason {
+/// True if a directory holds files that were set aside, for one reason or for any.
+pub(crate) fn has_aside(directory: &Path, reason: Option<SetAsideReason>) -> bool {
+    aside_in(directory).iter().any(|aside| reason.is_none_or(|reason| aside.reason == reason))
+}
+
+/// The files of a directory that were set aside, the oldest first.
+fn aside_in(directory: &Path) -> Vec<Aside> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut found: Vec<Aside> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Aside::of(entry.file_name().to_str()?, entry.path())
+        })
+        .collect();
+    found.sort_unstable_by_key(|aside| aside.stamp);
+    found
+}
+
+/// The files that were set aside and are to be removed.
+#[derive(Clone, Copy)]
+pub(crate) enum Removal<'a> {
+    All,
+    /// Those that were sealed under a key that was not configured.
+    OtherKeys,
+    /// All others, if other keys than these were configured then: a key that was retired since may
+    /// open them.
+    KeysChanged(&'a KeyRing),
+}
+
+/// A file that was set aside, by its name.
+struct Aside {
+    stamp: u128,
+    reason: SetAsideReason,
+    mark: String,
+    path: PathBuf,
+}
+
+impl Aside {
+    fn of(name: &str, path: PathBuf) -> Option<Self> {
+        let rest = name.strip_prefix(FILE_NAME)?.strip_prefix('.')?;
+        let reason = REASONS.into_iter().find(|reason| rest.starts_with(word(*reason)))?;
+        let rest = rest.strip_prefix(word(reason))?.strip_prefix('-')?;
+        // Earlier versions wrote no mark.
+        let (stamp, mark) = rest.split_once('-').unwrap_or((rest, ""));
+        Some(Self { stamp: stamp.parse().ok()?, reason, mark: mark.to_owned(), path })
+    }
+}
+
+const REASONS: [SetAsideReason; 3] =
+    [SetAsideReason::Damaged, SetAsideReason::OtherFormat, SetAsideReason::OtherKey];
+
+fn word(reason: SetAsideReason) -> &'static str {
+    match reason {
         SetAsideReason::Damaged => "damaged",
         SetAsideReason::OtherFormat => "other-format",
-    };
-    format!("{FILE_NAME}.{word}-")
+        SetAsideReason::OtherKey => "other-key",
+    }
 }
 
-fn aside_stamp(name: &str) -> Option<u128> {
-    [SetAsideReason::Damaged, SetAsideReason::OtherFormat]
-        .into_iter()
-        .find_map(|reason| name.strip_prefix(&aside_prefix(reason))?.parse().ok())
+/// A short hash of the IDs of all configured keys.
+fn ring_mark(ring: &KeyRing) -> String {
+    let mut ids: Vec<_> = ring.keys().iter().map(SealingKey::id).collect();
+    ids.sort_unstable();
+    let mut hash = Sha256::new();
+    ids.iter().for_each(|id| hash.update(id.as_bytes()));
+    hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes a directory that only its owner may enter, if it is not there.
-pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
@@ -228,7 +273,7 @@ impl From<NotTrusted> for LocalStoreError {
 
 /// Opens a file to read and write that only its owner may use, making it if need be. A link is not
 /// followed, and the mode of a file that has a second name elsewhere is not changed.
-pub(super) fn private_file(path: &Path) -> io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -245,14 +290,19 @@ pub(super) fn private_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// True if a file that cannot be opened to write may perhaps be opened to read.
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
 /// Flags of an open that fails on a link and does not wait on a pipe.
-pub(super) fn no_follow() -> i32 {
+pub(crate) fn no_follow() -> i32 {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     flags.bits() as i32
 }
 
 /// Whether others than the owner may use a file or directory.
-pub(super) fn is_open_to_others(path: &Path) -> bool {
+pub(crate) fn is_open_to_others(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|data| data.permissions().mode() & OTHERS != 0)
 }
 
@@ -312,12 +362,13 @@ mod tests {
     fn only_the_newest_files_set_aside_stay() {
         let parent = tempfile::tempdir().unwrap();
         let directory = Directory::hold(parent.path()).unwrap();
+        let ring = KeyRing::new(SealingKey::derive("key"), []);
         let mut names = Vec::new();
         for round in 0..5 {
             fs::write(directory.database(), format!("{round}")).unwrap();
             let reason = [SetAsideReason::Damaged, SetAsideReason::OtherFormat][round % 2];
-            names.push(directory.set_aside(reason).unwrap());
-            assert!(!directory.database().exists());
+            names.push(directory.set_aside(reason, &ring).unwrap());
+            fs::remove_file(directory.database()).unwrap();
         }
         assert!(names[4].to_str().unwrap().contains("pilotlight.redb.damaged-"));
         assert!(names[3].to_str().unwrap().contains("pilotlight.redb.other-format-"));
