@@ -52,7 +52,7 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ),
     ("AutoConfig", "cacheFormat", "src/app/database.rs", "match self.format"),
     ("AutoConfig", "cacheAdopt", "src/app/mod.rs", "section.cache_adopt"),
-    ("AutoConfig", "cacheMaxAge", "src/autoconfig/cache/keeper.rs", "settings.age_max"),
+    ("AutoConfig", "cacheMaxAge", "src/autoconfig/cache/visits/telling.rs", "settings.age_max"),
     ("AutoConfig", "envDatastorePrefix", "src/app/database.rs", "spec.store_prefix"),
     ("AutoConfig", "envDatastoreTableName", "src/app/database.rs", "spec.store_table"),
     (
