@@ -15,6 +15,7 @@ use super::record_set::CachedSet;
 use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Policy, Reaction, State, StreamStep};
+use crate::replica::Heard;
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
 use crate::telemetry::{At, Chain, Rounded};
 use crate::upstream::{
@@ -335,7 +336,7 @@ impl StreamManager {
                 confirmed_at: Some(SystemTime::now()),
                 source: Source::Stream,
                 live: true,
-                heard_at: Instant::now(),
+                heard: Heard::first(Instant::now()),
             }));
         }
     }
@@ -344,7 +345,7 @@ impl StreamManager {
     fn note_heard(&self) {
         self.channels.wanted.send_if_modified(|wanted| {
             if let Some(wanted) = wanted {
-                wanted.heard_at = Instant::now();
+                wanted.heard.again(Instant::now());
             }
             false
         });

@@ -9,7 +9,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-use super::authority::{SECOND_LOOK, STREAM_LAG};
+use super::authority::{Heard, SECOND_LOOK};
 
 /// The items, with what was found (`S`) and when first.
 #[derive(Clone)]
@@ -56,16 +56,16 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
 
     /// True if a second look at this moment would confirm a doubt, should the item be unchanged.
     /// While the stream is silent it would not, and reading the copy again is wasted.
-    pub fn are_ripe(&self, heard_at: Instant, now: Instant) -> bool {
-        self.0.values().any(|(_, since)| is_ripe(*since, heard_at, now))
+    pub fn are_ripe(&self, heard: Heard, now: Instant) -> bool {
+        self.0.values().any(|(_, since)| is_ripe(*since, heard, now))
     }
 
     /// What a second look at this moment would confirm, should it be unchanged.
-    pub fn ripe(&self, heard_at: Instant, now: Instant) -> BTreeMap<K, S>
+    pub fn ripe(&self, heard: Heard, now: Instant) -> BTreeMap<K, S>
     where
         S: Clone,
     {
-        let ripe = self.0.iter().filter(|(_, (_, since))| is_ripe(*since, heard_at, now));
+        let ripe = self.0.iter().filter(|(_, (_, since))| is_ripe(*since, heard, now));
         ripe.map(|(key, (state, _))| (key.clone(), state.clone())).collect()
     }
 
@@ -85,21 +85,21 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
     pub fn confirmed(
         &mut self,
         found: impl IntoIterator<Item = (K, S)>,
-        heard_at: Instant,
+        heard: Heard,
         now: Instant,
     ) -> Vec<usize> {
         let found: Vec<(K, S)> = found.into_iter().collect();
         let keys: Vec<K> = found.iter().map(|(key, _)| key.clone()).collect();
         self.note(found, now);
         let is_ripe =
-            |key: &K| self.0.get(key).is_some_and(|(_, since)| is_ripe(*since, heard_at, now));
+            |key: &K| self.0.get(key).is_some_and(|(_, since)| is_ripe(*since, heard, now));
         let places = keys.iter().enumerate().filter(|(_, key)| is_ripe(key));
         places.map(|(place, _)| place).collect()
     }
 }
 
-fn is_ripe(since: Instant, heard_at: Instant, now: Instant) -> bool {
-    heard_at >= since + STREAM_LAG && now.saturating_duration_since(since) >= SECOND_LOOK
+fn is_ripe(since: Instant, heard: Heard, now: Instant) -> bool {
+    heard.would_have_told(since, now) && now.saturating_duration_since(since) >= SECOND_LOOK
 }
 
 #[cfg(test)]
@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn debug_shows_a_count_and_no_content() {
         let mut doubts = Doubts::default();
-        doubts.confirmed([("key", "content")], Instant::now(), Instant::now());
+        let now = Instant::now();
+        doubts.confirmed([("key", "content")], Heard::first(now), now);
         assert_eq!(format!("{doubts:?}"), "Doubts(1)");
     }
 }

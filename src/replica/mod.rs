@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-pub use self::authority::Authority;
+pub use self::authority::{Authority, Heard};
 #[cfg(test)]
 pub use self::authority::{SECOND_LOOK, STREAM_LAG};
 pub use self::core::Replica;

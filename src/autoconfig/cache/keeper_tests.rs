@@ -12,7 +12,7 @@ use super::super::report::ReadState;
 use super::super::tier::{Part, Purpose, Source, Written};
 use super::*;
 use crate::autoconfig::record_set::{RecordSet, Stamp};
-use crate::replica::STREAM_LAG;
+use crate::replica::{Heard, STREAM_LAG};
 
 /// A tier on command. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -100,8 +100,8 @@ impl CacheTier for Bench {
         self.doubts_since().is_some()
     }
 
-    fn are_doubts_ripe(&self, heard_at: Instant, _at: &Moment) -> bool {
-        self.doubts_since().is_some_and(|since| heard_at >= since + STREAM_LAG)
+    fn are_doubts_ripe(&self, heard: Heard, _at: &Moment) -> bool {
+        self.doubts_since().is_some_and(|since| heard.at >= since + STREAM_LAG)
     }
 }
 
@@ -178,7 +178,7 @@ impl Around {
             confirmed_at: Some(SystemTime::now()),
             source: Source::Stream,
             live: true,
-            heard_at: Instant::now(),
+            heard: Heard::first(Instant::now()),
         }));
     }
 
@@ -197,7 +197,7 @@ impl Around {
 
     fn hear(&self) {
         self.wanted.send_if_modified(|wanted| {
-            wanted.as_mut().unwrap().heard_at = Instant::now();
+            wanted.as_mut().unwrap().heard.again(Instant::now());
             false
         });
     }

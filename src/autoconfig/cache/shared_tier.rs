@@ -21,7 +21,7 @@ use super::tier::{CacheTier, Part, Purpose, Wanted, Written};
 use crate::autoconfig::adoption::Adopt;
 use crate::autoconfig::record_set::SetOrigin;
 use crate::autoconfig::startup_race::CacheOutcome;
-use crate::replica::{Doubts, Moment};
+use crate::replica::{Doubts, Heard, Moment};
 
 /// Appended to the cache key for our own rows.
 pub const NAMESPACE_SUFFIX: &str = ".pilotlight";
@@ -169,14 +169,7 @@ impl SharedTier {
 
 impl Visit {
     fn new(purpose: Purpose, keys: CacheKeys) -> Self {
-        Self {
-            purpose,
-            keys,
-            sealed: Vec::new(),
-            ld_relay: None,
-            seen_at: None,
-            writing: None,
-        }
+        Self { purpose, keys, sealed: Vec::new(), ld_relay: None, seen_at: None, writing: None }
     }
 }
 
@@ -221,8 +214,8 @@ impl CacheTier for SharedTier {
         !self.doubts.is_empty()
     }
 
-    fn are_doubts_ripe(&self, heard_at: Instant, at: &Moment) -> bool {
-        self.doubts.are_ripe(heard_at, at.now)
+    fn are_doubts_ripe(&self, heard: Heard, at: &Moment) -> bool {
+        self.doubts.are_ripe(heard, at.now)
     }
 }
 

@@ -139,7 +139,7 @@ impl Relay {
             confirmed_at: Some(at(seconds)),
             source: Source::Stream,
             live: heard_at.is_some(),
-            heard_at: heard_at.unwrap_or(self.start),
+            heard: Heard { at: heard_at.unwrap_or(self.start), resumed_at: self.start },
         };
         tokio::time::sleep_until(self.start + Duration::from_secs(seconds)).await;
         self.written(&wanted).await

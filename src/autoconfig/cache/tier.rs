@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::codec::Skipped;
 use super::judge::Reading;
 use crate::autoconfig::record_set::{CachedSet, RecordSet, SetOrigin, Stamp};
-use crate::replica::Moment;
+use crate::replica::{Heard, Moment};
 
 /// A manifest younger than this is not rewritten only to confirm its age.
 pub const CONFIRMATION_AGE: Duration = Duration::from_secs(600);
@@ -62,7 +62,7 @@ pub trait CacheTier: Send + 'static {
     }
 
     /// Whether a second look would settle anything, with a stream that was last heard at that time.
-    fn are_doubts_ripe(&self, _heard_at: Instant, _at: &Moment) -> bool {
+    fn are_doubts_ripe(&self, _heard: Heard, _at: &Moment) -> bool {
         false
     }
 }
@@ -88,9 +88,9 @@ pub struct Wanted {
     pub source: Source,
     /// Whether the stream is live. Repairs of what relays share wait for that.
     pub live: bool,
-    /// When the stream last delivered anything. A writer that stored something else than these
-    /// records well before that moment, and still does, knows no better than this relay.
-    pub heard_at: Instant,
+    /// When the stream delivered anything. A writer that stored something else than these
+    /// records well before that, and still does, knows no better than this relay.
+    pub heard: Heard,
 }
 
 impl Wanted {
@@ -101,7 +101,7 @@ impl Wanted {
             confirmed_at: known.confirmed_at(),
             source: Source::Tiers(known),
             live: false,
-            heard_at: now,
+            heard: Heard::first(now),
         }
     }
 

@@ -204,7 +204,7 @@ impl<T: CacheTier> Visits for RecordVisits<T> {
     fn is_second_look_ripe(&self, at: &Moment) -> bool {
         let wanted = self.wanted.borrow();
         let live = wanted.as_ref().filter(|wanted| wanted.live);
-        live.is_some_and(|wanted| self.tier.are_doubts_ripe(wanted.heard_at, at))
+        live.is_some_and(|wanted| self.tier.are_doubts_ripe(wanted.heard, at))
     }
 
     fn not_live(&mut self) {}

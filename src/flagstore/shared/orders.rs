@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::report::SharedReport;
 use crate::model::{DataSet, ItemKey};
-use crate::replica::{Authority, Waiting};
+use crate::replica::{Authority, Heard, Waiting};
 
 /// The environment's end. Clones tell the same keeper.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ struct State {
     /// When the put came with which the present connection began; `None` while upstream is not
     /// live.
     put_at: Option<Instant>,
-    heard_at: Option<Instant>,
+    heard: Option<Heard>,
     /// Items are missing in the data, because no store holds them in a readable form.
     is_partial: bool,
     /// A put waits to be compared with what is stored.
@@ -44,6 +44,8 @@ struct State {
     /// Items that were accepted from upstream and are not stored yet. Never more than there are
     /// items.
     dirty: BTreeSet<ItemKey>,
+    /// Those of them of which no row may be stored: they are counted before they are written.
+    fresh: BTreeSet<ItemKey>,
 }
 
 /// What the keeper works with at a moment.
@@ -76,12 +78,12 @@ impl SharedFlags {
         self.tell(|state| {
             // The comparison will find these too, unless the connection ends before it: then they
             // are what a relay that is not live may still write.
-            let nothing = DataSet::default();
-            let before = state.data.as_deref().unwrap_or(&nothing);
+            let before = state.data.take().unwrap_or_default();
             state.dirty.retain(|key| data.item(key).is_some());
-            state.dirty.extend(data.newer_than(before).map(|(key, _)| key));
+            state.changed(&before, &data, data.newer_than(&before).map(|(key, _)| key));
             (state.data, state.is_partial) = (Some(data), false);
-            (state.put_at, state.heard_at) = (Some(now), Some(now));
+            state.put_at = Some(now);
+            state.heard.get_or_insert(Heard::first(now)).again(now);
             state.put_waits = true;
         });
     }
@@ -89,8 +91,9 @@ impl SharedFlags {
     /// Changes from upstream were accepted, and this is served now.
     pub fn changed(&self, data: Arc<DataSet>, keys: impl IntoIterator<Item = ItemKey>) {
         self.tell(|state| {
+            let before = state.data.take().unwrap_or_default();
+            state.changed(&before, &data, keys);
             state.data = Some(data);
-            state.dirty.extend(keys);
         });
     }
 
@@ -102,7 +105,7 @@ impl SharedFlags {
 
     /// The upstream connection delivered something, if only a heartbeat.
     pub fn heard(&self, now: Instant) {
-        self.shared.lock().heard_at = Some(now);
+        self.shared.lock().heard.get_or_insert(Heard::first(now)).again(now);
     }
 
     /// The upstream connection is gone.
@@ -150,8 +153,8 @@ impl Orders {
     /// What is served at this moment, and with what right.
     pub fn task(&self) -> Task {
         let state = self.shared.lock();
-        let authority = match (state.put_at, state.heard_at) {
-            (Some(put_at), Some(heard_at)) => Authority::Live { put_at, heard_at },
+        let authority = match (state.put_at, state.heard) {
+            (Some(put_at), Some(heard)) => Authority::Live { put_at, heard },
             (Some(_) | None, _) => Authority::Provisional,
         };
         Task { data: state.data.clone(), is_partial: state.is_partial, authority }
@@ -169,17 +172,27 @@ impl Orders {
 
     /// These items are not stored, as a comparison has shown.
     pub fn missing(&self, keys: impl IntoIterator<Item = ItemKey>) {
-        self.shared.lock().dirty.extend(keys);
+        let mut state = self.shared.lock();
+        for key in keys {
+            state.fresh.insert(key.clone());
+            state.dirty.insert(key);
+        }
+    }
+
+    /// Those of the items to be written of which no row may be stored.
+    pub fn fresh(&self) -> BTreeSet<ItemKey> {
+        self.shared.lock().fresh.clone()
     }
 
     /// These items are stored at these versions. What has changed since still waits.
     pub fn stored<'a>(&self, items: impl Iterator<Item = (&'a ItemKey, u64)>) {
         let mut state = self.shared.lock();
-        let State { data, dirty, .. } = &mut *state;
+        let State { data, dirty, fresh, .. } = &mut *state;
         for (key, version) in items {
             let current = data.as_ref().and_then(|data| data.item(key));
             if current.is_none_or(|item| item.version <= version) {
                 dirty.remove(key);
+                fresh.remove(key);
             }
         }
     }
@@ -202,6 +215,30 @@ impl Orders {
     /// Tells how much is left to write.
     pub fn report_waiting(&self) {
         self.shared.report_waiting();
+    }
+}
+
+impl State {
+    /// These items are not written yet.
+    fn changed(
+        &mut self,
+        before: &DataSet,
+        after: &DataSet,
+        keys: impl IntoIterator<Item = ItemKey>,
+    ) {
+        for key in keys {
+            // The row of a tombstone may have been removed.
+            let is_fresh = match (before.item(&key), after.item(&key)) {
+                (None, _) => true,
+                (Some(before), Some(after)) => before.is_tombstone() && !after.is_tombstone(),
+                (Some(_), None) => false,
+            };
+            if is_fresh {
+                self.fresh.insert(key.clone());
+            }
+            self.dirty.insert(key);
+        }
+        self.fresh.retain(|key| self.dirty.contains(key));
     }
 }
 

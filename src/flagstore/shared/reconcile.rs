@@ -23,6 +23,10 @@ use crate::flagstore::layout::is_as_wanted;
 use crate::model::{DataSet, ItemKey};
 use crate::replica::{Authority, Doubts};
 
+/// Most tombstones that may stay in a store although no relay knows them: a data set of LaunchDarkly
+/// does not have them, and a relay that was cut off learns from them.
+const UNKNOWN_TOMBSTONES_MAX: usize = 1_000;
+
 /// Rows that should not be as they are.
 pub(super) type RowDoubts = Doubts<ItemKey, Found>;
 
@@ -71,14 +75,19 @@ pub(super) fn decide(
     let mut absent: BTreeSet<ItemKey> =
         served.iter().map(|(kind, key, _)| ItemKey { kind, key: key.clone() }).collect();
     let mut ahead = Vec::new();
+    let mut unknown_tombstones = 0;
     for (place, row) in stored.rows.iter().enumerate() {
         absent.remove(&row.key);
         match compare(row, served) {
             Standing::AsWanted => {}
+            // What relays do not know any more is deleted all the same.
+            Standing::UnknownTombstone if unknown_tombstones < UNKNOWN_TOMBSTONES_MAX => {
+                unknown_tombstones += 1;
+            }
             Standing::Older => {
                 decision.upserts.insert(row.key.clone());
             }
-            Standing::Doubtful => ahead.push(place),
+            Standing::UnknownTombstone | Standing::Doubtful => ahead.push(place),
         }
     }
     decision.upserts.append(&mut absent);
@@ -91,12 +100,12 @@ pub(super) fn decide(
                 unmarked: stored.marker.as_ref().is_none_or(|it| it.unsettled.is_some()),
             };
         }
-        Authority::Live { heard_at, .. } => {
+        Authority::Live { heard, .. } => {
             let found = |place: &usize| {
                 let row = &stored.rows[*place];
                 (row.key.clone(), (row.json.clone(), row.revision))
             };
-            let confirmed = doubts.confirmed(ahead.iter().map(found), heard_at, now);
+            let confirmed = doubts.confirmed(ahead.iter().map(found), heard, now);
             decision.corrections = confirmed.into_iter().map(|position| ahead[position]).collect();
         }
     }
@@ -107,12 +116,17 @@ pub(super) fn decide(
 enum Standing {
     AsWanted,
     Older,
+    /// It tells that an item is deleted that is not known here.
+    UnknownTombstone,
     /// It must not be overwritten before a second look.
     Doubtful,
 }
 
 fn compare(row: &StoredRow, served: &DataSet) -> Standing {
-    let Some(mine) = served.item(&row.key) else { return Standing::Doubtful };
+    let Some(mine) = served.item(&row.key) else {
+        let is_tombstone = row.head.is_some_and(|head| head.deleted);
+        return if is_tombstone { Standing::UnknownTombstone } else { Standing::Doubtful };
+    };
     match row.head {
         // What cannot be decoded counts as version 0, as with ld-relay's own stores.
         None if mine.version > 0 => Standing::Older,
@@ -135,7 +149,7 @@ mod tests {
     use crate::flagstore::layout;
     use crate::flagstore::marker::Marker;
     use crate::model::{Item, ItemKind};
-    use crate::replica::SECOND_LOOK;
+    use crate::replica::{Heard, SECOND_LOOK};
 
     fn flag(key: &str) -> ItemKey {
         ItemKey::new(ItemKind::Flag, key)
@@ -204,7 +218,7 @@ mod tests {
         let check = |in_store: &str, in_memory: &str, live: &str, other: &str| {
             let (found, data) = (stored(in_store), served(in_memory));
             let now = Instant::now();
-            let authority = Authority::Live { put_at: now, heard_at: now };
+            let authority = Authority::Live { put_at: now, heard: Heard::first(now) };
             for (authority, expected) in [(authority, live), (Authority::Provisional, other)] {
                 let decision = decide(&found, &data, authority, &mut RowDoubts::default(), now);
                 let case = format!("{in_store} | {in_memory} | {authority:?}");
@@ -227,7 +241,9 @@ mod tests {
         check("! a2", "a-2", "", "left 0 1");
         // Newer or unknown: not at the first look.
         check("! a3", "a2", "", "left 0 1");
-        check("! a3 z1 y-7", "a3", "", "left 0 2");
+        check("! a3 z1", "a3", "", "left 0 1");
+        // It contradicts nothing.
+        check("! a3 y-7", "a3", "", "");
         // What cannot be decoded counts as version 0.
         check("! a?", "a1", "+a", "left 1 0");
         check("! a?", "a0", "", "left 0 1");
@@ -243,7 +259,7 @@ mod tests {
         let mut seen = Vec::new();
         for (now, in_store, in_memory, heard) in steps {
             let found = stored(in_store);
-            let authority = Authority::Live { put_at: origin, heard_at: at(*heard) };
+            let authority = Authority::Live { put_at: origin, heard: Heard::first(at(*heard)) };
             let data = served(in_memory);
             let decision = decide(&found, &data, authority, &mut doubts, at(*now));
             seen.push(shown(&decision, &found));
@@ -292,7 +308,7 @@ mod tests {
             found.rows.push(StoredRow { key: flag(key), json, head, revision: 0 });
             let now = Instant::now();
             let mut doubts = RowDoubts::default();
-            let live = |heard_at| Authority::Live { put_at: now, heard_at };
+            let live = |at| Authority::Live { put_at: now, heard: Heard { at, resumed_at: now } };
             let first = decide(&found, &served, live(now), &mut doubts, now);
             assert_eq!(shown(&first, &found), "", "not at the first look");
             let later = now + SECOND_LOOK;
@@ -314,7 +330,7 @@ mod tests {
     fn doubts_end_with_the_authority() {
         let now = Instant::now();
         let later = now + SECOND_LOOK;
-        let live = Authority::Live { put_at: now, heard_at: later };
+        let live = Authority::Live { put_at: now, heard: Heard { at: later, resumed_at: now } };
         let (found, data) = (stored("! a3"), served("a2"));
         let mut doubts = RowDoubts::default();
         decide(&found, &data, live, &mut doubts, now);

@@ -81,8 +81,6 @@ pub struct FlagVisits {
 #[derive(Debug, Default)]
 struct Known {
     marker: Option<Marker>,
-    /// Rows of this relay that it has seen counted in a marker.
-    counted: Counts,
     server: Option<Arc<str>>,
     /// True once a marker was seen: from then on an empty store is a loss.
     complete: bool,
@@ -242,24 +240,25 @@ impl FlagVisits {
 
     /// Writes the items that changed.
     fn begin_flush(&mut self) {
-        let visit = &mut self.visit;
-        let (Some(data), true) = (visit.task.data.clone(), visit.is_live()) else {
-            return visit.stop(Outcome::Left);
+        let (Some(data), true) = (self.visit.task.data.clone(), self.visit.is_live()) else {
+            return self.visit.stop(Outcome::Left);
         };
-        visit.unwritten = self.orders.dirty();
-        // Under the name of another environment nothing is written.
-        let marker = self.known.marker.as_ref();
-        match marker.filter(|it| !it.names_another(self.identity.as_ref())) {
-            Some(marker) => {
-                let row = |key| Some(layout::row(key, data.item(key)?));
-                let rows: Vec<Row> = visit.unwritten.iter().filter_map(row).collect();
-                visit.found = Some(marker.clone());
-                visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
-                visit.upsert(&rows);
-                visit.steps.push_back(Step::Mark(Purpose::Settle));
-            }
-            None => visit.stop(Outcome::Overtaken(Reason::MarkerMissing)),
-        }
+        self.visit.unwritten = self.orders.dirty();
+        // Under the name of another environment nothing is written. And new items are written only
+        // where they can be counted.
+        let is_new = !self.orders.fresh().is_empty();
+        let marker = self.known.marker.as_ref().filter(|marker| {
+            !marker.names_another(self.identity.as_ref()) && (!is_new || self.is_ours(Some(marker)))
+        });
+        let Some(marker) = marker.cloned() else {
+            return self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
+        };
+        let row = |key| Some(layout::row(key, data.item(key)?));
+        let rows: Vec<Row> = self.visit.unwritten.iter().filter_map(row).collect();
+        self.visit.found = Some(marker);
+        self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+        self.visit.upsert(&rows);
+        self.visit.steps.push_back(Step::Mark(Purpose::Settle));
     }
 
     /// These items are stored, except those to which others wrote.
@@ -347,7 +346,7 @@ impl Visits for FlagVisits {
 
     fn is_second_look_ripe(&self, at: &Moment) -> bool {
         match self.orders.task().authority {
-            Authority::Live { heard_at, .. } => self.doubts.are_ripe(heard_at, at.now),
+            Authority::Live { heard, .. } => self.doubts.are_ripe(heard, at.now),
             Authority::Provisional => true,
         }
     }

@@ -54,7 +54,7 @@ impl SharedTier {
             let is_gone = |(name, _): &(&String, &i64)| !desired.contains_key(*name);
             let removed = self.written.iter().filter(is_gone);
             let removed = removed.map(|(name, version)| (name.clone(), *version)).collect();
-            let due = self.doubts.ripe(wanted.heard_at, at.now);
+            let due = self.doubts.ripe(wanted.heard, at.now);
             plan_live(&codec, stored, known, &removed, &due)
         } else {
             plan_upward(&codec, stored, known)

@@ -17,6 +17,10 @@ impl FlagVisits {
     /// Compares what was read with what is served.
     pub(super) fn compare(&mut self, stored: StoredRows, at: &Moment) {
         self.known.was_read = true;
+        // What is known now, not what was known before the read: LaunchDarkly may have told of what
+        // was found.
+        self.visit.task = self.orders.task();
+        self.visit.unwritten.extend(self.orders.dirty());
         self.tell_read(&stored);
         self.known.marker.clone_from(&stored.marker);
         let (authority, live) = (self.visit.task.authority, self.visit.is_live());
@@ -167,7 +171,6 @@ impl FlagVisits {
         }
         if live && self.visit.contended.is_empty() {
             self.known.verified = true;
-            self.known.counted = self.counts(data);
             self.known.unwritten = false;
             self.forget_dropped(data);
         }

@@ -67,16 +67,17 @@ impl FlagVisits {
     /// Counts new items before they are written. That is done even if the marker is known to tell
     /// so many: a peer may have lowered its counts since it was read.
     fn raise(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
-        let (counts, known) = match self.visit.due {
+        let (counts, is_new) = match self.visit.due {
             Due::Compare(_) => {
-                let stored = self.visit.stored.rows.iter().map(|row| &row.key);
-                (self.counts_after_writes(), Counts::of(stored))
+                let (counts, stored) = (self.counts_after_writes(), &self.visit.stored.rows);
+                (counts, counts != Counts::of(stored.iter().map(|row| &row.key)))
             }
             Due::Flush | Due::Look | Due::Verify => {
-                (self.counts(self.visit.task.data.as_ref()?), self.known.counted)
+                let is_new = !self.orders.fresh().is_empty();
+                (self.counts(self.visit.task.data.as_ref()?), is_new)
             }
         };
-        if known.covers(counts) || !self.is_ours(Some(&found)) {
+        if !is_new || !self.is_ours(Some(&found)) {
             return None;
         }
         self.visit.counts_before = found.note.as_ref()?.counts;
@@ -138,7 +139,7 @@ impl FlagVisits {
     }
 
     /// True if the marker says that the rows belong to this environment.
-    fn is_ours(&self, marker: Option<&Marker>) -> bool {
+    pub(super) fn is_ours(&self, marker: Option<&Marker>) -> bool {
         let note = marker.and_then(|marker| marker.note.as_ref());
         note.is_some_and(|note| note.belongs_to(self.identity.as_ref()))
     }

@@ -108,9 +108,6 @@ impl FlagVisits {
             }
             Purpose::Raise(_) => {
                 self.visit.found = Some(marker);
-                if let Some(data) = &self.visit.task.data {
-                    self.known.counted = self.counts(data);
-                }
                 is_told
             }
             Purpose::Settle | Purpose::Confirm => true,
@@ -152,7 +149,11 @@ impl FlagVisits {
             // That items are missing is known; the store takes none.
             return None;
         }
-        let (counts, data) = (found.counts?, self.orders.task().data?);
+        let counts = found.counts?;
+        if marker.note.as_ref().is_some_and(|note| !counts.covers(note.counts)) {
+            return Some(Reason::ItemsMissing);
+        }
+        let data = self.orders.task().data?;
         self.is_short(counts, &data).then_some(Reason::ItemsMissing)
     }
 
