@@ -1,4 +1,4 @@
-//! The shared cache on real databases: one contract for all, then each one's own troubles.
+//! Tables on real databases: one contract for all, then each one's own troubles.
 
 mod consul;
 mod contract;
@@ -8,3 +8,4 @@ mod redis;
 mod redis_cluster;
 mod redis_journal;
 mod redis_sentinel;
+mod space;
