@@ -26,6 +26,7 @@ pub mod demo {
 
 /// See [`crate::flagstore`].
 pub mod flagstore {
+    pub use crate::flagstore::encoding::Decoded;
     #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
     pub use crate::flagstore::table;
     pub use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome, backend, layout, marker};

@@ -4,7 +4,7 @@
 //! accepted data goes to. This module does not decide which data is served.
 
 pub mod backend;
-mod encoding;
+pub mod encoding;
 pub mod layout;
 mod local;
 pub mod marker;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::backend::{
     Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
-use super::layout::{self, StoredHead};
+use super::layout;
 use super::marker::{Marker, Note};
 use crate::model::{ItemKey, ItemKind};
 use crate::storage::StoreError;
@@ -113,7 +113,10 @@ impl<T: Table> FlagTable<T> {
     fn stored(&self, row: TableRow) -> Option<StoredRow> {
         let TableRow { name, value, revision } = row;
         let at = self.spaces.iter().position(|space| *space == name.space)?;
-        let head = stored_head(&value, T::KEEPS_VERSIONS);
+        let head = match T::KEEPS_VERSIONS {
+            true => layout::head_beside(&value.bytes, value.version.as_deref()),
+            false => layout::head(&value.bytes),
+        };
         let key = ItemKey { kind: ItemKind::ALL[at], key: name.key? };
         Some(StoredRow { key, json: value.bytes, head, revision })
     }
@@ -289,20 +292,6 @@ fn value(row: &Row) -> Value {
 
 fn marker(row: &TableRow) -> Marker {
     Marker::read(row.value.bytes.clone(), row.revision)
-}
-
-/// Version and deletion of a stored item. In a database that keeps a version beside the JSON, that
-/// one goes first; where it is 0, missing or not a whole number, the JSON counts
-/// (go-server-sdk-dynamodb). An item without a whole number there is not as it should be: SDKs and
-/// ld-relay would never replace it, or never again.
-pub fn stored_head(value: &Value, keeps_versions: bool) -> Option<StoredHead> {
-    let head = layout::head(&value.bytes)?;
-    if !keeps_versions {
-        return Some(head);
-    }
-    let beside: Option<u64> = value.version.as_deref().and_then(|version| version.parse().ok());
-    let version = beside.filter(|version| *version != 0).unwrap_or(head.version);
-    Some(StoredHead { version, respell: head.respell || beside.is_none(), ..head })
 }
 
 #[cfg(test)]

@@ -90,22 +90,3 @@ async fn a_correction_is_given_up_after_a_conflict() {
     assert_eq!(flags.correct(std::slice::from_ref(&correction)).await.unwrap(), [false]);
     assert_eq!(flags.table.stored.lock().unwrap().value.bytes, json(1));
 }
-
-#[test]
-fn the_version_beside_goes_before_the_json() {
-    let check = |version: Option<&str>, json: &'static str, expected: Option<(u64, bool)>| {
-        let value = Value { bytes: json.into(), version: version.map(Into::into) };
-        let head = stored_head(&value, true);
-        assert_eq!(head.map(|head| (head.version, head.respell)), expected, "{version:?} {json}");
-        assert_eq!(stored_head(&value, false), layout::head(json.as_bytes()));
-    };
-    let json = r#"{"version":7,"deleted":true}"#;
-    check(Some("9"), json, Some((9, false)));
-    check(Some("3"), json, Some((3, false)));
-    check(Some("0"), json, Some((7, false)));
-    check(None, json, Some((7, true)));
-    check(Some("1.5"), json, Some((7, true)));
-    check(Some("-1"), json, Some((7, true)));
-    check(Some("9"), "{", None);
-    check(Some("9"), "", None);
-}

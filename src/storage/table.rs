@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[cfg(any(feature = "dynamodb", feature = "consul"))]
+use super::join::join_bounded;
 use super::{Dialer, FailFast, StoreError};
 
 /// Most bytes of a small call. A slow line moves them within the budget of such a call, so the
@@ -208,6 +210,35 @@ pub async fn get_one<T: Table>(
 ) -> Result<Option<Row>, StoreError> {
     let Some(name) = name else { return Ok(None) };
     Ok(table.get(std::slice::from_ref(name), 0).await?.pop().flatten())
+}
+
+/// The writes that the database can hold, with their places.
+pub(super) fn taken<'a, T: Table>(
+    table: &'a T,
+    writes: &'a [Write],
+) -> impl Iterator<Item = (usize, &'a Write)> {
+    writes.iter().enumerate().filter(|(_, write)| {
+        write.value.as_ref().is_none_or(|value| table.takes(&write.name, value))
+    })
+}
+
+/// Reads name spaces between two looks at the marker, where there is no read of one moment. The
+/// marker is the last row that a creation writes, and rows that were wiped out while they were
+/// read are not complete.
+#[cfg(any(feature = "dynamodb", feature = "consul"))]
+pub(super) async fn read_between_markers<T: Table>(
+    table: &T,
+    marker: Option<&RowName>,
+    reads: Vec<impl Future<Output = Result<Vec<Row>, StoreError>> + Send>,
+) -> Result<Contents, StoreError> {
+    let before = get_one(table, marker).await?;
+    let mut rows = Vec::new();
+    for of_space in join_bounded(reads.len(), reads).await {
+        rows.append(&mut of_space?);
+    }
+    // Without a marker before, it does not matter whether there is one after.
+    let after = get_one(table, marker.filter(|_| before.is_some())).await?;
+    Ok(Contents { rows, markers: [before, after] })
 }
 
 /// The amount of data that a call moves.

@@ -2,6 +2,7 @@
 
 mod consul;
 mod contract;
+mod creations;
 mod dynamodb;
 mod outage;
 mod redis;

@@ -16,7 +16,7 @@ use crate::storage::StoreError;
 use crate::storage::join::join_bounded;
 use crate::storage::table::{
     Contents, Created, Limits, Load, NewSet, Row, RowName, Signs, Table, Value, Write, Written,
-    batches, get_one,
+    batches, get_one, read_between_markers, taken,
 };
 
 /// Requests under way at a time where each row needs its own.
@@ -229,15 +229,8 @@ impl Table for ConsulTable {
         spaces: &[Arc<str>],
         marker: Option<&RowName>,
     ) -> Result<Contents, StoreError> {
-        let before = get_one(self, marker).await?;
         let reads = spaces.iter().map(|space| self.read_space(space)).collect();
-        let mut rows = Vec::new();
-        for of_space in join_bounded(spaces.len(), reads).await {
-            rows.append(&mut of_space?);
-        }
-        // Without a marker before, it does not matter whether there is one after.
-        let after = get_one(self, marker.filter(|_| before.is_some())).await?;
-        Ok(Contents { rows, markers: [before, after] })
+        read_between_markers(self, marker, reads).await
     }
 
     async fn get(&self, names: &[RowName], bytes: usize) -> Result<Vec<Option<Row>>, StoreError> {
@@ -251,10 +244,7 @@ impl Table for ConsulTable {
         guard: Option<&Row>,
     ) -> Result<Vec<Written>, StoreError> {
         let mut outcomes = vec![Written::TooLarge; writes.len()];
-        let is_taken =
-            |write: &Write| write.value.as_ref().is_none_or(|value| self.takes(&write.name, value));
-        let taken = writes.iter().enumerate().filter(|(_, write)| is_taken(write));
-        let sizes = taken.map(|(place, write)| (place, encoded_bytes(write)));
+        let sizes = taken(self, writes).map(|(place, write)| (place, encoded_bytes(write)));
         let guard_bytes = guard.map_or(0, |guard| check(guard).encoded_bytes());
         // A removal takes two operations of a transaction, the guard takes one.
         let each = 1 + usize::from(writes.iter().any(|write| write.value.is_none()));

@@ -28,7 +28,7 @@ use super::{DynamoDbStore, as_part_of_bulk, classify, last_attempt_at, patiently
 use crate::storage::join::join_bounded;
 use crate::storage::table::{
     Contents, Created, Limits, Load, NewSet, Row, RowName, Signs, Table, Value, Write, Written,
-    batches, get_one,
+    batches, get_one, read_between_markers, taken,
 };
 use crate::storage::{Meter, StoreError};
 
@@ -101,7 +101,7 @@ impl DynamoDbTable {
     fn row(&self, name: RowName, mut attributes: Attributes) -> Option<Row> {
         let content = attributes.remove(content_attribute(&name));
         let version = match attributes.remove(VERSION) {
-            Some(AttributeValue::N(number)) => Some(number.into()),
+            Some(AttributeValue::N(number)) if name.key.is_some() => Some(number.into()),
             Some(_) | None => None,
         };
         let value = match (self.form_of(&name), content) {
@@ -199,6 +199,9 @@ impl DynamoDbTable {
                 let content = text(&String::from_utf8_lossy(&value.bytes));
                 condition.add("#content = :content", &names, [(":content", content)]);
             }
+        }
+        if write.name.key.is_none() {
+            return condition;
         }
         let names = [("#version", VERSION)];
         match &value.version {
@@ -303,15 +306,8 @@ impl Table for DynamoDbTable {
         spaces: &[Arc<str>],
         marker: Option<&RowName>,
     ) -> Result<Contents, StoreError> {
-        let before = get_one(self, marker).await?;
         let reads = spaces.iter().map(|space| self.read_space(space)).collect();
-        let mut rows = Vec::new();
-        for of_space in join_bounded(spaces.len(), reads).await {
-            rows.append(&mut of_space?);
-        }
-        // Without a marker before, it does not matter whether there is one after.
-        let after = get_one(self, marker.filter(|_| before.is_some())).await?;
-        Ok(Contents { rows, markers: [before, after] })
+        read_between_markers(self, marker, reads).await
     }
 
     async fn get(&self, names: &[RowName], bytes: usize) -> Result<Vec<Option<Row>>, StoreError> {
@@ -332,10 +328,7 @@ impl Table for DynamoDbTable {
         _guard: Option<&Row>,
     ) -> Result<Vec<Written>, StoreError> {
         let mut outcomes = vec![Written::TooLarge; writes.len()];
-        let is_taken =
-            |write: &Write| write.value.as_ref().is_none_or(|value| self.takes(&write.name, value));
-        let taken = writes.iter().enumerate().filter(|(_, write)| is_taken(write));
-        let sizes = taken.map(|(place, write)| (place, write.content_bytes()));
+        let sizes = taken(self, writes).map(|(place, write)| (place, write.content_bytes()));
         for places in batches(sizes, BATCH) {
             let batch: Vec<&Write> = places.iter().map(|place| &writes[*place]).collect();
             let bytes = batch.iter().map(|write| write.content_bytes()).sum();

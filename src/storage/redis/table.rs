@@ -21,7 +21,7 @@ use super::{RedisConnection, RedisStore, ScriptDenial, classify, run_id, scripts
 use crate::storage::StoreError;
 use crate::storage::table::{
     Contents, Created, Limits, Load, NewSet, Row, RowName, Signs, Table, Value, Write, Written,
-    batches,
+    batches, taken,
 };
 
 /// Rows written in one call. Small enough that a slow line moves them within the budget.
@@ -202,9 +202,10 @@ impl Table for RedisTable {
         let answers = Load::of(1, bytes).run(&self.store, get).await?;
         let mut rows = vec![None; names.len()];
         for ((_, places), answer) in groups.iter().zip(answers) {
-            let values: Vec<Option<Vec<u8>>> = match answer {
-                Answer::Array(_) => decoded(Some(answer))?,
-                string => vec![decoded(Some(string))?; places.len()],
+            let values: Vec<Option<Vec<u8>>> = if matches!(answer, Answer::Array(_)) {
+                decoded(Some(answer))?
+            } else {
+                vec![decoded(Some(answer))?; places.len()]
             };
             for (place, value) in places.iter().zip(values) {
                 rows[*place] = row(&names[*place], value);
@@ -219,10 +220,9 @@ impl Table for RedisTable {
         guard: Option<&Row>,
     ) -> Result<Vec<Written>, StoreError> {
         let mut outcomes = vec![Written::TooLarge; writes.len()];
-        let is_taken =
-            |write: &Write| write.value.as_ref().is_none_or(|value| self.takes(&write.name, value));
-        let taken = writes.iter().enumerate().filter(|(_, write)| is_taken(write));
-        for (space, places) in by_space(taken.map(|(place, write)| (place, &write.name))) {
+        for (space, places) in
+            by_space(taken(self, writes).map(|(place, write)| (place, &write.name)))
+        {
             let guard = guard.filter(|guard| {
                 self.keeps_together(std::slice::from_ref(&space), Some(&guard.name))
             });

@@ -154,7 +154,7 @@ async fn what_other_writers_leave_is_read() {
     let flags = table.flags("ld");
     let json = |version: u64| text(&format!(r#"{{"key":"x","version":{version}}}"#));
     let gone = text(r#"{"key":"a","version":5,"deleted":true}"#);
-    table.put("ld:$inited", "ld:$inited", [("more", text("x"))]).await;
+    table.put("ld:$inited", "ld:$inited", [("version", number("1"))]).await;
     table.put("ld:features", "a", [("version", number("5")), ("item", gone)]).await;
     // The attribute goes before the JSON, unless it is 0 or missing or something else.
     table.put("ld:features", "b", [("version", number("9")), ("item", json(2))]).await;
@@ -178,6 +178,8 @@ async fn what_other_writers_leave_is_read() {
     let theirs = flags.mark(None, &Note::default()).await.unwrap();
     assert_eq!(theirs, Marker::read(bytes::Bytes::new(), 0));
     assert_eq!(table.attributes("ld:$inited", "ld:$inited").await.len(), 3, "it is theirs");
+    let ours = flags.mark(Some(&theirs), &Note::default()).await.unwrap();
+    assert_eq!(ours.note, Some(Note::default()), "whatever else theirs has");
 }
 
 /// A `version` that no relay writes: each one can be replaced and removed, with or without JSON.
