@@ -172,7 +172,7 @@ impl<T: Table> FlagTable<T> {
             let done = self.table.write(&writes, guard.as_ref()).await?;
             for (at, written) in places.into_iter().zip(done) {
                 match written {
-                    Written::Written => outcomes[at] = Settled::Changed,
+                    Written::Applied => outcomes[at] = Settled::Changed,
                     Written::TooLarge => outcomes[at] = Settled::TooLarge,
                     Written::Conflict | Written::Unguarded => open.push(at),
                 }

@@ -52,7 +52,7 @@ impl Table for Contended {
                 return Written::Conflict;
             }
             stored.value = write.value.clone().unwrap_or_default();
-            Written::Written
+            Written::Applied
         };
         Ok(writes.iter().map(write).collect())
     }

@@ -103,7 +103,7 @@ impl Write {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// The change was made.
-    Written,
+    Applied,
     /// The row is not as expected, or other writers got in the way; nothing was changed.
     Conflict,
     /// The guard is not as it was read; nothing was changed.
@@ -222,7 +222,7 @@ pub(super) fn taken<'a, T: Table>(
     })
 }
 
-/// Reads name spaces between two looks at the marker, where there is no read of one moment. The
+/// Reads name spaces between two reads of the marker, where there is no read of one moment. The
 /// marker is the last row that a creation writes, and rows that were wiped out while they were
 /// read are not complete.
 #[cfg(any(feature = "dynamodb", feature = "consul"))]

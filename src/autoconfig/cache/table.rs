@@ -50,7 +50,7 @@ impl<T: Table> Backend for RecordTable<T> {
     async fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
         let writes: Vec<Write> = swaps.iter().map(|swap| self.write(swap)).collect();
         let swapped = |written| match written {
-            Written::Written => Swapped::Applied,
+            Written::Applied => Swapped::Applied,
             Written::Conflict | Written::Unguarded => Swapped::Conflict,
             Written::TooLarge => Swapped::TooLarge,
         };

@@ -119,7 +119,7 @@ impl ConsulTable {
             }
             let failed = match transact(conn, &operations).await? {
                 Transaction::Applied => {
-                    open.iter().for_each(|step| outcomes[step.place] = Written::Written);
+                    open.iter().for_each(|step| outcomes[step.place] = Written::Applied);
                     return Ok(outcomes);
                 }
                 Transaction::RolledBack { failed } => failed,
@@ -190,7 +190,7 @@ impl Step<'_> {
         let operations: Vec<Operation> =
             guard.map(check).into_iter().chain(self.operations()).collect();
         match transact(conn, &operations).await? {
-            Transaction::Applied => return Ok(Written::Written),
+            Transaction::Applied => return Ok(Written::Applied),
             Transaction::RolledBack { failed } if guard.is_some() && failed.contains(&0) => {
                 return Ok(Written::Unguarded);
             }
@@ -200,7 +200,7 @@ impl Step<'_> {
         let Some(value) = &self.write.value else { return Ok(Written::TooLarge) };
         let key = full_key(&self.write.name);
         Ok(match conn.put(&key, value.bytes.clone(), Some(self.index)).await? {
-            Put::Applied => Written::Written,
+            Put::Applied => Written::Applied,
             Put::Conflict => Written::Conflict,
             Put::TooLarge => Written::TooLarge,
         })

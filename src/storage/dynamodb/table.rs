@@ -240,10 +240,10 @@ impl DynamoDbTable {
             .set_expression_attribute_values(values);
         let request = async || {
             let (code, error) = if write.value.is_some() {
-                let Err(error) = put.clone().send().await else { return Ok(Written::Written) };
+                let Err(error) = put.clone().send().await else { return Ok(Written::Applied) };
                 (error.code().map(str::to_owned), classify(error))
             } else {
-                let Err(error) = delete.clone().send().await else { return Ok(Written::Written) };
+                let Err(error) = delete.clone().send().await else { return Ok(Written::Applied) };
                 (error.code().map(str::to_owned), classify(error))
             };
             match code.as_deref() {

@@ -131,7 +131,7 @@ impl RedisTable {
             [-1] => vec![Written::Unguarded; writes.len()],
             _ => answers
                 .into_iter()
-                .map(|done| if done == 1 { Written::Written } else { Written::Conflict })
+                .map(|done| if done == 1 { Written::Applied } else { Written::Conflict })
                 .collect(),
         }))
     }

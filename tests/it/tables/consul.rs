@@ -67,7 +67,7 @@ async fn a_token_is_asked_for_and_read_again_from_its_file() {
     let nobody = store(fixed("1d7a5d9e-0000-4000-8000-000000000000"));
     is_a_refusal(&nobody, &open(nobody.clone(), "ns"), "consul answered 403").await;
     let known = open(store(fixed(MASTER_TOKEN)), "ns");
-    assert_eq!(known.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(known.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -89,7 +89,7 @@ async fn a_killed_consul_is_noticed_and_comes_back() {
     let store = store(agent.settings());
     let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let epoch = store.health().connected_epoch;
     agent.kill();
     is_noticed(&store, &space).await;
@@ -105,7 +105,7 @@ async fn a_frozen_consul_costs_the_connection_and_comes_back() {
     let store = store(agent.settings());
     let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     agent.freeze();
     is_noticed(&store, &space).await;
     agent.thaw();

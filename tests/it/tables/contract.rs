@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pilotlight::testing::storage::table::{Row, RowName, Table, Value, Write, Written, get_one};
 use tokio::task::JoinSet;
 
-use Written::{Conflict, TooLarge, Unguarded, Written as Done};
+use Written::{Applied as Done, Conflict, TooLarge, Unguarded};
 
 use super::creations;
 use super::space::{Change, Space, content, insert, key, nothing, remove, update};

@@ -99,7 +99,7 @@ pub(super) async fn nothing_is_created_beside_what_is_there<P: Peer>(peer: &P) {
         };
         assert_eq!(
             table.write(&[alone(&name, None, Some("p"))], None).await.unwrap(),
-            [Written::Written]
+            [Written::Applied]
         );
         let before = set.found(&table).await;
         assert_eq!(before.0.iter().sum::<usize>(), 1);

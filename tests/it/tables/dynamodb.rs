@@ -76,7 +76,7 @@ async fn the_layout_is_ld_relays_and_other_rows_are_left_alone() {
     assert_eq!(space.get("a-flag").await.unwrap(), None);
     assert_eq!(space.write(&[insert("a-flag", "x")]).await.unwrap(), [Written::Conflict]);
     let row = space.get("env:theirs").await.unwrap().unwrap();
-    assert_eq!(space.write(&[update(&row, "ours")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[update(&row, "ours")]).await.unwrap(), [Written::Applied]);
 
     let stored = client
         .get_item()
@@ -99,7 +99,7 @@ async fn pages_of_one_megabyte_are_put_together() {
     let space = open(store(server.settings()), "pages", "ns");
     let rows: Vec<Change> =
         (0..12_u8).map(|it| insert(&format!("env:{it}"), vec![it; 300_000])).collect();
-    assert_eq!(space.write(&rows).await.unwrap(), [Written::Written; 12]);
+    assert_eq!(space.write(&rows).await.unwrap(), [Written::Applied; 12]);
     assert_eq!(content(&space).await.len(), 12);
 }
 
@@ -112,7 +112,7 @@ async fn a_missing_table_is_a_refusal_until_it_is_there() {
     let error = space.write(&[insert("env:a", "1")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
     server.create_table("made-later").await;
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +122,7 @@ async fn a_killed_dynamodb_is_noticed_and_comes_back() {
     let store = store(server.settings());
     let space = open(store.clone(), "cache", "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let epoch = store.health().connected_epoch;
     server.kill();
     is_noticed(&store, &space).await;
@@ -141,7 +141,7 @@ async fn a_frozen_dynamodb_costs_the_connection_and_comes_back() {
     let store = store(settings);
     let space = open(store.clone(), "cache", "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     server.freeze();
     is_noticed(&store, &space).await;
     server.thaw();
@@ -160,7 +160,7 @@ async fn throttled_and_failed_requests_are_repeated() {
     let faults = (0..60).map(|it| if it % 2 == 0 { Fault::Throttle } else { Fault::ServerError });
     proxy.plan("PutItem", faults, None);
     let rows: Vec<Change> = (0..50).map(|it| insert(&format!("env:{it}"), "1")).collect();
-    assert_eq!(space.write(&rows).await.unwrap(), [Written::Written; 50]);
+    assert_eq!(space.write(&rows).await.unwrap(), [Written::Applied; 50]);
     assert_eq!(proxy.seen(), 50 + 60);
 
     proxy.plan("Query", [Fault::Throttle, Fault::ServerError], None);
@@ -184,7 +184,7 @@ async fn lasting_throttling_is_reported_within_the_budget_and_ends() {
     assert!(begun.elapsed() < store.budgets().bulk, "{:?}", begun.elapsed());
     proxy.plan("PutItem", [], None);
     ends_by_itself(&store, &space).await;
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,7 +124,7 @@ async fn sockets_and_database_numbers() {
     let socket = server.socket().display().to_string();
     let second = store(server.settings_of(&format!("unix://{socket}?db=2")));
     let space = open(second, "ns");
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let first = open(store(server.settings()), "ns");
     assert_eq!(first.read_all().await.unwrap(), []);
     let same = store(server.settings_of(&format!("redis://127.0.0.1:{}/2", server.port)));
@@ -140,7 +140,7 @@ async fn the_layout_is_ld_relays() {
     let space = open(store(server.settings()), "relay-cache");
     assert_eq!(content(&space).await.len(), 2);
     let row = space.get("env:e1").await.unwrap().unwrap();
-    assert_eq!(space.write(&[update(&row, "ours")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[update(&row, "ours")]).await.unwrap(), [Written::Applied]);
     assert_eq!(server.command(&["HGET", "relay-cache", "env:e1"]), "ours");
     assert_eq!(server.command(&["TTL", "relay-cache"]), "-1");
     assert_eq!(server.command(&["KEYS", "*"]), "relay-cache");
@@ -152,7 +152,7 @@ async fn a_killed_redis_is_noticed_and_comes_back() {
     let store = store(server.settings());
     let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let run = async || store.call(async |mut conn| run_id(&mut conn).await).await.unwrap().unwrap();
     let (epoch, first_run) = (store.health().connected_epoch, run().await);
     server.kill();
@@ -182,7 +182,7 @@ async fn a_frozen_redis_costs_the_connection_and_comes_back() {
     let store = store(server.settings());
     let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let connections = || server.command(&["INFO", "stats"]);
     let made = |info: &str| -> u32 {
         let line = info.lines().find(|line| line.starts_with("total_connections_received:"));
@@ -233,7 +233,7 @@ async fn another_type_at_the_key_is_a_refusal() {
     assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
     assert_eq!(server.command(&["GET", "ns"]), "a string", "left alone");
     server.command(&["DEL", "ns"]);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +242,7 @@ async fn a_full_redis_refuses_writes_and_is_read() {
         Redis::start_with(&["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"]).await;
     let store = store(server.settings());
     let space = open(store.clone(), "ns");
-    assert_eq!(space.write(&[insert("small", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("small", "1")]).await.unwrap(), [Written::Applied]);
     let mut outcome = Ok(Vec::new());
     for number in 0..100 {
         let big = insert(&format!("big{number}"), vec![0; 200_000]);
@@ -259,7 +259,7 @@ async fn a_full_redis_refuses_writes_and_is_read() {
     assert!(space.get("small").await.unwrap().is_some());
     assert_eq!(store.health().state, BreakerState::Closed);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(space.write(&[insert("more", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("more", "1")]).await.unwrap(), [Written::Applied]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +284,7 @@ async fn a_replica_is_left_until_there_is_a_master() {
     assert!(text.contains("is a replica"), "{text}");
     assert_eq!(server.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     ends_by_itself(&store, &space).await;
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

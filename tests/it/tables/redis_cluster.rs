@@ -129,7 +129,7 @@ async fn follows_a_moving_slot(cluster: &mut RedisCluster<'_>, store: &RedisStor
     cluster.begin_to_move("ns", from, to);
     assert_eq!(space.read_all().await.unwrap(), []);
     let three = [insert("a", "1"), insert("b", "1"), insert("c", "1")];
-    assert_eq!(space.write(&three).await.unwrap(), [Written::Written; 3]);
+    assert_eq!(space.write(&three).await.unwrap(), [Written::Applied; 3]);
     assert_eq!(space.get("a").await.unwrap().unwrap().value.bytes, "1");
     cluster.finish_to_move("ns", from, to);
     assert_eq!(content(&space).await.len(), 3);
@@ -139,7 +139,7 @@ async fn follows_a_moving_slot(cluster: &mut RedisCluster<'_>, store: &RedisStor
     let other = open(store.clone(), "other");
     let home = cluster.owner("other");
     cluster.begin_to_move("other", home, next);
-    assert_eq!(other.write(&three).await.unwrap(), [Written::Written; 3]);
+    assert_eq!(other.write(&three).await.unwrap(), [Written::Applied; 3]);
     assert_eq!(content(&other).await.len(), 3);
     cluster.finish_to_move("other", home, next);
     assert_eq!(content(&other).await.len(), 3);
@@ -148,11 +148,11 @@ async fn follows_a_moving_slot(cluster: &mut RedisCluster<'_>, store: &RedisStor
     cluster.begin_to_move("ns", to, next);
     let row = space.get("a").await.unwrap().unwrap();
     let swaps = [update(&row, "2"), insert("d", "1")];
-    assert_eq!(space.write(&swaps).await.unwrap(), [Written::Written; 2]);
+    assert_eq!(space.write(&swaps).await.unwrap(), [Written::Applied; 2]);
     cluster.finish_to_move("ns", to, next);
     let row = space.get("a").await.unwrap().unwrap();
     assert_eq!(row.value.bytes, "2");
-    assert_eq!(space.write(&[update(&row, "3")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[update(&row, "3")]).await.unwrap(), [Written::Applied]);
     assert_eq!(cluster.servers[next].command(&["HGET", "ns", "a"]), "3");
     let health = store.health();
     assert_eq!((health.state, health.connected_epoch), (BreakerState::Closed, epoch.max(1)));
@@ -204,7 +204,7 @@ async fn a_lost_master_is_noticed_whose_keys_nobody_asks_for() {
     let store = store(cluster.settings());
     let _probe = probing(&store);
     let space = open(store.clone(), "ns");
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let run = async || store.call(async |mut conn| run_id(&mut conn).await).await;
     let first_run = run().await.unwrap().unwrap();
     let other = (cluster.owner("ns") + 1) % 3;
@@ -228,7 +228,7 @@ async fn a_frozen_master_costs_the_connection_and_comes_back() {
     let store = store(cluster.settings());
     let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let owner = cluster.owner("ns");
     cluster.servers[owner].freeze();
     is_noticed(&store, &space).await;
@@ -252,5 +252,5 @@ async fn a_cluster_is_found_again_without_its_seed() {
         if run.is_ok() && epoch > 1 { Ok(()) } else { Err(format!("{run:?} {epoch}")) }
     })
     .await;
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 }

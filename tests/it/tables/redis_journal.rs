@@ -116,7 +116,7 @@ async fn write(
         assert!(took < store.budgets().bulk + SLACK, "{took:?}");
         match outcome {
             Ok(outcome) => {
-                assert_eq!(outcome, [Outcome::Written]);
+                assert_eq!(outcome, [Outcome::Applied]);
                 // A write that made the connection itself counts for the one before.
                 seen.send_modify(|seen| seen.acknowledged.push(Written { name, epoch }));
             }

@@ -41,7 +41,7 @@ async fn a_guarded_group_is_entered_and_followed() {
 
     let _probe = probing(&store);
     let space = open(store.clone(), "ns");
-    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Written]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     group.order_failover().await;
     group.new_master(0).await;
     // Until it dials again, it may read what the old master has.
@@ -135,7 +135,7 @@ async fn a_replica_that_a_sentinel_takes_for_the_master_is_not_used() {
     for number in 0..6 {
         let space = open(super::redis::store(both.clone()), "ns");
         let row = insert(&format!("env:{number}"), "1");
-        assert_eq!(space.write(&[row]).await.unwrap(), [Written::Written]);
+        assert_eq!(space.write(&[row]).await.unwrap(), [Written::Applied]);
     }
     assert_eq!(real.servers[0].command(&["HLEN", "ns"]), "6");
     assert_eq!(named.command(&["REPLICAOF", "NO", "ONE"]), "OK");

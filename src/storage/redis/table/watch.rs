@@ -88,7 +88,7 @@ async fn transaction(
         change.cmd(command).arg(space).arg(name.key.as_deref());
         change.arg(value.as_ref().map(|value| &value.bytes[..])).ignore();
         *stored = value.as_ref().map(|value| value.bytes.clone());
-        outcomes.push(Written::Written);
+        outcomes.push(Written::Applied);
     }
     if change.is_empty() {
         redis::cmd("UNWATCH").exec_async(conn).await.map_err(classify)?;
