@@ -5,12 +5,8 @@
 pub mod autoconfig {
     /// The cache's databases, rows and texts.
     pub mod cache {
-        #[cfg(feature = "consul")]
-        pub use crate::autoconfig::cache::ConsulCache;
-        #[cfg(feature = "dynamodb")]
-        pub use crate::autoconfig::cache::DynamoDbCache;
-        #[cfg(feature = "redis")]
-        pub use crate::autoconfig::cache::RedisCache;
+        #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+        pub use crate::autoconfig::cache::RecordTable;
         pub use crate::autoconfig::cache::codec::{Codec, OpenedRow};
         pub use crate::autoconfig::cache::manifest::Manifest;
         pub use crate::autoconfig::cache::plan::{Claim, Known};
@@ -36,12 +32,9 @@ pub mod demo {
 
 /// See [`crate::flagstore`].
 pub mod flagstore {
-    #[cfg(feature = "consul")]
-    pub use crate::flagstore::consul;
-    #[cfg(feature = "dynamodb")]
-    pub use crate::flagstore::dynamodb;
-    #[cfg(feature = "redis")]
-    pub use crate::flagstore::redis;
+    pub use crate::flagstore::encoding::Decoded;
+    #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+    pub use crate::flagstore::table;
     pub use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome, backend, layout, marker};
 }
 
@@ -69,6 +62,8 @@ pub mod storage {
     pub use crate::storage::fail_fast;
     #[cfg(feature = "redis")]
     pub use crate::storage::redis;
+    #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+    pub use crate::storage::table;
     #[cfg(any(feature = "redis", feature = "consul"))]
     pub use crate::storage::tls;
     pub use crate::storage::{BreakerState, Budgets, Dialer, FailFast, Meter, StoreError};

@@ -208,13 +208,13 @@ mod redis {
         Arc, Budgets, DatabaseFacts, Dialer, FailFast, SharedDatabase, StartError, StoreFacts,
         Timing,
     };
-    use crate::autoconfig::cache::RedisCache;
+    use crate::autoconfig::cache::RecordTable;
     use crate::config::{RedisConfig, RedisServers, SecretSource};
-    use crate::flagstore::redis::RedisFlags;
+    use crate::flagstore::table::{FlagTable, Naming};
     use crate::model::{Password, RedactedUrl};
     use crate::storage::Meter;
     use crate::storage::redis::{
-        ClusterSettings, EvictionWatch, Login, RedisDialer, RedisSettings, RedisStore,
+        ClusterSettings, EvictionWatch, Login, RedisDialer, RedisSettings, RedisStore, RedisTable,
         RedisTopology, RedisUrlError, SentinelSettings,
     };
     use crate::telemetry::Chain;
@@ -235,10 +235,11 @@ mod redis {
         let mut shared = SharedDatabase::of(
             store,
             timing,
-            move |namespace| RedisCache::new(cache.clone(), namespace),
+            move |namespace| RecordTable::new(RedisTable::new(cache.clone()), namespace),
             move |spec| {
-                let flags = RedisFlags::new(flags.clone(), &spec.store_prefix);
-                let prefix = Some(flags.prefix().to_owned());
+                let (table, prefix) = (RedisTable::new(flags.clone()), &spec.store_prefix);
+                let flags = FlagTable::new(table, Naming::REDIS, prefix);
+                let prefix = Some(Naming::REDIS.prefix(prefix).to_owned());
                 (StoreFacts { database: database.clone(), prefix, table: None }, flags)
             },
         );
@@ -369,10 +370,10 @@ mod redis {
 #[cfg(feature = "dynamodb")]
 mod dynamodb {
     use super::{Arc, Budgets, DatabaseFacts, FailFast, SharedDatabase, StoreFacts, Timing};
-    use crate::autoconfig::cache::DynamoDbCache;
+    use crate::autoconfig::cache::RecordTable;
     use crate::config::DynamoDbConfig;
-    use crate::flagstore::dynamodb::DynamoDbFlags;
-    use crate::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings};
+    use crate::flagstore::table::{FlagTable, Naming};
+    use crate::storage::dynamodb::{DynamoDbDialer, DynamoDbSettings, DynamoDbTable, Form};
 
     pub(super) fn open(config: &DynamoDbConfig, timing: Timing) -> SharedDatabase {
         // Without a global table each environment has its own, and there is no autoconfig cache.
@@ -390,12 +391,16 @@ mod dynamodb {
         SharedDatabase::of(
             store,
             timing,
-            move |namespace| DynamoDbCache::new(cache.clone(), cache_table.clone(), namespace),
+            move |namespace| {
+                let table = DynamoDbTable::new(cache.clone(), &cache_table, Form::Binary);
+                RecordTable::new(table, namespace)
+            },
             move |spec| {
                 let own = Some(&spec.store_table).filter(|table| !table.is_empty());
                 let table = own.unwrap_or(&table).clone();
                 let prefix = Some(spec.store_prefix.clone()).filter(|prefix| !prefix.is_empty());
-                let flags = DynamoDbFlags::new(flags.clone(), &table, &spec.store_prefix);
+                let rows = DynamoDbTable::new(flags.clone(), &table, Form::Text);
+                let flags = FlagTable::new(rows, Naming::DYNAMODB, &spec.store_prefix);
                 (StoreFacts { database: database.clone(), prefix, table: Some(table) }, flags)
             },
         )
@@ -407,10 +412,10 @@ mod consul {
     use super::{
         Arc, Budgets, DatabaseFacts, FailFast, SharedDatabase, StartError, StoreFacts, Timing,
     };
-    use crate::autoconfig::cache::ConsulCache;
+    use crate::autoconfig::cache::RecordTable;
     use crate::config::ConsulConfig;
-    use crate::flagstore::consul::ConsulFlags;
-    use crate::storage::consul::{ConsulDialer, ConsulSettings, TokenSource};
+    use crate::flagstore::table::{FlagTable, Naming};
+    use crate::storage::consul::{ConsulDialer, ConsulSettings, ConsulTable, TokenSource};
     use crate::storage::net::Endpoint;
 
     const SECTION: &str = "[Consul]";
@@ -441,10 +446,11 @@ mod consul {
         Ok(SharedDatabase::of(
             store,
             timing,
-            move |namespace| ConsulCache::new(cache.clone(), &namespace),
+            move |namespace| RecordTable::new(ConsulTable::new(cache.clone()), namespace),
             move |spec| {
-                let flags = ConsulFlags::new(flags.clone(), &spec.store_prefix);
-                let prefix = Some(flags.prefix().to_owned());
+                let (table, prefix) = (ConsulTable::new(flags.clone()), &spec.store_prefix);
+                let flags = FlagTable::new(table, Naming::CONSUL, prefix);
+                let prefix = Some(Naming::CONSUL.prefix(prefix).to_owned());
                 (StoreFacts { database: database.clone(), prefix, table: None }, flags)
             },
         ))

@@ -151,9 +151,10 @@ pub enum Filled {
 /// Under which condition rows may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition<'a> {
-    /// Only into a store whose marker has this token still, where the database can check that in
-    /// the same call: a store that lost its data is refilled whole, not item by item, and one that
-    /// was initialized anew since may hold an older set, which a few items do not complete.
+    /// Only into a store whose marker still has this token: a store that lost its data is refilled
+    /// whole, not item by item, and one that was initialized anew since may hold an older set,
+    /// which a few items do not complete. The marker is read together with the rows; where the
+    /// database can, it is checked again in the call that writes.
     Marked(&'a Marker),
     /// Whatever its marker.
     Always,

@@ -83,17 +83,17 @@ fn append(out: &mut Vec<u8>, kind: ItemKind, key: &str, item: &Item) {
 }
 
 /// Items of a set as they come out of its parts.
-#[derive(Default)]
-pub(super) struct Decoded {
+#[derive(Debug, Default)]
+pub struct Decoded {
     flags: Vec<(Arc<str>, Arc<Item>)>,
     segments: Vec<(Arc<str>, Arc<Item>)>,
     /// Parts that were opened and are not what `encode` makes.
-    pub(super) malformed: u64,
+    pub malformed: u64,
 }
 
 impl Decoded {
     /// Takes over the items of a part, or none of them if it is malformed.
-    pub(super) fn part(&mut self, plaintext: &[u8]) {
+    pub fn part(&mut self, plaintext: &[u8]) {
         let before = (self.flags.len(), self.segments.len());
         if self.items(plaintext).is_none() {
             self.flags.truncate(before.0);
@@ -136,7 +136,7 @@ impl Decoded {
     }
 
     /// The items as a data set.
-    pub(super) fn into_data(self) -> DataSet {
+    pub fn into_data(self) -> DataSet {
         DataSet {
             flags: self.flags.into_iter().collect(),
             segments: self.segments.into_iter().collect(),

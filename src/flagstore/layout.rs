@@ -113,6 +113,16 @@ pub fn head(json: &[u8]) -> Option<StoredHead> {
     Some(StoredHead { version, deleted, respell: form == VersionForm::Odd })
 }
 
+/// The same in a database that keeps a version beside the JSON. That one goes first; where it is 0,
+/// missing or not a whole number, the JSON counts (go-server-sdk-dynamodb). An item without a whole
+/// number there is not as it should be: SDKs and ld-relay would never replace it, or never again.
+pub fn head_beside(json: &[u8], version: Option<&str>) -> Option<StoredHead> {
+    let head = head(json)?;
+    let beside: Option<u64> = version.and_then(|version| version.parse().ok());
+    let version = beside.filter(|version| *version != 0).unwrap_or(head.version);
+    Some(StoredHead { version, respell: head.respell || beside.is_none(), ..head })
+}
+
 /// A stored item as it is served.
 pub fn item(head: StoredHead, json: &Bytes) -> Arc<Item> {
     let StoredHead { version, deleted, respell } = head;

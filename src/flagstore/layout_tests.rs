@@ -136,3 +136,20 @@ fn a_long_chain_of_prerequisites_needs_no_deep_stack() {
     }
     assert_eq!(ordered(&data)[0].key, flag("f19999"));
 }
+
+#[test]
+fn a_version_beside_the_json_goes_first() {
+    let check = |version: Option<&str>, json: &str, expected: Option<(u64, bool)>| {
+        let head = head_beside(json.as_bytes(), version);
+        assert_eq!(head.map(|head| (head.version, head.respell)), expected, "{version:?} {json}");
+    };
+    let json = r#"{"version":7,"deleted":true}"#;
+    check(Some("9"), json, Some((9, false)));
+    check(Some("3"), json, Some((3, false)));
+    check(Some("0"), json, Some((7, false)));
+    check(None, json, Some((7, true)));
+    check(Some("1.5"), json, Some((7, true)));
+    check(Some("-1"), json, Some((7, true)));
+    check(Some("9"), "{", None);
+    check(Some("9"), "", None);
+}

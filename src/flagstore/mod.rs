@@ -4,19 +4,13 @@
 //! accepted data goes to. This module does not decide which data is served.
 
 pub mod backend;
-#[cfg(any(feature = "dynamodb", feature = "consul"))]
-mod batches;
-#[cfg(feature = "consul")]
-pub mod consul;
-#[cfg(feature = "dynamodb")]
-pub mod dynamodb;
-mod encoding;
+pub mod encoding;
 pub mod layout;
 mod local;
 pub mod marker;
-#[cfg(feature = "redis")]
-pub mod redis;
 mod shared;
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+pub mod table;
 
 pub use local::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! throttling is retried by [`patiently`], everything else by whoever has a queue.
 
 mod bulk;
+mod table;
 
 use std::fmt;
 use std::future::Future;
@@ -31,7 +32,8 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use self::bulk::as_part_of_bulk;
+use self::bulk::as_part_of_bulk;
+pub use self::table::{DynamoDbTable, Form};
 use super::fail_fast::{Dialer, FailFast, LATE_LIMIT};
 use super::{Meter, StoreError};
 use crate::backoff::Backoff;

@@ -13,6 +13,8 @@ pub mod meter;
 pub mod net;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
+pub mod table;
 #[cfg(any(feature = "redis", feature = "consul"))]
 pub mod tls;
 

@@ -8,7 +8,6 @@
 )]
 
 mod autoconfig;
-mod cache_backends;
 mod check_config;
 mod cold_start;
 mod command_line;
@@ -30,4 +29,5 @@ mod shared_cache;
 mod flag_stores;
 mod secrets;
 mod support;
+mod tables;
 mod upstream_faults;

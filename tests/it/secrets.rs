@@ -50,6 +50,7 @@ fn debug_shows_no_content() {
     };
     use pilotlight::testing::sse::{Event, EventWriter, Limits, Parser};
     use pilotlight::testing::storage::consul::{Entry, Operation};
+    use pilotlight::testing::storage::table::Value;
     use pilotlight::testing::streams::{Next, Snapshot};
 
     let text = "plaintext-of-a-record";
@@ -87,6 +88,7 @@ fn debug_shows_no_content() {
             "{:?}",
             Operation::CompareAndSet { key: name.clone(), value: bytes.clone(), index }
         ),
+        format!("{:?}", Value::from(bytes.clone())),
         format!("{:?}", Operation::Set { key: name, value: bytes }),
         format!("{:?}", Password::new(text)),
         format!("{known:?}"),

@@ -71,9 +71,6 @@ pub trait Backend: Send + Sync + 'static {
     /// All records of the namespace, in any order. An absent namespace is empty.
     fn read_all(&self) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send;
 
-    /// One record, by name.
-    fn read(&self, name: &str) -> impl Future<Output = Result<Option<Row>, StoreError>> + Send;
-
     /// Carries out each swap on its own, in order where the database has one, and tells how each
     /// ended. After an error some of them may have been carried out: read again before retrying.
     fn swap(&self, swaps: &[Swap])

@@ -50,11 +50,6 @@ impl Backend for MemoryBackend {
         Ok(self.with(|state| state.rows.values().cloned().collect()))
     }
 
-    async fn read(&self, name: &str) -> Result<Option<Row>, StoreError> {
-        self.reach()?;
-        Ok(self.with(|state| state.rows.get(name).cloned()))
-    }
-
     async fn swap(&self, swaps: &[Swap]) -> Result<Vec<Swapped>, StoreError> {
         self.reach()?;
         Ok(self.with(|state| swaps.iter().map(|swap| state.swap(swap)).collect()))

@@ -98,12 +98,15 @@ impl std::fmt::Debug for Operation {
 }
 
 /// How a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transaction {
     /// All operations were carried out.
     Applied,
     /// A condition did not hold; nothing was changed.
-    RolledBack,
+    RolledBack {
+        /// Places of the operations that failed, as far as the server tells.
+        failed: Vec<usize>,
+    },
     /// The server takes no request of this size; nothing was changed.
     TooLarge,
 }
@@ -137,6 +140,18 @@ struct WireResults {
 #[serde(rename_all = "UPPERCASE")]
 struct WireResult {
     kv: WireEntry,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireErrors {
+    errors: Vec<WireError>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireError {
+    op_index: usize,
 }
 
 #[derive(Serialize)]
@@ -267,7 +282,7 @@ impl ConsulConnection {
         }
         Ok(match self.transaction(&[operation]).await? {
             Transaction::Applied => Put::Applied,
-            Transaction::RolledBack => Put::Conflict,
+            Transaction::RolledBack { .. } => Put::Conflict,
             Transaction::TooLarge => Put::TooLarge,
         })
     }
@@ -290,7 +305,11 @@ impl ConsulConnection {
         let answer = self.send_transaction(&steps).await?;
         match answer.status {
             StatusCode::OK => Ok(Transaction::Applied),
-            StatusCode::CONFLICT => Ok(Transaction::RolledBack),
+            StatusCode::CONFLICT => {
+                let told: WireErrors = parse(&answer).unwrap_or_default();
+                let failed = told.errors.iter().map(|error| error.op_index).collect();
+                Ok(Transaction::RolledBack { failed })
+            }
             StatusCode::PAYLOAD_TOO_LARGE => Ok(Transaction::TooLarge),
             _ => Err(ConsulFailure::classify(&answer)),
         }

@@ -5,6 +5,7 @@
 
 mod http;
 mod kv;
+mod table;
 mod token;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use kv::{
     Entry, Operation, Put, TRANSACTION_BYTES_MAX, TRANSACTION_OPERATIONS_MAX, Transaction,
     VALUE_BYTES_MAX,
 };
+pub use table::ConsulTable;
 pub use token::TokenSource;
 
 /// Where an agent listens unless the address says otherwise.

@@ -21,6 +21,7 @@ mod node;
 mod sentinel;
 mod settings;
 pub mod slots;
+mod table;
 mod topology;
 
 use std::sync::Arc;
@@ -35,10 +36,12 @@ use super::net::Endpoint;
 use super::{Meter, StoreError};
 use crate::model::Password;
 pub use connection::{RedisConnection, run_id};
-pub use denial::ScriptDenial;
-pub use errors::{RedisFailure, classify, scripts_are_denied};
+use denial::ScriptDenial;
+use errors::scripts_are_denied;
+pub use errors::{RedisFailure, classify};
 pub use eviction::{EvictionWarning, EvictionWatch};
 pub use settings::{Login, RedisSettings, RedisUrlError};
+pub use table::RedisTable;
 pub use topology::{ClusterSettings, RedisTopology, SentinelSettings};
 
 /// A Redis database behind deadlines and a breaker.

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use pilotlight::testing::flagstore::backend::{
     Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
 };
-use pilotlight::testing::flagstore::consul::{ConsulFlags, DEFAULT_PREFIX};
 use pilotlight::testing::flagstore::marker::{Marker, Note};
+use pilotlight::testing::flagstore::table::{FlagTable, Naming};
 use pilotlight::testing::model::{ItemKey, Password};
 use pilotlight::testing::storage::consul::{
-    ConsulConnection, ConsulDialer, ConsulSettings, ConsulStore, Put, TRANSACTION_OPERATIONS_MAX,
-    TokenSource, VALUE_BYTES_MAX,
+    ConsulConnection, ConsulDialer, ConsulSettings, ConsulStore, ConsulTable, Put,
+    TRANSACTION_OPERATIONS_MAX, TokenSource, VALUE_BYTES_MAX,
 };
 use pilotlight::testing::storage::{BreakerState, Budgets, Dialer, FailFast, StoreError};
 
@@ -23,6 +23,12 @@ use Condition::{Always, Marked};
 
 fn store(settings: ConsulSettings) -> ConsulStore {
     FailFast::new("consul", ConsulDialer::new(settings), Budgets::default())
+}
+
+type ConsulFlags = FlagTable<ConsulTable>;
+
+fn consul_flags(store: ConsulStore, prefix: &str) -> ConsulFlags {
+    FlagTable::new(ConsulTable::new(store), Naming::CONSUL, prefix)
 }
 
 struct ConsulPeer {
@@ -51,18 +57,17 @@ impl ConsulPeer {
 }
 
 fn key_of(prefix: &str, name: &str) -> String {
-    format!("{}/{name}", if prefix.is_empty() { DEFAULT_PREFIX } else { prefix })
+    format!("{}/{name}", Naming::CONSUL.prefix(prefix))
 }
 
 impl Peer for ConsulPeer {
     type Flags = ConsulFlags;
 
     const FILLS: Fills = Fills::Small;
-    const CHECKS_MARKER: bool = true;
     const LONGEST_JSON: Option<usize> = Some(VALUE_BYTES_MAX);
 
     fn flags(&self, prefix: &str) -> ConsulFlags {
-        ConsulFlags::new(store(self.agent.settings()), prefix)
+        consul_flags(store(self.agent.settings()), prefix)
     }
 
     async fn plant(&self, prefix: &str, key: &ItemKey, value: &str) {
@@ -227,7 +232,7 @@ async fn whoever_shows_no_token_is_told() {
         store(ConsulSettings { token, ..agent.settings() })
     };
     let stranger = with("1d7a5d9e-0000-4000-8000-000000000000");
-    let flags = ConsulFlags::new(stranger.clone(), "ld");
+    let flags = consul_flags(stranger.clone(), "ld");
     let found = StoredRow { key: flag("a"), json: "{}".into(), head: None, revision: 1 };
     for error in [
         flags.read().await.unwrap_err(),
@@ -242,6 +247,6 @@ async fn whoever_shows_no_token_is_told() {
         assert!(cause.to_string().contains("403"), "{cause}");
     }
     assert_eq!(stranger.health().state, BreakerState::Closed, "no flapping");
-    let flags = ConsulFlags::new(with(MASTER_TOKEN), "ld");
+    let flags = consul_flags(with(MASTER_TOKEN), "ld");
     assert_eq!(flags.fill(&rows("a1"), &Note::default()).await.unwrap(), Filled::Done);
 }

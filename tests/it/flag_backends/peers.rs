@@ -19,9 +19,6 @@ pub(crate) trait Peer: Sync {
     /// Which sets it fills so that no reader sees a part of them.
     const FILLS: Fills;
 
-    /// Whether it looks for the marker in the same breath as it writes.
-    const CHECKS_MARKER: bool;
-
     /// The longest JSON of a flag with the key `v` and a version of one digit under the prefix
     /// `sizes`, where there is a limit worth a test.
     const LONGEST_JSON: Option<usize>;

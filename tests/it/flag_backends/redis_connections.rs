@@ -1,14 +1,13 @@
 //! Connections to Redis that die without a word.
 
 use pilotlight::testing::flagstore::backend::FlagBackend;
-use pilotlight::testing::flagstore::redis::RedisFlags;
 use pilotlight::testing::storage::BreakerState;
 use pilotlight::testing::storage::fail_fast::{CALL_BUDGET, CHECK_BUDGET, IDLE_LIMIT};
 use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use tokio::time::{Instant, sleep};
 
 use super::peers::{holds, rows, write_whole};
-use super::redis::store;
+use super::redis::{redis_flags, store};
 use crate::support::databases::Redis;
 
 /// The server behind the old connection is silent, the one behind a new connection is not.
@@ -17,9 +16,9 @@ async fn a_connection_that_died_while_nobody_used_it_costs_no_error() {
     let (old, new) = (Redis::start().await, Redis::start().await);
     let proxy = FlakyProxy::start(([127, 0, 0, 1], old.port).into()).unwrap();
     let store = store(old.settings_of(&format!("redis://{}", proxy.address())));
-    let flags = RedisFlags::new(store.clone(), "ld");
+    let flags = redis_flags(store.clone(), "ld");
     write_whole(&flags, &rows("a1")).await;
-    write_whole(&RedisFlags::new(super::redis::store(new.settings()), "ld"), &rows("a2")).await;
+    write_whole(&redis_flags(super::redis::store(new.settings()), "ld"), &rows("a2")).await;
     holds(&flags, "! a1").await;
     flags.look().await.unwrap();
     let before = store.health();

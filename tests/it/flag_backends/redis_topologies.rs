@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use pilotlight::testing::flagstore::backend::{Filled, FlagBackend, Row, StoredRows};
 use pilotlight::testing::flagstore::marker::Note;
-use pilotlight::testing::flagstore::redis::RedisFlags;
 use pilotlight::testing::model::{ItemKey, ItemKind};
 use pilotlight::testing::storage::Dialer;
 use pilotlight::testing::storage::redis::{RedisDialer, RedisTopology, classify};
@@ -15,93 +14,53 @@ use tokio::time::timeout;
 
 use super::contract::contract;
 use super::peers::{Fills, Peer, jsons, wanted};
-use super::redis::{key_of, many, store};
+use super::redis::{RedisFlags, key_of, many, redis_flags, store};
 use crate::support::LIMIT;
 use crate::support::databases::{RedisCluster, SentinelGroup};
 
-/// Servers that belong together. `TOGETHER`: the keys of an environment may be in one transaction.
-struct Servers<'a, const TOGETHER: bool> {
-    topology: RedisTopology,
-    /// Stands before each prefix.
-    tag: &'static str,
+/// A cluster whose slots part the keys of an environment.
+struct Cluster<'a>(&'a RedisCluster<'a>);
+
+impl Cluster<'_> {
     /// Runs a command on the server that owns the key.
-    run: &'a (dyn Fn(&str, &[&str]) -> String + Sync),
+    fn run(&self, key: &str, command: &[&str]) -> String {
+        self.0.servers[self.0.owner(key)].command(command)
+    }
 }
 
-impl<const TOGETHER: bool> Peer for Servers<'_, TOGETHER> {
+impl Peer for Cluster<'_> {
     type Flags = RedisFlags;
 
     const FILLS: Fills = Fills::All;
-    const CHECKS_MARKER: bool = TOGETHER;
     // 512 MiB: too much for a test.
     const LONGEST_JSON: Option<usize> = None;
 
     fn flags(&self, prefix: &str) -> RedisFlags {
-        RedisFlags::new(store(self.topology.clone()), &format!("{}{prefix}", self.tag))
+        redis_flags(store(self.0.settings()), prefix)
     }
 
     async fn plant(&self, prefix: &str, key: &ItemKey, value: &str) {
-        let hash = key_of(&format!("{}{prefix}", self.tag), key.kind.store_name());
-        (self.run)(&hash, &["HSET", &hash, &key.key, value]);
+        let hash = key_of(prefix, key.kind.store_name());
+        self.run(&hash, &["HSET", &hash, &key.key, value]);
     }
 
     async fn unmark(&self, prefix: &str) {
-        let marker = key_of(&format!("{}{prefix}", self.tag), "$inited");
-        assert_eq!((self.run)(&marker, &["DEL", &marker]), "1");
+        let marker = key_of(prefix, "$inited");
+        assert_eq!(self.run(&marker, &["DEL", &marker]), "1");
     }
 
     async fn mark_as_sdk(&self, prefix: &str) {
-        let marker = key_of(&format!("{}{prefix}", self.tag), "$inited");
-        (self.run)(&marker, &["SET", &marker, ""]);
+        let marker = key_of(prefix, "$inited");
+        self.run(&marker, &["SET", &marker, ""]);
     }
 }
 
-/// All keys of all environments in one slot.
-const TAG: &str = "{relay}:";
-
-fn nothing_is_left_over(keys: &[String]) {
-    assert!(keys.iter().all(|keys| !keys.contains("pilotlight-")), "{keys:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_behind_sentinels_keeps_the_contract() {
-    let group = SentinelGroup::start(1, 1).await;
-    let run = |_: &str, command: &[&str]| group.servers[0].command(command);
-    let topology = group.settings().into();
-    contract(&Servers::<true> { topology, tag: "", run: &run }).await;
-    nothing_is_left_over(&[group.servers[0].command(&["KEYS", "*"])]);
-}
-
-async fn a_cluster_keeps_the_contract(cluster: RedisCluster<'_>) {
-    let run = |key: &str, command: &[&str]| cluster.servers[cluster.owner(key)].command(command);
-    let topology = || cluster.settings().into();
-    contract(&Servers::<false> { topology: topology(), tag: "", run: &run }).await;
-    contract(&Servers::<true> { topology: topology(), tag: TAG, run: &run }).await;
-    nothing_is_left_over(&cluster.everywhere(&["KEYS", "*"]));
-    let used = cluster.everywhere(&["DBSIZE"]);
-    assert!(used.iter().all(|keys| keys != "0"), "all of them are used: {used:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_cluster_keeps_the_contract() {
-    a_cluster_keeps_the_contract(RedisCluster::start(3).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_valkey_cluster_keeps_the_contract() {
-    a_cluster_keeps_the_contract(RedisCluster::start_valkey(3).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_without_scripts_keeps_the_contract() {
+async fn a_cluster_keeps_the_contract() {
     let cluster = RedisCluster::start(3).await;
-    cluster.everywhere(&["ACL", "SETUSER", "relay", "on", ">s3cret", "~*", "+@all", "-@scripting"]);
-    let run = |key: &str, command: &[&str]| cluster.servers[cluster.owner(key)].command(command);
-    let topology = || cluster.settings_of("relay:s3cret@", "").into();
-    contract(&Servers::<false> { topology: topology(), tag: "", run: &run }).await;
-    contract(&Servers::<true> { topology: topology(), tag: TAG, run: &run }).await;
-    let used = cluster.everywhere(&["INFO", "commandstats"]);
-    assert!(used.iter().all(|used| used.contains("cmdstat_watch:")), "{used:?}");
+    contract(&Cluster(&cluster)).await;
+    let keys = cluster.everywhere(&["KEYS", "*"]);
+    assert!(keys.iter().all(|keys| !keys.contains("pilotlight-")), "{keys:?}");
 }
 
 /// Relays that fill a store at once, and readers of it.
@@ -125,14 +84,14 @@ async fn readers_watch_fills<const TOGETHER: bool>(topology: RedisTopology, tag:
         round.send_replace(Some(number));
         let mut fillers = JoinSet::new();
         for _ in 0..FILLERS {
-            let flags = RedisFlags::new(store(topology.clone()), &prefix(number));
+            let flags = redis_flags(store(topology.clone()), &prefix(number));
             let set = set.clone();
             fillers.spawn(async move { flags.fill(&set, &Note::default()).await.unwrap() });
         }
         let outcomes = fillers.join_all().await;
         let done = outcomes.iter().filter(|filled| **filled == Filled::Done).count();
         assert_eq!(done, 1, "{outcomes:?}");
-        let found = RedisFlags::new(store(topology.clone()), &prefix(number)).read().await.unwrap();
+        let found = redis_flags(store(topology.clone()), &prefix(number)).read().await.unwrap();
         assert!(found.marker.is_some() && jsons(&found) == wanted(&set));
     }
     round.send_replace(None);
@@ -157,7 +116,7 @@ async fn read_as_a_relay<const TOGETHER: bool>(
     let shared = store(topology);
     loop {
         let Some(round) = *rounds.borrow_and_update() else { return complete };
-        let found = RedisFlags::new(shared.clone(), &prefix(round)).read().await.unwrap();
+        let found = redis_flags(shared.clone(), &prefix(round)).read().await.unwrap();
         if found.marker.is_some() {
             assert!(jsons(&found) == expected, "{} rows with the marker", found.rows.len());
             complete += 1;

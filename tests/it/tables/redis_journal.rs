@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pilotlight::testing::autoconfig::cache::{Backend, RedisCache, Swapped};
-use pilotlight::testing::storage::redis::RedisStore;
+use pilotlight::testing::storage::redis::{RedisStore, RedisTable};
+use pilotlight::testing::storage::table::Written as Outcome;
 use pilotlight::testing::storage::{BreakerState, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::contract::{content, insert};
 use super::outage::SLACK;
+use super::redis::open;
+use super::space::{Space, content, insert};
 use crate::support::LIMIT;
 
 /// A write that was acknowledged.
@@ -39,11 +40,11 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn start(store: &RedisStore, namespace: &str) -> Self {
-        let cache = RedisCache::new(store.clone(), namespace);
+        let space = open(store.clone(), namespace);
         let (sender, seen) = watch::channel(Seen::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut task = JoinSet::new();
-        task.spawn(write(store.clone(), cache, sender, stop.clone()));
+        task.spawn(write(store.clone(), space, sender, stop.clone()));
         Self { store: store.clone(), seen, stop, task }
     }
 
@@ -87,7 +88,7 @@ impl Writer {
         }
         let seen = self.seen.borrow().clone();
         let newest = self.store.health().connected_epoch;
-        let stored = content(&RedisCache::new(self.store.clone(), "ns")).await;
+        let stored = content(&open(self.store.clone(), "ns")).await;
         for (number, written) in seen.acknowledged.iter().enumerate() {
             let is_there = stored.contains_key(&written.name);
             let may_be_lost = number >= copied && written.epoch < newest;
@@ -98,7 +99,7 @@ impl Writer {
 
 async fn write(
     store: RedisStore,
-    cache: RedisCache,
+    space: Space<RedisTable>,
     seen: watch::Sender<Seen>,
     stop: Arc<AtomicBool>,
 ) {
@@ -110,12 +111,12 @@ async fn write(
         let name = format!("env:{number}");
         let epoch = store.health().connected_epoch;
         let begun = Instant::now();
-        let outcome = cache.swap(&[insert(&name, "1")]).await;
+        let outcome = space.write(&[insert(&name, "1")]).await;
         let took = begun.elapsed();
         assert!(took < store.budgets().bulk + SLACK, "{took:?}");
         match outcome {
             Ok(outcome) => {
-                assert_eq!(outcome, [Swapped::Applied]);
+                assert_eq!(outcome, [Outcome::Applied]);
                 // A write that made the connection itself counts for the one before.
                 seen.send_modify(|seen| seen.acknowledged.push(Written { name, epoch }));
             }

@@ -1,46 +1,45 @@
-//! The shared cache on a Redis Cluster.
+//! Tables on a Redis Cluster.
 
-use pilotlight::testing::autoconfig::cache::{Backend, RedisCache, Swapped};
-use pilotlight::testing::storage::redis::{RedisStore, classify, run_id};
+use pilotlight::testing::storage::redis::{RedisStore, RedisTable, classify, run_id};
+use pilotlight::testing::storage::table::Written;
 use pilotlight::testing::storage::{BreakerState, StoreError};
 
-use super::contract::{Peer, content, holds, insert, update};
+use super::contract::holds;
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for};
-use super::redis::{RedisPeer, store};
+use super::redis::{RedisPeer, open, store};
 use super::redis_journal::Writer;
+use super::space::{Space, content, insert, update};
 use crate::support::certificates::Certificates;
 use crate::support::databases::{Redis, RedisCluster, free_port};
 use crate::support::eventually;
 
-/// All namespaces in one slot.
-struct Tagged(RedisStore);
-
-impl Peer for Tagged {
-    type Cache = RedisCache;
-
-    fn cache(&self, namespace: &str) -> RedisCache {
-        RedisCache::new(self.0.clone(), format!("{{relay}}:{namespace}"))
-    }
-
-    const LONGEST_VALUE: Option<usize> = None;
+async fn a_cluster_keeps_the_contract(cluster: RedisCluster<'_>) {
+    holds(&RedisPeer::spread(cluster.settings())).await;
+    holds(&RedisPeer::tagged(cluster.settings())).await;
+    let left = cluster.everywhere(&["KEYS", "*:pilotlight-*"]);
+    assert!(left.iter().all(String::is_empty), "nothing that was prepared is left: {left:?}");
+    let used = cluster.everywhere(&["DBSIZE"]);
+    assert!(used.iter().all(|keys| keys != "0"), "all of them are used: {used:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_keeps_the_contract() {
-    let cluster = RedisCluster::start(3).await;
-    holds(&RedisPeer(store(cluster.settings()))).await;
-    holds(&Tagged(store(cluster.settings()))).await;
-    let used = cluster.everywhere(&["DBSIZE"]);
-    assert!(used.iter().all(|keys| keys != "0"), "all of them are used: {used:?}");
+async fn a_redis_cluster_keeps_the_contract() {
+    a_cluster_keeps_the_contract(RedisCluster::start(3).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valkey_cluster_keeps_the_contract() {
+    a_cluster_keeps_the_contract(RedisCluster::start_valkey(3).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_without_scripts_keeps_the_contract() {
     let cluster = RedisCluster::start(3).await;
     cluster.everywhere(&["ACL", "SETUSER", "relay", "on", ">s3cret", "~*", "+@all", "-@scripting"]);
-    holds(&RedisPeer(store(cluster.settings_of("relay:s3cret@", "")))).await;
+    holds(&RedisPeer::spread(cluster.settings_of("relay:s3cret@", ""))).await;
     let used = cluster.everywhere(&["INFO", "commandstats"]);
     assert!(used.iter().all(|used| used.contains("cmdstat_exec:")), "{used:?}");
+    holds(&RedisPeer::tagged(cluster.settings_of("relay:s3cret@", ""))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,18 +47,18 @@ async fn a_cluster_behind_tls_keeps_the_contract() {
     let certificates = Certificates::make();
     let cluster = RedisCluster::start_tls(2, &certificates).await;
     cluster.everywhere(&["ACL", "SETUSER", "relay", "on", ">s3cret", "~*", "+@all"]);
-    holds(&RedisPeer(store(cluster.settings_of("relay:s3cret@", "")))).await;
+    holds(&RedisPeer::spread(cluster.settings_of("relay:s3cret@", ""))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_a_cluster_are_no_outages() {
     let cluster = RedisCluster::start(3).await;
     let wrong = store(cluster.settings_of("relay:wr0ng@", ""));
-    is_a_refusal(&wrong, &RedisCache::new(wrong.clone(), "ns"), "WRONGPASS").await;
+    is_a_refusal(&wrong, &open(wrong.clone(), "ns"), "WRONGPASS").await;
     // This release has one database; the server knows best, so it is asked.
     let second = store(cluster.settings_of("", "/2"));
     let trouble = "SELECT is not allowed in cluster mode";
-    is_a_refusal(&second, &RedisCache::new(second.clone(), "ns"), trouble).await;
+    is_a_refusal(&second, &open(second.clone(), "ns"), trouble).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,17 +76,17 @@ async fn seeds_of_no_use_are_passed_over() {
     // Wherever they begin to ask.
     for _ in 0..6 {
         let store = store(with(&[&alone, &no_cluster, &frozen]));
-        assert_eq!(RedisCache::new(store.clone(), "ns").read_all().await.unwrap(), []);
+        assert_eq!(open(store.clone(), "ns").read_all().await.unwrap(), []);
         assert_eq!(store.health().state, BreakerState::Closed);
     }
     let mut settings = with(&[&no_cluster]);
     settings.seeds.remove(0);
     let refused = store(settings.clone());
     let trouble = "cluster support disabled";
-    is_a_refusal(&refused, &RedisCache::new(refused.clone(), "ns"), trouble).await;
+    is_a_refusal(&refused, &open(refused.clone(), "ns"), trouble).await;
     settings.seeds = vec![alone.settings().endpoint];
     let down = store(settings);
-    is_noticed(&down, &RedisCache::new(down.clone(), "ns")).await;
+    is_noticed(&down, &open(down.clone(), "ns")).await;
     let text = down.health().last_error.unwrap().text;
     assert!(text.contains("cluster is down"), "{text}");
 }
@@ -121,39 +120,39 @@ async fn pipelines_over_several_slots_are_refused_before_anything_is_sent() {
 
 /// Moves the slot of a namespace while it is used, by whatever way it is written.
 async fn follows_a_moving_slot(cluster: &mut RedisCluster<'_>, store: &RedisStore) {
-    let cache = RedisCache::new(store.clone(), "ns");
+    let space = open(store.clone(), "ns");
     let epoch = store.health().connected_epoch;
     let from = cluster.owner("ns");
     let to = (from + 1) % 3;
 
     // Not there yet: whatever is new goes to the new place.
     cluster.begin_to_move("ns", from, to);
-    assert_eq!(cache.read_all().await.unwrap(), []);
+    assert_eq!(space.read_all().await.unwrap(), []);
     let three = [insert("a", "1"), insert("b", "1"), insert("c", "1")];
-    assert_eq!(cache.swap(&three).await.unwrap(), [Swapped::Applied; 3]);
-    assert_eq!(cache.read("a").await.unwrap().unwrap().value, "1");
+    assert_eq!(space.write(&three).await.unwrap(), [Written::Applied; 3]);
+    assert_eq!(space.get("a").await.unwrap().unwrap().value.bytes, "1");
     cluster.finish_to_move("ns", from, to);
-    assert_eq!(content(&cache).await.len(), 3);
+    assert_eq!(content(&space).await.len(), 3);
 
     // The same with a server that joined after the relay had looked.
     let next = cluster.add_master().await;
-    let other = RedisCache::new(store.clone(), "other");
+    let other = open(store.clone(), "other");
     let home = cluster.owner("other");
     cluster.begin_to_move("other", home, next);
-    assert_eq!(other.swap(&three).await.unwrap(), [Swapped::Applied; 3]);
+    assert_eq!(other.write(&three).await.unwrap(), [Written::Applied; 3]);
     assert_eq!(content(&other).await.len(), 3);
     cluster.finish_to_move("other", home, next);
     assert_eq!(content(&other).await.len(), 3);
 
     // There already: it is used at the old place until it is moved.
     cluster.begin_to_move("ns", to, next);
-    let row = cache.read("a").await.unwrap().unwrap();
+    let row = space.get("a").await.unwrap().unwrap();
     let swaps = [update(&row, "2"), insert("d", "1")];
-    assert_eq!(cache.swap(&swaps).await.unwrap(), [Swapped::Applied; 2]);
+    assert_eq!(space.write(&swaps).await.unwrap(), [Written::Applied; 2]);
     cluster.finish_to_move("ns", to, next);
-    let row = cache.read("a").await.unwrap().unwrap();
-    assert_eq!(row.value, "2");
-    assert_eq!(cache.swap(&[update(&row, "3")]).await.unwrap(), [Swapped::Applied]);
+    let row = space.get("a").await.unwrap().unwrap();
+    assert_eq!(row.value.bytes, "2");
+    assert_eq!(space.write(&[update(&row, "3")]).await.unwrap(), [Written::Applied]);
     assert_eq!(cluster.servers[next].command(&["HGET", "ns", "a"]), "3");
     let health = store.health();
     assert_eq!((health.state, health.connected_epoch), (BreakerState::Closed, epoch.max(1)));
@@ -204,47 +203,47 @@ async fn a_lost_master_is_noticed_whose_keys_nobody_asks_for() {
     let mut cluster = RedisCluster::start(3).await;
     let store = store(cluster.settings());
     let _probe = probing(&store);
-    let cache = RedisCache::new(store.clone(), "ns");
-    assert_eq!(cache.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
+    let space = open(store.clone(), "ns");
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let run = async || store.call(async |mut conn| run_id(&mut conn).await).await;
     let first_run = run().await.unwrap().unwrap();
     let other = (cluster.owner("ns") + 1) % 3;
     cluster.servers[other].kill();
     assert!(run().await.unwrap_err().is_transient());
-    is_cooling_down(&store, &cache).await;
+    is_cooling_down(&store, &space).await;
     cluster.servers[other].restart().await;
-    ends_by_itself(&store, &cache).await;
+    ends_by_itself(&store, &space).await;
     assert_ne!(run().await.unwrap().unwrap(), first_run, "one of them lost its data");
-    assert_eq!(cache.read_all().await.unwrap().len(), 1, "the others did not");
+    assert_eq!(space.read_all().await.unwrap().len(), 1, "the others did not");
 }
 
-async fn is_cooling_down(store: &RedisStore, cache: &RedisCache) {
+async fn is_cooling_down(store: &RedisStore, space: &Space<RedisTable>) {
     wait_for(store, BreakerState::Open).await;
-    assert!(matches!(cache.read_all().await, Err(StoreError::CoolingDown)));
+    assert!(matches!(space.read_all().await, Err(StoreError::CoolingDown)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_master_costs_the_connection_and_comes_back() {
     let cluster = RedisCluster::start(3).await;
     let store = store(cluster.settings());
-    let cache = RedisCache::new(store.clone(), "ns");
+    let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(cache.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let owner = cluster.owner("ns");
     cluster.servers[owner].freeze();
-    is_noticed(&store, &cache).await;
+    is_noticed(&store, &space).await;
     cluster.servers[owner].thaw();
-    ends_by_itself(&store, &cache).await;
-    assert_eq!(content(&cache).await.len(), 1);
+    ends_by_itself(&store, &space).await;
+    assert_eq!(content(&space).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_found_again_without_its_seed() {
     let mut cluster = RedisCluster::start_with_replicas(3).await;
     let store = store(cluster.settings());
-    let cache = RedisCache::new(store.clone(), "ns");
+    let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(cache.read_all().await.unwrap(), []);
+    assert_eq!(space.read_all().await.unwrap(), []);
     // The only server that is configured, and a master.
     cluster.servers[0].kill();
     eventually("the loss being noticed and overcome", async || {
@@ -253,5 +252,5 @@ async fn a_cluster_is_found_again_without_its_seed() {
         if run.is_ok() && epoch > 1 { Ok(()) } else { Err(format!("{run:?} {epoch}")) }
     })
     .await;
-    assert_eq!(cache.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 }

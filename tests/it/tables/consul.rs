@@ -1,16 +1,17 @@
-//! The shared cache on Consul.
+//! Tables on Consul.
 
 use bytes::Bytes;
-use pilotlight::testing::autoconfig::cache::{Backend, ConsulCache, Swapped};
 use pilotlight::testing::model::Password;
 use pilotlight::testing::storage::consul::{
-    ConsulDialer, ConsulSettings, ConsulStore, Operation, Put, TokenSource, Transaction,
-    VALUE_BYTES_MAX,
+    ConsulDialer, ConsulSettings, ConsulStore, ConsulTable, Operation, Put, TokenSource,
+    Transaction, VALUE_BYTES_MAX,
 };
+use pilotlight::testing::storage::table::Written;
 use pilotlight::testing::storage::{Budgets, FailFast};
 
-use super::contract::{Peer, holds, insert};
+use super::contract::{Creates, Peer, holds};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};
+use super::space::{Space, insert};
 use crate::support::certificates::Certificates;
 use crate::support::databases::{Consul, MASTER_TOKEN};
 use crate::support::eventually;
@@ -19,14 +20,22 @@ fn store(settings: ConsulSettings) -> ConsulStore {
     FailFast::new("consul", ConsulDialer::new(settings), Budgets::default())
 }
 
+/// A name space of a store.
+fn open(store: ConsulStore, space: &str) -> Space<ConsulTable> {
+    Space::new(ConsulTable::new(store), space)
+}
+
 struct ConsulPeer(ConsulStore);
 
 impl Peer for ConsulPeer {
-    type Cache = ConsulCache;
+    type Table = ConsulTable;
 
-    fn cache(&self, namespace: &str) -> ConsulCache {
-        ConsulCache::new(self.0.clone(), namespace)
+    fn table(&self) -> ConsulTable {
+        ConsulTable::new(self.0.clone())
     }
+
+    const CHECKS_GUARD: bool = true;
+    const CREATES: Creates = Creates::Small;
 
     const LONGEST_VALUE: Option<usize> = Some(VALUE_BYTES_MAX);
 }
@@ -44,7 +53,7 @@ async fn consul_behind_tls_with_client_certificates_keeps_the_contract() {
     holds(&ConsulPeer(store(agent.tls_settings(&certificates)))).await;
     let address = format!("https://127.0.0.1:{}", agent.tls_port.unwrap());
     let stranger = store(ConsulSettings::from_address(&address).unwrap());
-    let error = ConsulCache::new(stranger, "x").read_all().await.unwrap_err();
+    let error = open(stranger, "x").read_all().await.unwrap_err();
     assert!(error.is_transient(), "the server's CA is not trusted: {error:?}");
 }
 
@@ -56,9 +65,9 @@ async fn a_token_is_asked_for_and_read_again_from_its_file() {
         ..agent.settings()
     };
     let nobody = store(fixed("1d7a5d9e-0000-4000-8000-000000000000"));
-    is_a_refusal(&nobody, &ConsulCache::new(nobody.clone(), "ns"), "consul answered 403").await;
-    let known = ConsulCache::new(store(fixed(MASTER_TOKEN)), "ns");
-    assert_eq!(known.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
+    is_a_refusal(&nobody, &open(nobody.clone(), "ns"), "consul answered 403").await;
+    let known = open(store(fixed(MASTER_TOKEN)), "ns");
+    assert_eq!(known.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -68,25 +77,25 @@ async fn a_token_is_asked_for_and_read_again_from_its_file() {
         ..agent.settings()
     };
     let store = store(settings);
-    let cache = ConsulCache::new(store.clone(), "ns");
-    is_a_refusal(&store, &cache, "consul answered 403").await;
+    let space = open(store.clone(), "ns");
+    is_a_refusal(&store, &space, "consul answered 403").await;
     std::fs::write(&file, format!("{MASTER_TOKEN}\n")).unwrap();
-    eventually("the new token being used", async || cache.read_all().await.map(drop)).await;
+    eventually("the new token being used", async || space.read_all().await.map(drop)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_consul_is_noticed_and_comes_back() {
     let mut agent = Consul::start().await;
     let store = store(agent.settings());
-    let cache = ConsulCache::new(store.clone(), "ns");
+    let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(cache.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     let epoch = store.health().connected_epoch;
     agent.kill();
-    is_noticed(&store, &cache).await;
+    is_noticed(&store, &space).await;
     agent.restart().await;
-    ends_by_itself(&store, &cache).await;
-    assert_eq!(cache.read_all().await.unwrap(), [], "it lost its data");
+    ends_by_itself(&store, &space).await;
+    assert_eq!(space.read_all().await.unwrap(), [], "it lost its data");
     assert!(store.health().connected_epoch > epoch);
 }
 
@@ -94,14 +103,14 @@ async fn a_killed_consul_is_noticed_and_comes_back() {
 async fn a_frozen_consul_costs_the_connection_and_comes_back() {
     let agent = Consul::start().await;
     let store = store(agent.settings());
-    let cache = ConsulCache::new(store.clone(), "ns");
+    let space = open(store.clone(), "ns");
     let _probe = probing(&store);
-    assert_eq!(cache.swap(&[insert("env:a", "1")]).await.unwrap(), [Swapped::Applied]);
+    assert_eq!(space.write(&[insert("env:a", "1")]).await.unwrap(), [Written::Applied]);
     agent.freeze();
-    is_noticed(&store, &cache).await;
+    is_noticed(&store, &space).await;
     agent.thaw();
-    ends_by_itself(&store, &cache).await;
-    assert_eq!(cache.read_all().await.unwrap().len(), 1, "nothing was lost");
+    ends_by_itself(&store, &space).await;
+    assert_eq!(space.read_all().await.unwrap().len(), 1, "nothing was lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +131,8 @@ async fn single_writes_and_transactions() {
         Operation::Set { key: key(), value: value.clone() },
         Operation::CheckIndex { key: "k/a".to_owned(), index: index + 1 },
     ];
-    assert_eq!(conn.transaction(&half_right).await.unwrap(), Transaction::RolledBack);
+    let rolled_back = Transaction::RolledBack { failed: vec![1] };
+    assert_eq!(conn.transaction(&half_right).await.unwrap(), rolled_back);
     assert_eq!(conn.get("k/b").await.unwrap(), None, "all or nothing");
     let right = [
         Operation::CheckAbsent { key: key() },
