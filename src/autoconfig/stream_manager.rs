@@ -15,8 +15,8 @@ use super::record_set::CachedSet;
 use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Policy, Reaction, State, StreamStep};
-use crate::replica::Heard;
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
+use crate::replica::Heard;
 use crate::telemetry::{At, Chain, Rounded};
 use crate::upstream::{
     EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamFailure,

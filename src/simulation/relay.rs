@@ -156,17 +156,18 @@ impl Client {
         self.held.as_ref()
     }
 
-    /// Takes what it is told; returns what is wrong with it. `missing`: what the relay says is
-    /// missing, because no store holds it in a readable form.
+    /// Takes what it is told; returns what is wrong with it. `status` tells what the relay says is
+    /// missing, or may be.
     pub fn take(
         &mut self,
         announcement: &Announcement,
         launchdarkly: &LaunchDarkly,
-        missing: &[ItemKey],
+        status: &EnvironmentStatus,
         cause: Cause,
     ) -> Result<(), String> {
         let served = &announcement.snapshot.data;
-        if let Some(lost) = base_lost(served).find(|key| !missing.contains(key)) {
+        let is_named = |key: &ItemKey| status.is_presumed || status.missing_items.contains(key);
+        if let Some(lost) = base_lost(served).find(|key| !is_named(key)) {
             return Err(format!("{lost} is missing and not named: {}", shown(served)));
         }
         let is_said = cause == Cause::Put || (cause == Cause::Change && self.is_said);

@@ -308,8 +308,8 @@ impl World {
         let relay = &mut relays[to.0];
         let Some(process) = relay.process.as_mut() else { return };
         if let Some(announcement) = announce {
-            let missing = &process.serving.status().missing_items;
-            let told = process.client.take(&announcement, launchdarkly, missing, cause);
+            let status = process.serving.status();
+            let told = process.client.take(&announcement, launchdarkly, status, cause);
             if let Err(problem) = told {
                 let problem = format!("{}: {problem}", relay.name);
                 return self.wrong(problem);

@@ -81,6 +81,8 @@ pub struct FlagVisits {
 #[derive(Debug, Default)]
 struct Known {
     marker: Option<Marker>,
+    /// Stored items that this relay does not know. The marker counts them too.
+    others: BTreeSet<ItemKey>,
     server: Option<Arc<str>>,
     /// True once a marker was seen: from then on an empty store is a loss.
     complete: bool,

@@ -50,6 +50,7 @@ impl FlagVisits {
     }
 
     fn plan_fill(&mut self, data: &Arc<DataSet>) {
+        self.known.others.clear();
         self.visit.counts = self.counts(data);
         let Due::Compare(reason) = self.visit.due else { return };
         // After a new connection it has waited before it compared.
@@ -60,6 +61,11 @@ impl FlagVisits {
     }
 
     fn plan_writes(&mut self, stored: StoredRows, data: &Arc<DataSet>, decision: Decision) {
+        let unknown = stored.rows.iter().filter(|row| data.item(&row.key).is_none());
+        self.known.others = unknown.map(|row| row.key.clone()).collect();
+        for &place in &decision.corrections {
+            self.known.others.remove(&stored.rows[place].key);
+        }
         let visit = &mut self.visit;
         visit.found.clone_from(&stored.marker);
         let writes = !(decision.upserts.is_empty() && decision.corrections.is_empty());

@@ -112,12 +112,14 @@ impl FlagVisits {
         })
     }
 
-    /// Rows that the store is to hold, tombstones included. Those that the database does not take
-    /// are not expected there.
+    /// Rows that the store is to hold, tombstones included, and those that stand there besides.
+    /// Those that the database does not take are not expected there.
     pub(super) fn counts(&self, data: &DataSet) -> Counts {
         let dropped = self.orders.report().get().dropped;
         let keys = data.iter().map(|(kind, key, _)| ItemKey { kind, key: key.clone() });
+        let others = self.known.others.iter().filter(|key| data.item(key).is_none()).cloned();
         keys.filter(|key| !dropped.contains_key(key))
+            .chain(others)
             .fold(Counts::default(), |counts, key| counts.plus(&key))
     }
 
