@@ -22,7 +22,8 @@ export cargo_deny_version=0.20.2
 # A step may write a remark into this file; the summary shows it behind "ok".
 remark_file=$(mktemp)
 export remark_file
-trap 'rm -f -- "$remark_file"' EXIT
+background_folder=$(mktemp -d)
+trap 'rm -rf -- "$remark_file" "$background_folder"' EXIT
 # Longer than any step takes from scratch on two slow cores; a step that hangs must not block CI.
 step_limit=35m
 
@@ -42,8 +43,9 @@ main() {
 
   step "toolchain" toolchain
   if [[ $mode == full ]]; then
-    step "install databases" ./tests/install-tools.sh
-    step "install SDKs" ./tests/install-sdks.sh
+    # Mostly downloads, so they run beside the first compilation.
+    begin "install databases" ./tests/install-tools.sh
+    begin "install SDKs" ./tests/install-sdks.sh
   fi
   step "format" cargo fmt --all --check
   step "lints" cargo clippy --locked --all-targets -- -D warnings
@@ -58,9 +60,12 @@ main() {
     # With the unit tests, which CONTRIBUTING.md recommends to run this way.
     step "only demo" \
       cargo clippy --locked -p pilotlight --all-targets --no-default-features --features demo -- -D warnings
-    # A separate workspace, which no other step checks. Running it needs a nightly compiler.
-    step "fuzz target" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
-      --target-dir target/fuzz -- -D warnings
+    # A separate workspace, which no other step checks. Running it needs a nightly compiler. The
+    # dependencies are those of the step "only testing".
+    step "fuzz targets" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
+      --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
+    await "install databases"
+    await "install SDKs"
     # Builds the program too; a separate build would compile the dependencies a second time.
     step "tests" cargo test --locked --no-fail-fast
     # Of everything: the product has no public interface but the one for its tests.
@@ -71,7 +76,7 @@ main() {
   else
     step "unit tests" cargo test --locked --lib --bins
     left_out "install databases" "install SDKs" "no features" "only one feature (5)" \
-      "fuzz target" "integration tests" "documentation tests" "documentation" "dependencies"
+      "fuzz targets" "integration tests" "documentation tests" "documentation" "dependencies"
   fi
   summarize
 }
@@ -103,6 +108,25 @@ step() {
   fi
   note "$result" "$name" "$((SECONDS - started)) s"
   printf -- '--- %s: %s, %s s\n' "$name" "$result" "$((SECONDS - started))"
+}
+
+# begin NAME COMMAND...: starts a command beside the steps that follow; await NAME is its step.
+begin() {
+  local files=$background_folder/$1
+  shift
+  (
+    status=0
+    limited "$@" >"$files.log" 2>&1 </dev/null || status=$?
+    echo "$status" >"$files.status.new"
+    mv -- "$files.status.new" "$files.status"
+  ) &
+}
+
+await() {
+  # shellcheck disable=SC2016 # expands in the inner bash
+  step "$1" bash -c 'until [[ -e $1.status ]]; do sleep 0.2; done
+    cat -- "$1.log"
+    exit "$(<"$1.status")"' await "$background_folder/$1"
 }
 
 limited() {
