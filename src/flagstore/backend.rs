@@ -218,12 +218,13 @@ pub trait FlagBackend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
 
     /// Writes the note into the marker if that is still what was found (`None`: if there is
-    /// none). Returns the marker that is there then, which is another one if a peer was faster.
+    /// none). Returns the marker that is there then: another one if a peer was faster, `None`
+    /// if it was removed.
     fn mark(
         &self,
         found: Option<&Marker>,
         note: &Note,
-    ) -> impl Future<Output = Result<Marker, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<Marker>, StoreError>> + Send;
 }
 
 /// Cuts rows into calls that fit their budget.

@@ -97,7 +97,7 @@ impl Database {
         if is_write && self.content.refuses_writes {
             return Err(StoreError::Refused("OOM".into()));
         }
-        self.content.answer(call)
+        Ok(self.content.answer(call))
     }
 
     /// What a read finds that began when this was stored and ends now: some rows as they were, the

@@ -28,7 +28,7 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ("replica", &[STORES]),
     ("flagstore", &[STORES, &["replica"]]),
     ("streams", &[STORES]),
-    ("autoconfig", &[STORES, &["upstream"]]),
+    ("autoconfig", &[STORES, &["upstream", "replica"]]),
     ("source", &[BASE, &["upstream"]]),
     ("environments", &[BASE, &["upstream", "source", "flagstore", "streams"]]),
     // Not `storage`: nothing towards SDKs names a database.
@@ -56,6 +56,11 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ),
     // Plays LaunchDarkly and SDKs; that it never looks into the relay is what makes it a witness.
     ("demo", &[&["model", "tasks", "backoff"]]),
+    // For tests only: it plays with the cores of all modules.
+    (
+        "simulation",
+        &[STORES, &["replica", "flagstore", "streams", "source", "upstream", "environments"]],
+    ),
     ("testing", &[STORES, &["config", "flagstore", "streams", "autoconfig", "demo"]]),
     ("main", &[&["run"]]),
 ];

@@ -81,8 +81,8 @@ impl MemoryFlags {
 
 impl Content {
     /// What a database of this content answers, and what becomes of it.
-    pub fn answer(&mut self, call: Call) -> Result<Answer, StoreError> {
-        Ok(match call {
+    pub fn answer(&mut self, call: Call) -> Answer {
+        match call {
             Call::Read => Answer::Read(self.read()),
             Call::Look => Answer::Look(self.look()),
             Call::Fill { rows, note } => Answer::Fill(self.fill(&rows, &note)),
@@ -90,8 +90,8 @@ impl Content {
             Call::Correct(corrections) => {
                 Answer::Correct(corrections.iter().map(|it| self.correct(it)).collect())
             }
-            Call::Mark { found, note } => Answer::Mark(self.mark(found.as_ref(), &note)?),
-        })
+            Call::Mark { found, note } => Answer::Mark(self.mark(found.as_ref(), &note)),
+        }
     }
 
     /// Everything that is stored.
@@ -149,11 +149,11 @@ impl Content {
         is_same
     }
 
-    fn mark(&mut self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
+    fn mark(&mut self, found: Option<&Marker>, note: &Note) -> Option<Marker> {
         if self.marker.as_ref() == found.map(|found| &found.value) {
             self.marker = Some(note.value(found));
         }
-        self.marker().ok_or(StoreError::Refused("the marker was removed".into()))
+        self.marker()
     }
 
     fn put(&mut self, row: &Row) -> Upserted {
@@ -203,7 +203,11 @@ impl FlagBackend for MemoryFlags {
         Ok(corrections.iter().map(|it| content.correct(it)).collect())
     }
 
-    async fn mark(&self, found: Option<&Marker>, note: &Note) -> Result<Marker, StoreError> {
-        self.call('m')?.mark(found, note)
+    async fn mark(
+        &self,
+        found: Option<&Marker>,
+        note: &Note,
+    ) -> Result<Option<Marker>, StoreError> {
+        Ok(self.call('m')?.mark(found, note))
     }
 }

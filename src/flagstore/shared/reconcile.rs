@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::flagstore::backend::{StoredRow, StoredRows};
 use crate::flagstore::layout::is_as_wanted;
-use crate::model::{DataSet, ItemKey};
+use crate::model::{DataSet, Item, ItemKey};
 use crate::replica::{Authority, Doubts};
 
 /// Most tombstones that may stay in a store although no relay knows them: a data set of LaunchDarkly
@@ -124,8 +124,10 @@ enum Standing {
 
 fn compare(row: &StoredRow, served: &DataSet) -> Standing {
     let Some(mine) = served.item(&row.key) else {
-        let is_tombstone = row.head.is_some_and(|head| head.deleted);
-        return if is_tombstone { Standing::UnknownTombstone } else { Standing::Doubtful };
+        let is_whole_tombstone = row.head.is_some_and(|head| {
+            head.deleted && is_as_wanted(&row.key, head, &row.json, &Item::tombstone(head.version))
+        });
+        return if is_whole_tombstone { Standing::UnknownTombstone } else { Standing::Doubtful };
     };
     match row.head {
         // What cannot be decoded counts as version 0, as with ld-relay's own stores.
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
     use crate::flagstore::layout;
     use crate::flagstore::marker::Marker;
-    use crate::model::{Item, ItemKind};
+    use crate::model::ItemKind;
     use crate::replica::{Heard, SECOND_LOOK};
 
     fn flag(key: &str) -> ItemKey {

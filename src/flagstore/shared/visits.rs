@@ -60,7 +60,8 @@ pub enum Answer {
     Fill(Filled),
     Upsert(Vec<Upserted>),
     Correct(Vec<bool>),
-    Mark(Marker),
+    /// The marker that stands then.
+    Mark(Option<Marker>),
 }
 
 /// The visits to one store, and what is known of it.
@@ -295,8 +296,8 @@ impl FlagVisits {
             Due::Compare(reason) => self.end_comparison(reason, at),
             Due::Flush => End::Flushed { then: self.end_flush() },
             Due::Look => End::Looked(match self.visit.outcome {
-                Outcome::Loss(reason) => Some(reason),
-                Outcome::InOrder | Outcome::Left | Outcome::Overtaken(_) | Outcome::Unknown => None,
+                Outcome::Loss(reason) | Outcome::Overtaken(reason) => Some(reason),
+                Outcome::InOrder | Outcome::Left | Outcome::Unknown => None,
             }),
             Due::Verify => End::Verified { compare: self.visit.outcome != Outcome::InOrder },
         }

@@ -94,7 +94,7 @@ async fn the_layout_is_ld_relays() {
     let peer = ConsulPeer::start().await;
     let set = rows("/s3 a12 b-2");
     write_whole(&peer.flags(""), &set).await;
-    let marker = peer.flags("").mark(None, &Note::default()).await.unwrap();
+    let marker = peer.flags("").mark(None, &Note::default()).await.unwrap().unwrap();
     upserts(&peer.flags(""), "c7", Marked(&marker), "w").await;
     let mut keys = peer.conn.keys("").await.unwrap();
     keys.sort();
@@ -138,12 +138,12 @@ async fn what_other_writers_leave_is_read() {
     let counts = look.counts.unwrap();
     assert_eq!((counts.segments, counts.flags), (1, 2));
     assert_eq!(
-        Some(flags.mark(None, &Note::default()).await.unwrap()),
+        Some(flags.mark(None, &Note::default()).await.unwrap().unwrap()),
         look.marker,
         "it is theirs"
     );
     assert_eq!(peer.value("ld/$inited").await.unwrap(), "something");
-    let marker = flags.mark(None, &Note::default()).await.unwrap();
+    let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
     upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
     holds(&flags, "! /s2 a-5 b7").await;
     // A folder is no item.
@@ -185,7 +185,7 @@ async fn sets_that_fit_a_transaction_are_filled_at_once() {
 async fn rows_longer_than_a_transaction_go_alone() {
     let peer = ConsulPeer::start().await;
     let flags = peer.flags("ld");
-    let marker = flags.mark(None, &Note::default()).await.unwrap();
+    let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
     let long = |name: &str, version| live_row(&flag(name), version, &"x".repeat(450_000));
     let set = [live_row(&flag("a"), 1, "s"), long("b", 1), live_row(&flag("c"), 1, "s")];
     assert_eq!(letters(&flags.upsert(&set, Marked(&marker)).await.unwrap()), "www");

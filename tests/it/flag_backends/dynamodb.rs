@@ -175,10 +175,10 @@ async fn what_other_writers_leave_is_read() {
     holds(&flags, "! a-5 b9 c3 d9 e9 f9 g0 h4").await;
     upserts(&flags, "a6 b10 d10 e10 f10 g1", Always, "wwwwww").await;
     holds(&flags, "! a6 b10 c3 d10 e10 f10 g1 h4").await;
-    let theirs = flags.mark(None, &Note::default()).await.unwrap();
+    let theirs = flags.mark(None, &Note::default()).await.unwrap().unwrap();
     assert_eq!(theirs, Marker::read(bytes::Bytes::new(), 0));
     assert_eq!(table.attributes("ld:$inited", "ld:$inited").await.len(), 3, "it is theirs");
-    let ours = flags.mark(Some(&theirs), &Note::default()).await.unwrap();
+    let ours = flags.mark(Some(&theirs), &Note::default()).await.unwrap().unwrap();
     assert_eq!(ours.note, Some(Note::default()), "whatever else theirs has");
 }
 
@@ -372,7 +372,7 @@ async fn throttled_and_failed_requests_are_repeated() {
     assert_eq!(letters(&outcomes), "w".repeat(50));
     assert_eq!(proxy.seen(), 50 + 60);
     proxy.plan("PutItem", faults(2), None);
-    flags.mark(None, &Note::default()).await.unwrap();
+    flags.mark(None, &Note::default()).await.unwrap().unwrap();
     proxy.plan("GetItem", faults(2), None);
     assert!(flags.look().await.unwrap().marker.is_some());
     proxy.plan("Query", faults(4), None);

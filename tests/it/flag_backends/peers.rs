@@ -141,7 +141,7 @@ pub(crate) async fn write_whole(backend: &impl FlagBackend, rows: &[Row]) {
                 let outcomes = backend.upsert(chunk, Condition::Always).await.unwrap();
                 assert_eq!(letters(&outcomes), "w".repeat(chunk.len()));
             }
-            backend.mark(None, &Note::default()).await.unwrap();
+            backend.mark(None, &Note::default()).await.unwrap().unwrap();
         }
     }
 }

@@ -31,7 +31,7 @@ fn rows_of(writer: u64, round: u64) -> Vec<Row> {
 
 pub(super) async fn the_highest_version_wins_everywhere(peer: &impl Peer) {
     let backend = peer.flags("race");
-    let marker = backend.mark(None, &Note::default()).await.unwrap();
+    let marker = backend.mark(None, &Note::default()).await.unwrap().unwrap();
     for round in 1..=ROUNDS {
         let mut writers = JoinSet::new();
         for writer in 0..2 {

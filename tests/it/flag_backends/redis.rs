@@ -108,7 +108,7 @@ async fn the_layout_is_ld_relays() {
     let flags = redis_flags(store(server.settings()), "");
     let set = rows("/s3 a1 b-2");
     assert_eq!(flags.fill(&set, &Note::default()).await.unwrap(), Filled::Done);
-    let marker = flags.mark(None, &Note::default()).await.unwrap();
+    let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
     upserts(&flags, "c7", Marked(&marker), "w").await;
     let keys = server.command(&["KEYS", "*"]);
     let names = ["launchdarkly:$inited", "launchdarkly:features", "launchdarkly:segments"];
@@ -142,7 +142,7 @@ async fn what_other_writers_leave_is_read() {
         peer.plant(&prefix, &flag("b"), r#"{"version":6,"key":"$deleted","deleted":true}"#).await;
         peer.plant(&prefix, &segment("s"), r#"{"key":"s","version":2,"new":{"x":1}}"#).await;
         holds(&flags, "! /s2 a-5 b-6").await;
-        let marker = flags.mark(None, &Note::default()).await.unwrap();
+        let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
         assert_eq!(marker.value, value, "it is theirs");
         upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
         holds(&flags, "! /s2 a-5 b7").await;

@@ -82,7 +82,11 @@ impl FlagVisits {
     }
 
     /// Takes note of the marker that stands after one was to be written.
-    fn take_mark(&mut self, purpose: Purpose, marker: Marker) {
+    fn take_mark(&mut self, purpose: Purpose, marker: Option<Marker>) {
+        let Some(marker) = marker else {
+            // The store has lost its data.
+            return self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
+        };
         let note = marker.note.as_ref();
         let is_told =
             note.is_some_and(|it| it.is_current(self.visit.counts, self.identity.as_ref()));
