@@ -72,7 +72,7 @@ pub enum Progress<C> {
 }
 
 /// How a visit ended that got an answer each time it asked.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// Everything that is stored was compared.
     Compared {

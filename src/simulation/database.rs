@@ -105,11 +105,11 @@ impl Database {
     pub fn torn(&self, before: &Content, random: usize) -> StoredRows {
         let (before, after) = (before.read(), self.content.read());
         let is_early = |row: &StoredRow| {
-            (row.key.key.len() + row.key.key.as_bytes()[0] as usize + random) % 2 == 0
+            (row.key.key.len() + row.key.key.as_bytes()[0] as usize + random).is_multiple_of(2)
         };
         let early = before.rows.into_iter().filter(is_early);
         let late = after.rows.into_iter().filter(|row| !is_early(row));
-        let marker = if random / 2 % 2 == 0 { before.marker } else { after.marker };
+        let marker = if (random / 2).is_multiple_of(2) { before.marker } else { after.marker };
         StoredRows { marker, rows: early.chain(late).collect() }
     }
 

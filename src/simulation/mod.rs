@@ -108,6 +108,7 @@ mod tests {
     /// Runs the seeds of `PILOTLIGHT_SEEDS`, such as `0..10000`; see `just simulate`.
     #[test]
     #[ignore = "runs only with a range of seeds"]
+    #[allow(clippy::disallowed_methods, reason = "no product code reads this variable")]
     fn seeds_of_the_environment() {
         let range = std::env::var("PILOTLIGHT_SEEDS").expect("PILOTLIGHT_SEEDS=first..end");
         let (first, end) = range.split_once("..").expect("first..end");
