@@ -48,6 +48,7 @@ main() {
     begin "install SDKs" ./tests/install-sdks.sh
   fi
   step "format" cargo fmt --all --check
+  step "mutations apply" ./tests/simulation/mutations.py --check
   step "lints" cargo clippy --locked --all-targets -- -D warnings
   if [[ $mode == full ]]; then
     # With clippy, which can deny warnings without building all dependencies again.

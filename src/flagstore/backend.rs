@@ -148,18 +148,6 @@ pub enum Filled {
     Impossible,
 }
 
-/// Under which condition rows may be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition<'a> {
-    /// Only into a store whose marker still has this token: a store that lost its data is refilled
-    /// whole, not item by item, and one that was initialized anew since may hold an older set,
-    /// which a few items do not complete. The marker is read together with the rows; where the
-    /// database can, it is checked again in the call that writes.
-    Marked(&'a Marker),
-    /// Whatever its marker.
-    Always,
-}
-
 /// How one upsert ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upserted {
@@ -203,10 +191,15 @@ pub trait FlagBackend: Send + Sync + 'static {
 
     /// Writes each row unless its version or a higher one is stored, in order. At most
     /// [`ROWS_MAX`] rows. After an error some may have been written; the same call may follow.
+    ///
+    /// With a `marker` only into a store whose marker still has its token: a store that lost its
+    /// data is refilled whole, not item by item, and one that was initialized anew since may hold
+    /// an older set, which a few items do not complete. The marker is read together with the rows;
+    /// where the database can, it is checked again in the call that writes.
     fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition<'_>,
+        marker: Option<&Marker>,
     ) -> impl Future<Output = Result<Vec<Upserted>, StoreError>> + Send;
 
     /// Carries out each correction of which the row is still what was found; tells for each

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
+    Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use super::layout;
 use super::marker::{Marker, Note};
@@ -222,12 +222,8 @@ impl<T: Table> FlagBackend for FlagTable<T> {
     async fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition<'_>,
+        marker: Option<&Marker>,
     ) -> Result<Vec<Upserted>, StoreError> {
-        let marker = match condition {
-            Condition::Marked(marker) => Some(marker),
-            Condition::Always => None,
-        };
         let taken: Vec<usize> = (0..rows.len()).filter(|at| self.takes(&rows[*at])).collect();
         let keys: Vec<&ItemKey> = taken.iter().map(|at| &rows[*at].key).collect();
         let bytes = taken.iter().map(|at| rows[*at].json.len()).sum();

@@ -71,7 +71,7 @@ async fn a_row_is_judged_anew_after_each_conflict() {
     let check = async |losses, version, expected, stored: u64| {
         let flags = Contended::flags(losses);
         let row = Row { key: ItemKey::new(ItemKind::Flag, "a"), version, json: json(version) };
-        assert_eq!(flags.upsert(&[row], Condition::Always).await.unwrap(), [expected]);
+        assert_eq!(flags.upsert(&[row], None).await.unwrap(), [expected]);
         assert_eq!(flags.table.stored.lock().unwrap().value.bytes, json(stored));
     };
     check(0, 5, Upserted::Written, 5).await;

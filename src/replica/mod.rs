@@ -76,7 +76,7 @@ pub enum Progress<C> {
 pub enum End {
     /// Everything that is stored was compared.
     Compared {
-        /// Whether upstream was live when the visit began.
+        /// Whether upstream was live when that was done.
         live: bool,
         /// Whether something waits for its second look.
         doubts: bool,

@@ -61,7 +61,7 @@ mod tests {
     /// Failures that are shown.
     const FAILURES_MAX: usize = 3;
 
-    /// Seeds of every run of the tests.
+    /// Number of seeds of every run of the tests.
     const SEEDS: u64 = 1_500;
 
     /// Plays seeds on all cores, and shows the first few that fail.
@@ -88,9 +88,17 @@ mod tests {
         assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 
+    /// The seeds of `PILOTLIGHT_SEEDS`, such as `0..10000` (see `just simulate`), or a fixed set.
+    #[allow(clippy::disallowed_methods, reason = "no product code reads this variable")]
+    fn seeds() -> std::ops::Range<u64> {
+        let Ok(range) = std::env::var("PILOTLIGHT_SEEDS") else { return 0..SEEDS };
+        let (first, end) = range.split_once("..").expect("PILOTLIGHT_SEEDS=first..end");
+        first.parse().expect("a number")..end.parse().expect("a number")
+    }
+
     #[test]
     fn promises_hold_whatever_fails() {
-        play_all(0..SEEDS);
+        play_all(seeds());
     }
 
     #[test]
@@ -103,15 +111,5 @@ mod tests {
         let first = played();
         assert_eq!(first, played());
         assert!(first.len() > 50, "{first:?}");
-    }
-
-    /// Runs the seeds of `PILOTLIGHT_SEEDS`, such as `0..10000`; see `just simulate`.
-    #[test]
-    #[ignore = "runs only with a range of seeds"]
-    #[allow(clippy::disallowed_methods, reason = "no product code reads this variable")]
-    fn seeds_of_the_environment() {
-        let range = std::env::var("PILOTLIGHT_SEEDS").expect("PILOTLIGHT_SEEDS=first..end");
-        let (first, end) = range.split_once("..").expect("first..end");
-        play_all(first.parse().expect("a number")..end.parse().expect("a number"));
     }
 }

@@ -19,7 +19,7 @@ use crate::flagstore::simulated::{FlagVisits, SharedReport, channel};
 use crate::flagstore::{SharedFlags, StoreFacts, Timing};
 use crate::model::{DataSet, ItemKey, SdkKey};
 use crate::replica::{Moment, Replica, Visits};
-use crate::storage::{BreakerState, Health};
+use crate::storage::Health;
 
 /// Writes of the local store that a kill may lose.
 pub const LOCAL_LOSS: Millis = 250;
@@ -83,13 +83,7 @@ pub struct Stream {
 
 impl Process {
     pub fn start(key: u64, identity: &Identity, timing: Timing, at: &Moment) -> Self {
-        let health = watch::Sender::new(Health {
-            state: BreakerState::Closed,
-            since: at.now,
-            connected: true,
-            connected_epoch: 1,
-            last_error: None,
-        });
+        let health = watch::Sender::new(Health::connected_at(at.now));
         let report = SharedReport::new(StoreFacts::default(), health.subscribe());
         let (flags, orders) = channel(report);
         let visits = FlagVisits::new(Some(identity.clone()), orders);
@@ -231,6 +225,11 @@ impl Relay {
             is_cut_off: false,
             key: 1,
         }
+    }
+
+    /// Whether a visit to the shared store is under way.
+    pub fn is_visiting(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.keeper != Keeper::Resting)
     }
 
     /// The process ends without warning.

@@ -268,7 +268,8 @@ impl CacheTier for LocalTier {
     }
 
     fn failed(&mut self) {
-        (self.stored, self.writing) = (None, None);
+        // A write has taken what was stored out; a read leaves it, so that it can be restored.
+        self.writing = None;
     }
 }
 
@@ -293,11 +294,42 @@ fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gon
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::local::NamedRecord;
 
     #[test]
     fn debug_shows_counts_and_no_records() {
         let texts = BTreeMap::from([("env:a".to_owned(), "sdk-1".to_owned())]);
         let shown = format!("{:?}", Stored { texts, ..Stored::default() });
         assert!(shown.contains("texts: 1,") && !shown.contains("sdk-1"), "{shown}");
+    }
+
+    #[test]
+    fn what_a_file_held_is_restored_although_reading_failed_before_it_was_replaced() {
+        let status = watch::Sender::new(LocalStoreStatus::default());
+        let mut tier = LocalTier::new("w", status.subscribe());
+        let at = Moment::present();
+        assert!(matches!(tier.read(Purpose::Tell), Part::Call(Call::Load)));
+        let manifest = Manifest {
+            stamp: Stamp { confirmed_at: None, sequence: 1 },
+            writer: String::new(),
+            records: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            adopted: false,
+        };
+        let records = vec![NamedRecord {
+            name: MANIFEST_NAME.to_owned(),
+            value: manifest.encode().into_bytes(),
+        }];
+        let records = NamedRecords { records, ..NamedRecords::default() };
+        let answer = Answer::Loaded { records, has_set_aside: false };
+        assert!(matches!(tier.read_on(answer, &at), Part::Done(Some(_))));
+
+        assert!(matches!(tier.read(Purpose::Tell), Part::Call(Call::Load)));
+        tier.failed();
+        status.send_modify(|status| status.replaced += 1);
+        match tier.read(Purpose::Tell) {
+            Part::Call(Call::Store { puts, .. }) => assert_eq!(puts[0].0, MANIFEST_NAME),
+            other => panic!("{other:?}"),
+        }
     }
 }

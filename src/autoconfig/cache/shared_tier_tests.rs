@@ -10,7 +10,7 @@ use super::*;
 use crate::autoconfig::record_set::{CachedSet, RecordSet, Stamp};
 use crate::autoconfig::records::{EnvironmentRecord, Record};
 use crate::sealing::{KeyRing, SealingKey};
-use crate::storage::{BreakerState, Health, StoreError};
+use crate::storage::{Health, StoreError};
 
 fn keys(texts: &[&str]) -> CacheKeys {
     let mut ring = texts.iter().map(|text| SealingKey::derive(text));
@@ -52,13 +52,7 @@ impl Relay {
         key_texts: &[&str],
     ) -> Self {
         let keys = watch::Sender::new(keys(key_texts));
-        let health = watch::Sender::new(Health {
-            state: BreakerState::Closed,
-            since: Instant::now(),
-            connected: true,
-            connected_epoch: 1,
-            last_error: None,
-        });
+        let health = watch::Sender::new(Health::connected_at(Instant::now()));
         Self {
             tier: SharedTier::new("cache", (format, Adopt::Once), "w", keys.subscribe()),
             place: SharedPlace::new(

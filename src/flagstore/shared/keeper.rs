@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use super::SharedRead;
 use super::orders::Orders;
 use super::visits::{Answer, Call, Effect, FlagVisits, Notice};
-use crate::flagstore::backend::{Condition, FlagBackend};
+use crate::flagstore::backend::FlagBackend;
 use crate::model::ItemKey;
 use crate::replica::task::Surroundings;
 use crate::storage::{Health, StoreError};
@@ -41,8 +41,7 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
             Call::Look => backend.look().await.map(Answer::Look),
             Call::Fill { rows, note } => backend.fill(&rows, &note).await.map(Answer::Fill),
             Call::Upsert { rows, marker } => {
-                let condition = marker.as_ref().map_or(Condition::Always, Condition::Marked);
-                backend.upsert(&rows, condition).await.map(Answer::Upsert)
+                backend.upsert(&rows, marker.as_ref()).await.map(Answer::Upsert)
             }
             Call::Correct(corrections) => backend.correct(&corrections).await.map(Answer::Correct),
             Call::Mark { found, note } => {

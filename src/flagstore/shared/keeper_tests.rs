@@ -21,7 +21,6 @@ use crate::flagstore::marker::{Identity, Marker};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
 use crate::replica::task::CopyTask;
 use crate::replica::{Moment, Reason, Replica, Timing};
-use crate::storage::BreakerState;
 use crate::tasks::TaskGroup;
 
 const CHECK: Duration = Duration::from_secs(30);
@@ -90,13 +89,7 @@ impl Bench {
                 }
             }
         }
-        let health = watch::Sender::new(Health {
-            state: BreakerState::Closed,
-            since: Instant::now(),
-            connected: true,
-            connected_epoch: 1,
-            last_error: None,
-        });
+        let health = watch::Sender::new(Health::connected_at(Instant::now()));
         let report = SharedReport::new(StoreFacts::default(), health.subscribe());
         let (flags, orders) = channel(report);
         let (sender, reads) = mpsc::channel(1);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::flagstore::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
+    Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use crate::flagstore::layout;
 use crate::flagstore::marker::{Marker, Note};
@@ -189,12 +189,8 @@ impl FlagBackend for MemoryFlags {
     async fn upsert(
         &self,
         rows: &[Row],
-        condition: Condition<'_>,
+        marker: Option<&Marker>,
     ) -> Result<Vec<Upserted>, StoreError> {
-        let marker = match condition {
-            Condition::Marked(marker) => Some(marker),
-            Condition::Always => None,
-        };
         Ok(self.call('u')?.upsert(rows, marker))
     }
 

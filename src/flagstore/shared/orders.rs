@@ -179,9 +179,9 @@ impl Orders {
         }
     }
 
-    /// Those of the items to be written of which no row may be stored.
-    pub fn fresh(&self) -> BTreeSet<ItemKey> {
-        self.shared.lock().fresh.clone()
+    /// True if no row may be stored of some of the items to be written.
+    pub fn has_fresh(&self) -> bool {
+        !self.shared.lock().fresh.is_empty()
     }
 
     /// These items are stored at these versions. What has changed since still waits.

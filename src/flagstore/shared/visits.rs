@@ -249,7 +249,7 @@ impl FlagVisits {
         self.visit.unwritten = self.orders.dirty();
         // Under the name of another environment nothing is written. And new items are written only
         // where they can be counted.
-        let is_new = !self.orders.fresh().is_empty();
+        let is_new = self.orders.has_fresh();
         let marker = self.known.marker.as_ref().filter(|marker| {
             !marker.names_another(self.identity.as_ref()) && (!is_new || self.is_ours(Some(marker)))
         });
@@ -259,9 +259,13 @@ impl FlagVisits {
         let row = |key| Some(layout::row(key, data.item(key)?));
         let rows: Vec<Row> = self.visit.unwritten.iter().filter_map(row).collect();
         self.visit.found = Some(marker);
-        self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+        if is_new {
+            self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+        }
         self.visit.upsert(&rows);
-        self.visit.steps.push_back(Step::Mark(Purpose::Settle));
+        if is_new {
+            self.visit.steps.push_back(Step::Mark(Purpose::Settle));
+        }
     }
 
     /// These items are stored, except those to which others wrote.

@@ -28,6 +28,20 @@ pub struct Health {
     pub last_error: Option<LastError>,
 }
 
+#[cfg(test)]
+impl Health {
+    /// A database with its first connection, for tests of those who follow the health.
+    pub fn connected_at(now: Instant) -> Self {
+        Self {
+            state: BreakerState::Closed,
+            since: now,
+            connected: true,
+            connected_epoch: 1,
+            last_error: None,
+        }
+    }
+}
+
 /// Connections, breaker and refusal of one database.
 pub(super) struct Core<C> {
     pub(super) breaker: Breaker,

@@ -52,6 +52,8 @@ use writer::pending::{Dirty, NamedWork, SetWork};
 use writer::shared::Shared;
 
 pub(crate) use format::fields;
+#[cfg(test)]
+pub use format::named::NamedRecord;
 pub use format::named::NamedRecords;
 pub use format::sets::{Content, SetRead};
 pub use report::{LocalStoreError, LocalStoreStatus, Problem, SetAside, SetAsideReason, Skipped};

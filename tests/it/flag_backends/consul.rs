@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pilotlight::testing::flagstore::backend::{
-    Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
+    Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
 };
 use pilotlight::testing::flagstore::marker::{Marker, Note};
 use pilotlight::testing::flagstore::table::{FlagTable, Naming};
@@ -18,8 +18,6 @@ use super::peers::{
     Fills, Peer, flag, holds, jsons, letters, live_row, rows, upserts, wanted, write_whole,
 };
 use crate::support::databases::{Consul, MASTER_TOKEN};
-
-use Condition::{Always, Marked};
 
 fn store(settings: ConsulSettings) -> ConsulStore {
     FailFast::new("consul", ConsulDialer::new(settings), Budgets::default())
@@ -95,7 +93,7 @@ async fn the_layout_is_ld_relays() {
     let set = rows("/s3 a12 b-2");
     write_whole(&peer.flags(""), &set).await;
     let marker = peer.flags("").mark(None, &Note::default()).await.unwrap().unwrap();
-    upserts(&peer.flags(""), "c7", Marked(&marker), "w").await;
+    upserts(&peer.flags(""), "c7", Some(&marker), "w").await;
     let mut keys = peer.conn.keys("").await.unwrap();
     keys.sort();
     assert_eq!(
@@ -144,11 +142,11 @@ async fn what_other_writers_leave_is_read() {
     );
     assert_eq!(peer.value("ld/$inited").await.unwrap(), "something");
     let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
-    upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
+    upserts(&flags, "a5 b7 /s2", Some(&marker), "nwn").await;
     holds(&flags, "! /s2 a-5 b7").await;
     // A folder is no item.
     let empty = live_row(&flag(""), 1, "s");
-    assert_eq!(letters(&flags.upsert(&[empty], Always).await.unwrap()), "l");
+    assert_eq!(letters(&flags.upsert(&[empty], None).await.unwrap()), "l");
     let row = StoredRow { key: flag("a"), json: "{}".into(), head: None, revision: 0 };
     let strange = Correction { found: row, wanted: None };
     assert_eq!(flags.correct(&[strange]).await.unwrap(), [false], "it was not found here");
@@ -188,8 +186,8 @@ async fn rows_longer_than_a_transaction_go_alone() {
     let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
     let long = |name: &str, version| live_row(&flag(name), version, &"x".repeat(450_000));
     let set = [live_row(&flag("a"), 1, "s"), long("b", 1), live_row(&flag("c"), 1, "s")];
-    assert_eq!(letters(&flags.upsert(&set, Marked(&marker)).await.unwrap()), "www");
-    assert_eq!(letters(&flags.upsert(&set, Marked(&marker)).await.unwrap()), "nnn");
+    assert_eq!(letters(&flags.upsert(&set, Some(&marker)).await.unwrap()), "www");
+    assert_eq!(letters(&flags.upsert(&set, Some(&marker)).await.unwrap()), "nnn");
     let found = flags.read().await.unwrap();
     let b = found.rows.iter().find(|row| row.key == flag("b")).unwrap();
     let wanted = || Some(long("b", 0));
@@ -198,7 +196,7 @@ async fn rows_longer_than_a_transaction_go_alone() {
     assert_eq!(flags.correct(&corrections[..1]).await.unwrap(), [false]);
     holds(&flags, "! a1 b0 c1").await;
     peer.unmark("ld").await;
-    assert_eq!(letters(&flags.upsert(&[long("b", 7)], Marked(&marker)).await.unwrap()), "m");
+    assert_eq!(letters(&flags.upsert(&[long("b", 7)], Some(&marker)).await.unwrap()), "m");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,8 +236,8 @@ async fn whoever_shows_no_token_is_told() {
         flags.read().await.unwrap_err(),
         flags.look().await.unwrap_err(),
         flags.fill(&rows("a1"), &Note::default()).await.unwrap_err(),
-        flags.upsert(&rows("a1"), Always).await.unwrap_err(),
-        flags.upsert(&many(100, 10), Marked(&Marker::read("any".into(), 0))).await.unwrap_err(),
+        flags.upsert(&rows("a1"), None).await.unwrap_err(),
+        flags.upsert(&many(100, 10), Some(&Marker::read("any".into(), 0))).await.unwrap_err(),
         flags.correct(&[Correction { found, wanted: None }]).await.unwrap_err(),
         flags.mark(None, &Note::default()).await.unwrap_err(),
     ] {

@@ -3,11 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use pilotlight::testing::flagstore::backend::{
-    Condition, Correction, Counts, Filled, FlagBackend, Look, StoredRow, StoredRows,
+    Correction, Counts, Filled, FlagBackend, Look, StoredRow, StoredRows,
 };
 use pilotlight::testing::flagstore::marker::{Identity, Marker, Note};
-
-use Condition::{Always, Marked};
 
 use super::peers::{
     Fills, Peer, flag, holds, jsons, letters, live_row, rows, segment, shown, upserts, wanted,
@@ -40,9 +38,9 @@ async fn an_empty_store_shows_nothing(peer: &impl Peer) {
     let Look { marker, counts, server: _ } = backend.look().await.unwrap();
     assert_eq!(marker, None);
     assert_eq!(counts.unwrap_or_default(), Counts::default());
-    assert_eq!(backend.upsert(&[], Always).await.unwrap(), []);
+    assert_eq!(backend.upsert(&[], None).await.unwrap(), []);
     let marker = Marker::read("any".into(), 0);
-    assert_eq!(backend.upsert(&[], Marked(&marker)).await.unwrap(), []);
+    assert_eq!(backend.upsert(&[], Some(&marker)).await.unwrap(), []);
     assert_eq!(backend.correct(&[]).await.unwrap(), Vec::<bool>::new());
     assert_eq!(backend.read().await.unwrap(), StoredRows::default());
 }
@@ -75,7 +73,7 @@ async fn a_fill_touches_no_store_that_holds_something<P: Peer>(peer: &P) {
     }
     for (prefix, present) in [("fill-flag", "a1"), ("fill-segment", "/a1")] {
         let backend = peer.flags(prefix);
-        upserts(&backend, present, Always, "w").await;
+        upserts(&backend, present, None, "w").await;
         assert_eq!(
             backend.fill(&rows("/s1 b1"), &Note::default()).await.unwrap(),
             Filled::NotEmpty
@@ -97,8 +95,8 @@ async fn an_empty_set_is_a_set(peer: &impl Peer) {
 
 async fn only_newer_rows_are_written(peer: &impl Peer) {
     let (one, other) = (peer.flags("life"), peer.flags("life"));
-    upserts(&one, "a0", Always, "w").await;
-    upserts(&other, "a0", Always, "n").await;
+    upserts(&one, "a0", None, "w").await;
+    upserts(&other, "a0", None, "n").await;
     let marker = one.mark(None, &Note::default()).await.unwrap().unwrap();
     for (text, outcome, after) in [
         ("a5", "w", "! a5"),
@@ -119,23 +117,23 @@ async fn only_newer_rows_are_written(peer: &impl Peer) {
         ("a9", "n", "! /a-2 /b1 a10"),
         ("a1700000000000", "w", "! /a-2 /b1 a1700000000000"),
     ] {
-        upserts(&one, text, Marked(&marker), outcome).await;
+        upserts(&one, text, Some(&marker), outcome).await;
         holds(&other, after).await;
     }
     let differing = live_row(&flag("a"), 1_700_000_000_000, "other content");
-    let outcomes = one.upsert(&[differing], Always).await.unwrap();
+    let outcomes = one.upsert(&[differing], None).await.unwrap();
     assert_eq!(letters(&outcomes), "n", "equal versions never replace each other");
 }
 
 async fn outcomes_stand_in_the_order_of_the_rows(peer: &impl Peer) {
     let backend = peer.flags("order");
-    upserts(&backend, "a5 /s5 b5", Always, "www").await;
-    upserts(&backend, "b6 /s5 a4 /t1 c1 /s6", Always, "wnnwww").await;
+    upserts(&backend, "a5 /s5 b5", None, "www").await;
+    upserts(&backend, "b6 /s5 a4 /t1 c1 /s6", None, "wnnwww").await;
     holds(&backend, "/s6 /t1 a5 b6 c1").await;
     // The same row more than once: the highest version stays, whatever the order.
-    let outcomes = backend.upsert(&rows("d1 d3 d2"), Always).await.unwrap();
+    let outcomes = backend.upsert(&rows("d1 d3 d2"), None).await.unwrap();
     assert_eq!(outcomes.len(), 3);
-    let outcomes = backend.upsert(&rows("e3 e2 e1"), Always).await.unwrap();
+    let outcomes = backend.upsert(&rows("e3 e2 e1"), None).await.unwrap();
     assert_eq!(outcomes.len(), 3);
     holds(&backend, "/s6 /t1 a5 b6 c1 d3 e3").await;
 }
@@ -146,23 +144,23 @@ async fn what_cannot_be_decoded_counts_as_version_0(peer: &impl Peer) {
         peer.plant("undecodable", &flag("a"), garbage).await;
         holds(&backend, "a?").await;
         assert_eq!(backend.read().await.unwrap().rows[0].json, garbage);
-        upserts(&backend, "a0", Always, "n").await;
+        upserts(&backend, "a0", None, "n").await;
         holds(&backend, "a?").await;
-        upserts(&backend, "a1", Always, "w").await;
+        upserts(&backend, "a1", None, "w").await;
         holds(&backend, "a1").await;
     }
     // Not text of ours, but an item all the same.
     peer.plant("undecodable", &flag("a"), r#"{"key":"a","version":3.0,"x":[1e400]}"#).await;
     holds(&backend, "a3").await;
-    upserts(&backend, "a3", Always, "n").await;
-    upserts(&backend, "a4", Always, "w").await;
+    upserts(&backend, "a3", None, "n").await;
+    upserts(&backend, "a4", None, "w").await;
     peer.plant("undecodable", &flag("a"), r#"{"on":true}"#).await;
     holds(&backend, "a0").await;
-    upserts(&backend, "a0", Always, "n").await;
-    upserts(&backend, "a1", Always, "w").await;
+    upserts(&backend, "a0", None, "n").await;
+    upserts(&backend, "a1", None, "w").await;
     peer.plant("undecodable", &flag("a"), r#"{"version":null}"#).await;
     holds(&backend, "a0").await;
-    upserts(&backend, "a1", Always, "w").await;
+    upserts(&backend, "a1", None, "w").await;
 }
 
 /// JSON of which a decoder inside a database may find more than Pilotlight does, or less.
@@ -186,14 +184,14 @@ async fn rows_are_judged_alike_whatever_decodes_them(peer: &impl Peer) {
         peer.plant("decoders", &flag("a"), garbage).await;
         holds(&backend, "a?").await;
         // Beside one that is newer than what is to be written, and one that is not there.
-        upserts(&backend, "b7", Always, "w").await;
-        upserts(&backend, "a0 b6", Always, "nn").await;
+        upserts(&backend, "b7", None, "w").await;
+        upserts(&backend, "a0 b6", None, "nn").await;
         holds(&backend, "a? b7").await;
-        upserts(&backend, "a5 b6 c1", Always, "wnw").await;
+        upserts(&backend, "a5 b6 c1", None, "wnw").await;
         holds(&backend, "a5 b7 c1").await;
         // The same row more than once, in one call.
         peer.plant("decoders", &flag("a"), garbage).await;
-        assert_eq!(backend.upsert(&rows("a2 a4 a3"), Always).await.unwrap().len(), 3);
+        assert_eq!(backend.upsert(&rows("a2 a4 a3"), None).await.unwrap().len(), 3);
         holds(&backend, "a4 b7 c1").await;
         let found = backend.read().await.unwrap().rows;
         let removed = |row: StoredRow| Correction { found: row, wanted: None };
@@ -216,8 +214,8 @@ async fn rows_are_judged_alike_whatever_decodes_them(peer: &impl Peer) {
     ] {
         peer.plant("decoders", &flag("a"), json).await;
         holds(&backend, shown).await;
-        upserts(&backend, below, Always, "n").await;
-        upserts(&backend, above, Always, "w").await;
+        upserts(&backend, below, None, "n").await;
+        upserts(&backend, above, None, "w").await;
         holds(&backend, above).await;
     }
 }
@@ -225,19 +223,19 @@ async fn rows_are_judged_alike_whatever_decodes_them(peer: &impl Peer) {
 async fn a_lost_marker_is_noticed_while_writing(peer: &impl Peer) {
     let backend = peer.flags("marked");
     let before = Marker::read("before".into(), 0);
-    upserts(&backend, "a1 /s1", Marked(&before), "mm").await;
+    upserts(&backend, "a1 /s1", Some(&before), "mm").await;
     holds(&backend, "").await;
-    upserts(&backend, "a2 /s2", Always, "ww").await;
+    upserts(&backend, "a2 /s2", None, "ww").await;
     let marker = backend.mark(None, &Note::default()).await.unwrap().unwrap();
-    upserts(&backend, "a1 /s1", Marked(&before), "mm").await;
-    upserts(&backend, "a3 /s1", Marked(&marker), "wn").await;
+    upserts(&backend, "a1 /s1", Some(&before), "mm").await;
+    upserts(&backend, "a3 /s1", Some(&marker), "wn").await;
     holds(&backend, "! /s2 a3").await;
     peer.unmark("marked").await;
     holds(&backend, "/s2 a3").await;
-    upserts(&backend, "a4 /s1", Marked(&marker), "mm").await;
+    upserts(&backend, "a4 /s1", Some(&marker), "mm").await;
     // Also where there are so many rows that they are not asked for first.
     let many = many(4);
-    upserts(&backend, &many, Marked(&marker), &"m".repeat(LETTERS)).await;
+    upserts(&backend, &many, Some(&marker), &"m".repeat(LETTERS)).await;
     holds(&backend, "/s2 a3").await;
 }
 
@@ -252,13 +250,13 @@ fn many(version: u64) -> String {
 async fn many_rows_are_judged_like_few(peer: &impl Peer) {
     let backend = peer.flags("many");
     for (version, letter, after) in [(4, "w", 4), (4, "n", 4), (3, "n", 4), (5, "w", 5)] {
-        upserts(&backend, &many(version), Always, &letter.repeat(LETTERS)).await;
+        upserts(&backend, &many(version), None, &letter.repeat(LETTERS)).await;
         holds(&backend, &many(after)).await;
     }
     // Some are there, some are older, and some are new.
     let mixed = format!("{} y1", many(5)).replace("xb5", "xb6").replace("xc5", "xc4");
     let outcomes = format!("nwn{}w", "n".repeat(LETTERS - 3));
-    upserts(&backend, &mixed, Always, &outcomes).await;
+    upserts(&backend, &mixed, None, &outcomes).await;
     holds(&backend, &format!("{} y1", many(5)).replace("xb5", "xb6")).await;
     let found = backend.read().await.unwrap().rows;
     let removals: Vec<Correction> =
@@ -282,9 +280,9 @@ async fn only_what_was_found_is_corrected(peer: &impl Peer) {
     let correct = async |corrections: &[Correction], expected: &[bool]| {
         assert_eq!(one.correct(corrections).await.unwrap(), expected);
     };
-    upserts(&one, "a5 b5 /s5", Always, "www").await;
+    upserts(&one, "a5 b5 /s5", None, "www").await;
     let (a, b, s) = (found(&one, "a").await, found(&one, "b").await, found(&one, "s").await);
-    upserts(&other, "b6", Always, "w").await;
+    upserts(&other, "b6", None, "w").await;
     let all = [correction(&b, Some("b4")), correction(&s, None), correction(&a, Some("a4"))];
     correct(&all, &[false, true, true]).await;
     holds(&other, "a4 b6").await;
@@ -348,7 +346,7 @@ async fn a_note_replaces_only_the_marker_that_was_found(peer: &impl Peer) {
     // A peer that has not seen that changes nothing.
     assert_eq!(other.mark(Some(&first), &note(3)).await.unwrap().unwrap(), second);
     // Writes that were decided under the former note go on.
-    upserts(&other, "a1", Marked(&first), "w").await;
+    upserts(&other, "a1", Some(&first), "w").await;
     // A marker that another program has written gets a token of its own.
     peer.unmark("note").await;
     peer.mark_as_sdk("note").await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use pilotlight::testing::flagstore::backend::{Condition, Correction, FlagBackend, Row, StoredRow};
+use pilotlight::testing::flagstore::backend::{Correction, FlagBackend, Row, StoredRow};
 use pilotlight::testing::flagstore::marker::{Marker, Note};
 use pilotlight::testing::flagstore::table::{FlagTable, Naming};
 use pilotlight::testing::model::ItemKey;
@@ -26,8 +26,6 @@ use super::peers::{
 use crate::support::databases::{DynamoDb, settings_at};
 use crate::support::dynamodb_faults::{DynamoDbFaults, Fault};
 use crate::support::eventually;
-
-use Condition::Always;
 
 fn store(settings: DynamoDbSettings) -> DynamoDbStore {
     FailFast::new("dynamodb", DynamoDbDialer::new(settings), Budgets::default())
@@ -171,9 +169,9 @@ async fn what_other_writers_leave_is_read() {
         )
         .await;
     holds(&flags, "! a-5 b9 c2 d9 e9 f9 g0 h3").await;
-    upserts(&flags, "a5 b8 c3 d8 e8 f8 g0 h4", Always, "nnwnnnnw").await;
+    upserts(&flags, "a5 b8 c3 d8 e8 f8 g0 h4", None, "nnwnnnnw").await;
     holds(&flags, "! a-5 b9 c3 d9 e9 f9 g0 h4").await;
-    upserts(&flags, "a6 b10 d10 e10 f10 g1", Always, "wwwwww").await;
+    upserts(&flags, "a6 b10 d10 e10 f10 g1", None, "wwwwww").await;
     holds(&flags, "! a6 b10 c3 d10 e10 f10 g1 h4").await;
     let theirs = flags.mark(None, &Note::default()).await.unwrap().unwrap();
     assert_eq!(theirs, Marker::read(bytes::Bytes::new(), 0));
@@ -196,11 +194,11 @@ async fn a_version_that_is_not_a_whole_number_can_be_replaced_and_corrected() {
         holds(&flags, "a5").await;
         let found = flags.read().await.unwrap().rows.remove(0);
         assert!(found.head.unwrap().respell, "{odd} is not as it should be");
-        upserts(&flags, "a5", Always, "n").await;
-        upserts(&flags, "a6", Always, "w").await;
+        upserts(&flags, "a5", None, "n").await;
+        upserts(&flags, "a6", None, "w").await;
         assert_eq!(table.attributes("features", "a").await["version"], number("6"));
         plant(text("{")).await;
-        upserts(&flags, "a6", Always, "w").await;
+        upserts(&flags, "a6", None, "w").await;
         // A peer has written it meanwhile.
         let replaced = [Correction { found: found.clone(), wanted: Some(rows("a5").remove(0)) }];
         let removed = [Correction { found, wanted: None }];
@@ -251,8 +249,8 @@ async fn what_is_no_item_is_replaced_and_corrected() {
         garbage(key).await;
     }
     holds(&flags, "a? b? c? d? e?").await;
-    upserts(&flags, "a0 b0 c0 d0 e0", Always, "nnnnn").await;
-    upserts(&flags, "a1 b1 c1 d1 e1", Always, "wwwww").await;
+    upserts(&flags, "a0 b0 c0 d0 e0", None, "nnnnn").await;
+    upserts(&flags, "a1 b1 c1 d1 e1", None, "wwwww").await;
     holds(&flags, "a1 b1 c1 d1 e1").await;
 
     for key in keys {
@@ -291,7 +289,7 @@ async fn keys_have_a_limit() {
     let flags = table.flags("ld");
     let set = ["a", &"k".repeat(1024), &"k".repeat(1025), "", "b"]
         .map(|name| live_row(&flag(name), 1, "s"));
-    assert_eq!(letters(&flags.upsert(&set, Always).await.unwrap()), "wwllw");
+    assert_eq!(letters(&flags.upsert(&set, None).await.unwrap()), "wwllw");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,7 +308,7 @@ async fn errors(flags: &DynamoDbFlags) -> [StoreError; 5] {
     [
         flags.read().await.unwrap_err(),
         flags.look().await.unwrap_err(),
-        flags.upsert(&rows("a1"), Always).await.unwrap_err(),
+        flags.upsert(&rows("a1"), None).await.unwrap_err(),
         flags.correct(&[Correction { found, wanted: None }]).await.unwrap_err(),
         flags.mark(None, &Note::default()).await.unwrap_err(),
     ]
@@ -368,7 +366,7 @@ async fn throttled_and_failed_requests_are_repeated() {
     let faults =
         |count| (0..count).map(|it| if it % 2 == 0 { Fault::Throttle } else { Fault::ServerError });
     proxy.plan("PutItem", faults(60), None);
-    let outcomes = flags.upsert(&fifty(1), Always).await.unwrap();
+    let outcomes = flags.upsert(&fifty(1), None).await.unwrap();
     assert_eq!(letters(&outcomes), "w".repeat(50));
     assert_eq!(proxy.seen(), 50 + 60);
     proxy.plan("PutItem", faults(2), None);
@@ -398,7 +396,7 @@ async fn lasting_throttling_is_reported_within_the_budget_and_ends() {
         proxy.plan(operation, [], Some(Fault::Throttle));
         let begun = Instant::now();
         let error = match operation {
-            "PutItem" => flags.upsert(&fifty(1), Always).await.map(drop).unwrap_err(),
+            "PutItem" => flags.upsert(&fifty(1), None).await.map(drop).unwrap_err(),
             _ => flags.read().await.map(drop).unwrap_err(),
         };
         let StoreError::Unreachable(cause) = &error else { panic!("{error:?}") };
@@ -407,7 +405,7 @@ async fn lasting_throttling_is_reported_within_the_budget_and_ends() {
         proxy.plan(operation, [], None);
         ends_by_itself(flags).await;
     }
-    let outcomes = flags.upsert(&fifty(1), Always).await.unwrap();
+    let outcomes = flags.upsert(&fifty(1), None).await.unwrap();
     assert_eq!(letters(&outcomes), "w".repeat(50));
 }
 
@@ -417,11 +415,11 @@ async fn a_request_that_hangs_is_given_up_and_the_same_call_may_follow() {
     let limit = store.budgets().bulk + Duration::from_secs(2);
     proxy.plan("PutItem", [Fault::Hang, Fault::Throttle, Fault::Hang], None);
     let begun = Instant::now();
-    let error = flags.upsert(&fifty(3), Always).await.unwrap_err();
+    let error = flags.upsert(&fifty(3), None).await.unwrap_err();
     assert!(matches!(error, StoreError::TimedOut { .. }), "{error:?}");
     assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
     ends_by_itself(flags).await;
-    let outcomes = letters(&flags.upsert(&fifty(3), Always).await.unwrap());
+    let outcomes = letters(&flags.upsert(&fifty(3), None).await.unwrap());
     assert!(outcomes.chars().all(|letter| "wn".contains(letter)), "{outcomes}");
     let found = flags.read().await.unwrap();
     assert!(found.rows.len() == 50 && found.marker.is_none());

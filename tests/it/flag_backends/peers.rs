@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pilotlight::testing::flagstore::backend::{
-    Condition, Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
+    Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
 };
 use pilotlight::testing::flagstore::layout;
-use pilotlight::testing::flagstore::marker::Note;
+use pilotlight::testing::flagstore::marker::{Marker, Note};
 use pilotlight::testing::model::{Item, ItemKey, ItemKind};
 
 use ItemKind::{Flag, Segment};
@@ -109,12 +109,12 @@ pub(crate) fn holds(backend: &impl FlagBackend, expected: &str) -> impl Future<O
 pub(crate) fn upserts(
     backend: &impl FlagBackend,
     text: &str,
-    condition: Condition<'_>,
+    marker: Option<&Marker>,
     expected: &str,
 ) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
-        let outcomes = backend.upsert(&rows(text), condition).await.unwrap();
+        let outcomes = backend.upsert(&rows(text), marker).await.unwrap();
         assert_eq!(letters(&outcomes), expected, "{text} at {place}");
     }
 }
@@ -138,7 +138,7 @@ pub(crate) async fn write_whole(backend: &impl FlagBackend, rows: &[Row]) {
         Filled::NotEmpty => panic!("something is stored already"),
         Filled::Impossible => {
             for chunk in rows.chunks(ROWS_MAX) {
-                let outcomes = backend.upsert(chunk, Condition::Always).await.unwrap();
+                let outcomes = backend.upsert(chunk, None).await.unwrap();
                 assert_eq!(letters(&outcomes), "w".repeat(chunk.len()));
             }
             backend.mark(None, &Note::default()).await.unwrap().unwrap();

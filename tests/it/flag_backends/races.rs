@@ -1,6 +1,6 @@
 //! Several relays that write at once.
 
-use pilotlight::testing::flagstore::backend::{Condition, FlagBackend, Row, Upserted};
+use pilotlight::testing::flagstore::backend::{FlagBackend, Row, Upserted};
 use pilotlight::testing::flagstore::layout;
 use pilotlight::testing::flagstore::marker::Note;
 use pilotlight::testing::model::Item;
@@ -42,7 +42,7 @@ pub(super) async fn the_highest_version_wins_everywhere(peer: &impl Peer) {
             writers.spawn(async move {
                 let mut written = 0;
                 for chunk in rows.chunks(size) {
-                    let outcomes = backend.upsert(chunk, Condition::Marked(&marker)).await.unwrap();
+                    let outcomes = backend.upsert(chunk, Some(&marker)).await.unwrap();
                     assert_eq!(outcomes.len(), chunk.len());
                     written += outcomes.iter().filter(|it| **it == Upserted::Written).count();
                 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pilotlight::testing::flagstore::backend::{
-    Condition, Correction, Filled, FlagBackend, Row, StoredRow, Upserted,
+    Correction, Filled, FlagBackend, Row, StoredRow, Upserted,
 };
 use pilotlight::testing::flagstore::marker::Note;
 use pilotlight::testing::flagstore::table::{FlagTable, Naming};
@@ -19,8 +19,6 @@ use super::contract::contract;
 use super::peers::{Fills, Peer, flag, holds, live_row, rows, segment, shown, upserts, wanted};
 use crate::support::LIMIT;
 use crate::support::databases::Redis;
-
-use Condition::{Always, Marked};
 
 pub(super) fn store(settings: impl Into<RedisTopology>) -> RedisStore {
     FailFast::new("redis", RedisDialer::new(settings), Budgets::default())
@@ -109,7 +107,7 @@ async fn the_layout_is_ld_relays() {
     let set = rows("/s3 a1 b-2");
     assert_eq!(flags.fill(&set, &Note::default()).await.unwrap(), Filled::Done);
     let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
-    upserts(&flags, "c7", Marked(&marker), "w").await;
+    upserts(&flags, "c7", Some(&marker), "w").await;
     let keys = server.command(&["KEYS", "*"]);
     let names = ["launchdarkly:$inited", "launchdarkly:features", "launchdarkly:segments"];
     assert_eq!(lines(&keys), names);
@@ -144,7 +142,7 @@ async fn what_other_writers_leave_is_read() {
         holds(&flags, "! /s2 a-5 b-6").await;
         let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
         assert_eq!(marker.value, value, "it is theirs");
-        upserts(&flags, "a5 b7 /s2", Marked(&marker), "nwn").await;
+        upserts(&flags, "a5 b7 /s2", Some(&marker), "nwn").await;
         holds(&flags, "! /s2 a-5 b7").await;
     }
     // An initialization by somebody else shows.
@@ -325,7 +323,7 @@ async fn keys_of_another_type_are_refused_and_left() {
             server.command(&["SET", &key_of(&prefix, key), "text"]);
             refused(flags.read().await.unwrap_err());
             refused(flags.look().await.unwrap_err());
-            refused(flags.upsert(&rows("/s1 a1"), Always).await.unwrap_err());
+            refused(flags.upsert(&rows("/s1 a1"), None).await.unwrap_err());
             assert_eq!(
                 flags.fill(&rows("/s1 a1"), &Note::default()).await.unwrap(),
                 Filled::NotEmpty
@@ -363,7 +361,7 @@ async fn scripts_and_watching_writers_respect_each_other() {
                 let version = step * 4 + writer;
                 let row = live_row(&flag("a"), version, "s");
                 loop {
-                    match flags.upsert(std::slice::from_ref(&row), Always).await {
+                    match flags.upsert(std::slice::from_ref(&row), None).await {
                         Ok(outcomes) => {
                             // Too many others at each attempt: the keeper repeats it, too.
                             if outcomes == [Upserted::Contended] {
@@ -395,7 +393,7 @@ async fn a_user_without_the_right_to_write_is_told() {
         redis_flags(store(user(&server, &["+@read", "+@connection", "+@transaction"])), "ld");
     holds(&flags, "").await;
     for error in [
-        flags.upsert(&rows("a1"), Always).await.unwrap_err(),
+        flags.upsert(&rows("a1"), None).await.unwrap_err(),
         flags.fill(&rows("a1"), &Note::default()).await.unwrap_err(),
         flags.mark(None, &Note::default()).await.unwrap_err(),
     ] {
@@ -415,6 +413,6 @@ async fn bytes_that_are_no_text_are_replaced() {
     let plant = r#"return redis.call('HSET', 'ld:features', 'a', '{"version":9,"x":"' .. string.char(255) .. '"}')"#;
     server.command(&["EVAL", plant, "0"]);
     holds(&flags, "a?").await;
-    upserts(&flags, "a5", Always, "w").await;
+    upserts(&flags, "a5", None, "w").await;
     holds(&flags, "a5").await;
 }

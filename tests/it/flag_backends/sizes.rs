@@ -1,10 +1,8 @@
 //! Rows that are long, and rows that are many.
 
-use pilotlight::testing::flagstore::backend::{Condition, Correction, Filled, FlagBackend, Row};
+use pilotlight::testing::flagstore::backend::{Correction, Filled, FlagBackend, Row};
 use pilotlight::testing::flagstore::marker::Note;
 use pilotlight::testing::model::ItemKey;
-
-use Condition::Always;
 
 use super::peers::{Peer, flag, jsons, letters, live_row, segment, shown, upserts, wanted};
 
@@ -30,7 +28,7 @@ pub(super) async fn rows_have_a_limit<P: Peer>(peer: &P) {
             live_row(&flag("b"), version, ""),
             sized(&segment("s"), version, longest / 2),
         ];
-        let outcomes = backend.upsert(&set, Always).await.unwrap();
+        let outcomes = backend.upsert(&set, None).await.unwrap();
         let limited = P::LONGEST_JSON.is_some();
         assert_eq!(letters(&outcomes), if limited { "wlwww" } else { "wwwww" });
         let left: Vec<Row> =
@@ -43,14 +41,14 @@ pub(super) async fn rows_have_a_limit<P: Peer>(peer: &P) {
     // What is stored under the key of a row that is too long stays, and nothing is removed.
     let before = backend.read().await.unwrap();
     let too_long = sized(&flag("v"), 9, longest + 1);
-    let outcomes = backend.upsert(std::slice::from_ref(&too_long), Always).await.unwrap();
+    let outcomes = backend.upsert(std::slice::from_ref(&too_long), None).await.unwrap();
     assert_eq!(letters(&outcomes), "l");
     let found = before.rows.iter().find(|row| row.key == flag("v")).unwrap().clone();
     let with = |wanted| [Correction { found: found.clone(), wanted: Some(wanted) }];
     assert_eq!(backend.correct(&with(too_long)).await.unwrap(), [false]);
     assert_eq!(backend.read().await.unwrap(), before);
     assert_eq!(backend.correct(&with(sized(&flag("v"), 8, longest))).await.unwrap(), [true]);
-    upserts(&backend, "v9", Always, "w").await;
+    upserts(&backend, "v9", None, "w").await;
 
     let backend = peer.flags("sizes-fill");
     let filled =

@@ -66,27 +66,30 @@ impl FlagVisits {
         for &place in &decision.corrections {
             self.known.others.remove(&stored.rows[place].key);
         }
-        let visit = &mut self.visit;
-        visit.found.clone_from(&stored.marker);
+        let found = stored.marker.clone();
         let writes = !(decision.upserts.is_empty() && decision.corrections.is_empty());
-        let names_another = |marker: &Marker| marker.names_another(self.identity.as_ref());
-        if writes && visit.found.as_ref().is_some_and(names_another) {
-            visit.steps.push_back(Step::Mark(Purpose::TakeOver));
-        }
-        if !decision.upserts.is_empty() {
-            // A store that was wiped out since it was read is filled, not given a few items: the
-            // rows are written under the marker that was found.
-            let mut rows = layout::ordered(data);
-            rows.retain(|row| decision.upserts.contains(&row.key));
-            visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
-            visit.upsert(&rows);
-        }
-        visit.steps.push_back(Step::Mark(Purpose::Counts));
+        let mut rows = if decision.upserts.is_empty() { Vec::new() } else { layout::ordered(data) };
+        rows.retain(|row| decision.upserts.contains(&row.key));
         let corrections = corrections(&stored, data, &decision.corrections);
+        let counts = Counts::of(stored.rows.iter().map(|row| &row.key));
+        (self.visit.stored, self.visit.decision) = (stored, decision);
+        let is_new = self.counts_after_writes() != counts;
+
+        let names_another = |marker: &Marker| marker.names_another(self.identity.as_ref());
+        if writes && found.as_ref().is_some_and(names_another) {
+            self.visit.steps.push_back(Step::Mark(Purpose::TakeOver));
+        }
+        if is_new {
+            self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+        }
+        // A store that was wiped out since it was read is filled, not given a few items: the rows
+        // are written under the marker that was found.
+        self.visit.found = found;
+        self.visit.upsert(&rows);
+        self.visit.steps.push_back(Step::Mark(Purpose::Counts));
         let chunks = corrections.chunks(ROWS_MAX);
-        visit.steps.extend(chunks.map(|chunk| Step::Correct(chunk.to_vec())));
-        visit.steps.push_back(Step::Mark(Purpose::Sign));
-        (visit.stored, visit.decision) = (stored, decision);
+        self.visit.steps.extend(chunks.map(|chunk| Step::Correct(chunk.to_vec())));
+        self.visit.steps.push_back(Step::Mark(Purpose::Sign));
     }
 
     /// Items that the store has lost: written before, and neither changed since nor deleted.

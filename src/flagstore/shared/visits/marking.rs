@@ -67,19 +67,13 @@ impl FlagVisits {
     /// Counts new items before they are written. That is done even if the marker is known to tell
     /// so many: a peer may have lowered its counts since it was read.
     fn raise(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
-        let (counts, is_new) = match self.visit.due {
-            Due::Compare(_) => {
-                let (counts, stored) = (self.counts_after_writes(), &self.visit.stored.rows);
-                (counts, counts != Counts::of(stored.iter().map(|row| &row.key)))
-            }
-            Due::Flush | Due::Look | Due::Verify => {
-                let is_new = !self.orders.fresh().is_empty();
-                (self.counts(self.visit.task.data.as_ref()?), is_new)
-            }
-        };
-        if !is_new || !self.is_ours(Some(&found)) {
+        if !self.is_ours(Some(&found)) {
             return None;
         }
+        let counts = match self.visit.due {
+            Due::Compare(_) => self.counts_after_writes(),
+            Due::Flush | Due::Look | Due::Verify => self.counts(self.visit.task.data.as_ref()?),
+        };
         self.visit.counts_before = found.note.as_ref()?.counts;
         // There may be rows of the other kind that only peers know.
         self.visit.counts = self.visit.counts_before.max(counts);
