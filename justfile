@@ -29,6 +29,10 @@ simulate SEEDS="0..10000":
 mutations *NAMES:
     ./tests/simulation/mutations.py {{ NAMES }}
 
+# Each fuzz target for so many seconds, or those that are named
+fuzz SECONDS="600" *TARGETS:
+    ./fuzz/run.sh {{ SECONDS }} {{ TARGETS }}
+
 # Format the code
 fmt:
     cargo fmt --all

@@ -15,13 +15,7 @@
 #![expect(clippy::print_stdout, reason = "prints figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 
-#[path = "../tests/it/shared_cache/database.rs"]
-#[allow(dead_code, reason = "made for the tests")]
-mod database;
 mod figures;
-#[path = "../tests/it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "made for the tests")]
-mod support;
 
 use std::path::Path;
 use std::process::Command;
@@ -33,9 +27,9 @@ use pilotlight::testing::demo::stream_client::{StreamClient, StreamTarget};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use database::{CacheDatabase, Kind};
 use figures::{Arguments, Relay, Stage, Times, is_serving, is_shared, is_stored, mib};
-use support::relay::RelaySettings;
+use pilotlight_test_kit::cache_database::{CacheDatabase, Kind};
+use pilotlight_test_kit::relay::RelaySettings;
 
 /// Pause between two attempts of a client.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(1);

@@ -13,13 +13,7 @@
 #![expect(clippy::print_stdout, reason = "prints figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 
-#[path = "../tests/it/shared_cache/database.rs"]
-#[allow(dead_code, reason = "made for the tests")]
-mod database;
 mod figures;
-#[path = "../tests/it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "made for the tests")]
-mod support;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,9 +28,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use database::{CacheDatabase, Kind};
 use figures::{Arguments, Relay, Stage, Times, is_shared};
-use support::relay::RelaySettings;
+use pilotlight_test_kit::cache_database::{CacheDatabase, Kind};
+use pilotlight_test_kit::relay::RelaySettings;
 
 /// Outages of each series.
 const ROUNDS: usize = 10;

@@ -1,4 +1,4 @@
-//! Delay sequences: pure, given a random number.
+//! Retry delays; pure: the caller passes the random number.
 
 use std::time::Duration;
 

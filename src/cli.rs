@@ -1,9 +1,10 @@
-//! The command line: words into a [`Command`]. Reads no file, prints nothing, ends nothing.
+//! The command line: turns arguments into a [`Command`]. Reads no file, prints nothing, does not
+//! exit.
 //!
-//! Without a subcommand the flags are those of ld-relay v8, in its style: one or two dashes, a
-//! value behind `=` or as the next word, booleans as `--flag` or `--flag=false`, the last of
-//! several counts, and the first word that is no flag ends them. Subcommands are ours and stand
-//! first; what they do not know is an error.
+//! Without a subcommand, the flags and their syntax are those of ld-relay v8: one or two dashes, a
+//! value after `=` or as the next word, booleans as `--flag` or `--flag=false`. The last of several
+//! equal flags wins, and the first word that is not a flag ends them. Subcommands exist only here
+//! and come first; an argument that they do not know is an error.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,15 +13,15 @@ use strsim::osa_distance;
 
 use crate::config::{ConfigFile, ConfigSource, DEFAULT_FILE};
 
-/// Everything went as asked.
+/// Success.
 pub const EXIT_OK: u8 = 0;
 /// The configuration cannot be used, or the relay could not start.
 pub const EXIT_FAILED: u8 = 1;
-/// The command line was not understood. ld-relay v8 ends with 1 here; 64 tells a mistake in a
-/// manifest from a failed start (docs/differences.md).
+/// The command line is invalid. ld-relay v8 exits with 1 here; 64 distinguishes wrong arguments
+/// from a failed start (docs/differences.md).
 pub const EXIT_USAGE: u8 = 64;
 
-/// What `--help` prints, and what follows a usage error.
+/// The text that `--help` prints, and that follows a usage error.
 pub const USAGE: &str = "\
 Usage: pilotlight [flags]                run the relay
        pilotlight check-config [flags]   check the configuration, print it, and exit
@@ -45,28 +46,28 @@ Exit codes: 0 success; 1 the configuration is invalid, the relay could not start
 health or ready failed; 64 the command line is invalid.
 ";
 
-/// What the command line asks for.
+/// The command that the arguments name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Serve.
+    /// Run the relay.
     Serve {
-        /// Where the configuration comes from.
+        /// The sources of the configuration.
         source: ConfigSource,
-        /// Words behind the flags. ld-relay v8 ignores them, so they are only worth a warning.
+        /// Words after the flags. ld-relay v8 ignores them, so they only cause a warning.
         ignored: Vec<OsString>,
     },
-    /// Say what is understood of the configuration.
+    /// Check the configuration and print it.
     CheckConfig(ConfigSource),
-    /// Serve a LaunchDarkly of its own.
+    /// Run the demo, with a fake LaunchDarkly.
     Demo,
     /// Ask a running relay whether it is alive.
     Health {
-        /// Where it listens; `None` leaves it to the variables.
+        /// Its address; `None` takes it from the variables.
         url: Option<String>,
     },
     /// Ask a running relay whether it is ready.
     Ready {
-        /// Where it listens; `None` leaves it to the variables.
+        /// Its address; `None` takes it from the variables.
         url: Option<String>,
     },
     /// Print a new random key.
@@ -77,31 +78,31 @@ pub enum Command {
     Help,
 }
 
-/// Why the command line was not understood.
+/// The reason why the command line is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// There is no such flag, or not for this subcommand.
     #[error("unknown flag {0}")]
     UnknownFlag(String),
-    /// Dashes without a name behind them.
+    /// Dashes without a name after them.
     #[error("{0} is not a flag")]
     BadFlag(String),
     /// A flag that needs a value has none.
     #[error("{0} needs a value")]
     MissingValue(&'static str),
-    /// A boolean flag has something else than a boolean.
+    /// The value of a boolean flag is not a boolean.
     #[error("{flag} must be true or false, not {value:?}")]
     NotBoolean {
         /// The flag.
         flag: &'static str,
-        /// What it was given.
+        /// Its value.
         value: String,
     },
-    /// A subcommand stands behind flags, where ld-relay would ignore it.
+    /// A subcommand comes after flags, where ld-relay would ignore it.
     #[error("the command {0} must come before all flags")]
     NotFirst(&'static str),
-    /// The first word is neither a flag nor a subcommand. ld-relay v8 ignores it, and everything
-    /// behind it.
+    /// The first word is neither a flag nor a subcommand. ld-relay v8 ignores it and everything
+    /// after it.
     #[error("unknown command {word:?}{}", meant(*suggestion))]
     UnknownCommand {
         /// The word.
@@ -109,7 +110,7 @@ pub enum UsageError {
         /// The subcommand that is probably meant.
         suggestion: Option<&'static str>,
     },
-    /// A word that means nothing.
+    /// An argument that the subcommand does not take.
     #[error("unexpected argument {0:?}")]
     UnexpectedWord(String),
     /// A flag that is not Unicode.
@@ -153,7 +154,7 @@ impl Subcommand {
     }
 }
 
-/// Understands the words behind the program's name.
+/// Parses the arguments, without the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let words: Vec<OsString> = arguments.into_iter().collect();
     let Some(subcommand) = Subcommand::of(words.first()) else {
@@ -198,7 +199,7 @@ fn unknown_command(word: &OsString) -> UsageError {
 
 const MEANT_CHECK_CONFIG: &str = "did you mean check-config?";
 
-/// What is said of a word that looks like a subcommand.
+/// Suggestions for words that look like a subcommand.
 const SUGGESTIONS: [(&str, &str); 4] = [
     ("check-config", MEANT_CHECK_CONFIG),
     ("demo", "did you mean demo?"),
@@ -218,7 +219,7 @@ fn parse_serve(words: &[OsString]) -> Result<Command, UsageError> {
     if flags.asks_for_version {
         return Ok(Command::Version);
     }
-    // As the first of all words it would have been understood.
+    // A subcommand is recognized only as the first word.
     if let Some(subcommand) = Subcommand::of(flags.words.first()) {
         return Err(UsageError::NotFirst(subcommand.name()));
     }
@@ -271,7 +272,7 @@ struct Flags {
     asks_for_version: bool,
     asks_for_help: bool,
     url: Option<String>,
-    /// What stands behind the flags.
+    /// The words after the flags.
     words: Vec<OsString>,
 }
 
@@ -290,7 +291,7 @@ impl Flags {
             let text = word.to_str().ok_or(UsageError::NotUnicode)?;
             let (flag, value) = recognise(text, known)?;
             if flag == Flag::Help {
-                // Go's flags end at once here, whatever follows.
+                // Go's flag parser stops here, whatever follows.
                 return Ok(Self { asks_for_help: true, ..Self::default() });
             }
             flags.set(flag, value, &mut rest)?;
@@ -323,7 +324,7 @@ impl Flags {
         Ok(())
     }
 
-    /// ld-relay v8: the default file counts only where nothing else is asked for.
+    /// ld-relay v8: the default file is read only without `--config` and `--from-env`.
     fn source(&self) -> ConfigSource {
         let is_default = self.config.as_os_str().is_empty();
         let path = if is_default { PathBuf::from(DEFAULT_FILE) } else { self.config.clone() };
@@ -333,7 +334,7 @@ impl Flags {
     }
 }
 
-/// Which flag a word is, and what stands behind its `=`.
+/// The flag that a word is, and the value after its `=`.
 fn recognise<'a>(word: &'a str, known: &[Flag]) -> Result<(Flag, Option<&'a str>), UsageError> {
     let bare = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).unwrap_or(word);
     let (name, value) = match bare.split_once('=') {
@@ -349,7 +350,7 @@ fn recognise<'a>(word: &'a str, known: &[Flag]) -> Result<(Flag, Option<&'a str>
     Ok((*flag, value))
 }
 
-/// The words Go takes for a boolean flag.
+/// Parses the values that Go accepts for a boolean flag.
 fn boolean(flag: Flag, value: Option<&str>) -> Result<bool, UsageError> {
     match value {
         None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),

@@ -1,4 +1,4 @@
-//! What each command does: runtime, logging, signals, exit codes.
+//! Runs each command: runtime, logging, signals, exit codes.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -17,20 +17,20 @@ use crate::config::{
 use crate::model::{ConnectionState, ListState};
 use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings, escaped};
 
-/// Where the relay listens if nothing says otherwise.
+/// The default port of the relay.
 const DEFAULT_PORT: u16 = 8030;
 
-/// Threads that must be possible beside one for each core: the store's, and those for blocking
-/// reads of files and names.
+/// Threads that are needed in addition to one for each core: the store's, and those for blocking
+/// reads of files and host names.
 const FURTHER_THREADS: usize = 8;
 
-/// How long `health` and `ready` wait for an answer.
+/// Time-out of `health` and `ready`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often `exitAlways` looks whether all environments are connected.
+/// Interval at which `exitAlways` checks whether all environments are connected.
 const ONE_SHOT_LOOK: Duration = Duration::from_millis(50);
 
-/// Runs the command that the arguments name, without the program's name.
+/// Runs the command that the arguments name. They do not include the program's name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match cli::parse(arguments) {
         Ok(Command::Serve { source, ignored }) => serve(&source, &ignored),
@@ -45,7 +45,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Serves until a signal says otherwise.
+/// Runs the relay until a signal stops it.
 fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
     let Loaded { config, warnings, .. } = match load(source, &ProcessVariables, &Disk) {
         Ok(loaded) => loaded,
@@ -73,13 +73,13 @@ fn serve(source: &ConfigSource, ignored: &[OsString]) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let code = runtime.block_on(relay(&config));
-    // Blocking reads that hang must not keep the process.
+    // Blocking reads that hang must not keep the process running.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
 
-/// Starts as many threads as the relay needs at first, and ends them. Later, a thread that cannot
-/// start would be a panic of the runtime.
+/// Starts as many threads as the relay needs at first, and ends them. Later, the runtime would
+/// panic if it could not start a thread.
 fn can_have_threads() -> io::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
@@ -129,7 +129,7 @@ async fn relay(config: &Config) -> ExitCode {
             for error in errors.iter() {
                 tracing::error!(error = %Chain(error), "the relay cannot start");
                 if config.main.log_level == crate::config::LogLevel::None {
-                    // The reason for leaving is told even where nothing is logged.
+                    // The reason for the exit is printed even where nothing is logged.
                     say_error(&escaped(&Chain(error).to_string()));
                 }
             }
@@ -145,7 +145,7 @@ async fn relay(config: &Config) -> ExitCode {
     let door = loop {
         tokio::select! {
             _ = terminate.recv() => break Door::OpenAWhile,
-            // Somebody waits at a terminal.
+            // The operator waits at a terminal.
             _ = interrupt.recv() => break Door::Closed,
             _ = hangup.recv() => tracing::info!(
                 "SIGHUP is ignored: secrets in files are read again when they change, everything \
@@ -174,7 +174,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// ld-relay v8 `exitAlways`: connect every environment once, store what it says, then end; 0 if
+/// ld-relay v8 `exitAlways`: connects every environment once, stores its flags and exits; with 0 if
 /// all of that succeeded. Bounded by `initTimeout`.
 async fn one_shot(config: &Config, app: App, stopped: impl Future<Output = ()>) -> ExitCode {
     let done = async {
@@ -218,8 +218,8 @@ fn is_connected(app: &App) -> bool {
     registry.list() == ListState::Authoritative && registry.environments().iter().all(connected)
 }
 
-/// Tells what is understood of the configuration, or everything for which the relay would refuse
-/// to start with it. Nothing is dialled.
+/// Prints the configuration, or every reason why the relay would refuse to start with it. Nothing
+/// is dialled.
 fn check_config(source: &ConfigSource) -> ExitCode {
     match load(source, &ProcessVariables, &Disk) {
         Ok(Loaded { config, warnings, shown }) => {
@@ -241,7 +241,8 @@ fn check_config(source: &ConfigSource) -> ExitCode {
     }
 }
 
-/// Asks a running relay: 0 if it answers 200. Without a URL, the relay of this machine.
+/// Sends a request to a running relay; exits with 0 if it answers 200. Without a URL, to the relay
+/// on this machine.
 fn ask(url: Option<&str>, path: &str) -> ExitCode {
     let url = &url.map_or_else(|| own_url(&ProcessVariables), str::to_owned);
     match answer(url, path) {
@@ -260,8 +261,8 @@ fn ask(url: Option<&str>, path: &str) -> ExitCode {
     }
 }
 
-/// Where the relay of this machine listens, as far as variables say it: `PORT` and `BIND_ADDRESS`,
-/// which container images set. The file is not read.
+/// The URL of the relay on this machine, from the variables `PORT` and `BIND_ADDRESS`, which
+/// container images set. The file is not read.
 fn own_url(variables: &dyn Variables) -> String {
     let value = |row: &table::Row| variables.get(row.variable?)?.into_string().ok();
     let port = value(&table::main::PORT).and_then(|text| text.parse::<u16>().ok());
@@ -294,7 +295,7 @@ fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
-/// Connects to the first address that takes it: `localhost` often has two, and the relay may listen
+/// Connects to the first address that accepts: `localhost` often has two, and the relay may listen
 /// on one of them only.
 fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "the host has no address");
@@ -314,7 +315,7 @@ fn demo() -> ExitCode {
     match crate::demo::story::tell() {
         Ok(()) => ExitCode::from(EXIT_OK),
         Err(error) => {
-            // Of several lines where it shows the log of the relay.
+            // It has several lines if it includes the log of the relay.
             say_error(&error.to_string());
             ExitCode::from(EXIT_FAILED)
         }
@@ -327,8 +328,8 @@ fn demo() -> ExitCode {
     failed(&"this binary was built without the demo")
 }
 
-/// Random bytes of a generated key, printed as twice as many hexadecimal digits: as many as the key
-/// that is derived from it has.
+/// Random bytes of a generated key, as many as in the key that is derived from it. Printed as twice
+/// as many hexadecimal digits.
 const GENERATED_KEY_BYTES: usize = 32;
 
 /// Prints a new random key for `cacheEncryptionKey`.
@@ -380,11 +381,11 @@ fn say_error(text: &str) {
     write_lines(io::stderr().lock(), text);
 }
 
-/// Writes the lines of a text. What would drive the terminal is escaped; line breaks stay, so a
-/// text from outside that must not break the line is escaped by the caller.
+/// Writes the lines of a text, with control characters escaped. Line breaks stay, so the caller
+/// escapes a text from outside that must not break the line.
 fn write_lines(mut to: impl Write, text: &str) {
     for line in text.trim_end().split('\n') {
-        // Nobody to tell if nobody listens.
+        // If the output is closed, the error cannot be reported either.
         let _ = writeln!(to, "{}", escaped(line));
     }
 }
@@ -406,7 +407,8 @@ fn logging(config: &Config) -> LoggingSettings {
     }
 }
 
-/// Each stream is an open file; the soft limit of most systems is far below the hard one.
+/// Raises the soft limit to the hard one: each stream is an open file, and most soft limits are
+/// low.
 fn raise_open_files_limit() {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files could not be raised");
@@ -444,7 +446,7 @@ mod tests {
     fn every_address_of_a_host_is_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
-        // Nobody listens on port 1.
+        // No process listens on port 1.
         let closed = SocketAddr::from(([127, 0, 0, 1], 1));
         assert_eq!(connect([closed, open].into_iter()).unwrap().peer_addr().unwrap(), open);
         let refused = connect([closed].into_iter()).unwrap_err();

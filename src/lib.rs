@@ -1,22 +1,22 @@
 //! Pilotlight: a relay for LaunchDarkly SDKs that serves through an outage.
 //!
-//! The modules in reading order, from what is said to what is done:
+//! The modules in reading order:
 //!
-//! * [`cli`], [`config`]: what the operator asked for.
-//! * [`model`]: the nouns: credentials, environments, flag data.
+//! * [`cli`], [`config`]: the command line and the configuration.
+//! * [`model`]: the data types of the domain: credentials, environments, flag data.
 //! * [`sse`]: Server-Sent Events.
-//! * [`upstream`]: everything that dials LaunchDarkly.
-//! * [`source`]: what brings an environment's flags.
-//! * [`autoconfig`]: which environments exist, and their encrypted cache.
-//! * [`flagstore`]: where an environment's flags rest.
-//! * [`replica`]: keeps what relays share in a database equal to what is wanted.
-//! * [`streams`]: what SDKs receive, encoded once.
-//! * [`environments`]: one room per environment.
-//! * [`server`]: HTTP towards SDKs.
-//! * [`storage`]: databases, the embedded one among them, knowing nothing of flags.
-//! * [`sealing`], [`backoff`], [`tasks`], [`telemetry`]: encryption at rest, delays, owned tasks,
-//!   log lines.
-//! * [`app`], [`commands`]: everything connected, and the commands of the program.
+//! * [`upstream`]: all connections to LaunchDarkly.
+//! * [`source`]: the sources of an environment's flags.
+//! * [`autoconfig`]: the list of environments, and its encrypted cache.
+//! * [`flagstore`]: stores of an environment's flags.
+//! * [`replica`]: keeps a copy in a shared database equal to what is wanted.
+//! * [`streams`]: distribution of flags to SDKs, encoded once.
+//! * [`environments`]: the running environments.
+//! * [`server`]: HTTP for SDKs.
+//! * [`storage`]: database clients and the embedded store, which know nothing about flags.
+//! * [`sealing`], [`backoff`], [`tasks`], [`telemetry`]: encryption of stored data, retry delays,
+//!   tasks with owners, logging.
+//! * [`app`], [`commands`]: the connection of all parts, and the commands of the program.
 #![cfg_attr(
     not(all(feature = "redis", feature = "dynamodb", feature = "consul", feature = "demo")),
     allow(dead_code, unused_imports, reason = "what only a part that is left out would use")

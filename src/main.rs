@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Gives memory back that slow clients once held; docs/decisions/0002-allocator.md has the figures.
+/// Returns memory to the system that slow clients held; docs/decisions/0002-allocator.md has the
+/// figures.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,12 +1,12 @@
-//! Sealing of everything that rests outside this process: AES-256-GCM under keys derived by
-//! HKDF-SHA256, with a ring of keys so that a key can be exchanged.
+//! Seals (encrypts and authenticates) all stored data: AES-256-GCM under keys derived by
+//! HKDF-SHA256, with a ring of keys so that a key can be replaced.
 //!
-//! A sealed record is `magic(4) | key ID(8) | nonce(12) | ciphertext | tag(16)`. The place it
-//! belongs to is authenticated with it ([`Place`]), so a record that was moved, copied or renamed
-//! does not open. Plaintext never passes below this module.
+//! A sealed record is `magic(4) | key ID(8) | nonce(12) | ciphertext | tag(16)`. Its place
+//! ([`Place`]) is authenticated with it, so a record that was moved, copied or renamed does not
+//! open. Plaintext never passes below this module.
 //!
-//! Record names in a sealed store are keyed hashes ([`SealingKey::name`]): flag keys do not show,
-//! and a key's records are found without opening a record of another key.
+//! Record names in a sealed store are keyed hashes ([`SealingKey::name`]): they do not reveal flag
+//! keys, and the records of a key are found without opening records of another key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub const KEY_ID_BYTES: usize = 8;
 /// Length of the tag that authenticates a record, in bytes.
 pub const TAG_BYTES: usize = 16;
 
-/// What sealing adds to a plaintext, in bytes.
+/// Length that sealing adds to a plaintext, in bytes.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
 
 /// Length of a record name, in bytes.
@@ -40,7 +40,7 @@ const SECRET_BYTES: usize = 32;
 /// Length of a wrapped key, in bytes.
 pub const WRAPPED_KEY_BYTES: usize = OVERHEAD_BYTES + SECRET_BYTES;
 
-/// Why a record did not open.
+/// The reason why a record did not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// Too short, or not of this format.
@@ -54,7 +54,7 @@ pub enum OpenError {
     Forged,
 }
 
-/// Where a record belongs: authenticated, not stored.
+/// The place of a record: authenticated, but not stored in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
     /// The store and namespace, e.g. `local/flags` or `shared/<cache key>`.
@@ -67,7 +67,7 @@ impl Place<'_> {
     fn associated_data(&self) -> Vec<u8> {
         let mut data = Vec::with_capacity(MAGIC.len() + 8 + self.namespace.len() + self.name.len());
         data.extend_from_slice(&MAGIC);
-        // The length keeps (ab, c) and (a, bc) apart.
+        // The length distinguishes (ab, c) from (a, bc).
         data.extend_from_slice(&(self.namespace.len() as u64).to_be_bytes());
         data.extend_from_slice(self.namespace.as_bytes());
         data.extend_from_slice(self.name);
@@ -75,12 +75,12 @@ impl Place<'_> {
     }
 }
 
-/// Identifies a key without telling anything of it.
+/// Identifies a key without revealing any part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; KEY_ID_BYTES]);
 
 impl KeyId {
-    /// The ID as it stands in records and in names of stores.
+    /// An ID from the bytes in a record or in a name of a store.
     pub fn from_bytes(bytes: [u8; KEY_ID_BYTES]) -> Self {
         Self(bytes)
     }
@@ -91,13 +91,13 @@ impl KeyId {
     }
 }
 
-/// The tag of a sealed record: no two records that were ever sealed have the same one, so it
-/// tells apart two records of one place. `None` if the record is too short to have one.
+/// The tag of a sealed record. No two sealed records have the same tag, so it distinguishes two
+/// records of one place. `None` if the record is too short to have one.
 pub fn tag_of(sealed: &[u8]) -> Option<[u8; TAG_BYTES]> {
     (sealed.len() >= OVERHEAD_BYTES).then(|| sealed.last_chunk().copied())?
 }
 
-/// One key, derived from any text an operator chose.
+/// One key, derived from any text of the operator.
 #[derive(Clone)]
 pub struct SealingKey {
     id: KeyId,
@@ -113,7 +113,7 @@ impl SealingKey {
         Self::of_secret(secret.as_bytes())
     }
 
-    /// Makes a random key, and wraps it: seals its secret under this key for that place.
+    /// Makes a random key, and wraps it: seals its secret under this key for the place.
     pub fn wrap_new_key(&self, place: Place<'_>) -> (Self, Vec<u8>) {
         let mut secret = zeroize::Zeroizing::new([0; SECRET_BYTES]);
         getrandom::fill(&mut *secret).expect("the operating system gives random bytes");
@@ -124,8 +124,8 @@ impl SealingKey {
         Self::expand(&Hkdf::<Sha256>::new(None, secret))
     }
 
-    /// The key of one namespace: another cipher, other record names, another ID. Stores that are
-    /// sealed under the same secret share neither nonces nor names this way.
+    /// The key of one namespace: with its own cipher, record names and ID. Stores that are sealed
+    /// under the same secret thus share neither nonces nor names.
     #[must_use]
     pub fn within(&self, namespace: &str) -> Self {
         Self::expand(&Hkdf::<Sha256>::new(Some(namespace.as_bytes()), &*self.branch))
@@ -150,12 +150,12 @@ impl SealingKey {
         }
     }
 
-    /// Which key this is.
+    /// The ID of the key.
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// The name under which a record about `parts` stands: a keyed hash of them.
+    /// The name of a record about `parts`: a keyed hash of them.
     pub fn name(&self, parts: &[&[u8]]) -> [u8; NAME_BYTES] {
         let mut mac = self.naming.clone();
         for part in parts {
@@ -189,7 +189,7 @@ impl SealingKey {
         sealed
     }
 
-    /// Opens a record that is known to be under this key; `plaintext` is replaced.
+    /// Opens a record that is sealed under this key; `plaintext` is replaced.
     fn open_into(
         &self,
         place: Place<'_>,
@@ -246,7 +246,7 @@ impl KeyRing {
         &self.0[0]
     }
 
-    /// Whether a record under that key can be opened.
+    /// True if a record under this key can be opened.
     pub fn holds(&self, id: KeyId) -> bool {
         self.0.iter().any(|key| key.id == id)
     }
@@ -256,15 +256,15 @@ impl KeyRing {
         &self.0
     }
 
-    /// Opens a record with whichever key it was sealed under; tells which that was.
+    /// Opens a record with the key of the ring that it was sealed under, and returns the key's ID.
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<(Vec<u8>, KeyId), OpenError> {
         let mut plaintext = Vec::new();
         let under = self.open_into(place, sealed, &mut plaintext)?;
         Ok((plaintext, under))
     }
 
-    /// Opens a key that [`SealingKey::wrap_new_key`] made, and tells under which key of the ring it
-    /// was wrapped.
+    /// Opens a key that [`SealingKey::wrap_new_key`] made, and returns the ID of the key of the
+    /// ring under which it was wrapped.
     pub fn unwrap_key(
         &self,
         place: Place<'_>,
@@ -279,8 +279,8 @@ impl KeyRing {
         }
     }
 
-    /// Opens a record into a buffer that serves for many: what it held is replaced, and means
-    /// nothing after an error.
+    /// Opens a record into a reusable buffer, whose content is replaced. After an error the content
+    /// is meaningless.
     pub fn open_into(
         &self,
         place: Place<'_>,

@@ -1,4 +1,4 @@
-//! Tasks with owners. The only place that spawns.
+//! Tasks with owners. The only module that spawns tasks.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,24 +9,24 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// Does work that takes about a millisecond per megabyte beside the runtime's threads. A panic in
-/// it goes on in the caller.
+/// Runs blocking work (about a millisecond per megabyte) outside of the runtime's threads. A panic
+/// in it continues in the caller.
 pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going; so is the caller.
+            // The runtime is shutting down, and so is the caller.
             Err(_) => std::future::pending().await,
         },
     }
 }
 
-/// Pause before a task that stopped unexpectedly is started again: what broke it may still be there.
+/// Pause before a task that stopped unexpectedly is started again: the cause may persist.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
-/// Runs a task until it is cancelled, and starts it again whenever it panics or returns before
-/// that. For tasks whose silent end would go unnoticed.
+/// Runs a task until it is cancelled, and starts it again if it panics or returns before that. For
+/// tasks whose end would go unnoticed.
 pub async fn supervised<F, Fut>(name: &'static str, cancel: CancellationToken, mut make: F)
 where
     F: FnMut(CancellationToken) -> Fut,
@@ -49,7 +49,7 @@ where
             restart_in_seconds = RESTART_PAUSE.as_secs(),
             "a task stopped unexpectedly; starting it again"
         );
-        // Both ends are good: the token is looked at next.
+        // Both outcomes are fine: the loop checks the token next.
         let _ = tokio::time::timeout(RESTART_PAUSE, cancel.cancelled()).await;
     }
 }
@@ -89,7 +89,7 @@ impl TaskGroup {
         );
     }
 
-    /// Starts a task without a span of its own, for those that exist by the thousand.
+    /// Starts a task without its own span, for tasks that exist by the thousand.
     pub fn spawn_many<F>(&mut self, name: &'static str, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -100,12 +100,12 @@ impl TaskGroup {
         });
     }
 
-    /// Waits for the next task to end: its name, or how it failed. `None` without tasks.
+    /// Waits for the next task to end; returns its name or its failure. `None` without tasks.
     pub async fn ended(&mut self) -> Option<Result<&'static str, JoinError>> {
         self.tasks.join_next().await
     }
 
-    /// Takes note of ended tasks without waiting, so that a long-lived group does not grow.
+    /// Removes ended tasks without waiting, so that a long-lived group does not grow.
     pub fn reap(&mut self) {
         while self.tasks.try_join_next().is_some() {}
     }
@@ -115,14 +115,14 @@ impl TaskGroup {
         self.tasks.len()
     }
 
-    /// Whether the group holds no task.
+    /// True if the group has no task.
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Cancels all tasks and waits for them; what is left after `grace` is aborted.
+    /// Cancels all tasks and waits for them; tasks still running after `grace` are aborted.
     ///
-    /// Returns whether all ended in time.
+    /// Returns true if all ended in time.
     pub async fn shutdown(mut self, grace: Duration) -> bool {
         self.cancel.cancel();
         let drain = async { while self.tasks.join_next().await.is_some() {} };
@@ -130,7 +130,7 @@ impl TaskGroup {
     }
 }
 
-/// Tasks that their owner tells apart by a key, and may stop one by one. Dropping it aborts them.
+/// Tasks that their owner identifies by a key and can stop one by one. Dropping it aborts them.
 #[derive(Debug)]
 pub struct KeyedTasks<K> {
     cancel: CancellationToken,
@@ -139,7 +139,7 @@ pub struct KeyedTasks<K> {
 }
 
 impl<K: Clone + Eq + Hash> KeyedTasks<K> {
-    /// No tasks; those to come are cancelled with the parent.
+    /// An empty group whose tasks are cancelled with the parent.
     pub fn new(parent: &CancellationToken) -> Self {
         Self { cancel: parent.child_token(), tasks: JoinSet::new(), running: HashMap::new() }
     }
@@ -164,8 +164,8 @@ impl<K: Clone + Eq + Hash> KeyedTasks<K> {
         }
     }
 
-    /// Waits until a task ends that nobody stopped, and tells whose it was. Cancel-safe. Waits
-    /// for ever while there is none.
+    /// Waits until a task ends without having been stopped, and returns its key. Cancel-safe. Waits
+    /// indefinitely while there is none.
     pub async fn ended(&mut self) -> (K, Option<JoinError>) {
         loop {
             let (id, error) = match self.tasks.join_next_with_id().await {
@@ -181,9 +181,9 @@ impl<K: Clone + Eq + Hash> KeyedTasks<K> {
         }
     }
 
-    /// Cancels all tasks and waits for them; what is left after `grace` is aborted.
+    /// Cancels all tasks and waits for them; tasks still running after `grace` are aborted.
     ///
-    /// Returns whether all ended in time.
+    /// Returns true if all ended in time.
     pub async fn shutdown(mut self, grace: Duration) -> bool {
         self.cancel.cancel();
         let drain = async { while self.tasks.join_next().await.is_some() {} };

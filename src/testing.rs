@@ -1,5 +1,5 @@
-//! What integration tests, benchmarks and fuzz targets use of the product (cargo feature
-//! `testing`). Nothing else of it can be reached from outside, so the compiler finds what is unused.
+//! The parts of the product that integration tests, benchmarks and fuzz targets use (cargo feature
+//! `testing`). Everything else is private, so the compiler finds unused code.
 
 /// See [`crate::autoconfig`].
 pub mod autoconfig {
@@ -13,6 +13,7 @@ pub mod autoconfig {
         pub use crate::autoconfig::cache::{Backend, Row, Swap, Swapped};
     }
     pub use crate::autoconfig::record_set::Stamp;
+    pub use crate::autoconfig::{messages, records};
 }
 
 /// See [`crate::config`].
@@ -48,6 +49,14 @@ pub mod model {
 /// See [`crate::sealing`].
 pub mod sealing {
     pub use crate::sealing::{KeyRing, SealingKey};
+}
+/// See [`crate::server`].
+pub mod server {
+    pub use crate::server::decoding;
+}
+/// See [`crate::source`].
+pub mod source {
+    pub use crate::source::decoding;
 }
 /// See [`crate::sse`].
 pub mod sse {

@@ -1,4 +1,4 @@
-//! Which shared database: the one `match` over the configuration.
+//! Opens the shared database that the configuration names. Only this module matches on its kind.
 #![cfg_attr(
     not(any(feature = "redis", feature = "dynamodb", feature = "consul")),
     allow(
@@ -36,10 +36,10 @@ const REREAD_WITHOUT_CHECK: Duration = Duration::from_secs(30);
 /// The shortest such pause.
 const REREAD_MIN: Duration = Duration::from_secs(1);
 
-/// Why the shared database cannot be used as it is configured.
+/// The reason why the shared database cannot be used as it is configured.
 pub(super) type DatabaseError = crate::storage::Cause;
 
-/// What the shared cache is about.
+/// Settings of the shared cache.
 pub(super) struct SharedCache<'a> {
     pub(super) cache_key: &'a str,
     pub(super) format: CacheFormat,
@@ -57,7 +57,7 @@ pub(super) fn adopt(rule: CacheAdopt) -> Adopt {
     }
 }
 
-/// How often the database is looked at for lost content.
+/// Interval between checks of the database for lost data.
 pub(super) fn check_interval(database: &Database) -> Option<Duration> {
     match database {
         Database::Redis(settings) => settings.health_check_interval,
@@ -66,8 +66,7 @@ pub(super) fn check_interval(database: &Database) -> Option<Duration> {
     }
 }
 
-/// The one shared database, with the parts of the relay that use it. It is not dialled before the
-/// first of them asks.
+/// The shared database, with the parts of the relay that use it. It is dialled on first use.
 pub(super) struct SharedDatabase {
     /// Holds flags for SDKs and other relays.
     pub(super) flags: SharedStores,
@@ -80,7 +79,7 @@ type KeepCache = Box<dyn FnOnce(SharedCache<'_>, KeeperEnds, &mut TaskGroup)>;
 type Task = Box<dyn FnOnce(&mut TaskGroup)>;
 
 impl SharedDatabase {
-    /// The database of the configuration.
+    /// The configured database.
     pub(super) fn new(database: &Database) -> Result<Self, StartError> {
         let timing = timing(database);
         match database {
@@ -99,7 +98,7 @@ impl SharedDatabase {
         }
     }
 
-    /// `rows` gives the autoconfig cache of a namespace, `flags` the flag store of an environment.
+    /// `rows` makes the autoconfig cache of a namespace, `flags` the flag store of an environment.
     fn of<D: Dialer, B: Backend, F: FlagBackend>(
         store: FailFast<D>,
         timing: Timing,
@@ -127,7 +126,7 @@ impl SharedDatabase {
     }
 }
 
-/// How often the flag stores are visited.
+/// Intervals between visits to the flag stores.
 fn timing(database: &Database) -> Timing {
     let ttl = match database {
         Database::Redis(config) => config.local_ttl,
@@ -135,7 +134,7 @@ fn timing(database: &Database) -> Timing {
         Database::DynamoDb(config) => config.local_ttl,
     };
     let check = check_interval(database);
-    // Design D1: negative at the pace of the health check, 0 every second.
+    // Design D1: if negative, at the interval of the health check; if 0, every second.
     let reread = match ttl {
         LocalTtl::Never => check.unwrap_or(REREAD_WITHOUT_CHECK),
         LocalTtl::Off => REREAD_MIN,
@@ -172,13 +171,13 @@ impl SharedCache<'_> {
     }
 }
 
-/// A database that the configuration describes in a way that cannot work.
+/// The error for a database that cannot be used as it is configured.
 #[cfg(any(feature = "redis", feature = "consul"))]
 fn unusable(section: &'static str, cause: impl Into<DatabaseError>) -> StartError {
     StartError::Database { section, cause: cause.into() }
 }
 
-/// The TLS settings of a database, with files that can be used.
+/// The TLS settings of a database; an error if a file cannot be used.
 #[cfg(any(feature = "redis", feature = "consul"))]
 fn tls(
     section: &'static str,
@@ -260,14 +259,14 @@ mod redis {
         Ok(shared)
     }
 
-    /// Uses a new password from its file as soon as the server accepts it (design D47). Until
-    /// then connections that work stay, and new ones use the password before it, so it does not
-    /// matter whether the file or the server is changed first.
+    /// Switches to a new password from its file as soon as Redis accepts it (design D47). Until
+    /// then, open connections stay and new ones use the former password, so the file and the server
+    /// may be changed in any order.
     struct PasswordFollower {
         store: RedisStore,
         config: RedisConfig,
         file: PathBuf,
-        /// The password that connections are made with.
+        /// The password for new connections.
         used: Password,
     }
 
@@ -292,12 +291,12 @@ mod redis {
             }
         }
 
-        /// Connects once with a password; if that works, every connection is replaced by one that
-        /// uses it. Returns why it is refused.
+        /// Connects once with a password. If Redis accepts it, all connections are replaced by ones
+        /// that use it; if Redis refuses it, returns the reason.
         async fn try_password(&mut self, new: Password) -> Option<String> {
             self.config.password =
                 Some(SecretSource { value: new.clone(), file: Some(self.file.clone()) });
-            // The settings were understood at the start.
+            // The settings were valid at the start.
             let topology = topology(&self.config).ok()?;
             let dialer = RedisDialer::new(topology);
             let budget = self.store.budgets().call;
@@ -314,13 +313,13 @@ mod redis {
                     self.file.display(),
                     Chain(&error)
                 )),
-                // Redis is away: nothing is known of the password.
+                // Redis is unreachable, so the password is neither accepted nor refused.
                 Ok(Err(_)) | Err(_) => None,
             }
         }
     }
 
-    /// A call's budget covers connecting too, so both options count.
+    /// A call's budget includes connecting, so it is the sum of both options.
     fn budgets(config: &RedisConfig) -> Budgets {
         let usual = Budgets::default();
         let connect = config.connect_timeout.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The secrets of this process: from the configuration, and again from their files when those
-//! change (design D47).
+//! The secrets of this process: read from the configuration, and read again when their files change
+//! (design D47).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,25 +16,26 @@ use crate::sealing::{KeyRing, SealingKey};
 use crate::storage::local::{KeyFile, KeyFileError, KeyFileWarning};
 use crate::telemetry::Chain;
 
-/// How often secret files are looked at. Orchestrators swap links, which file watches miss.
+/// Interval between reads of secret files. File watches would miss the links that orchestrators
+/// swap.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keys that were exchanged while the relay runs and still open records, so that an exchange
-/// loses nothing before everything is sealed anew.
+/// Most replaced keys that still open records. They keep records readable until all are sealed
+/// under the new key.
 const FORMER_KEYS_MAX: usize = 8;
 
-/// How long such a key opens records after it was exchanged. Sealing anew takes seconds where the
-/// stores can be written; an hour outlasts most outages of a database.
+/// Time for which a replaced key still opens records. Sealing again takes seconds where the stores
+/// can be written; an hour outlasts most outages of a database.
 const FORMER_KEY_TIME: Duration = Duration::from_secs(3600);
 
-/// The secrets of `[AutoConfig]` as they are at this moment.
+/// The current secrets of `[AutoConfig]`.
 #[derive(Clone, Debug)]
 pub(super) struct Secrets {
     pub(super) autoconfig: Option<AutoConfigKey>,
     encryption: Option<Password>,
     previous: Vec<Password>,
-    /// Keys of both kinds that were exchanged, the newest first, with the time at which they stop
-    /// opening.
+    /// Replaced keys of both kinds, the newest first, with the time at which they stop opening
+    /// records.
     former: Vec<(Password, Instant)>,
 }
 
@@ -58,21 +59,21 @@ impl Secrets {
         encryption.or(self.autoconfig.as_ref().map(AutoConfigKey::expose))
     }
 
-    /// The texts of the keys that open, the sealing one possibly among them.
+    /// The texts of the keys that open; the sealing key may be among them.
     fn others(&self) -> impl Iterator<Item = &str> {
         let previous = self.previous.iter().map(Password::expose);
         let autoconfig = self.autoconfig.iter().map(AutoConfigKey::expose);
         previous.chain(autoconfig).chain(self.former.iter().map(|(key, _)| key.expose()))
     }
 
-    /// True if a key is configured that seals. Then the key file of the embedded store opens
-    /// nothing (design D41).
+    /// True if a sealing key is configured. Then the key file of the embedded store opens nothing
+    /// (design D41).
     pub(super) fn has_sealing_key(&self) -> bool {
         self.current().is_some()
     }
 
-    /// Keys for the embedded store in a directory. Without a key that seals, the store has one of
-    /// its own there (design D33).
+    /// Keys for the embedded store in a directory. Without a configured sealing key, the store has
+    /// a key file there (design D33).
     pub(super) fn local_ring(
         &self,
         directory: &Path,
@@ -103,7 +104,7 @@ impl Secrets {
         self.former.truncate(FORMER_KEYS_MAX);
     }
 
-    /// Drops exchanged keys whose time is over. Returns whether there were any.
+    /// Drops replaced keys whose time is over. Returns true if there were any.
     fn drop_former(&mut self, now: Instant) -> bool {
         let before = self.former.len();
         self.former.retain(|(_, until)| now < *until);
@@ -128,13 +129,13 @@ impl SecretFiles {
         }
     }
 
-    /// Whether there is nothing to look at.
+    /// True if no secret comes from a file.
     pub(super) fn is_empty(&self) -> bool {
         self.autoconfig.is_none() && self.encryption.is_none() && self.previous.is_none()
     }
 
-    /// Looks at the files until told to stop, and publishes what changed. A file that cannot be
-    /// used keeps the secret that is in use, and no other one from being exchanged.
+    /// Reads the files at intervals until cancelled, and publishes changes. If a file cannot be
+    /// used, its former secret stays in use; the other files are still read.
     pub(super) async fn watch(self, secrets: watch::Sender<Secrets>, cancel: CancellationToken) {
         let mut ticks = look_ticks();
         let mut problems = Problems::default();
@@ -175,7 +176,7 @@ impl SecretFiles {
     }
 }
 
-/// Secrets as their files hold them; `None` where there is no file, or none that can be used.
+/// Secrets read from their files; `None` without a file, or if it cannot be used.
 struct ReadSecrets {
     autoconfig: Option<AutoConfigKey>,
     encryption: Option<Password>,
@@ -183,9 +184,9 @@ struct ReadSecrets {
 }
 
 impl ReadSecrets {
-    /// Takes over what differs; returns whether anything did. A key that was exchanged still opens
+    /// Takes over what differs; returns true if anything did. A replaced key still opens records
     /// for [`FORMER_KEY_TIME`]. A changed list of previous keys says which older keys open, so it
-    /// drops all exchanged ones that it does not name at once.
+    /// drops all replaced keys that it does not name at once.
     fn apply(self, secrets: &mut Secrets, now: Instant) -> bool {
         let mut changed = false;
         if let Some(key) = self.autoconfig
@@ -215,7 +216,7 @@ impl ReadSecrets {
     }
 }
 
-/// The ticks at which secret files are looked at.
+/// The ticks at which secret files are read.
 pub(super) fn look_ticks() -> Interval {
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -238,13 +239,13 @@ impl Problems {
     }
 }
 
-/// The content of a file that was read before. What is no file, such as a pipe, gives its content
-/// once, and whoever asks again may wait for ever.
+/// The content of a file that was read before. `None` if it is not a regular file: a pipe gives its
+/// content once, and a second read may block indefinitely.
 fn read_again(file: &Path) -> std::io::Result<Option<Vec<u8>>> {
     if std::fs::metadata(file)?.is_file() { Disk.read(file).map(Some) } else { Ok(None) }
 }
 
-/// Reads a secret from its file; `None` without a file and where it cannot be used.
+/// Reads a secret from its file; `None` without a file, or if it cannot be used.
 pub(super) async fn read<T: SecretKind>(
     path: Option<&PathBuf>,
     problems: &mut Vec<String>,
@@ -322,7 +323,7 @@ mod tests {
         assert!(!ring.holds(same.current().id()), "where a key is configured, the file's is none");
     }
 
-    /// Applies what files hold; empty: there is no such file.
+    /// Applies the content of files; empty means that there is no such file.
     fn apply(secrets: &mut Secrets, autoconfig: &str, encryption: &str, previous: &[&str]) -> bool {
         let given = |text: &str| (!text.is_empty()).then(|| Password::new(text));
         let read = ReadSecrets {

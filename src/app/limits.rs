@@ -16,7 +16,7 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
 
 /// Files that this process may have open.
 fn open_files_max() -> usize {
-    // Where the limit cannot be read there is none of ours; the kernel's holds.
+    // If the limit cannot be read, only the kernel enforces it.
     let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
@@ -28,7 +28,7 @@ fn initial_payloads(section: &ConcurrencyConfig) -> Option<InitialPayloads> {
         Some(ConcurrencyLimit::Off) => return None,
         Some(ConcurrencyLimit::AtMost(count)) => {
             bounds.concurrent_max = size(count);
-            // Whoever sets the limit sets the queue too (ld-relay v9: 0).
+            // With an explicit limit, the queue is off unless it is set too (ld-relay v9: 0).
             bounds.queued_max = 0;
         }
         None => {}

@@ -1,4 +1,4 @@
-//! Opens the embedded store beside everything else that starts.
+//! Opens the embedded store while everything else starts.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::storage::local::{
 use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 
-/// How often a store that cannot be used is tried again. The process that holds it may be leaving,
-/// and a disk may be made writable.
+/// Pause between attempts to open a store that cannot be used. The process that holds it may exit,
+/// and a disk may become writable.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Completes the sentence "the local store …".
@@ -31,9 +31,9 @@ const UNREADABLE: &str = "is sealed under a key that is not configured";
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) flags: watch::Receiver<LocalFlagsState>,
-    /// Why there is none for now, although there should be.
+    /// The reason why the store cannot be opened, if it cannot.
     pub(super) problem: watch::Receiver<Option<String>>,
-    /// Whether it is off by configuration.
+    /// True if the configuration turns it off.
     pub(super) is_off: bool,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn open(
     Local { flags, problem, is_off }
 }
 
-/// Opens the store, as often as it takes.
+/// Tries to open the store until that succeeds.
 struct Opening {
     directories: Vec<PathBuf>,
     explicit: bool,
@@ -138,7 +138,7 @@ struct Usable {
     directory: PathBuf,
     ring: KeyRing,
     opened: Opened,
-    /// The problem of directories that come first and hold something.
+    /// The problems of directories that come first; `None` if they merely cannot be written.
     passed_over: Option<String>,
 }
 
@@ -146,15 +146,15 @@ struct Usable {
 #[derive(Debug, PartialEq, Eq)]
 struct Unusable {
     problem: String,
-    /// True if all that is wrong is that nothing can be written, as in a container with a
+    /// True if the only problem is that no directory can be written, as in a container with a
     /// read-only root.
     is_unwritable: bool,
-    /// True if, besides, none of the directories holds a store. One that cannot even be looked
-    /// into may hold one.
+    /// True if, in addition, no directory holds a store. A directory that cannot be read may hold
+    /// one.
     is_absent: bool,
 }
 
-/// Why one directory cannot be used.
+/// The reason why one directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum OpenFailure {
     #[error(transparent)]
@@ -273,7 +273,7 @@ fn note_adoption(adoption: &Adoption, directory: &Path) {
     }
 }
 
-/// Exchanges the store's keys when they change, and tells of its troubles once each.
+/// Passes changed keys to the store, and logs each of its problems once.
 struct Following {
     store: LocalStore,
     directory: PathBuf,
@@ -284,7 +284,7 @@ struct Following {
 impl Following {
     async fn run(mut self, cancel: &CancellationToken) {
         let mut status = self.store.subscribe();
-        // What was set aside at the start was told of.
+        // The file that was set aside at the start was logged then.
         let set_aside = status.borrow().set_aside.clone();
         let mut before = LocalStoreStatus { set_aside, ..LocalStoreStatus::default() };
         loop {
@@ -332,7 +332,7 @@ impl Following {
         }
     }
 
-    /// Logs why another file took the place of the one in use.
+    /// Logs why the file in use was replaced.
     fn on_replaced(&self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
         let directory = self.directory.display();
         let aside = now.set_aside.as_ref().filter(|_| now.set_aside != before.set_aside);
@@ -361,7 +361,7 @@ impl Following {
         }
     }
 
-    /// Logs how copying the file after a change of keys goes.
+    /// Logs the progress of copying the file under a new key.
     fn on_copy(&self, before: &LocalStoreStatus, now: &LocalStoreStatus) {
         let directory = self.directory.display();
         if let Some(problem) = &now.copy_problem
@@ -389,8 +389,8 @@ impl Following {
         }
     }
 
-    /// The key beside the store may have gone with it (design D33). What is stored by now is
-    /// sealed under the old one, and sealed anew under the one that is made in its place.
+    /// Makes the key file again if it was removed with the store (design D33). What is stored by
+    /// now is sealed under the old key; it is sealed again under the new one.
     fn look_after_key_file(&mut self) {
         match self.secrets.borrow().local_ring(&self.directory) {
             Ok((fresh, _)) if fresh.current().id() != self.ring.current().id() => {
@@ -419,6 +419,6 @@ pub(super) async fn report_closed(
         report.error = Some("there is no local store".to_owned());
     });
     let outcome = if is_absent { CacheOutcome::Empty } else { CacheOutcome::Unavailable };
-    // The manager outlives this task except at the very end.
+    // Fails only during shutdown: the manager outlives this task.
     let _ = results.send((Tier::Local, outcome)).await;
 }

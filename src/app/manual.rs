@@ -1,5 +1,5 @@
-//! The environments that the configuration names: an authoritative list from the start, and live
-//! keys where they stand in files (design D47).
+//! The environments that the configuration names: an authoritative list from the start. Keys in
+//! files are read again when the files change (design D47).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::config::{Config, SecretSource};
 use crate::model::{EnvironmentChange, ListState, MobileKey, SdkKey};
 use crate::tasks::TaskGroup;
 
-/// Starts the task that hands on the environments and follows their keys.
+/// Starts the task that sends the environments to the supervisor and follows their key files.
 pub(super) fn start(
     config: &Config,
     changes: &mpsc::Sender<Vec<EnvironmentChange>>,
@@ -33,7 +33,7 @@ pub(super) fn start(
     });
 }
 
-/// The environments of these names, each with itself seen through filters.
+/// The environments of these names, each also under every filter of its project.
 fn upserts(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<EnvironmentChange> {
     config
         .manual_environments()
@@ -43,7 +43,7 @@ fn upserts(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<EnvironmentCha
         .collect()
 }
 
-/// The files that keys of one environment stand in.
+/// The files with the keys of one environment.
 struct KeyFiles {
     environment: String,
     sdk_key: Option<PathBuf>,
@@ -61,8 +61,8 @@ impl KeyFiles {
     }
 }
 
-/// The keys of one environment as their files hold them; `None` where there is no file, or none
-/// that can be used.
+/// The keys of one environment, read from their files; `None` without a file, or if it cannot be
+/// used.
 #[derive(Default)]
 struct ReadKeys {
     sdk_key: Option<SdkKey>,
@@ -70,8 +70,8 @@ struct ReadKeys {
 }
 
 impl ReadKeys {
-    /// Takes over what differs; returns whether anything did. The old key is refused from then on,
-    /// as a key that leaves the configuration is.
+    /// Takes over what differs; returns true if anything did. The old key is refused from then on,
+    /// like a key that is removed from the configuration.
     fn apply(self, environment: &str, config: &mut Config) -> bool {
         let Some(environment) = config.environments.get_mut(environment) else { return false };
         let mobile_key = environment.mobile_key.as_mut();
@@ -96,7 +96,8 @@ struct Manual {
 }
 
 impl Manual {
-    /// Looks at the files until told to stop, and hands on environments whose keys have changed.
+    /// Reads the files at intervals until cancelled, and sends the environments whose keys have
+    /// changed.
     async fn follow(
         mut self,
         changes: &mpsc::Sender<Vec<EnvironmentChange>>,

@@ -1,8 +1,8 @@
 //! The composition root: from a configuration to a running relay.
 //!
 //! Everything is connected here and nowhere else: the choice of the database is made once, by a
-//! `match`; the three sources of environments feed one channel; the parts know each other only
-//! through channels and watches.
+//! `match`; all sources of environments feed one channel; the parts know each other only through
+//! channels and watches.
 
 mod database;
 mod keys;
@@ -24,8 +24,8 @@ use self::database::{SharedCache, SharedDatabase};
 use self::prepared::Prepared;
 pub use self::prepared::{StartError, StartErrors, check};
 use crate::autoconfig::cache::keeper::{self, KeeperEnds, KeeperSettings, LocalPlace};
+use crate::autoconfig::cache::orders::CacheOrders;
 use crate::autoconfig::cache::report::{ReadState, SharedReport, TierReport};
-use crate::autoconfig::cache::tier::Wanted;
 use crate::autoconfig::specs::SpecSettings;
 use crate::autoconfig::startup_race::Tier;
 use crate::autoconfig::state::Policy;
@@ -44,20 +44,20 @@ use crate::tasks::{TaskGroup, supervised};
 use crate::telemetry::Rounded;
 use crate::upstream::StreamTimings;
 
-/// Batches of environment changes that may wait for the supervisor. It never waits itself, so
-/// one would do; a few let autoconfig go on while a large batch is taken in.
+/// Batches of environment changes that may wait for the supervisor. The supervisor never blocks, so
+/// one would do; a few let autoconfig continue while a large batch is applied.
 const CHANGE_BATCHES_MAX: usize = 8;
 
 /// Results of cache reads that may wait for the stream manager.
 const CACHE_RESULTS_MAX: usize = 4;
 
-/// How long parts may take to end, once clients are gone.
+/// Time that the parts have to end, once clients are gone.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the last bytes of responses may take when the grace period is over.
+/// Time that the last bytes of responses have when the grace period is over.
 const LAST_BYTES_GRACE: Duration = Duration::from_millis(500);
 
-/// How often the end of all streams is looked for while leaving.
+/// Interval at which a shutdown checks whether all streams have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
 /// Name of the autoconfig cache's tier in the local store.
@@ -71,9 +71,9 @@ pub struct App {
     registry: Arc<Registry>,
     drain: Arc<Drain>,
     local: watch::Receiver<LocalFlagsState>,
-    /// The listener, in a group of its own: it ends last but one.
+    /// The listener, in a group of its own: it ends before the other parts.
     front: TaskGroup,
-    /// Everything behind it.
+    /// All other parts.
     parts: TaskGroup,
     graceful_shutdown: Duration,
     /// Reports of the autoconfig cache's tiers.
@@ -81,19 +81,19 @@ pub struct App {
     shutdown_delay: Duration,
 }
 
-/// Whether clients may still come once the relay has been told to stop.
+/// The treatment of new clients once the relay has been told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// For `shutdownDelay`: load balancers take some time to learn that the relay is going.
+    /// Accepted for `shutdownDelay`: load balancers take some time to notice the shutdown.
     OpenAWhile,
-    /// Not once the last stream has ended.
+    /// Accepted until the last stream has ended.
     Closed,
 }
 
 impl App {
-    /// Binds the port and starts everything. Waits for nothing: the relay serves as soon as its
-    /// data is there, from wherever. With `exitAlways` nothing is served and no port is opened
-    /// (ld-relay v8).
+    /// Binds the port and starts everything. Waits for nothing: the relay serves as soon as it has
+    /// data from any source. With `exitAlways` nothing is served and no port is opened (ld-relay
+    /// v8).
     pub fn start(config: &Config) -> Result<Self, StartErrors> {
         let Prepared { client, stream_base, autoconfig_url, database } = Prepared::new(config)?;
         let listener = if config.main.exit_always {
@@ -188,17 +188,17 @@ impl App {
         })
     }
 
-    /// Where the relay listens; `None` if it serves nothing.
+    /// The address on which the relay listens; `None` if it serves nothing.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// What it serves.
+    /// The environments that the relay serves.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// Names what LaunchDarkly said that is not stored yet.
+    /// Names the data from LaunchDarkly that is not stored yet.
     pub fn unwritten(&self) -> Vec<String> {
         let environments = self.registry.environments();
         let flags = environments
@@ -206,8 +206,8 @@ impl App {
             .filter(|environment| !environment.is_stored())
             .map(|environment| format!("flags of environment {}", environment.reference));
         let is_written = |name: &str, report: &TierReport| {
-            // A local store that another relay holds, or that this machine refuses, is no
-            // reason to wait.
+            // A local store that another relay holds, or that cannot be opened on this machine, is
+            // no reason to wait.
             (name == LOCAL_TIER && report.read == ReadState::Unavailable)
                 || (!report.write_pending && report.last_write.is_some())
         };
@@ -215,7 +215,7 @@ impl App {
         flags.chain(tiers.map(|(name, _)| format!("the {name} autoconfig cache"))).collect()
     }
 
-    /// Waits until a part ends that should run for ever: a defect.
+    /// Waits until a part stops unexpectedly, which is a defect, and names it.
     pub async fn broken(&mut self) -> &'static str {
         let ended = tokio::select! {
             Some(ended) = self.parts.ended() => ended,
@@ -231,8 +231,8 @@ impl App {
         }
     }
 
-    /// Leaves in order: not ready, streams end spread over the grace period, what was accepted is
-    /// stored.
+    /// Shuts down in order: reports not ready, ends the streams spread over the grace period,
+    /// stores what was accepted.
     pub async fn stop(self, door: Door) {
         let grace = self.graceful_shutdown;
         let delay = match door {
@@ -280,7 +280,7 @@ impl App {
     }
 }
 
-/// What connects autoconfig with the rest.
+/// The connections between autoconfig and the other parts.
 struct Wiring<'a> {
     config: &'a Config,
     secrets: watch::Receiver<keys::Secrets>,
@@ -305,7 +305,7 @@ impl Wiring<'_> {
             follow_secrets(self.secrets, key_sender, cache_keys_sender, cancel)
         });
 
-        let (wanted_sender, wanted) = watch::channel::<Option<Wanted>>(None);
+        let orders = CacheOrders::default();
         let (results_sender, results) = mpsc::channel(CACHE_RESULTS_MAX);
         let writer = writer_name();
         let mut tiers = Vec::new();
@@ -315,7 +315,7 @@ impl Wiring<'_> {
             sources.tiers.push((LOCAL_TIER, report.clone()));
             let ends = KeeperEnds {
                 settings: keeper_settings(section, Tier::Local, None),
-                wanted: wanted.clone(),
+                wanted: orders.subscribe(),
                 results: results_sender.clone(),
                 report,
             };
@@ -351,19 +351,15 @@ impl Wiring<'_> {
                     writer: &writer,
                     keys: cache_keys,
                 };
+                let wanted = orders.subscribe();
                 (shared, KeeperEnds { settings, wanted, results: results_sender, report })
             });
             database.start(cache, parts);
         }
         let status = AutoConfigStatus::new(SystemTime::now());
         sources.autoconfig = Some(status.clone());
-        let channels = Channels {
-            changes: self.changes,
-            cache_results: results,
-            wanted: wanted_sender,
-            key,
-            status,
-        };
+        let channels =
+            Channels { changes: self.changes, cache_results: results, orders, key, status };
         let authority = self.config.main.disconnected_status_time;
         let policy = Policy { adopt: database::adopt(section.cache_adopt), authority };
         let manager = StreamManager::new(streams, spec_settings(section), &tiers, policy, channels);
@@ -371,7 +367,7 @@ impl Wiring<'_> {
     }
 }
 
-/// Hands changed secrets on to those who use them.
+/// Passes changed secrets to the tasks that use them.
 async fn follow_secrets(
     mut secrets: watch::Receiver<keys::Secrets>,
     key: watch::Sender<AutoConfigKey>,
@@ -382,7 +378,7 @@ async fn follow_secrets(
         tokio::select! {
             () = cancel.cancelled() => return,
             changed = secrets.changed() => if changed.is_err() {
-                // Nobody watches files, so nothing can change.
+                // No task watches files, so no secret can change.
                 return cancel.cancelled().await;
             }
         }
@@ -437,7 +433,7 @@ fn cores() -> usize {
 /// A random name of this process, for manifests.
 fn writer_name() -> String {
     let mut bytes = [0; 8];
-    // A name that is not random only makes a manifest less telling.
+    // If this fails, the name is all zeros, which only makes manifests harder to tell apart.
     let _ = getrandom::fill(&mut bytes);
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

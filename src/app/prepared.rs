@@ -1,6 +1,6 @@
-//! The parts of a relay that are made of the configuration alone: nothing is dialled, bound or
-//! started. The start and `check-config` both come through here, so that a configuration that
-//! passes the check is one with which the relay starts.
+//! The parts of a relay that are made from the configuration alone: nothing is dialled, bound or
+//! started. Both the start and `check-config` make them, so the relay starts with a configuration
+//! that passes the check.
 
 use http::Uri;
 
@@ -26,7 +26,7 @@ pub enum StartError {
     Upstream {
         /// The option.
         option: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         cause: UrlError,
     },
@@ -35,7 +35,7 @@ pub enum StartError {
     Database {
         /// The section of the configuration.
         section: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         cause: database::DatabaseError,
     },

@@ -1,4 +1,4 @@
-//! The members of `/status` that tell of caches and stores.
+//! The members of `/status` that report on caches and stores.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::storage::local::LocalStoreStatus;
 
 use tokio::sync::watch;
 
-/// What can be told.
+/// The sources of those members.
 #[derive(Clone, Debug)]
 pub(super) struct StatusSources {
     pub(super) autoconfig: Option<AutoConfigStatus>,

@@ -1,13 +1,13 @@
-//! Whether rows that ld-relay left may be used. Pure.
+//! Decides whether rows that ld-relay left may be used. Pure.
 //!
 //! Nothing binds ld-relay's rows to a place or a time. A relay that has used its own sealed cache
-//! must not go back to them only because somebody deleted the sealed rows: the old rows may hold
-//! keys that were revoked months ago (design D42).
+//! must not go back to them only because the sealed rows were deleted: the old rows may hold keys
+//! that were revoked months ago (design D42).
 
 use super::record_set::{CachedSet, SetOrigin};
 use super::startup_race::{CacheOutcome, Tier};
 
-/// The rule of the configuration.
+/// The configured rule for ld-relay's rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Adopt {
     /// Only where neither tier of the cache has ever held sealed records.
@@ -19,20 +19,20 @@ pub enum Adopt {
     Never,
 }
 
-/// What is known about the tiers.
+/// Facts about the tiers that decide about ld-relay's rows.
 #[derive(Debug)]
 pub struct Adoption {
     rule: Adopt,
-    /// A tier holds, or held, records that are sealed in our own format.
+    /// True if a tier holds, or held, records that are sealed in our own format.
     sealed_seen: bool,
     local: LocalTier,
-    /// How often the shared tier offered ld-relay's rows.
+    /// Number of times that the shared tier offered ld-relay's rows.
     offers: u32,
-    /// The last verdict that the log told.
+    /// The last verdict that was logged.
     told: Option<Verdict>,
 }
 
-/// What the tier of this machine has said.
+/// Knowledge about the tier of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LocalTier {
     /// Nothing yet.
@@ -43,7 +43,7 @@ enum LocalTier {
     Known,
 }
 
-/// Whether a set may be used.
+/// Decision about the use of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is used.
@@ -55,7 +55,7 @@ pub enum Verdict {
 }
 
 impl Adoption {
-    /// Nothing has answered yet.
+    /// Creates the state before any tier has answered.
     pub fn new(rule: Adopt, tiers: &[Tier]) -> Self {
         Self {
             rule,
@@ -69,7 +69,7 @@ impl Adoption {
         }
     }
 
-    /// Takes note of what a tier answered.
+    /// Notes the answer of a tier.
     pub fn note(&mut self, tier: Tier, outcome: &CacheOutcome<CachedSet>) {
         match outcome {
             CacheOutcome::Loaded(set) if set.origin == SetOrigin::Adopted => {
@@ -87,8 +87,8 @@ impl Adoption {
         }
     }
 
-    /// Whether a set may be used. A disk that does not answer holds the shared rows up until they
-    /// are read for the second time.
+    /// Decides whether a set may be used. A disk that does not answer delays the shared rows until
+    /// they are read for the second time.
     pub fn verdict(&self, set: &CachedSet) -> Verdict {
         match (set.origin, self.rule) {
             (SetOrigin::Own, _) | (SetOrigin::Adopted, Adopt::Always) => Verdict::Used,
@@ -102,7 +102,7 @@ impl Adoption {
         }
     }
 
-    /// Tells the log of a verdict about ld-relay's rows, once each.
+    /// Logs a verdict about ld-relay's rows, once each.
     pub fn tell(&mut self, set: &CachedSet, verdict: Verdict) {
         if set.origin == SetOrigin::Own || self.told == Some(verdict) {
             return;
@@ -137,8 +137,8 @@ impl Adoption {
 mod tests {
     use super::*;
 
-    /// Plays answers such as `local:sealed`, `shared:theirs` and tells what becomes of ld-relay's
-    /// rows after each.
+    /// Plays answers such as `local:sealed`, `shared:theirs` and checks the verdict about
+    /// ld-relay's rows after each.
     #[track_caller]
     fn check(rule: Adopt, answers: &str, expected: &[Verdict]) {
         let theirs = CachedSet { origin: SetOrigin::Adopted, ..CachedSet::default() };

@@ -2,14 +2,15 @@
 //!
 //! Decoding follows ld-relay v8, which uses Go's JSON rules: member names match whatever their
 //! case, unknown members are ignored, `null` and absent mean the zero value. One environment or
-//! filter that cannot be decoded, or whose keys make no sense, is reported beside the others of
-//! its message and harms none of them. No I/O here.
+//! filter that cannot be decoded, or whose keys contradict each other, is reported and does not
+//! affect the others of its message. No I/O here.
 
 use serde_json::{Map, Value};
 
+use super::fields::{Fields, Malformed};
 use super::records::{EnvironmentRecord, FilterRecord};
 
-/// Why a message cannot be used as a whole.
+/// Reason why a whole message cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     /// The data is not JSON.
@@ -17,7 +18,7 @@ pub enum MessageError {
     Json {
         /// Name of the event.
         event: &'static str,
-        /// Where the JSON breaks. Its text never quotes the data.
+        /// Position of the error. Its text never quotes the data.
         #[source]
         cause: serde_json::Error,
     },
@@ -26,24 +27,19 @@ pub enum MessageError {
     Shape {
         /// Name of the event.
         event: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }
 
-/// Why one record of a message cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub String);
-
-/// Why an environment of a message is not taken over.
+/// Reason why an environment of a message is not taken over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// It cannot be decoded, or its keys contradict each other: another connection may bring it
     /// in good form.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// It says that it is another environment. ld-relay v8 skips it and does not reconnect.
+    /// It names another environment. ld-relay v8 skips it and does not reconnect.
     #[error("its envID differs from the ID it is filed under")]
     Foreign,
 }
@@ -165,65 +161,12 @@ enum Target<'a> {
     Other(&'a str),
 }
 
-/// What a path is about. It is split at its last slash (ld-relay v8).
+/// Target of a path, which is split at its last slash (ld-relay v8).
 fn target(path: &str) -> Target<'_> {
     match path.rsplit_once('/') {
         Some(("/environments", id)) => Target::Environment(id),
         Some(("/filters", id)) => Target::Filter(id),
         Some(_) | None => Target::Other(path),
-    }
-}
-
-/// Members of an object by Go's rules: any case, `null` as absent. An exact name wins.
-pub(super) struct Fields<'a>(pub(super) &'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
-        let found = self.0.get(name).or_else(|| {
-            self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-        });
-        found.filter(|value| !value.is_null())
-    }
-
-    pub(super) fn text(&self, name: &str) -> Result<&'a str, Malformed> {
-        match self.get(name) {
-            None => Ok(""),
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(Malformed(format!("{name} is not a string"))),
-        }
-    }
-
-    pub(super) fn integer(&self, name: &str) -> Result<i64, Malformed> {
-        match self.get(name) {
-            None => Ok(0),
-            Some(value) => {
-                value.as_i64().ok_or_else(|| Malformed(format!("{name} is not an integer")))
-            }
-        }
-    }
-
-    pub(super) fn boolean(&self, name: &str) -> Result<bool, Malformed> {
-        match self.get(name) {
-            None => Ok(false),
-            Some(Value::Bool(value)) => Ok(*value),
-            Some(_) => Err(Malformed(format!("{name} is not true or false"))),
-        }
-    }
-
-    pub(super) fn object(&self, name: &str) -> Result<Option<&'a Map<String, Value>>, Malformed> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::Object(members)) => Ok(Some(members)),
-            Some(_) => Err(Malformed(format!("{name} is not an object"))),
-        }
-    }
-
-    pub(super) fn array(&self, name: &str) -> Result<&'a [Value], Malformed> {
-        match self.get(name) {
-            None => Ok(&[]),
-            Some(Value::Array(items)) => Ok(items),
-            Some(_) => Err(Malformed(format!("{name} is not an array"))),
-        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! Which environments exist: the autoconfig stream and its encrypted cache.
+//! The list of environments: the autoconfig stream and its encrypted cache.
 
 pub mod adoption;
 pub mod cache;
+pub mod fields;
 pub mod messages;
 pub mod ordering;
 pub mod record_set;

@@ -1,10 +1,10 @@
-//! Which of two words about one item counts: versions, tombstones, and the provisional standing
-//! of what came from a cache. Pure.
+//! Decides which of two messages about one item counts, by versions and tombstones. Cached items
+//! are provisional. Pure.
 //!
-//! ld-relay v8 feeds its cache through the same version check as live data, so a live record of
-//! the same version is dropped although its content differs. Here a cached item is provisional:
-//! the first live word about an ID replaces it, whatever the versions say; versions count among
-//! live words.
+//! ld-relay v8 feeds its cache through the same version check as live data, so a live record of the
+//! same version is dropped although its content differs. Here a cached item is provisional: the
+//! first live message about an ID replaces it, whatever the versions say; versions count among live
+//! messages.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
@@ -17,7 +17,7 @@ pub struct Ordered<T> {
 
 #[derive(Clone, Debug)]
 enum Entry<T> {
-    /// From a cache; any live word replaces it.
+    /// From a cache; any live message replaces it.
     Provisional(T),
     /// From the stream.
     Live { version: i64, item: T },
@@ -25,10 +25,10 @@ enum Entry<T> {
     Tombstone { version: i64 },
 }
 
-/// Whether a message changed anything.
+/// Effect of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It did.
+    /// It changed something.
     Changed,
     /// It was not newer than what is known.
     Stale,
@@ -57,12 +57,12 @@ impl<T> Ordered<T> {
         }
     }
 
-    /// Whether no item exists.
+    /// True if no item exists.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
 
-    /// Replaces everything provisional by a cached set. Live words stand.
+    /// Replaces everything provisional by a cached set. Live items stay.
     pub fn load_cached(&mut self, items: impl IntoIterator<Item = (String, T)>) {
         self.entries.retain(|_, entry| !matches!(entry, Entry::Provisional(_)));
         for (id, item) in items {
@@ -72,7 +72,7 @@ impl<T> Ordered<T> {
         }
     }
 
-    /// A live word that the item exists at a version.
+    /// Takes a live message that the item exists at a version.
     pub fn upsert(&mut self, id: String, version: i64, item: T) -> Applied {
         match self.entries.get(&id) {
             Some(Entry::Live { version: known, .. } | Entry::Tombstone { version: known })
@@ -87,7 +87,7 @@ impl<T> Ordered<T> {
         }
     }
 
-    /// A live word that the item is deleted at a version. `Changed` only if it existed.
+    /// Takes a live message that the item is deleted at a version. `Changed` only if it existed.
     pub fn delete(&mut self, id: &str, version: i64) -> Applied {
         let applied = match self.entries.get(id) {
             Some(Entry::Live { version: known, .. } | Entry::Tombstone { version: known })

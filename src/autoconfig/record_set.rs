@@ -1,4 +1,4 @@
-//! Sets of records: what was accepted from the stream, and what the tiers of the cache held.
+//! Sets of records, accepted from the stream or read from the tiers of the cache.
 //!
 //! Sets of two tiers are merged record by record. Versions decide, never clocks: a revocation that
 //! one tier knows must not be undone by another tier whose writer's clock runs fast.
@@ -134,16 +134,16 @@ pub fn add_gone<'a, N: AsRef<str>>(
     }
 }
 
-/// The place of a removal that follows all of these.
+/// Order of a removal that follows all of these.
 pub fn next_order(gone: &BTreeMap<String, Gone>) -> u64 {
     gone.values().map(|gone| gone.order).max().unwrap_or(0).saturating_add(1)
 }
 
-/// What a manifest says about its set as a whole.
+/// A manifest's statement about its set as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// When LaunchDarkly last confirmed the set, by the writer's clock. Tells people the age and
-    /// decides `cacheMaxAge`, nothing else. `None` if it is not known.
+    /// Time at which LaunchDarkly last confirmed the set, by the writer's clock. Used only to show
+    /// the age and for `cacheMaxAge`. `None` if it is not known.
     pub confirmed_at: Option<SystemTime>,
     /// The writer's count of changes.
     pub sequence: u64,
@@ -159,14 +159,14 @@ pub enum SetOrigin {
     Adopted,
 }
 
-/// What the tiers of the cache held.
+/// A set that was read from the tiers of the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CachedSet {
     /// The records that can be used.
     pub records: RecordSet,
     /// From the manifest; `None` where there is none.
     pub stamp: Option<Stamp>,
-    /// Whether a manifest vouches for exactly these records.
+    /// True if a manifest vouches for exactly these records.
     pub complete: bool,
     /// Names of records that no manifest vouches for: their age is not known.
     pub unvouched: BTreeSet<String>,
@@ -178,7 +178,7 @@ pub struct CachedSet {
 }
 
 impl CachedSet {
-    /// When LaunchDarkly last confirmed the set, if that is known.
+    /// Time at which LaunchDarkly last confirmed the set, if that is known.
     pub fn confirmed_at(&self) -> Option<SystemTime> {
         self.stamp.and_then(|stamp| stamp.confirmed_at)
     }
@@ -190,9 +190,9 @@ impl CachedSet {
         above_gone.into_iter().chain(listed).max().unwrap_or(i64::MIN)
     }
 
-    /// Both sets in one: of each record the higher version, and none that the other set knows to
-    /// be removed or outdated. What only one of them knows stays: whether the other lost it or
-    /// never had it is not known, and a key of an environment that exists must not be turned away.
+    /// Both sets in one: of each record the higher version, and none that the other set knows to be
+    /// removed or outdated. A record that only one of them knows stays: whether the other lost it
+    /// or never had it is not known, and a key of an environment that exists must not be refused.
     #[must_use]
     pub fn merged_with(&self, other: &Self) -> Self {
         let (mine, theirs) = (self.records.versions(), other.records.versions());
@@ -208,7 +208,7 @@ impl CachedSet {
             }
             let source = if is_ours { self } else { other };
             merged.records.copy_from(&source.records, name);
-            // Every set that holds this version tells when it was confirmed.
+            // Every set that holds this version has the time at which it was confirmed.
             let vouching = [(self, ours), (other, other_version)]
                 .into_iter()
                 .filter(|(set, held)| *held == Some(version) && !set.unvouched.contains(name));
@@ -238,7 +238,7 @@ impl CachedSet {
         merged
     }
 
-    /// Whether a tier that holds this set differs from what is known by now.
+    /// True if a tier that holds this set differs from the known records.
     pub fn lacks(&self, known: &RecordSet) -> bool {
         let (mine, theirs) = (self.records.versions(), known.versions());
         let is_newer = |(name, version): (&String, &i64)| {
@@ -253,7 +253,7 @@ impl CachedSet {
     }
 }
 
-/// As old as the oldest record; unknown if that of any record is.
+/// The stamp of a merged set: as old as its oldest record, and of unknown age if any record is.
 fn merged_stamp(
     mine: Option<Stamp>,
     theirs: Option<Stamp>,

@@ -1,13 +1,14 @@
 //! Environments and filters as LaunchDarkly describes them, and as the cache keeps them.
 //!
-//! [`encode_environment`] and [`encode_filter`] write exactly what ld-relay v8 writes (member order, HTML escapes, what is left
-//! out), so that the two read each other's cache; our own sealed cache keeps the same text.
+//! [`encode_environment`] and [`encode_filter`] write exactly what ld-relay v8 writes (member
+//! order, HTML escapes, omitted members), so that the two read each other's cache; our own sealed
+//! cache keeps the same text.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::messages::{Fields, Malformed};
+use super::fields::{Fields, Malformed};
 use crate::model::{MobileKey, SdkKey};
 
 /// One accepted key as it stands on the wire.
@@ -48,7 +49,7 @@ pub struct EnvironmentRecord {
     pub mobile_keys: Vec<KeyRecord<MobileKey>>,
     /// Cache lifetime for PHP polling, in minutes.
     pub default_ttl_minutes: i64,
-    /// Whether client-side evaluation demands a hash.
+    /// True if client-side evaluation demands a hash.
     pub secure_mode: bool,
     /// Ascending version of this record.
     pub version: i64,
@@ -184,14 +185,14 @@ pub enum Record {
     Environment {
         /// The environment.
         record: EnvironmentRecord,
-        /// Whether every accepted key is named.
+        /// True if every accepted key is named.
         complete: bool,
     },
     /// A filter.
     Filter(FilterRecord),
 }
 
-/// Why a cached record cannot be used.
+/// Reason why a cached record cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Not JSON, or JSON of another shape.
@@ -206,7 +207,7 @@ pub enum RecordError {
 }
 
 /// Decodes a cached record. Model versions 1 and 2 are accepted (ld-relay v9 does the same; a
-/// strict comparison empties a cache in the moment it is needed).
+/// strict comparison would empty a cache just when it is needed).
 pub fn decode(text: &[u8]) -> Result<Record, RecordError> {
     let undecodable = |problem: String| RecordError::Undecodable(Malformed(problem));
     let value: Value = serde_json::from_slice(text)

@@ -4,7 +4,7 @@ fn record(json: &str) -> EnvironmentRecord {
     EnvironmentRecord::from_json(&serde_json::from_str(json).unwrap()).unwrap()
 }
 
-/// What ld-relay v8 writes for an environment, composed after its member order.
+/// The text that ld-relay v8 writes for an environment, composed after its member order.
 const ENVIRONMENT: &str = concat!(
     r#"{"kind":"environment","modelVersion":2,"data":{"envID":"e1","envKey":"prod","#,
     r#""envName":"Prod","mobKey":"mob-a","projKey":"web","projName":"Web","#,

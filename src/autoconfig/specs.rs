@@ -1,7 +1,7 @@
-//! From records to what the relay shall run: one unit for each environment and one for each of
-//! its payload filters. Pure.
+//! Turns records into the units that the relay should run: one for each environment and one for
+//! each of its payload filters. Pure.
 //!
-//! The whole desired set is computed anew after each change and compared with the one before, so
+//! The whole desired set is computed again after each change and compared with the one before, so
 //! that filters that arrive before their environments, environments that move to another project
 //! and filters that change need no code of their own.
 
@@ -16,7 +16,7 @@ use crate::model::{
     FilterKey,
 };
 
-/// What all autoconfigured environments have in common.
+/// Settings that all autoconfigured environments share.
 #[derive(Clone, Debug, Default)]
 pub struct SpecSettings {
     /// Prefix template of the flag store; every `$CID` is replaced.
@@ -244,7 +244,7 @@ mod tests {
         // The single expiring key of older senders.
         let expiring = json!({"value":"a","expiring":{"value":"old","timestamp":7000}});
         check_keys(e(json!({"sdkKey": expiring})), "a old@7", "");
-        // It is ignored beside a list.
+        // It is ignored if there is a list.
         check_keys(e(json!({"sdkKey": expiring, "sdkKeys":[{"value":"a"}]})), "a", "");
         // The designated key never expires and its own mark is ignored.
         check_keys(

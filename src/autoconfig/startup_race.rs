@@ -1,8 +1,8 @@
 //! The race at start: cached environments against the first live put. Pure.
 //!
-//! Local store, shared cache and stream start at the same moment. What each tier holds is applied
-//! as soon as it answers; a live put ends the race, and what a cache says after it is older by
-//! definition and dropped.
+//! Local store, shared cache and stream start at the same moment. The content of each tier is
+//! applied as soon as it answers; a live put ends the race, and what a cache answers after it is
+//! older by definition and dropped.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl fmt::Display for Tier {
     }
 }
 
-/// How the read of one tier ended.
+/// Result of reading one tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOutcome<C> {
     /// It holds environments, or knows of removed ones. Filters alone count as empty.
@@ -37,7 +37,7 @@ pub enum CacheOutcome<C> {
     Unreadable,
 }
 
-/// What happens in the race.
+/// An event of the race.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<C> {
     /// A tier was read.
@@ -66,12 +66,12 @@ impl StartupRace {
         Self { phase: Phase::Racing, awaited: tiers.to_vec() }
     }
 
-    /// Whether no cache can still bring environments.
+    /// True if no cache can still bring environments.
     pub fn caches_settled(&self) -> bool {
         self.phase == Phase::Live || self.awaited.is_empty()
     }
 
-    /// Whether a live put was applied.
+    /// True once a live put was applied.
     pub fn is_live(&self) -> bool {
         self.phase == Phase::Live
     }

@@ -1,5 +1,6 @@
-//! The core of autoconfig: takes what the stream and the caches say, and decides what the relay
-//! runs, what is kept in the cache and what happens to the connection. Pure: no clock, no I/O.
+//! The core of autoconfig: takes messages of the stream and content of the caches, and decides what
+//! the relay runs, what is kept in the cache and what happens to the connection. Pure: no clock, no
+//! I/O.
 //!
 //! Invariants, each held by a property test over all interleavings: cached content never follows
 //! live content; a deleted environment never comes back; one unusable environment harms no other.
@@ -22,49 +23,49 @@ use super::startup_race::{CacheOutcome, Event, StartupRace, Tier};
 use crate::model::{EnvironmentChange, ListState};
 use crate::telemetry::Rounded;
 
-/// How long after a message that would remove every environment the connection must have been
-/// opened that confirms it. Long enough for a glitch upstream to pass.
+/// Shortest time between a message that would remove every environment and the opening of the
+/// connection that confirms it. Long enough for a glitch upstream to pass.
 pub const WIPE_CONFIRMATION_DELAY: Duration = Duration::from_secs(5);
 
-/// Which connection a message came over.
+/// Connection that a message came over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Counts connections of this process.
     pub number: u64,
-    /// When it was opened.
+    /// Time at which it was opened.
     pub opened_at: Instant,
 }
 
-/// What is to be done with the connection.
+/// Action on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamStep {
     /// Something on it could not be used: connect again, slower if that repeats.
     RestartMalformed,
     /// The server asked for a new connection.
     Reconnect,
-    /// Connect again, not before this moment, to hear whether every environment is to go.
+    /// Connect again, not before this moment, to confirm that every environment is to be removed.
     ConfirmAt(Instant),
 }
 
 /// Rules of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// Whether ld-relay's rows may be used.
+    /// Rule for the use of ld-relay's rows.
     pub adopt: Adopt,
-    /// How long the list stays authoritative after the stream was lost.
+    /// Time for which the list stays authoritative after the stream was lost.
     pub authority: Duration,
 }
 
-/// What a message or a cache read leads to.
+/// Consequences of a message or a cache read.
 #[derive(Debug, Default)]
 pub struct Reaction {
     /// Steps for the environments, in order.
     pub changes: Vec<EnvironmentChange>,
-    /// What all tiers together know, for those of them that lack some of it.
+    /// The merged records of all tiers, for tiers that lack some of them.
     pub learnt: Option<Arc<CachedSet>>,
-    /// The set that the cache shall hold from here on.
+    /// The set that the cache should hold from now on.
     pub persist: Option<Arc<RecordSet>>,
-    /// What to do with the connection.
+    /// Action on the connection.
     pub stream: Option<StreamStep>,
 }
 
@@ -77,22 +78,23 @@ pub struct State {
     filters: Ordered<Arc<FilterRecord>>,
     /// Records that were removed, by name.
     gone: BTreeMap<String, Gone>,
-    /// Versions of the records at the last look for removed ones, by name.
+    /// Versions of the records at the last check for removed ones, by name.
     known: BTreeMap<String, i64>,
-    /// What each tier of the cache held, while the race is on.
+    /// Content of each tier of the cache, while the race is on.
     tiers: BTreeMap<Tier, CachedSet>,
     adoption: Adoption,
     specs: Specs,
     list: ListState,
     authority: Duration,
-    /// When the stream was lost over which the list was confirmed.
+    /// Time at which the stream that confirmed the list was lost.
     disconnected_at: Option<Instant>,
-    /// When a message would have removed every environment, and the first connection that did.
+    /// The first connection with a message that would remove every environment, and the time of
+    /// that message.
     wipe_announced: Option<(u64, Instant)>,
 }
 
 impl State {
-    /// Nothing is known; these cache tiers are being read.
+    /// Creates the state in which nothing is known and these cache tiers are being read.
     pub fn new(settings: SpecSettings, tiers: &[Tier], policy: Policy) -> Self {
         Self {
             settings,
@@ -111,7 +113,7 @@ impl State {
         }
     }
 
-    /// A tier of the cache was read.
+    /// Takes the result of reading a tier of the cache.
     pub fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) -> Reaction {
         self.adoption.note(tier, &outcome);
         if let Some(set) = self.race.on(Event::Cache(tier, outcome)) {
@@ -160,21 +162,21 @@ impl State {
         self.known = records.versions();
     }
 
-    /// The stream was lost. Known environments go on; after a while the list is no longer
-    /// authoritative.
+    /// Notes that the stream was lost. Known environments go on; after a while the list is no
+    /// longer authoritative.
     pub fn on_disconnected(&mut self, now: Instant) {
         if self.list == ListState::Authoritative {
             self.disconnected_at.get_or_insert(now);
         }
     }
 
-    /// When the list ceases to be authoritative, if nothing happens before.
+    /// Time at which the list ceases to be authoritative, if nothing happens before.
     pub fn lapse_at(&self) -> Option<Instant> {
         let disconnected_at = self.disconnected_at?;
         (self.list == ListState::Authoritative).then(|| disconnected_at + self.authority)
     }
 
-    /// Time has passed.
+    /// Takes note of the time that has passed.
     pub fn on_time(&mut self, now: Instant) -> Reaction {
         if self.lapse_at().is_none_or(|at| now < at) {
             return Reaction::default();
@@ -188,7 +190,7 @@ impl State {
         Reaction { changes: self.changes(ListState::Lapsed), ..Reaction::default() }
     }
 
-    /// A decoded message arrived on a connection.
+    /// Takes a decoded message of a connection.
     pub fn on_message(
         &mut self,
         connection: Connection,
@@ -233,7 +235,7 @@ impl State {
         }
     }
 
-    /// A message arrived that cannot be decoded.
+    /// Takes note of a message that cannot be decoded.
     pub fn on_undecodable(&mut self) -> Reaction {
         Reaction {
             changes: self.changes(self.doubted()),
@@ -242,8 +244,8 @@ impl State {
         }
     }
 
-    /// The trust in the list after something was said that could not be taken over: it may have
-    /// named a key, so one that fits nothing must not be refused for good until the next put.
+    /// The state of the list after a message that could not be used: it may have named a key, so an
+    /// unknown key must not be refused for good until the next put.
     fn doubted(&self) -> ListState {
         match self.list {
             ListState::Unknown => ListState::Unknown,
@@ -283,7 +285,7 @@ impl State {
             named.insert(id);
         }
         environments.retain(|id| named.contains(id));
-        // An empty set is suspicious also while a cache may still tell of environments.
+        // An empty set is suspicious also while a cache may still bring environments.
         let something_to_lose = !self.environments.is_empty() || !self.race.caches_settled();
         if environments.is_empty()
             && something_to_lose
@@ -291,7 +293,7 @@ impl State {
         {
             return Reaction { stream: Some(step), ..Reaction::default() };
         }
-        // Whatever was suspected before, this put settles it.
+        // This put settles any earlier suspicion.
         self.wipe_announced = None;
         self.environments = environments;
         self.race.on(Event::<CachedSet>::LivePut);
@@ -310,8 +312,8 @@ impl State {
         }
         self.filters.retain(|id| named.contains(id));
 
-        // With an unusable record the keys of one environment are not known, so a key that fits
-        // nothing must not be refused for good.
+        // With an unusable record the keys of one environment are not known, so an unknown key must
+        // not be refused for good.
         let list = if flaws.any { ListState::Provisional } else { ListState::Authoritative };
         Reaction {
             changes: self.changes(list),
@@ -321,7 +323,8 @@ impl State {
         }
     }
 
-    /// A message would remove every environment: whether it must wait for a second word.
+    /// Checks a message that would remove every environment: returns a step if it must be
+    /// confirmed.
     fn wipe_held_back(&mut self, connection: Connection, now: Instant) -> Option<StreamStep> {
         let Some((first, announced_at)) = self.wipe_announced else {
             tracing::error!(
@@ -347,13 +350,13 @@ impl State {
         }
         Reaction {
             changes: self.changes(self.list),
-            // Before the first put the cache knows more than the stream has said.
+            // Before the first put the cache holds more than the stream has sent.
             persist: self.race.is_live().then(|| self.accepted()),
             ..Reaction::default()
         }
     }
 
-    /// The steps from what runs to what shall run.
+    /// The steps from what runs to what should run.
     fn changes(&mut self, list: ListState) -> Vec<EnvironmentChange> {
         let filters: Vec<_> = self.filters.iter().map(|(_, record)| record.clone()).collect();
         let records = self.environments.iter().map(|(_, record)| record);
@@ -372,9 +375,9 @@ impl State {
         add_gone(&mut self.gone, [(name, &Gone { version, order })]);
     }
 
-    /// What the cache shall hold: the accepted state, never the raw message, so that the last
-    /// good form of an environment survives a malformed put. With it go the names of what was
-    /// removed, so that no older copy brings it back.
+    /// The set that the cache should hold: the accepted state, never the raw message, so that the
+    /// last good form of an environment survives a malformed put. It includes the names of removed
+    /// records, so that no older copy brings them back.
     fn accepted(&mut self) -> Arc<RecordSet> {
         let mut set = RecordSet {
             environments: self.environments.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
@@ -395,7 +398,7 @@ impl State {
     }
 }
 
-/// What could not be taken over of one message.
+/// Problems of one message.
 #[derive(Default)]
 struct Flaws {
     any: bool,
@@ -438,7 +441,7 @@ fn upsert(
     applied
 }
 
-/// Told once for each form of an environment, not for each message.
+/// Logs the keys with views, once for each form of an environment, not for each message.
 fn report_views(record: &EnvironmentRecord) {
     for key in keys_with_views(record) {
         tracing::warn!(

@@ -1,4 +1,4 @@
-//! Invariants of the core over all interleavings of what caches and the stream say.
+//! Invariants of the core over all interleavings of events of the caches and the stream.
 
 use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::autoconfig::messages::Malformed;
+use crate::autoconfig::fields::Malformed;
 use crate::autoconfig::record_set::{SetOrigin, Stamp};
 
 fn record(id: &str, version: i64) -> EnvironmentRecord {
@@ -21,7 +21,7 @@ fn put(environments: &[(&str, Option<i64>)]) -> Message {
     Message::Put(Put { environments: environments.iter().map(entry).collect(), filters: vec![] })
 }
 
-/// How long the list stays authoritative without the stream.
+/// Time for which the list stays authoritative without the stream.
 const AUTHORITY: Duration = Duration::from_secs(60);
 
 fn cached(written_at: u64, environments: &[(&str, i64)]) -> CacheOutcome<CachedSet> {
@@ -145,7 +145,7 @@ fn of_two_tiers_the_newer_record_counts_whatever_the_clocks_say() {
             }
         }
         assert_eq!(bench.running(), "sdk-a-2 sdk-c-3", "{order:?}");
-        // That is what both tiers shall hold from here on.
+        // Both tiers should hold that from now on.
         let learnt = bench.learnt.unwrap();
         let versions: Vec<i64> = learnt.records.versions().into_values().collect();
         assert_eq!(versions, [2, 3]);
@@ -222,7 +222,7 @@ fn the_list_is_no_longer_authoritative_when_the_stream_stays_away() {
     bench.message(1, 0, 1, put(&[("a", Some(1))]));
     assert_eq!(bench.state.lapse_at(), None, "the stream is live");
     bench.state.on_disconnected(second(&bench, 10));
-    // Attempts that fail put nothing off.
+    // Attempts that fail do not postpone it.
     bench.state.on_disconnected(second(&bench, 40));
     assert_eq!(bench.state.lapse_at(), Some(second(&bench, 70)));
     let reaction = bench.state.on_time(second(&bench, 69));

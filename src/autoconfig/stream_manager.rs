@@ -1,5 +1,5 @@
-//! The shell of autoconfig: one loop that owns the stream, hands what it says and what the caches
-//! say to [`State`], and carries out what that decides.
+//! The task of autoconfig: one loop that owns the stream, passes its messages and the content of
+//! the caches to [`State`], and carries out the decisions.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -9,14 +9,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cache::tier::{Source, Wanted};
+use super::cache::orders::CacheOrders;
 use super::messages::{Message, decode};
 use super::record_set::CachedSet;
 use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Policy, Reaction, State, StreamStep};
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
-use crate::replica::Heard;
 use crate::telemetry::{At, Chain, Rounded};
 use crate::upstream::{
     EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamFailure,
@@ -28,8 +27,8 @@ pub const PATH: &str = "/relay_auto_config";
 /// See [`PATH`].
 pub const QUERY: &str = "rpacProtocolVersion=2";
 
-/// Pause before the stream is opened anew after its task broke, which is a defect of ours: it
-/// may break again at once.
+/// Pause before the stream is opened again after its task stopped unexpectedly, which is a defect
+/// of the relay: it may happen again at once.
 const BROKEN_TASK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens autoconfig streams.
@@ -61,7 +60,7 @@ impl AutoConfigStreams {
 pub struct AutoConfigStatus(Arc<Mutex<ConnectionStatus>>);
 
 impl AutoConfigStatus {
-    /// Nothing has happened yet.
+    /// The status before anything has happened.
     pub fn new(now: SystemTime) -> Self {
         Self(Arc::new(Mutex::new(ConnectionStatus::initializing(now))))
     }
@@ -76,15 +75,15 @@ impl AutoConfigStatus {
     }
 }
 
-/// The ends of the channels that connect the manager with the rest.
+/// The ends of the channels that connect the manager with other tasks.
 #[derive(Debug)]
 pub struct Channels {
     /// Steps for the environments.
     pub changes: mpsc::Sender<Vec<EnvironmentChange>>,
-    /// What the tiers of the cache hold.
+    /// Content of the tiers of the cache.
     pub cache_results: mpsc::Receiver<(Tier, CacheOutcome<CachedSet>)>,
-    /// What the tiers of the cache shall hold. The first value also ends their reading.
-    pub wanted: watch::Sender<Option<Wanted>>,
+    /// The records that the tiers of the cache should hold.
+    pub orders: CacheOrders,
     /// The autoconfig key, which may change.
     pub key: watch::Receiver<AutoConfigKey>,
     /// Read by `/status`.
@@ -99,17 +98,17 @@ pub struct StreamManager {
     state: State,
     /// The stream; `None` while it is deliberately closed.
     stream: Option<EventStream>,
-    /// When to open the stream again.
+    /// Time at which the stream is opened again.
     reopen_at: Option<Instant>,
-    /// The connection that stands, by the stream's own number and by ours, which goes on when
+    /// The current connection, by the stream's own number and by the manager's, which goes on when
     /// the stream is replaced.
     connection: Option<(u64, Connection)>,
     connections: u64,
-    /// Messages of connections up to this number of the stream no longer count.
+    /// Messages of the stream's connections up to this number are ignored.
     ignore_up_to: u64,
-    /// Whether the log has told of an unknown event on this connection.
+    /// True once an unknown event on this connection was logged.
     told_unknown: bool,
-    /// Whether this connection has delivered something that could be used.
+    /// True once this connection has delivered something that could be used.
     has_delivered: bool,
 }
 
@@ -146,7 +145,7 @@ impl StreamManager {
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until it is cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
         self.open();
         loop {
@@ -202,7 +201,7 @@ impl StreamManager {
         self.reopen_at = Some(reopen_at);
     }
 
-    /// The connection is gone: what is known is no longer confirmed.
+    /// Notes that the connection is lost: the list is no longer confirmed.
     fn disconnected(&mut self, failure: Option<StreamFailure>) {
         self.connection = None;
         self.state.on_disconnected(Instant::now());
@@ -211,7 +210,7 @@ impl StreamManager {
             Some(failure) => status.on_failure(failure.kind, failure.status, now),
             None => status.on_interruption(now),
         });
-        self.set_live(false);
+        self.channels.orders.not_live(now);
     }
 
     async fn on_cache(&mut self, tier: Tier, outcome: CacheOutcome<CachedSet>) {
@@ -238,7 +237,7 @@ impl StreamManager {
 
     async fn on_stream(&mut self, event: StreamEvent) {
         if let StreamEvent::Event { .. } | StreamEvent::Comment { .. } = &event {
-            self.note_heard();
+            self.channels.orders.heard(Instant::now());
         }
         match event {
             StreamEvent::Opened { connection, .. } => {
@@ -251,7 +250,7 @@ impl StreamManager {
             StreamEvent::Event { connection, event } if connection > self.ignore_up_to => {
                 self.on_event(connection, &event).await;
             }
-            // A heartbeat says that what was delivered still holds.
+            // A heartbeat confirms what was delivered.
             StreamEvent::Comment { connection } if connection > self.ignore_up_to => {
                 if self.has_delivered {
                     self.channels.status.update(|status| status.on_valid(SystemTime::now()));
@@ -317,54 +316,14 @@ impl StreamManager {
             let _ = self.channels.changes.send(reaction.changes).await;
         }
         if let Some(known) = reaction.learnt {
-            self.channels.wanted.send_if_modified(|wanted| {
-                let is_news = match wanted.as_ref().map(|wanted| &wanted.source) {
-                    Some(Source::Stream) => false,
-                    Some(Source::Tiers(before)) => **before != *known,
-                    None => true,
-                };
-                if is_news {
-                    *wanted = Some(Wanted::learnt(known, Instant::now()));
-                }
-                is_news
-            });
+            self.channels.orders.learnt(known, Instant::now());
         }
-        // A put also ends the reading of the caches, by giving them something to write.
         if let Some(records) = reaction.persist {
-            self.channels.wanted.send_replace(Some(Wanted {
-                records,
-                confirmed_at: Some(SystemTime::now()),
-                source: Source::Stream,
-                live: true,
-                heard: Heard::first(Instant::now()),
-            }));
+            self.channels.orders.accepted(records, Instant::now(), SystemTime::now());
         }
     }
 
-    /// The stream is not stuck. Nobody is woken for it.
-    fn note_heard(&self) {
-        self.channels.wanted.send_if_modified(|wanted| {
-            if let Some(wanted) = wanted {
-                wanted.heard.again(Instant::now());
-            }
-            false
-        });
-    }
-
-    fn set_live(&self, live: bool) {
-        self.channels.wanted.send_if_modified(|wanted| match wanted {
-            Some(wanted) if wanted.live != live => {
-                wanted.live = live;
-                // Up to this moment.
-                wanted.confirmed_at = Some(SystemTime::now());
-                // Nobody is woken for it: it matters only when something is to be written.
-                false
-            }
-            Some(_) | None => false,
-        });
-    }
-
-    /// Tells an operator what arrived.
+    /// Logs a message for the operator.
     fn note(&mut self, message: &Message) {
         match message {
             Message::Put(put) => tracing::info!(
@@ -388,7 +347,7 @@ impl StreamManager {
                 tracing::info!("LaunchDarkly asks for a new autoconfig connection");
             }
             Message::PutElsewhere => tracing::info!("autoconfig put for an unknown path ignored"),
-            // Once a connection: a newer LaunchDarkly may send it all day.
+            // Once for each connection: a newer LaunchDarkly may send it often.
             Message::UnknownEvent(name) if !self.told_unknown => {
                 self.told_unknown = true;
                 tracing::warn!(name, "unknown autoconfig event ignored; others are not told of");
@@ -403,8 +362,8 @@ impl StreamManager {
     }
 }
 
-/// Whether a message tells something about environments or filters. Unknown events and requests to
-/// reconnect show that somebody answers, not that the list is valid.
+/// True if a message says something about environments or filters. Unknown events and requests to
+/// reconnect show that a server answers, not that the list is valid.
 fn is_usable(message: &Message) -> bool {
     match message {
         Message::Put(_)

@@ -1,4 +1,4 @@
-//! Warnings of secrets that cross a network unencrypted.
+//! Warnings about secrets that cross a network unencrypted.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use super::reader::Reader;
 use super::table::{Row, consul as consul_table, main, proxy as proxy_table, redis as redis_table};
 use super::{Config, Database, ProxyLogin};
 
-/// Warns of every connection beyond this machine over which the relay would send a key, password
-/// or token without TLS.
+/// Warns of every connection to another machine over which the relay would send a key, password or
+/// token without TLS.
 pub(super) fn warn(reader: &mut Reader<'_>, config: &Config) {
     let stream_uri = config.main.stream_uri.to_string();
     let keys = "SDK keys and flags cross the network unencrypted; use https";
@@ -68,7 +68,7 @@ fn warn_at(reader: &mut Reader<'_>, row: &Row, url: &str, what: &str) {
     }
 }
 
-/// Whether a connection to this URL has no TLS and leaves this machine.
+/// True if a connection to this URL leaves this machine without TLS.
 fn leaves_in_clear(url: &str) -> bool {
     let is_clear = ["http://", "redis://", "valkey://"].iter().any(|it| url.starts_with(it));
     is_clear && !host(url).is_some_and(|host| is_local(&host))

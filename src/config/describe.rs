@@ -27,9 +27,10 @@ impl Shown {
         self.0.get(&(section, None, option)).map(String::as_str)
     }
 
-    /// One option a line under the title of its section, in the order of docs/configuration.md.
-    /// Options that have no effect are left out: they are in a warning. A value may hold a line
-    /// break or an escape sequence of a terminal: the program that prints the lines escapes it.
+    /// One line for each option, under the title of its section, in the order of
+    /// docs/configuration.md. Options without effect are left out: a warning names them. A value
+    /// may hold a line break or an escape sequence of a terminal: the program that prints the lines
+    /// escapes it.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for section in SECTIONS {

@@ -1,7 +1,7 @@
-//! Options that are set and do not work, by the column *Effect* of the table.
+//! Reports options that are set but do not work, by the column *Effect* of the table.
 //!
-//! One warning names all that are not implemented yet (design D39). It is a problem where security
-//! would be weaker without the option, or where nothing would be left to serve.
+//! One warning names all that are not implemented yet (design D39). Such an option is a problem
+//! instead if security would be weaker without it, or if nothing would be left to serve.
 
 use super::problems::Place;
 use super::reader::Reader;
@@ -61,7 +61,8 @@ fn written(title: &str, row: &Row, place: Place) -> String {
     }
 }
 
-/// ld-relay v8 refuses most options that it does not have any more, and so do we.
+/// Reports removed options. ld-relay v8 refuses most options that it has removed; so does
+/// Pilotlight.
 fn report_retired(reader: &mut Reader<'_>, section: &Section, row: &Row) {
     let environments = reader.names_of(&environment::LD_ENV_);
     // `LD_TTL_MINUTES_a` is also the `ttl` of an environment `MINUTES_a`.
@@ -81,7 +82,7 @@ fn report_retired(reader: &mut Reader<'_>, section: &Section, row: &Row) {
     }
 }
 
-/// The text as the end of a sentence, unless it begins with a name.
+/// The text with a lower-case first letter, to end a sentence, unless it begins with a name.
 fn lower_case(text: &str) -> String {
     let mut characters = text.chars();
     match characters.next() {

@@ -1,14 +1,14 @@
-//! Reading of the few files a configuration consists of: the file itself and those of secrets.
+//! Reads the files of a configuration: the file itself and those of secrets.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Most bytes of one file. A thousand environments take a quarter of this; what is larger is not
-/// a configuration, and a device file must not fill the memory.
+/// Largest size of one file. A thousand environments take a quarter of this; a larger file is not a
+/// configuration, and a device file must not fill the memory.
 pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where files are read from: the disk, or a map in tests.
+/// A source of files: the disk, or a map in tests.
 pub trait Files {
     /// The content of the file; an error for one that is missing, unreadable or too large.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;

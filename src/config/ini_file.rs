@@ -1,7 +1,8 @@
-//! ld-relay's file format: sections, options, values; no knowledge of which of them exist.
+//! Parser of ld-relay's file format: sections, options, values. It does not know which of them
+//! exist.
 //!
-//! ld-relay v8: the dialect of its INI reader, which is close to that of git. Unlike it, this
-//! parser goes on after a mistake: it reports each of them with its line and skips that line.
+//! The dialect is that of ld-relay v8's INI reader, which is close to git's. Unlike that reader,
+//! this parser continues after a mistake: it reports the mistake with its line and skips the line.
 //! It never panics, whatever the bytes are.
 
 use std::collections::BTreeMap;
@@ -13,23 +14,23 @@ use std::sync::Arc;
 
 use super::problems::{Place, Problem};
 
-/// What a section header may look like.
+/// The form of a section header, for messages.
 const HEADERS: &str = "[Section] or [Section \"name\"], alone on the line";
 
 const LONE_BACKSLASH: &str = "outside quotation marks, \\ is allowed only before a line break \
                               or \"; put the value in quotation marks and write \\\\";
 
-/// What follows an option's name, if anything does.
+/// The value of an option as it is written.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Raw {
     /// There is no `=`: `true` for a boolean, a mistake for everything else.
     Blank,
-    /// The text behind the `=`, without quotation marks; may be empty.
+    /// The text after the `=`, without quotation marks; may be empty.
     Text(String),
 }
 
 impl Raw {
-    /// The text behind the `=`.
+    /// The text after the `=`.
     pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Blank => None,
@@ -76,7 +77,7 @@ pub(super) struct Assignment {
     pub(super) line: usize,
 }
 
-/// What a file says.
+/// The content of a file.
 pub(super) struct IniFile {
     /// The file.
     pub(super) path: Arc<Path>,
@@ -84,8 +85,8 @@ pub(super) struct IniFile {
     pub(super) headers: Vec<Header>,
     /// Options in the order of the file.
     pub(super) assignments: Vec<Assignment>,
-    /// Where each option stands among them: section, name and option, in lower case except for the
-    /// name.
+    /// Indices of each option's assignments, by section, name and option, in lower case except for
+    /// the name.
     index: BTreeMap<(String, Option<String>, String), Vec<usize>>,
 }
 
@@ -103,7 +104,7 @@ impl IniFile {
     }
 }
 
-/// Reads the bytes of a file. What is not understood is among the problems, not in the result.
+/// Parses the bytes of a file. Mistakes are in the problems, not in the result.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> (IniFile, Vec<Problem>) {
     let path: Arc<Path> = path.into();
     let mut problems = Vec::new();
@@ -122,7 +123,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (IniFile, Vec<Problem>) {
     (parser.file, parser.problems)
 }
 
-/// The text of the file, with an empty line in the place of each that is not text.
+/// The text of the file. Lines that are not text are replaced by empty lines.
 fn readable_lines(path: &Arc<Path>, bytes: &[u8], problems: &mut Vec<Problem>) -> String {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let mut text = String::with_capacity(bytes.len());
@@ -151,7 +152,7 @@ fn readable_lines(path: &Arc<Path>, bytes: &[u8], problems: &mut Vec<Problem>) -
 enum Section {
     /// No header was seen.
     NotYet,
-    /// The last header was not understood: what follows is checked for its form only.
+    /// The last header is invalid: only the syntax of what follows is checked.
     Unknown,
     /// Index of the header.
     At(usize),
@@ -217,7 +218,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The name of a subsection; knows two escapes only.
+    /// Parses the name of a subsection, which has only two escapes.
     fn quoted_name(&mut self) -> Result<String, &'static str> {
         self.rest.next();
         let mut name = String::new();
@@ -280,11 +281,11 @@ impl Parser<'_> {
         }
     }
 
-    /// Everything behind the `=` up to the end of the line or a comment; leaves both unread.
+    /// Parses the value after the `=`, up to the end of the line or a comment; leaves both unread.
     fn value(&mut self) -> Result<Raw, &'static str> {
         self.skip_blanks();
         let mut text = String::new();
-        // Blanks at the end count only if something follows them.
+        // Blanks are kept only if something follows them.
         let mut kept = 0;
         let mut quoted = false;
         while let Some(c) = self.rest.peek().copied() {
@@ -318,7 +319,7 @@ impl Parser<'_> {
         Ok(Raw::Text(text))
     }
 
-    /// What a backslash and the character behind it stand for; nothing for a continued line.
+    /// The character that an escape sequence stands for; `None` for a continued line.
     fn escaped(&mut self, quoted: bool) -> Result<Option<char>, &'static str> {
         let next = self.rest.peek().copied();
         let meant = match (quoted, next) {

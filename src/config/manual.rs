@@ -1,4 +1,4 @@
-//! The environments a configuration names, in the form that autoconfig gives them too.
+//! The environments that the configuration names, in the same form as those of autoconfig.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::model::{
 use super::{Config, EnvironmentConfig};
 
 impl Config {
-    /// All environments of `[Environment]` sections and `LD_ENV_` variables by their names, each
-    /// followed by itself seen through the filters of its project.
+    /// All environments of `[Environment]` sections and `LD_ENV_` variables in the order of their
+    /// names, each followed by one for each filter of its project.
     ///
     /// ld-relay v8: a filtered environment is named `ENVIRONMENT/FILTER`; the filter is added to
     /// its prefix if it has one.

@@ -1,11 +1,9 @@
-//! What the operator asked for: the configuration file and the variables, read once into typed
-//! values.
+//! The configuration file and the environment variables, read once into typed values.
 //!
-//! Nothing behind this module reads a variable or parses an option again, and magic values end
-//! here: a zero that means *off* becomes `None`. All problems are found in one go, each with its
-//! place; what an operator should know although the relay can start comes back as warnings. The
-//! file and the variables are merged first and judged once, as a whole, so it does not matter
-//! which of them says what.
+//! No other module reads a variable or parses an option again, and magic values end here: a zero
+//! that means *off* becomes `None`. All problems are reported together, each with its place;
+//! mistakes with which the relay can start are returned as warnings. The file and the variables are
+//! merged first and checked as a whole, so it does not matter which of them sets an option.
 //!
 //! Invariant: a [`Config`] that was returned is consistent; no text made here holds a secret.
 
@@ -50,15 +48,15 @@ pub use variables::{ProcessVariables, Variables};
 
 use reader::Reader;
 
-/// The file that is read if no flag says otherwise (ld-relay v8).
+/// The file that is read without flags (ld-relay v8).
 pub const DEFAULT_FILE: &str = "/etc/ld-relay.conf";
 
-/// Where the configuration comes from, as the command line says.
+/// The sources of the configuration, from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSource {
     /// The configuration file, if one is to be read.
     pub file: Option<ConfigFile>,
-    /// Whether variables set options; they count before the file.
+    /// True if variables set options; they take precedence over the file.
     pub from_env: bool,
 }
 
@@ -67,22 +65,22 @@ pub struct ConfigSource {
 pub struct ConfigFile {
     /// Its path.
     pub path: PathBuf,
-    /// Whether the relay may start without it.
+    /// True if the relay may start without it.
     pub may_be_missing: bool,
 }
 
-/// Everything the operator asked for.
+/// The complete configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[Main]`.
     pub main: MainConfig,
-    /// `[AutoConfig]`. Its encryption keys count without an autoconfig key as well.
+    /// `[AutoConfig]`. Its encryption keys are used even without an autoconfig key.
     pub autoconfig: AutoConfigSection,
     /// `[Environment "name"]` by name.
     pub environments: BTreeMap<String, EnvironmentConfig>,
     /// `[Filters "project"]` by project key; each has an environment.
     pub filters: BTreeMap<String, Vec<FilterKey>>,
-    /// The shared database; `None` is none.
+    /// The shared database, if there is one.
     pub database: Option<Database>,
     /// `[LocalStore]`.
     pub local_store: LocalStoreConfig,
@@ -97,13 +95,13 @@ pub struct Config {
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What an operator should know, in the order of the file.
+    /// Warnings for the operator, in the order of the file.
     pub warnings: Vec<Warning>,
     /// The values of the options as text for people.
     pub shown: Shown,
 }
 
-/// Reads the configuration, or says everything that is wrong with it.
+/// Reads the configuration, or reports everything that is wrong with it.
 pub fn load(
     source: &ConfigSource,
     variables: &dyn Variables,

@@ -1,19 +1,20 @@
-//! What is wrong with a configuration, and where: problems stop the start, warnings do not.
+//! Problems and warnings of a configuration, with their places. Problems prevent the start,
+//! warnings do not.
 //!
-//! Texts never hold the value of a secret option; they are fit for a terminal and a log.
+//! Texts never hold the value of a secret option, so they may be printed and logged.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Most problems that are kept. A file that is no configuration at all (a binary, a core dump)
-/// would otherwise print one line for each of its lines.
+/// Largest number of problems that are kept. A file that is not a configuration (a binary, a core
+/// dump) would otherwise print one line for each of its lines.
 const PROBLEMS_MAX: usize = 100;
 
-/// Where a value stands, or would stand.
+/// The place of a value, or of a missing one.
 ///
-/// The order is the order of the report: the file from top to bottom, then the variables, then
-/// what stands nowhere.
+/// The order is the order of the report: the file from top to bottom, then the variables, then what
+/// has no place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A line of the configuration file.
@@ -52,11 +53,11 @@ impl fmt::Display for Place {
 /// One reason why the configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where it is.
+    /// Its place.
     pub place: Place,
-    /// What is wrong, as a phrase: `"soon" is not a duration`.
+    /// The problem, as a phrase: `"soon" is not a duration`.
     pub what: String,
-    /// What would be right, where that can be said in a few words.
+    /// The allowed values, if a few words can name them.
     pub allowed: Option<String>,
 }
 
@@ -75,7 +76,7 @@ impl fmt::Display for Problem {
 pub struct Problems {
     /// The problems in the order of their places; never empty.
     problems: Vec<Problem>,
-    /// How many more there were.
+    /// The number of problems that were left out.
     left_out: usize,
 }
 
@@ -89,8 +90,8 @@ impl Problems {
         (!problems.is_empty()).then_some(Self { problems, left_out })
     }
 
-    /// One line each, with the number of those that are left out. A text from outside may break a
-    /// line: the program that prints them escapes it.
+    /// One line for each problem, then the number of those left out. A text from outside may
+    /// contain a line break: the program that prints the lines escapes it.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let more = (self.left_out > 0).then(|| format!("and {} more problems", self.left_out));
         self.problems.iter().map(ToString::to_string).chain(more)
@@ -109,12 +110,12 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Something an operator should know, although the relay can start.
+/// A message for the operator that does not prevent the start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
-    /// What it is about.
+    /// Its place.
     pub place: Place,
-    /// What an operator should know, as a phrase.
+    /// The message, as a phrase.
     pub what: String,
 }
 

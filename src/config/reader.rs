@@ -1,12 +1,13 @@
-//! Looks an option up in the file and in the variables and makes one typed value of both.
+//! Reads options: looks each up in the file and in the variables, and makes one typed value of
+//! both.
 //!
-//! The rules of ld-relay v8 for one option: of several values in the file the last counts, and a
+//! The rules of ld-relay v8 for one option: the last of several values in the file wins, and a
 //! variable takes precedence over the file; an empty value means *not set*, except for a boolean
-//! variable, where it changes nothing; lists of both are joined. Unlike ld-relay, the file is not
-//! judged before the variables are known.
+//! variable, where it changes nothing; lists of both are joined. Unlike in ld-relay, the file is
+//! checked together with the variables.
 //!
-//! A value that cannot be understood is a problem and reads as not set, but [`Scope::is_set`] is
-//! true for it, so that no second problem says it is missing.
+//! An invalid value is a problem and reads as not set, but [`Scope::is_set`] is true for it, so
+//! that no second problem says it is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,26 +19,25 @@ use super::table::{Combine, Default, Opt, Row};
 use super::values;
 use super::variables::Variables;
 
-/// An option of a section, and of one environment or project: section, name in quotation marks,
-/// option.
+/// Key of an option: section, name in quotation marks (of the environment or project), option.
 pub(super) type Key = (&'static str, Option<String>, &'static str);
 
-/// Everything the operator said, and what was found wrong with it so far.
+/// The input of the configuration, and the problems found in it so far.
 pub struct Reader<'a> {
     file: Option<IniFile>,
     variables: &'a dyn Variables,
     /// Variables may set options (`--from-env`).
     from_env: bool,
     files: &'a dyn Files,
-    /// Where each option that is set got its value. A boolean that is false is not among them.
+    /// The place of each option that is set. Booleans that are false are left out.
     in_force: BTreeMap<Key, Place>,
     shown: Shown,
-    /// Rows that are off, by section and name: their variables do not count, and their values are
+    /// Rows that are off, by section and name: their variables are ignored, and their values are
     /// not shown.
     off: BTreeSet<(&'static str, &'static str)>,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
-    /// Part of the file was lost, so that "missing" may not be true.
+    /// True if a part of the file could not be read, so that a "missing" option may be there.
     pub(super) is_incomplete: bool,
 }
 
@@ -64,23 +64,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The sections that exist once, or one environment or project.
+    /// Access to the sections that exist once, or to one environment or project.
     pub(super) fn scope(&mut self, name: Option<String>) -> Scope<'_, 'a> {
         Scope { reader: self, name }
     }
 
-    /// The sections that exist once.
+    /// Access to the sections that exist once.
     pub(super) fn global(&mut self) -> Scope<'_, 'a> {
         self.scope(None)
     }
 
-    /// One of the sections that have a name each: an environment, or the filters of a project.
+    /// Access to one section with a name: an environment, or the filters of a project.
     pub(super) fn named(&mut self, name: &str) -> Scope<'_, 'a> {
         self.scope(Some(name.to_owned()))
     }
 
-    /// The names of all sections to which the option belongs: those in the file, and those that
-    /// the option's family of variables makes.
+    /// The names of all sections to which the option belongs: those in the file, and those that its
+    /// family of variables defines.
     pub(super) fn names_of(&self, maker: &Row) -> BTreeSet<String> {
         let headers = self.file.iter().flat_map(|file| &file.headers);
         let mut names: BTreeSet<String> = headers
@@ -91,13 +91,13 @@ impl<'a> Reader<'a> {
         names
     }
 
-    /// The rest after the family's common beginning in the names of the variables that are set.
+    /// The parts after the family's prefix in the names of the variables that are set.
     pub(super) fn family(&self, family: &str) -> BTreeSet<String> {
         let names = if self.from_env { self.variables.names() } else { Vec::new() };
         names.iter().filter_map(|name| name.strip_prefix(family)).map(str::to_owned).collect()
     }
 
-    /// A variable that counts whether or not variables may set options; `None` if it is empty.
+    /// A variable that is read even without `--from-env`; `None` if it is empty.
     pub(super) fn process_variable(&self, name: &str) -> Option<String> {
         self.variables.get(name)?.into_string().ok().filter(|value| !value.is_empty())
     }
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning { place, what: what.into() });
     }
 
-    /// Everywhere the option is set: the title of the section and the place.
+    /// All places where the option is set, each with the title of its section.
     pub(super) fn in_force(&self, row: &Row) -> Vec<(String, Place)> {
         let found = self
             .in_force
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// Ends the reading: the values for people and the warnings, or all problems.
+    /// Ends the reading and returns the values for people and the warnings, or all problems.
     pub(super) fn finish(mut self) -> Result<(Shown, Vec<Warning>), Problems> {
         match Problems::from_list(self.problems) {
             Some(problems) => Err(problems),
@@ -153,14 +153,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where one value of an option stands.
+/// One value of an option, and its place.
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) raw: Raw,
 }
 
 impl Entry {
-    /// The value is empty, in a way that may mean *not set*.
+    /// True if the value is empty, in a way that may mean *not set*.
     pub(super) fn is_empty(&self) -> bool {
         self.raw == Raw::Text(String::new())
     }
@@ -170,7 +170,7 @@ impl Entry {
     }
 }
 
-/// The sections that exist once, or one environment or project: to read its options from.
+/// Access to the options of the sections that exist once, or of one environment or project.
 pub struct Scope<'r, 'a> {
     pub(super) reader: &'r mut Reader<'a>,
     /// Empty for a section that should have a name and has none.
@@ -203,7 +203,7 @@ impl Scope<'_, '_> {
         (self.value_of(option, file), self.value_of(option, variables))
     }
 
-    /// The value that all these entries together mean.
+    /// The value that results from all these entries.
     fn value_of<T>(&mut self, option: &Opt<T>, entries: Vec<Entry>) -> Option<T> {
         let (mut value, mut list) = (None, Vec::new());
         for entry in entries {
@@ -265,8 +265,8 @@ impl Scope<'_, '_> {
         value
     }
 
-    /// True if the option has a value, be it one that cannot be understood. Only for options that
-    /// were read; a boolean counts if it is true.
+    /// True if the option has a value, even an invalid one. Only for options that were read; a
+    /// boolean must be true.
     pub(super) fn is_set(&self, row: &Row) -> bool {
         self.reader.in_force.contains_key(&self.key(row))
     }
@@ -281,7 +281,7 @@ impl Scope<'_, '_> {
         self.in_variables(row).iter().any(|entry| !entry.is_empty())
     }
 
-    /// Where the option got its value, or where it would stand.
+    /// The place of the option's value, or the place where it is missing.
     pub(super) fn place(&self, row: &Row) -> Place {
         match self.reader.in_force.get(&self.key(row)) {
             Some(place) => place.clone(),
@@ -320,7 +320,7 @@ impl Scope<'_, '_> {
         self.reader.shown.set(self.key(row), text);
     }
 
-    /// How many problems were found so far, to tell whether a step added one.
+    /// The number of problems found so far, to tell whether a step added one.
     pub(super) fn problem_count(&self) -> usize {
         self.reader.problems.len()
     }
@@ -352,7 +352,7 @@ impl Scope<'_, '_> {
         self.reader.in_force.remove(&self.key(row));
     }
 
-    /// All values of the option, the one that counts last.
+    /// All values of the option; the one that applies is the last.
     pub(super) fn entries(&mut self, row: &Row) -> Vec<Entry> {
         let mut entries = self.in_file(row);
         entries.extend(self.in_variables(row));
@@ -403,7 +403,7 @@ impl Scope<'_, '_> {
         entries
     }
 
-    /// A list of which each item has its own variable: `DATADOG_TAG_name=value` is `name:value`.
+    /// Reads a list with one variable for each item: `DATADOG_TAG_name=value` is `name:value`.
     fn in_family(&self, family: &str) -> Vec<Entry> {
         let names = self.reader.family(family).into_iter();
         names

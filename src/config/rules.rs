@@ -1,7 +1,7 @@
-//! Checks across sections. Each problem stands at an option the operator can change.
+//! Checks across sections. Each problem has the place of an option that the operator can change.
 //!
-//! ld-relay v8 makes most of them; where it differs the rule says so. An option that could not be
-//! understood counts as set, so that a mistake is reported once and not again by its absence.
+//! Most of the rules are those of ld-relay v8; the others say so. An invalid value counts as set,
+//! so that a mistake is reported once and not again as a missing option.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,14 +12,14 @@ use super::sections::autoconfig::{ID_PLACEHOLDER, of_environments};
 use super::sections::database::DatabaseKind;
 use super::table::{Row, autoconfig, dynamodb, environment, filters, offline};
 
-/// Checks a configuration, together with the databases that are switched on.
+/// Checks a configuration, and the databases that are switched on.
 pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[DatabaseKind]) {
     let facts = Facts::gather(reader, config);
     check_modes(reader, &facts);
     check_offline(reader, &facts);
     check_filters(reader, &facts);
     warn_of_equal_keys(reader, config);
-    // ld-relay v8: with several databases nothing more is said of any of them.
+    // ld-relay v8: several databases are one problem, and none of them is checked further.
     match databases {
         [] => check_without_database(reader, config),
         [database] => {
@@ -34,7 +34,7 @@ pub(super) fn check(reader: &mut Reader<'_>, config: &Config, databases: &[Datab
     }
 }
 
-/// What is switched on, whether or not it could be understood.
+/// The parts that are switched on, even by an invalid value.
 struct Facts<'c> {
     config: &'c Config,
     autoconfig: bool,
@@ -59,7 +59,7 @@ impl<'c> Facts<'c> {
     }
 }
 
-/// Exactly one of autoconfig, offline mode and environments in the configuration.
+/// Requires exactly one of autoconfig, offline mode and environments in the configuration.
 fn check_modes(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     let others: Vec<&str> = [
         (facts.offline, "[OfflineMode] fileDataSource"),
@@ -98,7 +98,7 @@ fn check_modes(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     }
 }
 
-/// The other options of offline mode need its archive.
+/// Forbids the other options of offline mode without its archive.
 fn check_offline(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     if facts.offline {
         return;
@@ -110,8 +110,8 @@ fn check_offline(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     }
 }
 
-/// Every environment belongs to a project once there are filters, and every filter to one that
-/// has an environment.
+/// If there are filters, every environment needs a project, and every filter a project that has an
+/// environment.
 fn check_filters(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     if facts.filters.is_empty() || facts.autoconfig {
         return;
@@ -133,7 +133,7 @@ fn check_filters(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     }
 }
 
-/// Two environments with one key: a client of one would be given the other's flags.
+/// Warns of two environments with one key: a client of one would receive the other's flags.
 fn warn_of_equal_keys(reader: &mut Reader<'_>, config: &Config) {
     let mut by_key: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, environment) in &config.environments {
@@ -156,8 +156,8 @@ fn check_without_database(reader: &mut Reader<'_>, config: &Config) {
     }
 }
 
-/// DynamoDB: without the global table, every environment has its own. ld-relay v8: the autoconfig
-/// cache has no table but the global one.
+/// DynamoDB: without the global table, every environment needs its own. ld-relay v8: the autoconfig
+/// cache can use only the global table.
 fn check_table(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     let mut section = reader.global();
     if section.is_set(&dynamodb::DYNAMODB_TABLE) {
@@ -179,7 +179,7 @@ fn check_table(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     }
 }
 
-/// Environments of autoconfig share the database, so something must keep them apart.
+/// Requires the placeholder in the prefix or table: environments of autoconfig share the database.
 fn check_placeholder(reader: &mut Reader<'_>, facts: &Facts<'_>, database: DatabaseKind) {
     let defaults = &facts.config.autoconfig.environments;
     let by_prefix = defaults.store_prefix_template().contains(ID_PLACEHOLDER);
@@ -198,8 +198,8 @@ fn check_placeholder(reader: &mut Reader<'_>, facts: &Facts<'_>, database: Datab
     }
 }
 
-/// Two environments at one place replace each other's flags again and again. ld-relay v8 starts
-/// with them, so this is no error.
+/// Warns of two environments at one place, which overwrite each other's flags again and again.
+/// ld-relay v8 starts with them, so this is no error.
 fn warn_of_equal_prefixes(reader: &mut Reader<'_>, config: &Config, database: DatabaseKind) {
     let mut by_place: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for (name, environment) in &config.environments {
@@ -221,7 +221,7 @@ fn warn_of_equal_prefixes(reader: &mut Reader<'_>, config: &Config, database: Da
     }
 }
 
-/// At most one environment may use the store's default prefix and table.
+/// Allows at most one environment to use the store's default prefix and table.
 fn check_prefixes(reader: &mut Reader<'_>, facts: &Facts<'_>, database: DatabaseKind) {
     let (needed, allowed): (&[&Row], &str) = match database {
         DatabaseKind::DynamoDb => (

@@ -1,6 +1,6 @@
-//! Secrets: given as a value, or in a file of their own that can be read again when it changes.
+//! Secrets, given as a value or in a file, which can be read again when it changes.
 //!
-//! The text of a secret is in no problem and no warning, not even a part of it.
+//! No problem and no warning holds any part of a secret.
 
 use std::path::PathBuf;
 
@@ -9,32 +9,32 @@ use crate::model::{AutoConfigKey, MobileKey, Password, SdkKey};
 use super::reader::Scope;
 use super::table::Opt;
 
-/// Most bytes of a secret's file. The longest secrets are tokens of a few kilobytes.
+/// Largest size of a secret's file. The longest secrets are tokens of a few kilobytes.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 /// A secret and the file it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretSource<T> {
-    /// The secret as it was when the configuration was read.
+    /// The secret when the configuration was read.
     pub value: T,
     /// The file to read it from again; `None` if it was given as a value.
     pub file: Option<PathBuf>,
 }
 
-/// Where secrets of one kind are understood: the same function serves the value and the content
-/// of the file, now and when the file is read again.
+/// A kind of secret. The same function parses the value and the content of the file, at the start
+/// and when the file is read again.
 pub trait SecretKind: Sized {
-    /// Makes the secret of a text; the error says what is wrong without any part of the text.
+    /// Makes the secret from a text; the error contains no part of the text.
     fn from_text(text: &str) -> Result<Self, InvalidSecret>;
 }
 
-/// Why a text cannot be the secret it is meant to be.
+/// The reason why a text cannot be the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
-    /// There is nothing in it.
+    /// It is empty.
     #[error("is empty")]
     Empty,
-    /// It cannot stand in an HTTP header.
+    /// It is not allowed in an HTTP header.
     #[error(
         "contains a character that is not allowed here: a space at the beginning or \
          end, a line break or another control character, or a character outside ASCII"
@@ -48,12 +48,12 @@ pub enum InvalidSecret {
     TooLarge,
 }
 
-/// Characters that a text needs at least to be a key that cannot be guessed.
+/// Least number of characters in a key that cannot be guessed.
 const KEY_CHARACTERS_MIN: usize = 16;
-/// Different characters that such a text needs at least.
+/// Least number of different characters in such a key.
 const KEY_VARIETY_MIN: usize = 8;
 
-/// Why a text is easy to guess for a key that seals data at rest.
+/// The reason why a key that seals data at rest is easy to guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeakKey {
     /// It is short, or a short text repeated.
@@ -72,8 +72,8 @@ pub enum WeakKey {
 }
 
 impl WeakKey {
-    /// Judges the text of an encryption key. A rough check: it finds placeholders and words, and
-    /// says nothing of a text that it lets pass.
+    /// Checks the text of an encryption key. The check is rough: it finds placeholders and words,
+    /// and `None` does not mean that the key is strong.
     pub fn find(text: &str) -> Option<Self> {
         let characters: Vec<char> = text.chars().collect();
         let repeats = |length: &usize| {
@@ -94,7 +94,7 @@ impl WeakKey {
 }
 
 impl SecretSource<HeaderToken> {
-    /// The token as any other secret.
+    /// The token as a password.
     pub(super) fn into_password(self) -> SecretSource<Password> {
         SecretSource { value: self.value.0, file: self.file }
     }
@@ -105,7 +105,7 @@ impl<T: SecretKind> SecretSource<T> {
         Self { value, file: None }
     }
 
-    /// Makes the secret of the content of its file; blanks and line breaks around it do not count.
+    /// Makes the secret from the content of its file; blanks and line breaks around it are removed.
     pub fn from_file_content(content: &[u8]) -> Result<T, InvalidSecret> {
         if content.len() > SECRET_BYTES_MAX {
             return Err(InvalidSecret::TooLarge);
@@ -115,7 +115,7 @@ impl<T: SecretKind> SecretSource<T> {
     }
 }
 
-/// Keys are sent in headers and compared with what is received in headers.
+/// Checks that a key can be sent in a header and compared with one received in a header.
 fn header_safe(text: &str) -> Result<&str, InvalidSecret> {
     if text.is_empty() {
         return Err(InvalidSecret::Empty);
@@ -148,8 +148,8 @@ impl SecretKind for Password {
     }
 }
 
-/// A secret that a database takes in a header of HTTP. Unlike a key it may stand among blanks, which
-/// HTTP leaves out.
+/// A secret that is sent to a database in an HTTP header. Unlike a key, it may have blanks around
+/// it, which HTTP leaves out.
 pub struct HeaderToken(Password);
 
 impl SecretKind for HeaderToken {
@@ -159,7 +159,7 @@ impl SecretKind for HeaderToken {
 }
 
 impl SecretKind for Vec<Password> {
-    /// Separated by commas or line breaks; blanks around them do not count.
+    /// Parses secrets separated by commas or line breaks, without the blanks around them.
     fn from_text(text: &str) -> Result<Self, InvalidSecret> {
         let parts = text.split([',', '\n']).map(str::trim).filter(|part| !part.is_empty());
         let passwords: Self = parts.map(Password::new).collect();
@@ -168,12 +168,12 @@ impl SecretKind for Vec<Password> {
 }
 
 impl Scope<'_, '_> {
-    /// A secret by its value or by its file.
+    /// Reads a secret from its value or from its file.
     pub(super) fn secret<T: SecretKind>(&mut self, option: &Opt<T>) -> Option<SecretSource<T>> {
         let given = self.read(option);
         let Some(file) = option.file else { return given.map(SecretSource::given) };
         let path = self.read(file);
-        // The line of the secret names the file as well.
+        // The secret's own line names the file.
         self.show(file, None);
         if self.is_set(option) && self.is_set(file) {
             let what = format!("is set together with {}; set only one of them", self.title(option));

@@ -1,9 +1,9 @@
-//! Names that are no option: unknown sections and options of the file, which are problems, and
-//! misspelt variables, which are warnings.
+//! Reports names that are no option: unknown sections and options of the file, which are problems,
+//! and misspelt variables, which are warnings.
 //!
-//! A warning costs a line in a log, a variable that is silently ignored can cost an outage. Other
-//! programs share the environment, so a warning needs a reason: the name is close to one of ours,
-//! or begins as only ours do.
+//! A warning costs a log line; a variable that is silently ignored can cost an outage. Other
+//! programs share the environment, so a warning needs a reason: the name is close to one of the
+//! relay's, or has a prefix that only the relay uses.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use super::reader::Reader;
 use super::sections::database::DatabaseKind;
 use super::table::{self, Effect, Row, SECTIONS, Section, datadog, environment, filters};
 
-/// Beginnings of names that belong to this relay or to LaunchDarkly.
+/// Prefixes of names that belong to this relay or to LaunchDarkly.
 const OWN_BEGINNINGS: [&str; 8] = [
     "LD_",
     "AUTO_CONFIG_",
@@ -27,18 +27,18 @@ const OWN_BEGINNINGS: [&str; 8] = [
     "PILOTLIGHT_",
 ];
 
-/// Names of the dynamic linker, which begin like ours.
+/// Variables of the dynamic linker, which also begin with `LD_`.
 const OF_THE_LINKER: &str = "\
     LD_ASSUME_KERNEL LD_AUDIT LD_BIND_NOT LD_BIND_NOW LD_CONFIG LD_DEBUG LD_DEBUG_OUTPUT \
     LD_DYNAMIC_WEAK LD_HWCAP_MASK LD_LIBRARY_PATH LD_LIBRARY_PATH_64 LD_ORIGIN_PATH \
     LD_POINTER_GUARD LD_PREFER_MAP_32BIT_EXEC LD_PRELOAD LD_PROFILE LD_PROFILE_OUTPUT LD_RUN_PATH \
     LD_SHOW_AUXV LD_TRACE_LOADED_OBJECTS LD_USE_LOAD_BIAS LD_VERBOSE";
 
-/// Words that operators write before a name of ours that has nothing before it.
+/// Prefixes that operators add to names of the relay that have none.
 const NAMES_OF_THE_RELAY: [&str; 5] =
     ["RELAY_", "LDRELAY_", "LD_RELAY_", "LAUNCHDARKLY_RELAY_", "PILOTLIGHT_"];
 
-/// Units that operators write after a name of ours whose value has a unit.
+/// Units that operators append to the name of a variable whose value has a unit.
 const UNITS: [&str; 9] =
     ["_MS", "_MILLIS", "_SEC", "_SECS", "_SECONDS", "_MIN", "_MINS", "_MINUTES", "_HOURS"];
 
@@ -81,11 +81,12 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<&str>>().join(", ")
 }
 
-/// Warns of variables that look as if they were for this relay and change nothing.
+/// Warns of variables that seem to be for this relay but have no effect.
 pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
     let environments = reader.names_of(&environment::LD_ENV_);
     for variable in reader.family("") {
-        // Container platforms set such values for a service of any name, ours among them.
+        // Container platforms set such values for a service of any name, also for that of the
+        // relay.
         let value = reader.process_variable(&variable).unwrap_or_default();
         if variable.ends_with("_PORT") && value.contains("://") {
             continue;
@@ -96,13 +97,13 @@ pub(super) fn warn(reader: &mut Reader<'_>, databases: &[DatabaseKind]) {
     }
 }
 
-/// The beginnings of variables that say something of an environment without making it.
+/// The prefixes of variables that configure an environment without defining it.
 fn families() -> impl Iterator<Item = &'static str> {
     let rows = environment::ROWS.iter().map(|option| option.row());
     rows.filter(|row| row.name() != environment::LD_ENV_.name()).filter_map(|row| row.variable)
 }
 
-/// Rows whose variable has one name, as operators write it today.
+/// Rows whose variable is a single one and not a family, in the names that operators use today.
 fn single() -> impl Iterator<Item = (&'static str, &'static Row)> {
     let current = table::rows().filter(|row| {
         row.effect != Effect::Retired && (row.option.is_some() || row.effect != Effect::Never)
@@ -112,7 +113,7 @@ fn single() -> impl Iterator<Item = (&'static str, &'static Row)> {
         .filter(|(name, _)| !name.ends_with('_'))
 }
 
-/// A variable that the relay reads, or whose meaning another check reports.
+/// True for a variable that the relay reads, or whose meaning another check reports.
 fn is_known(variable: &str) -> bool {
     let makers = [
         environment::LD_ENV_.variable,
@@ -124,7 +125,7 @@ fn is_known(variable: &str) -> bool {
         || makers.into_iter().flatten().any(|family| variable.starts_with(family))
 }
 
-/// Why a variable changes nothing, where it looks as if it should.
+/// The reason why a variable that seems to be for this relay has no effect.
 fn slip(
     variable: &str,
     environments: &BTreeSet<String>,
@@ -175,7 +176,7 @@ fn slip(
     is_slip.then(|| "unknown variable".to_owned())
 }
 
-/// The right name of a variable whose family operators call differently.
+/// The correct name of a variable if operators use another prefix for its family.
 fn renamed_family(variable: &str) -> Option<String> {
     let rows = environment::ROWS.iter().map(|option| option.row());
     rows.filter_map(|row| Some((row.variable?, row.mistaken.0)))
@@ -186,8 +187,7 @@ fn renamed_family(variable: &str) -> Option<String> {
         })
 }
 
-/// A name that container platforms make by themselves for a service of any name; that may be
-/// `ld-relay`.
+/// True for a name that container platforms generate for a service of any name, such as `ld-relay`.
 fn is_link_of_any_service(variable: &str) -> bool {
     let of_port = variable.split_once("_PORT_").map(|(_, after)| after);
     variable.ends_with("_SERVICE_HOST")
@@ -195,14 +195,14 @@ fn is_link_of_any_service(variable: &str) -> bool {
         || of_port.is_some_and(|after| after.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// A name that container platforms make by themselves for a service with the name of a database.
+/// True for a name that container platforms generate for a service with the name of a database.
 fn is_link(variable: &str) -> bool {
     variable.ends_with("_PORT") || variable.ends_with("_NAME") || variable.contains("_ENV_")
 }
 
-/// The name of ours that the variable is probably meant to be. A name close to one that other
-/// programs read as well is a slip only if it has the same letters, as `PROT` and `PORTT` have:
-/// `SORT`, `POST` and `FTP_PROXY` belong to others.
+/// The relay's variable that is probably meant. A name close to one that other programs read as
+/// well is a mistake only if it has the same letters, as `PROT` and `PORTT` have: `SORT`, `POST`
+/// and `FTP_PROXY` belong to other programs.
 fn nearest(variable: &str, environments: &BTreeSet<String>) -> Option<String> {
     let of_environments = families()
         .flat_map(|family| environments.iter().map(move |name| (format!("{family}{name}"), false)));
@@ -210,7 +210,7 @@ fn nearest(variable: &str, environments: &BTreeSet<String>) -> Option<String> {
         .map(|(name, row)| (name.to_owned(), row.is_shared))
         .chain(of_environments)
         .filter_map(|(name, is_shared)| {
-            // Short names have neighbours that mean something else.
+            // Short names are close to others that mean something else.
             let most = if name.len() < 8 && !is_shared { 1 } else { 2 };
             let distance = osa_distance(variable, &name);
             let is_near = distance <= most && (!is_shared || letters(variable) == letters(&name));
@@ -220,7 +220,7 @@ fn nearest(variable: &str, environments: &BTreeSet<String>) -> Option<String> {
         .map(|(_, name)| name)
 }
 
-/// The letters of a name, each once.
+/// The set of letters of a name.
 fn letters(name: &str) -> BTreeSet<char> {
     name.chars().collect()
 }

@@ -1,8 +1,7 @@
-//! Text into typed values, by the rules of ld-relay v8 for each type.
+//! Parses text into typed values, by the rules of ld-relay v8 for each type.
 //!
-//! Pure functions of one text; an empty text never arrives here, it means that the option is not
-//! set. What a function refuses it names together with what it would take. Values that may hold a
-//! password (URLs) are not repeated in an error.
+//! Pure functions of one text. The text is never empty, as that means that the option is not set.
+//! An error names what is allowed. It does not repeat values that may hold a password (URLs).
 
 mod urls;
 mod words;
@@ -24,12 +23,12 @@ use super::secrets::InvalidSecret;
 /// Longest part of a value that is repeated in a message, in characters.
 const QUOTED_CHARACTERS_MAX: usize = 60;
 
-/// Why a text is not a value of its type.
+/// The reason why a text is not a value of its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// What is wrong, as a phrase.
+    /// The problem, as a phrase.
     pub(super) what: String,
-    /// What would be right.
+    /// The allowed values.
     pub(super) allowed: Option<String>,
 }
 
@@ -38,7 +37,7 @@ impl Invalid {
         Self { what: what.into(), allowed: Some(allowed.into()) }
     }
 
-    /// A text that cannot be a secret; says nothing of it.
+    /// An error for an invalid secret; contains no part of its text.
     pub(super) fn secret(error: InvalidSecret) -> Self {
         Self { what: error.to_string(), allowed: None }
     }
@@ -49,7 +48,7 @@ impl Invalid {
     }
 }
 
-/// A value that is no secret, made fit for a one-line message.
+/// A value that is not a secret, quoted for a one-line message.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
@@ -57,15 +56,15 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// How long to wait before a database is read again while LaunchDarkly cannot be reached.
-/// ld-relay: how long data read from it is served from memory.
+/// Pause before a database is read again while LaunchDarkly cannot be reached. In ld-relay: the
+/// time for which data read from it is served from memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalTtl {
-    /// As long as between two health checks: a negative duration.
+    /// The interval of health checks: a negative duration.
     Never,
     /// The shortest time: zero.
     Off,
-    /// That long.
+    /// This time.
     For(Duration),
 }
 
@@ -105,18 +104,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
         .map_err(|_| Invalid::new(format!("{} is negative", quoted(text)), DURATIONS))
 }
 
-/// A duration of which zero and everything below mean *off*.
+/// A duration; zero and negative ones mean *off*.
 pub(super) fn duration_or_off(text: &str) -> Result<Option<Duration>, Invalid> {
     let nanos = u64::try_from(signed_duration(text)?).unwrap_or(0);
     Ok((nanos > 0).then(|| Duration::from_nanos(nanos)))
 }
 
-/// A duration of which everything below zero counts as zero.
+/// A duration; negative ones mean zero.
 pub(super) fn duration_from_zero(text: &str) -> Result<Duration, Invalid> {
     Ok(duration_or_off(text)?.unwrap_or_default())
 }
 
-/// An interval that is worth the name: ld-relay v8 refuses less than 100 ms.
+/// An interval of at least 100 ms, as in ld-relay v8.
 pub(super) fn interval_of_100ms(text: &str) -> Result<Duration, Invalid> {
     let interval = duration_from_zero(text)?;
     if interval < Duration::from_millis(100) {
@@ -170,12 +169,12 @@ pub(super) fn byte_size(text: &str) -> Result<u64, Invalid> {
         .ok_or_else(|| Invalid::new(format!("{} is not above zero", quoted(text)), SIZES))
 }
 
-/// Most digits of a fraction that are looked at; further ones are below a nanosecond of an hour.
+/// Number of digits of a fraction that are used; further ones are below a nanosecond of an hour.
 const FRACTION_DIGITS_MAX: usize = 18;
 
-/// Numbers with units, added up: the grammar of Go's durations, which ld-relay's sizes share.
+/// The sum of numbers with units: the grammar of Go's durations, which ld-relay's sizes share.
 ///
-/// `None` if the text is something else, or if the sum is beyond 63 bits.
+/// `None` if the text has another form, or if the sum exceeds 63 bits.
 fn sum_of_units(text: &str, units: &[(&str, u64)]) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -218,7 +217,7 @@ pub(super) fn boolean_in_file(text: &str) -> Result<bool, Invalid> {
     boolean(text, &["on"], &["off"], "true, yes, on, 1, false, no, off, 0")
 }
 
-/// A boolean in a variable. ld-relay v8: `on` and `off` are not among its words there.
+/// A boolean in a variable. ld-relay v8: `on` and `off` are not allowed there.
 pub(super) fn boolean_in_variable(text: &str) -> Result<bool, Invalid> {
     boolean(text, &[], &[], "true, yes, 1, false, no, 0")
 }
@@ -244,7 +243,7 @@ pub(super) fn integer(text: &str) -> Result<i64, Invalid> {
     text.parse().map_err(|_| Invalid::is_not(text, "a whole number", "a decimal number"))
 }
 
-/// A whole number; ld-relay v8 takes hexadecimal notation for this kind as well.
+/// A whole number; as in ld-relay v8, this kind allows hexadecimal notation as well.
 pub(super) fn integer_or_hex(text: &str) -> Result<i64, Invalid> {
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) if !digits.starts_with(['+', '-']) => i64::from_str_radix(digits, 16)
@@ -261,12 +260,12 @@ pub(super) fn positive(text: &str) -> Result<u64, Invalid> {
         .ok_or_else(|| Invalid::new(format!("{} is not above zero", quoted(text)), "1 or more"))
 }
 
-/// A whole number; everything below zero counts as zero.
+/// A whole number; negative ones mean zero.
 pub(super) fn count(text: &str) -> Result<u32, Invalid> {
     Ok(u32::try_from(integer(text)?.max(0)).unwrap_or(u32::MAX))
 }
 
-/// A limit of which zero is none.
+/// A limit; zero means none.
 pub(super) fn limit(text: &str) -> Result<u64, Invalid> {
     u64::try_from(integer(text)?).map_err(|_| {
         Invalid::new(format!("{} is negative", quoted(text)), "0 for no limit, or a limit")
@@ -281,7 +280,7 @@ pub(super) fn port(text: &str) -> Result<u16, Invalid> {
         .ok_or_else(|| Invalid::is_not(text, "a port", "a number from 1 to 65535"))
 }
 
-/// An IP address; brackets around it are taken too.
+/// An IP address; brackets around it are allowed.
 pub(super) fn ip_address(text: &str) -> Result<IpAddr, Invalid> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     bare.parse().map_err(|_| {
@@ -306,7 +305,7 @@ pub(super) fn bind_address(text: &str) -> Result<IpAddr, Invalid> {
     Ok(address)
 }
 
-/// Any text, without blanks around it; nothing if nothing is left.
+/// Any text, without the blanks around it; `None` if it is blank.
 pub(super) fn trimmed_text(text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())

@@ -1,15 +1,15 @@
-//! The one way to read variables of the environment.
+//! The only access to environment variables.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-/// Where variables are read from: the process, or a map in tests.
+/// A source of variables: the process, or a map in tests.
 pub trait Variables {
     /// The value of a variable; `None` if it is not set.
     fn get(&self, name: &str) -> Option<OsString>;
 
     /// The names of all variables that are set, in any order. Names that are not Unicode are left
-    /// out: none of ours is.
+    /// out: the relay uses none.
     fn names(&self) -> Vec<String>;
 }
 

@@ -1,12 +1,12 @@
-//! Environments and flags made by rule: shaped like LaunchDarkly's, equal on every run, and with
-//! values that can be told without evaluating.
+//! Generates environments and flags: shaped like LaunchDarkly's, the same in every run, and with
+//! values that are known without evaluating.
 //!
-//! A flag's expected value is what a context with the key [`CONTEXT_KEY`] and no attributes gets:
-//! it stands in no target, matches no rule and no segment, so the value is that of `fallthrough`
-//! or, of a flag that is off, of `offVariation`.
+//! A flag's expected value is that of a context with the key [`CONTEXT_KEY`] and no attributes. No
+//! target, rule or segment matches this context, so the value is that of `fallthrough` or, if the
+//! flag is off, of `offVariation`.
 //!
-//! Invariant: everything is a pure function of the indices of environment and flag and of the
-//! number of changes.
+//! Invariant: all data is a pure function of the index of the environment, the index of the flag,
+//! and the number of changes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use serde_json::{Value, json};
 use super::representations::{EnvironmentRep, KeyRep, SdkKeyRep};
 use crate::model::{DataSet, Item};
 
-/// A context key that no composed target, rule or segment knows.
+/// A context key that no generated target, rule or segment contains.
 pub const CONTEXT_KEY: &str = "plain-reader";
 
-/// One segment for so many flags (2 %).
+/// Number of flags for each segment (2 %).
 const FLAGS_PER_SEGMENT: usize = 50;
 
-/// Of so many flags in a row, the one at [`PREREQUISITE_AT`] is a prerequisite of its successor.
+/// In each group of this many flags, the one at [`PREREQUISITE_AT`] is a prerequisite of the next.
 const PREREQUISITE_EVERY: usize = 10;
 const PREREQUISITE_AT: usize = 2;
 
-/// Of so many flags in a row, one is off.
+/// In each group of this many flags, one is off.
 const OFF_EVERY: usize = 7;
 
 const SUBJECTS: [&str; 16] = [
@@ -70,7 +70,7 @@ const ASPECTS: [&str; 16] = [
 /// One environment with all its data.
 #[derive(Clone, PartialEq)]
 pub struct ComposedEnvironment {
-    /// As autoconfig announces it.
+    /// The representation in autoconfig messages.
     pub rep: EnvironmentRep,
     /// Flags and segments.
     pub data: DataSet,
@@ -83,7 +83,7 @@ impl fmt::Debug for ComposedEnvironment {
     }
 }
 
-/// The environment of that index with so many flags, and segments for them.
+/// The environment with this index and this number of flags, and segments for them.
 pub fn environment(index: usize, flags: usize) -> ComposedEnvironment {
     let mut data = DataSet::default();
     let live = |(key, json): (String, Value)| {
@@ -116,7 +116,7 @@ pub fn representation(index: usize) -> EnvironmentRep {
     }
 }
 
-/// Client-side ID of the environment: 24 hex digits, as LaunchDarkly's.
+/// Client-side ID of the environment: 24 hexadecimal digits, like LaunchDarkly's.
 pub fn environment_id(index: usize) -> String {
     let mut random = Random::new("environment", index, 0);
     format!("{:016x}{:08x}", random.next(), random.next() >> 32)
@@ -144,45 +144,46 @@ pub fn segment_key(segment: usize) -> String {
     format!("{}-members-{segment:03}", SUBJECTS[segment % SUBJECTS.len()])
 }
 
-/// How many segments go with so many flags.
+/// The number of segments for this number of flags.
 pub fn segment_count(flags: usize) -> usize {
     flags.div_ceil(FLAGS_PER_SEGMENT)
 }
 
-/// The flag as it is at first.
+/// The flag before any change.
 pub fn flag(environment: usize, flag: usize) -> Value {
     changed_flag(environment, flag, 0)
 }
 
-/// The value of the flag as it is at first; see the module for whom.
+/// The value of the flag before any change, for the context in the module's documentation.
 pub fn expected_value(environment: usize, flag: usize) -> Value {
     expected_value_after(environment, flag, 0)
 }
 
-/// The value of the flag after so many changes. Two successive changes give different values,
-/// except for a flag that [is a prerequisite](is_prerequisite).
+/// The value of the flag after this number of changes. Two successive changes give different
+/// values, except for a flag that [is a prerequisite](is_prerequisite).
 pub fn expected_value_after(environment: usize, flag: usize, changes: usize) -> Value {
     variations(flag).swap_remove(expected_variation(environment, flag, changes))
 }
 
-/// Whether another flag depends on this one. Its value never changes, so that each flag's value
-/// can be told from its own changes alone.
+/// True if another flag depends on this one. Its value never changes, so that each flag's value
+/// depends on its own changes alone.
 pub fn is_prerequisite(flag: usize) -> bool {
     flag % PREREQUISITE_EVERY == PREREQUISITE_AT
 }
 
-/// The flag's version after so many changes.
+/// The flag's version after this number of changes.
 pub fn flag_version(flag: usize, changes: usize) -> u64 {
     (1 + flag % 40 + changes) as u64
 }
 
-/// The flag after so many changes, with every member that strict readers demand.
+/// The flag after this number of changes, with every member that strict readers require.
 pub fn changed_flag(environment: usize, flag: usize, changes: usize) -> Value {
     let variations = variations(flag);
     let expected = expected_variation(environment, flag, changes);
     let on = is_on(flag);
     let other = (expected + 1) % variations.len();
-    // Of a flag that is off the off variation decides, of one that is on the fallthrough.
+    // If the flag is on, its value is that of the fallthrough; otherwise, that of the off
+    // variation.
     let (fallthrough, off) = if on { (expected, other) } else { (other, expected) };
     let mut random = Random::new("flag", environment, flag);
     json!({
@@ -209,7 +210,7 @@ pub fn changed_flag(environment: usize, flag: usize, changes: usize) -> Value {
     })
 }
 
-/// A segment, with every member that strict readers demand.
+/// A segment, with every member that strict readers require.
 pub fn segment(environment: usize, segment: usize) -> Value {
     let mut random = Random::new("segment", environment, segment);
     json!({
@@ -239,7 +240,7 @@ fn expected_variation(environment: usize, flag: usize, changes: usize) -> usize 
     (environment + flag / 4 + changes) % variations(flag).len()
 }
 
-/// Flags are switches, texts, numbers and objects in turn.
+/// The variations of a flag: booleans, texts, numbers and objects in turn.
 fn variations(flag: usize) -> Vec<Value> {
     let key = flag_key(flag);
     match flag % 4 {
@@ -359,7 +360,7 @@ fn uuid(purpose: &str, index: usize) -> String {
     )
 }
 
-/// SplitMix64: the same numbers on every machine and with every version of every library.
+/// The generator SplitMix64: the same numbers on every machine and with every version of libraries.
 struct Random(u64);
 
 impl Random {

@@ -79,11 +79,11 @@ fn strict_readers_find_what_they_demand() {
     }
 }
 
-/// Evaluates as far as composed flags need it: no target, rule or segment matches.
+/// Evaluates a flag as far as generated flags need it: no target, rule or segment matches.
 fn evaluate(environment: usize, flag: usize, changes: usize) -> Value {
     let json = changed_flag(environment, flag, changes);
     let satisfied = json["prerequisites"].as_array().unwrap().iter().all(|needed| {
-        // Whatever became of the other flag in the meantime.
+        // The other flag may have changed in the meantime.
         evaluate(environment, flag - 1, changes + 3)
             == variations(flag - 1)[needed["variation"].as_u64().unwrap() as usize]
     });

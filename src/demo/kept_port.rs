@@ -1,8 +1,8 @@
-//! A TCP port that can be given up and taken back.
+//! A TCP port that stays reserved while its listener is closed.
 //!
-//! A server that goes away and returns must return on the same port. A port that nobody holds may
-//! be handed to somebody else in the meantime, so a bound socket that never listens keeps it:
-//! the kernel refuses connections to it and gives the port to nobody.
+//! A server that stops and starts again must do so on the same port. The kernel may give an unused
+//! port to another process in the meantime, so a bound socket that never listens keeps it: the
+//! kernel refuses connections to it and gives the port to no other process.
 //!
 //! Invariant: [`KeptPort::close`] has taken effect when it returns; the next connection attempt
 //! is refused.
@@ -25,11 +25,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that may wait to be accepted: enough for a few thousand clients at once.
 const BACKLOG: i32 = 4096;
 
-/// A port that is held for as long as this lives, whether or not it is listened on.
+/// A port that is reserved until this is dropped, whether or not it listens.
 #[derive(Debug)]
 pub struct KeptPort {
     address: SocketAddr,
-    /// Bound, never listening: keeps the port.
+    /// A socket that is bound but never listens: it keeps the port.
     _reservation: Socket,
     door: Mutex<Door>,
 }
@@ -37,12 +37,12 @@ pub struct KeptPort {
 #[derive(Debug, Default)]
 struct Door {
     listener: Option<TcpListener>,
-    /// The accept loop, waiting for the door to open.
+    /// The waker of the accept loop, which waits for a listener.
     waiting: Option<Waker>,
 }
 
 impl KeptPort {
-    /// Takes the port (0: any free one) without listening.
+    /// Reserves the port (0: any free one) without listening.
     pub fn reserve(address: SocketAddr) -> io::Result<Self> {
         let reservation = bound_socket(address)?;
         let address = reservation
@@ -57,7 +57,7 @@ impl KeptPort {
         self.address
     }
 
-    /// Listens. Does nothing if it does already. To be called within a tokio runtime.
+    /// Starts listening, if it does not already. Must be called within a tokio runtime.
     pub fn open(&self) -> io::Result<()> {
         let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
         if door.listener.is_none() {
@@ -72,22 +72,23 @@ impl KeptPort {
         Ok(())
     }
 
-    /// Stops listening: from here on connections are refused, those not yet accepted are reset.
+    /// Stops listening: from now on connections are refused, and those not yet accepted are reset.
     pub fn close(&self) {
         self.door.lock().unwrap_or_else(PoisonError::into_inner).listener = None;
     }
 
-    /// Whether connections are accepted.
+    /// True if connections are accepted.
     pub fn is_open(&self) -> bool {
         self.door.lock().unwrap_or_else(PoisonError::into_inner).listener.is_some()
     }
 
-    /// Waits for the next connection, over any number of closings and openings. One waiter only.
+    /// Waits for the next connection, across any number of closings and openings. One caller at a
+    /// time.
     pub async fn accept(&self) -> io::Result<TcpStream> {
         std::future::poll_fn(|context| self.poll_accept(context)).await
     }
 
-    /// Accepts connections until cancelled, over any number of closings and openings, and gives
+    /// Accepts connections until cancelled, across any number of closings and openings, and passes
     /// each to `begin` with the group for its task. More than `connections_max` at a time are
     /// dropped.
     pub async fn serve(
@@ -119,8 +120,8 @@ impl KeptPort {
 
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        // Left even while listening: a door that is closed and opened again has a new listener,
-        // and the waker that the old one held is gone with it.
+        // Set even while listening: after closing and opening there is a new listener, and the
+        // waker that the old one held is lost.
         door.waiting = Some(context.waker().clone());
         match &door.listener {
             Some(listener) => listener.poll_accept(context).map_ok(|(stream, _)| stream),
@@ -129,8 +130,8 @@ impl KeptPort {
     }
 }
 
-/// Both the reservation and the listener allow sharing the address; the kernel then still refuses
-/// a second listener.
+/// Binds a socket. Both the reservation and the listener allow sharing the address; the kernel
+/// still refuses a second listener.
 fn bound_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,9 +1,9 @@
-//! A LaunchDarkly to try things on, without an account and without a network.
+//! A fake LaunchDarkly and SDK-like clients, for use without an account and without a network.
 //!
-//! Used by `pilotlight demo`, by the tests and by the benchmarks; a release image is built
-//! without it (cargo feature `demo`). Everything here stands *beside* the relay: it plays the
-//! service above it, the SDKs below it and the broken networks between. It never looks into the
-//! relay, so that what it shows is what an outsider would see.
+//! Used by `pilotlight demo`, the tests and the benchmarks; a release image is built without it
+//! (cargo feature `demo`). It plays the service above the relay, the SDKs below it and the broken
+//! networks between. It never uses the relay's code, so it shows what an outside observer would
+//! see.
 //!
 //! * [`fake_launchdarkly`]: the service: autoconfig, flag streams and polls, event sink, faults.
 //! * [`composed_data`]: environments and flags to serve, with predictable values.

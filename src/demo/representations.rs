@@ -1,7 +1,7 @@
-//! Environments and payload filters in the shape in which the autoconfig stream carries them.
+//! Environments and payload filters in the form of the autoconfig stream.
 //!
-//! These are wire shapes and nothing else; the relay has its own, and the two are written apart
-//! on purpose: a mistake in one does not hide in the other.
+//! These types describe the wire format only. The relay has its own, written separately on purpose,
+//! so that a mistake in one does not hide in the other.
 //!
 //! Invariant: `Debug` shows no key.
 
@@ -28,15 +28,15 @@ pub struct EnvironmentRep {
     pub proj_name: String,
     /// The anchor key and the single expiring key of older relays.
     pub sdk_key: SdkKeyRep,
-    /// All accepted SDK keys; empty: only `sdk_key` counts.
+    /// All accepted SDK keys; empty: only `sdk_key` is used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sdk_keys: Vec<KeyRep>,
-    /// All accepted mobile keys; empty: only `mob_key` counts.
+    /// All accepted mobile keys; empty: only `mob_key` is used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mobile_keys: Vec<KeyRep>,
     /// Cache lifetime for PHP polling in minutes.
     pub default_ttl: u32,
-    /// Whether client-side evaluation demands a hash.
+    /// True if client-side evaluation requires a hash.
     pub secure_mode: bool,
     /// Higher is newer.
     pub version: u64,
@@ -58,7 +58,7 @@ pub struct SdkKeyRep {
 pub struct ExpiringKeyRep {
     /// The key; empty: the slot is free.
     pub value: String,
-    /// End of its life in milliseconds since 1970.
+    /// Its expiry in milliseconds since 1970.
     pub timestamp: u64,
 }
 
@@ -70,20 +70,20 @@ pub struct KeyRep {
     pub key: String,
     /// The key.
     pub value: String,
-    /// End of its life in milliseconds since 1970; `None`: permanent.
+    /// Its expiry in milliseconds since 1970; `None`: permanent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expiry: Option<u64>,
-    /// Whether the key is tied to views.
+    /// True if the key is tied to views.
     pub has_views: bool,
 }
 
-/// One payload filter; its ID stands outside.
+/// One payload filter, without its ID.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FilterRep {
     /// The project whose environments it filters.
     pub proj_key: String,
-    /// What clients put into `?filter=`.
+    /// The value that clients pass in `?filter=`.
     pub key: String,
     /// Higher is newer.
     pub version: u64,
@@ -95,7 +95,7 @@ impl KeyRep {
         Self { key: key.into(), value: value.into(), ..Self::default() }
     }
 
-    /// A key that ends at that time, in milliseconds since 1970.
+    /// A key that expires at this time, in milliseconds since 1970.
     pub fn expiring(key: impl Into<String>, value: impl Into<String>, expiry: u64) -> Self {
         Self { expiry: Some(expiry), ..Self::permanent(key, value) }
     }
@@ -116,7 +116,7 @@ impl EnvironmentRep {
         }
     }
 
-    /// Whether the SDK key is accepted at that time (milliseconds since 1970).
+    /// True if the SDK key is accepted at this time (milliseconds since 1970).
     pub fn accepts_sdk_key(&self, key: &str, now: u64) -> bool {
         if key.is_empty() {
             return false;
@@ -129,7 +129,7 @@ impl EnvironmentRep {
             }
     }
 
-    /// Whether the mobile key is accepted at that time (milliseconds since 1970).
+    /// True if the mobile key is accepted at this time (milliseconds since 1970).
     pub fn accepts_mobile_key(&self, key: &str, now: u64) -> bool {
         !key.is_empty() && (self.mob_key == key || is_accepted(&self.mobile_keys, key, now))
     }

@@ -1,7 +1,7 @@
-//! A TCP connection whose bytes can be held back, slowed, cut or reset on command.
+//! A TCP connection that can be frozen, slowed, cut or reset on command.
 //!
-//! Faults act here, below HTTP, so that every kind of response can suffer them and the peer sees
-//! what a broken network shows: no answer, a trickle, an end in the middle of a line.
+//! Faults act here, below HTTP, so that they apply to every kind of response and the peer sees what
+//! a broken network shows: no answer, a trickle, an end in the middle of a line.
 //!
 //! Invariant: while frozen, not one byte is read from or written to the socket.
 
@@ -16,14 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// Rates above this many bytes a second are written in portions of [`PORTION_TIME`]; slower ones
-/// byte by byte.
+/// Rates from this number of bytes per second on are written in portions every [`PORTION_TIME`];
+/// slower ones byte by byte.
 const SINGLE_BYTES_BELOW: u32 = 20;
 
-/// How often a portion is written at higher rates: often enough to look like a steady trickle.
+/// Interval of portions at higher rates, short enough to look like a steady trickle.
 const PORTION_TIME: Duration = Duration::from_millis(50);
 
-/// How a rate is cut into portions: bytes at a time, and the pause after each portion.
+/// Divides a rate into portions: bytes at a time, and the pause after each portion.
 pub fn portion(bytes_per_second: NonZeroU32) -> (usize, Duration) {
     let rate = bytes_per_second.get();
     if rate < SINGLE_BYTES_BELOW {
@@ -37,7 +37,7 @@ fn saturated(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// The remote control of one [`ShapedStream`].
+/// The control of one [`ShapedStream`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shape(Arc<Mutex<Controls>>);
 
@@ -70,12 +70,12 @@ impl Shape {
         }
     }
 
-    /// Limits the rate of writing from here on; `None` removes the limit.
+    /// Limits the rate of writing from now on; `None` removes the limit.
     pub(super) fn set_rate(&self, bytes_per_second: Option<NonZeroU32>) {
         self.lock().bytes_per_second = bytes_per_second;
     }
 
-    /// Breaks the connection after so many more written bytes; `None` takes that back.
+    /// Breaks the connection after this number of further written bytes; `None` cancels that.
     pub(super) fn set_bytes_left(&self, bytes: Option<u64>) {
         self.lock().bytes_left = bytes;
     }
@@ -119,7 +119,7 @@ impl ShapedStream {
         Self { stream, shape, pause: None }
     }
 
-    /// How many bytes may be written at once, and the pause after them.
+    /// The number of bytes that may be written at once, and the pause after them.
     fn allowance(&self, context: &Context<'_>) -> Poll<io::Result<(usize, Option<Duration>)>> {
         let mut controls = self.shape.lock();
         if controls.frozen {
@@ -170,7 +170,7 @@ impl AsyncWrite for ShapedStream {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
 
-    /// Passed on as it is where nothing is limited, so that HTTP need not copy large payloads.
+    /// Passed on unchanged if nothing is limited, so that HTTP need not copy large payloads.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -212,8 +212,8 @@ impl AsyncWrite for ShapedStream {
 impl Drop for ShapedStream {
     fn drop(&mut self) {
         if self.shape.lock().reset_at_end {
-            // With no time to linger the kernel sends a reset. Should it refuse the option, the
-            // connection ends in order: still an end.
+            // With no time to linger, the kernel sends a reset. If it refuses the option, the
+            // connection ends normally.
             let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }

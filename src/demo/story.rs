@@ -1,10 +1,10 @@
-//! `pilotlight demo`: a cold start through an outage, told in a terminal with real processes.
+//! `pilotlight demo`: shows a cold start during an outage in a terminal, with real processes.
 //!
-//! The relay is this same program in a process of its own, so that it can be killed as machines
-//! kill processes, and the milliseconds are those of a whole process: from its exec to the first
-//! complete put in the client's hands.
+//! The relay is this same program in a separate process, so that it can be killed with `kill -9`.
+//! The times are those of the whole process: from its exec until the client has the first complete
+//! put.
 //!
-//! Invariant: the relay's process and the folder of the story end with it, however it ends; only
+//! Invariant: the relay's process and the story's folder are removed however the story ends; only
 //! `kill -9` of the story itself leaves them.
 
 use std::fmt;
@@ -30,47 +30,47 @@ use super::stream_client::{StreamClient, StreamEvent, StreamTarget};
 
 /// Environments of the story.
 const ENVIRONMENTS: usize = 10;
-/// Flags in each.
+/// Flags in each environment.
 const FLAGS: usize = 200;
-/// The port of the relay, if nobody has it.
+/// The port of the relay, if it is free.
 const USUAL_PORT: u16 = 8030;
-/// No step of the story takes longer than this.
+/// Time-out of each step.
 const STEP_MAX: Duration = Duration::from_secs(20);
 /// Pause between two attempts to reach the relay.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(1);
-/// Pause between two looks at what the relay has stored.
+/// Pause between two checks of the relay's status.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Time to read a line before the next one.
 const BREATH: Duration = Duration::from_millis(900);
-/// Lines of the relay's log that are shown when the story breaks off.
+/// Lines of the relay's log that are shown when the story fails.
 const LOG_LINES_SHOWN: usize = 20;
 
-/// Why the story broke off.
+/// The reason why the story failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoryError {
-    /// The machine refused something.
+    /// An operation of the machine failed.
     #[error("the demo cannot {what}: {cause}")]
     Machine {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// Why it failed.
+        /// The cause.
         cause: io::Error,
     },
-    /// Something did not happen in time.
+    /// A step did not finish in time.
     #[error("{what} did not happen within {STEP_MAX:?}; the relay says:\n{log}")]
     Stuck {
-        /// What was awaited.
+        /// The step.
         what: &'static str,
         /// The end of the relay's log.
         log: String,
     },
-    /// The relay ended although nobody had asked it to.
+    /// The relay stopped unexpectedly.
     #[error("the relay ended by itself; it says:\n{log}")]
     RelayEnded {
         /// The end of the relay's log.
         log: String,
     },
-    /// Whoever read the story does not read on.
+    /// The reader of the output closed it.
     #[error("nobody reads the story any more")]
     Unread,
 }
@@ -79,14 +79,14 @@ fn machine(what: &'static str) -> impl FnOnce(io::Error) -> StoryError {
     move |cause| StoryError::Machine { what, cause }
 }
 
-/// Tells the story, then stays up until SIGINT, SIGTERM or SIGHUP ends it.
+/// Tells the story, then keeps running until SIGINT, SIGTERM or SIGHUP.
 pub fn tell() -> Result<(), StoryError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(machine("start a runtime"))?;
     runtime.block_on(async {
-        // Before there is anything to clean up.
+        // Set up before there is anything to clean up.
         let ended = end_signal().map_err(machine("listen for signals"))?;
         let stage = Stage::set()?;
         let mut relay = None;
@@ -95,7 +95,7 @@ pub fn tell() -> Result<(), StoryError> {
             () = ended => Ok(()),
             told = story(&stage, &mut relay) => told,
         };
-        // Before the folder goes, in which it writes.
+        // Killed before its folder is removed.
         if let Some(mut relay) = relay {
             let _ = relay.kill().await;
         }
@@ -106,7 +106,7 @@ pub fn tell() -> Result<(), StoryError> {
     })
 }
 
-/// Ready when the process is asked to end. Listens from the call on.
+/// A future that completes when the process is asked to end. Listens from the call on.
 fn end_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -159,14 +159,14 @@ async fn story(stage: &Stage, relay: &mut Option<Child>) -> Result<(), StoryErro
 
     returned(stage, &launchdarkly, &mut client).await?;
     stay_up(stage)?;
-    // Until somebody asks the story to end.
+    // Until a signal ends the story.
     if let Some(relay) = relay {
         let _ = relay.wait().await;
     }
     Err(StoryError::RelayEnded { log: stage.log_tail() })
 }
 
-/// The end of the outage: what changed meanwhile arrives, then what changes next.
+/// The end of the outage: a change from the outage arrives, then a new one.
 async fn returned(
     stage: &Stage,
     launchdarkly: &FakeLaunchDarkly,
@@ -196,7 +196,7 @@ async fn returned(
     detail(format_args!("{} is at the client after {took}", flag_key(1)))
 }
 
-/// What the story is told for.
+/// Prints the time from the start to the first complete put.
 fn the_figure(took: Duration, put: &StreamEvent) -> Result<(), StoryError> {
     let figure = format!("{} flags served after {}", flags_in(put), Milliseconds(took));
     let rule = "-".repeat(figure.len() + 4);
@@ -225,7 +225,7 @@ fn stay_up(stage: &Stage) -> Result<(), StoryError> {
     Ok(())
 }
 
-/// Where the story plays. Its folder goes with it.
+/// The folder and address of the story. The folder is removed on drop.
 struct Stage {
     directory: PathBuf,
     relay: SocketAddr,
@@ -236,7 +236,7 @@ struct Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // What cannot be removed lies in the machine's folder for temporary files.
+        // Files that cannot be removed stay in the machine's folder for temporary files.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -287,7 +287,7 @@ impl Stage {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
-            // The terminal's Ctrl-C is for the story, which then ends the relay.
+            // The terminal's Ctrl-C goes to the story, which then ends the relay.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -296,7 +296,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Connects until a stream has delivered everything once.
+    /// Connects until a stream has delivered a first event.
     async fn first_put(
         &self,
         target: &StreamTarget,
@@ -314,7 +314,7 @@ impl Stage {
         self.within("the first put", attempts).await
     }
 
-    /// Waits until the relay's `/status` says something.
+    /// Waits until `said` is true for the relay's `/status`.
     async fn until(&self, what: &'static str, said: fn(&Value) -> bool) -> Result<(), StoryError> {
         let looks = async {
             while !self.status().await.is_ok_and(|status| said(&status)) {
@@ -336,7 +336,7 @@ impl Stage {
         Ok(serde_json::from_str(body)?)
     }
 
-    /// Reads the stream until a flag has come in a version.
+    /// Reads the stream until a flag has arrived in a version.
     async fn flag_at(
         &self,
         client: &mut StreamClient,
@@ -349,7 +349,7 @@ impl Stage {
                     return;
                 }
             }
-            // A stream that ended brings nothing more; the step's time runs out.
+            // After the stream has ended, the step's time-out applies.
             std::future::pending().await
         };
         self.within("the change of the flag", arrival).await
@@ -366,12 +366,11 @@ impl Stage {
     }
 }
 
-/// The usual port if it is free, else any; with a socket that keeps it from everybody but the
-/// relay.
+/// The usual port if it is free, else any free port; with a socket that reserves it for the relay.
 fn free_address() -> io::Result<(SocketAddr, Socket)> {
     let keep = |port: u16| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        // Shared only after it is bound: until then two stories would both find the port free.
+        // Shared only after it is bound; otherwise two stories would both find the port free.
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
         socket.set_reuse_address(true)?;
         let address = socket.local_addr()?.as_socket();
@@ -380,13 +379,13 @@ fn free_address() -> io::Result<(SocketAddr, Socket)> {
     keep(USUAL_PORT).or_else(|_: io::Error| keep(0))
 }
 
-/// Whether a relay's `/status` says that all environments are live.
+/// True if the relay's `/status` reports all environments as live.
 fn is_healthy(status: &Value) -> bool {
     status["status"] == "healthy"
         && status["environments"].as_object().is_some_and(|all| all.len() == ENVIRONMENTS)
 }
 
-/// Whether it says that they are also stored.
+/// True if it also reports them as stored.
 fn is_stored(status: &Value) -> bool {
     let (store, cache) = (&status["localStore"], &status["autoConfigCache"]["local"]);
     is_healthy(status)
@@ -401,7 +400,7 @@ fn flags_in(put: &StreamEvent) -> usize {
     put["data"]["flags"].as_object().map_or(0, serde_json::Map::len)
 }
 
-/// The version in which a put or a patch brings a flag.
+/// The version of a flag in a put or a patch.
 fn version_in(event: &StreamEvent, flag: &str) -> Option<u64> {
     let body: Value = serde_json::from_slice(&event.data).unwrap_or_default();
     let item = match event.name.as_str() {
@@ -412,7 +411,7 @@ fn version_in(event: &StreamEvent, flag: &str) -> Option<u64> {
     item["version"].as_u64()
 }
 
-/// Shown with one decimal.
+/// A duration shown in milliseconds with one decimal.
 struct Milliseconds(Duration);
 
 impl fmt::Display for Milliseconds {

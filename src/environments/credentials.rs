@@ -1,9 +1,9 @@
-//! Which credential opens which environment at a moment: the table for the registry, and what has
-//! left it. Pure.
+//! Computes which credential opens which environment: the table for the registry, and the leases
+//! that end. Pure.
 //!
 //! A credential that stays keeps its lease, so that its streams go on; one that expired, was
-//! removed or moved to another environment loses it. The list alone decides: what upstream
-//! connections do changes nothing.
+//! removed or moved to another environment loses it. Only the list decides; the state of upstream
+//! connections changes nothing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const REVOKED_MAX: usize = 10_000;
 /// The environments that hold leases, by credential and filter.
 type Leases = HashMap<(Credential, FilterKey), (EnvironmentRef, Arc<Lease>)>;
 
-/// Credentials that once opened an environment and open none by now, the oldest first.
+/// Credentials that opened an environment before and open none now, the oldest first.
 #[derive(Debug, Default)]
 struct Revoked(VecDeque<(Credential, FilterKey)>);
 
@@ -33,25 +33,25 @@ impl Revoked {
     }
 }
 
-/// What the newest table says, as far as the next one needs it.
+/// Facts of the newest table that the next one needs.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     leases: Leases,
     /// Keys that would open an environment if they did not open another one.
     conflicts: HashSet<(Credential, EnvironmentRef)>,
-    /// The soonest end of a key.
+    /// The earliest expiry of a key.
     next_expiry: Option<SystemTime>,
-    /// What opens nothing any more.
+    /// Credentials that no longer open anything.
     revoked: Revoked,
 }
 
 impl Credentials {
-    /// Whether a key of the newest table has expired since.
+    /// True if a key of the newest table has expired since.
     pub(super) fn has_expired(&self, now: SystemTime) -> bool {
         self.next_expiry.is_some_and(|expiry| now > expiry)
     }
 
-    /// The table of that moment, and the leases that end with it.
+    /// Computes the table for that moment, and the leases that end.
     pub(super) fn rebuild(
         &mut self,
         list: ListState,
@@ -79,7 +79,7 @@ impl Credentials {
                 table.refused.extend(expired.map(|credential| (credential, filter.clone())));
             }
         }
-        // Told once, not at every look for expired keys.
+        // Logged once, not at every check for expired keys.
         for (_, environment) in next.conflicts.difference(&self.conflicts) {
             tracing::warn!(%environment, "a key of this environment already opens another one");
         }
@@ -91,7 +91,7 @@ impl Credentials {
     }
 }
 
-/// A table in the making.
+/// A table that is being built.
 struct Draft<'a> {
     table: Table,
     former: &'a Leases,
@@ -136,7 +136,7 @@ fn accepted(spec: &EnvironmentSpec, now: SystemTime) -> Vec<(Credential, Option<
     sdk.chain(mobile).chain(id).collect()
 }
 
-/// The keys of an environment whose time has passed at a moment.
+/// The keys of an environment that have expired at a moment.
 fn expired(spec: &EnvironmentSpec, now: SystemTime) -> Vec<Credential> {
     let keys = &spec.credentials;
     let sdk = keys.sdk_keys.iter().filter(|key| !key.is_valid_at(now));

@@ -16,7 +16,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Rebuilds; tells how many leases ended.
+    /// Rebuilds; returns how many leases ended.
     fn rebuild(&mut self, environments: &[&Arc<Environment>]) -> usize {
         let environments = environments.iter().map(|environment| (*environment).clone()).collect();
         let list = ListState::Authoritative;
@@ -55,7 +55,7 @@ fn a_key_that_stays_keeps_its_lease_and_one_that_goes_loses_it() {
     assert_eq!(bench.rebuild(&[&one]), 1);
     assert_eq!(bench.opened("a b c"), "one - one");
     assert_eq!((a.lease.is_revoked(), b.lease.is_revoked()), (false, true));
-    // With another environment it is another right.
+    // With another environment it gets another lease.
     let two = environment("two", "a");
     assert_eq!(bench.rebuild(&[&two]), 3, "all of the removed one");
     assert!(a.lease.is_revoked() && !bench.access("a").unwrap().lease.is_revoked());
@@ -76,7 +76,7 @@ fn an_expired_key_is_refused_at_once_and_dropped_at_the_next_look() {
     assert_eq!(bench.rebuild(&[&one]), 1);
     assert!(b.lease.is_revoked());
     assert!(!bench.credentials.has_expired(at(9)));
-    // Without its end it is as good as any.
+    // Without an expiry it is valid again.
     one.set_spec(spec("one", "a b c@9"));
     bench.rebuild(&[&one]);
     assert_eq!(bench.opened("b"), "one");
@@ -109,7 +109,7 @@ fn a_replaced_key_is_refused_at_once() {
     assert_eq!(bench.rebuild(&[&one]), 1);
     assert_eq!(bench.opened("a b"), "- one");
     assert!(a.lease.is_revoked());
-    // A grace period is in the list.
+    // The list defines the grace period.
     one.set_spec(spec("one", "c b@3"));
     assert_eq!(bench.rebuild(&[&one]), 0);
     assert_eq!(bench.opened("b c"), "one one");
@@ -140,7 +140,7 @@ fn when_the_list_is_no_longer_authoritative_only_what_is_known_to_be_over_is_ref
     rebuild(ListState::Lapsed, &[&one], 3);
     let answers = ["a", "b", "c", "d", "x"].map(|key| answer(key, 3));
     assert_eq!(answers, ["found", "found", "never", "never", "later"]);
-    // It expires before and after the next look.
+    // It has expired, before and after the next check.
     assert_eq!(answer("b", 8), "never");
     rebuild(ListState::Lapsed, &[&one], 8);
     assert_eq!(answer("b", 8), "never");

@@ -1,22 +1,22 @@
-//! What a live data set says that clients do not have already: pure.
+//! Compares a live data set with the one that clients have. Pure.
 //!
 //! Clients take a change only if its version is higher than what they hold, so a difference can be
-//! told as changes only where every item that differs has become newer. Where an item vanished
-//! without a tombstone, went back to a lower version, or differs at the same version, everything
-//! is sent again. Members of an item that only spell out a default are ignored, because stores add
+//! sent as changes only where every item that differs has become newer. Where an item vanished
+//! without a tombstone, went back to a lower version, or differs at the same version, everything is
+//! sent again. Members of an item that only spell out a default are ignored, because stores add
 //! those for strict readers. When in doubt everything is sent.
 
 use std::sync::Arc;
 
 use crate::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, same_json};
 
-/// Most changes that are told one by one: half of what a slow client may lag behind.
+/// Most changes that are sent one by one: half of what a slow client may lag behind.
 const CHANGES_MAX: usize = 128;
 
-/// So few changes are told one by one whatever their size.
+/// Changes up to this number are sent one by one whatever their size.
 const FEW_CHANGES: usize = 8;
 
-/// How a data set differs from the one before, for a client that holds that one.
+/// Difference of a data set from the one before, for a client that holds the latter.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Difference {
     /// Nothing that a client would notice.
@@ -61,14 +61,14 @@ pub fn difference(before: &DataSet, after: &DataSet) -> Difference {
     }
 }
 
-/// Whether any item is older in a data set than in another.
+/// True if any item is older in a data set than in another.
 pub fn has_older_item(data: &DataSet, other: &DataSet) -> bool {
     other.iter().any(|(kind, key, item)| {
         data.collection(kind).get(key).is_some_and(|it| it.version < item.version)
     })
 }
 
-/// True if clients are better told these changes than the whole data set that they lead to.
+/// True if it is better to send clients these changes than the whole data set that they lead to.
 pub fn are_few(changes: &ChangeSet, after: &DataSet) -> bool {
     changes.len() <= FEW_CHANGES
         || (changes.len() <= CHANGES_MAX && changes.json_bytes() <= after.json_bytes() / 2)
@@ -116,7 +116,7 @@ mod tests {
         check("a1 b-7", "a1", "nothing");
         check("a1", "a1 b-7", "nothing");
         check("b-7", "b-9", "nothing");
-        // What clients would not take as changes.
+        // Clients would not accept these as changes.
         check("a1 b2", "a1", "everything");
         check("a3", "a2", "everything");
         check("a3", "a3+x", "everything");

@@ -1,4 +1,4 @@
-//! What the server reads of one environment. Its task (see `runner`) is the only writer.
+//! The state of one environment that the server reads. Its task (see `runner`) is the only writer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::streams::Hub;
 
 use super::store_status::StoreStatus;
 
-/// Whether the stores that an environment may be served from have been asked.
+/// Progress of reading the stores that an environment may be served from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loading {
     /// A stored set may arrive in the next milliseconds.
@@ -28,39 +28,39 @@ pub enum Loading {
 pub struct Environment {
     /// Its name.
     pub reference: EnvironmentRef,
-    /// When this process first heard of it.
+    /// Time at which this process first heard of it.
     pub created_at: SystemTime,
-    /// The same moment, on the clock that nobody sets.
+    /// The same moment, on the monotonic clock.
     pub known_at: Instant,
-    /// What it serves and to whom.
+    /// Its served data and its streams.
     pub hub: Arc<Hub>,
     spec: ArcSwap<EnvironmentSpec>,
     status: Mutex<EnvironmentStatus>,
     loading: watch::Sender<Loading>,
     shared: ArcSwapOption<SharedFlags>,
-    /// Whether the environment is gone for good, so that its stored data is to go too.
+    /// True if the environment is removed for good, so that its stored data must be removed too.
     doomed: AtomicBool,
 }
 
-/// What `/status` tells of an environment beside its specification.
+/// Content of `/status` about an environment, besides its specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvironmentStatus {
     /// The upstream connection.
     pub connection: ConnectionStatus,
-    /// Why stored data could not be used, if it could not.
+    /// Reason why stored data could not be used, if it could not.
     pub stored_data_problem: Option<String>,
-    /// True once it is known whether there is a local store; from then on it gets what is served.
+    /// True once it is known whether there is a local store; from then on it gets the served data.
     pub local_store_known: bool,
     /// Items that no store holds in a form that can be decoded, so that clients do not get them.
     pub missing_items: Vec<ItemKey>,
-    /// Items of the shared store that were added to a set from elsewhere.
+    /// Number of items from the shared store that were added to a set from another source.
     pub items_from_shared_store: usize,
-    /// What is served came from a store that does not count what it should hold.
+    /// True if the served data came from a store that does not count its items.
     pub is_presumed: bool,
 }
 
 impl EnvironmentStatus {
-    /// Nothing is known yet.
+    /// Status of an environment of which nothing is known yet.
     pub fn initializing(now: SystemTime) -> Self {
         Self {
             connection: ConnectionStatus::initializing(now),
@@ -88,17 +88,18 @@ impl Environment {
         }
     }
 
-    /// What LaunchDarkly or the configuration says about it.
+    /// Its specification from LaunchDarkly or the configuration.
     pub fn spec(&self) -> Arc<EnvironmentSpec> {
         self.spec.load_full()
     }
 
-    /// Its state at this moment.
+    /// Its current status.
     pub fn status(&self) -> EnvironmentStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// True if what LaunchDarkly said has reached the stores, or is on its way to the local one.
+    /// True if the data from LaunchDarkly has reached the stores, or is on its way to the local
+    /// one.
     pub fn is_stored(&self) -> bool {
         let is_in_order = |store: StoreStatus| {
             store.state == "VALID" && !store.write_pending && store.last_write.is_some()
@@ -121,17 +122,17 @@ impl Environment {
         let _ = self.loading.subscribe().wait_for(|loading| *loading == Loading::Done).await;
     }
 
-    /// Whether somebody waits in [`loaded`](Self::loaded).
+    /// True if a request waits in [`loaded`](Self::loaded).
     pub(super) fn is_awaited(&self) -> bool {
         self.loading.receiver_count() > 0
     }
 
-    /// Whether a stored set may still arrive.
+    /// True while a stored set may still arrive.
     pub fn is_loading(&self) -> bool {
         *self.loading.borrow() == Loading::InProgress
     }
 
-    /// The environment is gone for good.
+    /// Marks the environment as removed for good.
     pub(super) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
     }

@@ -1,6 +1,6 @@
-//! Who reads stored flags next. As many at a time as there are cores, so that the first is done
-//! early instead of all being done late; and environments that clients wait for go before those
-//! that nobody has asked for yet.
+//! The queue of environments that read stored flags. As many read at a time as there are cores, so
+//! that the first is done early instead of all being done late. Environments that clients wait for
+//! go first.
 //!
 //! Invariant: a turn that is dropped, used or not, goes to the next in the queue.
 
@@ -45,13 +45,13 @@ impl Drop for Turn {
 }
 
 impl LoadQueue {
-    /// A queue for so many turns at the same time.
+    /// Creates a queue for so many turns at the same time.
     pub fn new(turns: usize) -> Arc<Self> {
         let inner = Inner { free: turns, waiting: VecDeque::new() };
         Arc::new(Self { inner: Mutex::new(inner) })
     }
 
-    /// Waits for an environment's turn. `is_awaited` tells whether clients wait for its data.
+    /// Waits for an environment's turn. `is_awaited` returns true if clients wait for its data.
     pub(super) async fn turn(
         self: Arc<Self>,
         is_awaited: impl Fn() -> bool + Send + 'static,
@@ -86,13 +86,13 @@ impl LoadQueue {
             next
         };
         if let Some(next) = next {
-            // Outside the lock: a turn that nobody takes comes back here.
+            // Outside the lock: a turn that is not taken comes back here.
             drop(next.turn.send(Turn(Arc::clone(queue))));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        // No code panics while it holds the lock, so a poisoned lock is safe to use.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// A queue with so many turns, and four who have asked for one; the turns given at once.
+    /// A queue with so many turns, four waiters, and the turns given at once.
     fn four_in_a_queue(turns: usize) -> (Arc<LoadQueue>, [Waiter; 4], [Option<Turn>; 4]) {
         let queue = LoadQueue::new(turns);
         let mut waiters = [(); 4].map(|()| {
@@ -161,7 +161,7 @@ mod tests {
         let [_, second, third, mut fourth] = waiters;
         drop(second);
         drop(given);
-        // The third was given its turn and never looked at it.
+        // The third was given its turn and never took it.
         drop(third);
         let turn = fourth.poll().expect("the turn went on");
         drop(turn);

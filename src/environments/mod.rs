@@ -1,4 +1,4 @@
-//! One room per environment: its data, its streams, its upstream connection, its keys.
+//! The running environments: the data, streams, upstream connection and keys of each.
 //!
 //! The supervisor owns the list; each environment has a task of its own, so that a slow or
 //! failing one never delays another's addition, rotation or revocation.
@@ -23,7 +23,7 @@ pub use runner::RunnerSettings;
 pub use stored_data::Trust;
 pub use supervisor::{Strangers, Supervisor, SupervisorSettings};
 
-/// What the simulation plays with.
+/// Types that the simulation uses.
 #[cfg(test)]
 pub mod simulated {
     pub use super::difference::difference;

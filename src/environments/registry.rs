@@ -1,4 +1,4 @@
-//! From what a client presents to an environment: the look-up that each request makes.
+//! Finds the environment of a client's credential: the look-up that each request makes.
 //!
 //! The table is immutable and swapped whole; readers take no lock. A credential leaves the table
 //! before its streams end, so that a client that reconnects at once is refused, not served.
@@ -14,14 +14,14 @@ use tokio::sync::watch;
 use super::environment::Environment;
 use crate::model::{Credential, FilterKey, ListState};
 
-/// The right of a credential to use an environment. Streams look at it each time they are woken.
+/// The right of a credential to use an environment. Streams check it each time they are woken.
 #[derive(Debug, Default)]
 pub struct Lease {
     revoked: AtomicBool,
 }
 
 impl Lease {
-    /// Whether the right has ended.
+    /// True once the right has ended.
     pub fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Acquire)
     }
@@ -31,7 +31,7 @@ impl Lease {
     }
 }
 
-/// What a known credential opens.
+/// Environment that a known credential opens, and the right to use it.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The environment.
@@ -42,7 +42,7 @@ pub struct Access {
     pub expiry: Option<SystemTime>,
 }
 
-/// How a look-up ended.
+/// Result of a look-up.
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// The credential opens this environment.
@@ -69,8 +69,8 @@ pub(super) struct Table {
     pub(super) list: ListState,
     pub(super) environments: Arc<[Arc<Environment>]>,
     pub(super) by_credential: HashMap<Credential, Vec<(FilterKey, Access)>>,
-    /// What is known to have been revoked or to have expired. Looked at only when the list is no
-    /// longer authoritative.
+    /// Credentials that are known to be revoked or expired. Used only when the list is no longer
+    /// authoritative.
     pub(super) refused: HashSet<(Credential, FilterKey)>,
 }
 
@@ -81,7 +81,7 @@ impl Table {
 }
 
 impl Table {
-    /// The answer to something that opens nothing.
+    /// The answer to a credential or filter that opens nothing.
     ///
     /// design 5, D49: it is refused for good only when that is certain, because SDKs take 401 and
     /// 404 as final. `is_refused`: it is known to have been revoked or to have expired.
@@ -109,7 +109,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// What a credential opens under a payload filter, at a moment.
+    /// Finds the environment that a credential opens under a payload filter, at a moment.
     pub fn look_up(
         &self,
         credential: &Credential,
@@ -133,12 +133,12 @@ impl Registry {
         }
     }
 
-    /// How far the list can be trusted.
+    /// State of the list, which says how far it can be trusted.
     pub fn list(&self) -> ListState {
         self.table.load().list
     }
 
-    /// Watches how far the list can be trusted.
+    /// Watches the state of the list.
     pub fn watch_list(&self) -> watch::Receiver<ListState> {
         self.list.subscribe()
     }

@@ -1,7 +1,7 @@
-//! The task of one environment: brings what sources and stores say to the serving core, and carries
-//! out what follows. The only writer of the environment's state.
+//! The task of one environment: passes events of sources and stores to the serving core, and
+//! carries out the effects. The only writer of the environment's state.
 //!
-//! It decides nothing. Clients hear of a change before any store does.
+//! It decides nothing. Clients get a change before any store does.
 
 mod stored;
 
@@ -28,14 +28,14 @@ use crate::model::SdkKey;
 use crate::source::{Fdv1Stream, Fdv1Streams, Received, SourceEvent};
 use crate::tasks::{TaskGroup, beside};
 
-/// How long the keeper of a shared store may take for its last write.
+/// Time limit for the last write of a shared store's keeper.
 const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
 /// Data sets of up to so many bytes are compared on a thread of the runtime: that takes about a
 /// millisecond.
 const COMPARED_ON_THE_SPOT_BYTES_MAX: usize = 256 * 1024;
 
-/// What all environments' tasks have in common.
+/// Settings that all environments' tasks share.
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
     /// Opens upstream connections.
@@ -46,9 +46,9 @@ pub struct RunnerSettings {
     pub shared: Option<SharedStores>,
     /// Pause between heartbeats to clients; `None` sends none.
     pub heartbeat: Option<Duration>,
-    /// Which of the stores count while LaunchDarkly has not answered.
+    /// Stores that count while LaunchDarkly has not answered.
     pub trust: Trust,
-    /// Who reads its stored data next.
+    /// Queue for reading stored data.
     pub load_queue: Arc<LoadQueue>,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Runner {
     designated: watch::Receiver<SdkKey>,
     /// Name of its data set in stores.
     set_id: DataSetId,
-    /// What is served, and what follows from what happens.
+    /// The core that decides what is served and what follows from events.
     serving: Serving,
     /// The embedded store, once it is open.
     local: Option<LocalFlags>,
@@ -106,8 +106,8 @@ impl Runner {
         }
     }
 
-    /// Runs until it is told to stop, or until a connection's task breaks: then everything is to
-    /// be started anew.
+    /// Runs until it is cancelled, or until a connection's task stops unexpectedly: then the caller
+    /// starts everything again.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
         let mut stored = std::pin::pin!(self.read_stored(Patience::UntilKnown));
         let mut stored_awaited = true;
@@ -126,7 +126,7 @@ impl Runner {
                 outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
                 read = next_read(&mut reads) => Wake::Shared(read),
                 () = tick(&mut heartbeat) => Wake::Heartbeat,
-                // Last, because upstream may flood them.
+                // Last, because upstream may send without pause.
                 wake = source_event(&mut self.current, &mut self.next) => wake,
             };
             let effects = match wake {
@@ -192,7 +192,7 @@ impl Runner {
         self.serving.on_local_store(answer, problem)
     }
 
-    /// Compares a data set with what is served; beside the runtime's threads if it is large.
+    /// Compares a data set with what is served; on a blocking thread if it is large.
     async fn compared(&self, event: SourceEvent) -> (SourceEvent, Option<Difference>) {
         let (connection, data, served) = match (event, self.serving.served()) {
             (SourceEvent::Everything { connection, data }, Some(served)) => {
@@ -269,7 +269,7 @@ fn tell_shared(keeper: &SharedFlags, order: SharedOrder) {
     }
 }
 
-/// The next event of either connection. Not biased: neither keeps the other waiting for ever.
+/// The next event of either connection. Not biased, so that neither starves the other.
 async fn source_event(current: &mut Fdv1Stream, next: &mut Option<Fdv1Stream>) -> Wake {
     let next = async {
         match next {

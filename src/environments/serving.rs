@@ -1,12 +1,12 @@
-//! What one environment serves, and what follows from each event: pure.
+//! Decides what one environment serves, and what follows from each event. Pure.
 //!
-//! Events are what sources and stores say, and which SDK key is designated. Effects are what
-//! clients hear, what stores are told, and which upstream connection is opened or dropped. The
-//! environment's task (see `runner`) brings the events and carries out the effects.
+//! Events come from sources and stores, or designate an SDK key. Effects are messages to clients,
+//! orders to stores, and upstream connections to open or drop. The environment's task (see
+//! `runner`) brings the events and carries out the effects.
 //!
-//! Until LaunchDarkly has answered, what is served is provisional: it comes from a store, and the
-//! first live word on an item counts, whatever its version. Nothing that was read from a store is
-//! written to one (design D28).
+//! Until LaunchDarkly has answered, the served data is provisional: it comes from a store, and the
+//! first live change of an item replaces it, whatever its version. Nothing that was read from a
+//! store is written to one (design D28).
 
 mod deletions;
 mod effects;
@@ -34,31 +34,31 @@ const NAMES_MAX: usize = 10;
 /// The state of one environment.
 #[derive(Debug)]
 pub struct Serving {
-    /// What clients get.
+    /// The snapshot that clients get.
     served: Option<Arc<Snapshot>>,
-    /// Deletions that the data set no longer tells of.
+    /// Deletions that the data set no longer contains.
     deletions: Deletions,
-    /// What the stores have said, and what of it is served until LaunchDarkly answers.
+    /// Answers of the stores, and what of them is served until LaunchDarkly answers.
     stored: StoredData,
     /// The connection that the data comes from.
     current: Connection,
     /// The connection under a new SDK key, which replaces `current` with its first data set: the
     /// old connection and its data stay until then.
     next: Option<Connection>,
-    /// Whether the embedded store is open.
+    /// True once the embedded store is open.
     has_local: bool,
-    /// Whether every store has answered, or data is served.
+    /// True once every store has answered or data is served.
     is_loaded: bool,
     status: EnvironmentStatus,
 }
 
-/// One upstream connection, with those that take its place under the same key.
+/// One upstream connection, with its reconnections under the same key.
 #[derive(Debug)]
 struct Connection {
     key: SdkKey,
-    /// Connections up to this number were given up; what still comes over them no longer counts.
+    /// Connections up to this number were given up; late events of them are ignored.
     given_up: u64,
-    /// Whether what is served is what LaunchDarkly says over the connection that stands.
+    /// True while the served data is what LaunchDarkly sent over the current connection.
     is_live: bool,
 }
 
@@ -69,8 +69,9 @@ impl Connection {
 }
 
 impl Serving {
-    /// An environment whose current connection is opened under that key, and whose stores are to be
-    /// asked. `served` is what it serves already, if its task was started again.
+    /// Creates the state of an environment whose current connection is opened under that key, and
+    /// whose stores are to be read. `served` is what it serves already, if its task was started
+    /// again.
     pub fn new(
         key: SdkKey,
         trust: Trust,
@@ -90,7 +91,7 @@ impl Serving {
         }
     }
 
-    /// What is served.
+    /// The served snapshot.
     pub fn served(&self) -> Option<&Arc<Snapshot>> {
         self.served.as_ref()
     }
@@ -100,17 +101,18 @@ impl Serving {
         self.is_loaded
     }
 
-    /// What `/status` tells.
+    /// The status for `/status`.
     pub fn status(&self) -> &EnvironmentStatus {
         &self.status
     }
 
-    /// The environment's task ends.
+    /// Notes that the environment's task ends.
     pub fn on_stop(&mut self, now: SystemTime) {
         self.status.connection.on_close(now);
     }
 
-    /// LaunchDarkly designates this SDK key: its connection is opened beside the current one.
+    /// Takes the SDK key that LaunchDarkly designates: its connection is opened beside the current
+    /// one.
     pub fn on_designated(&mut self, key: SdkKey) -> Effects {
         let upstream = if key == self.current.key {
             self.next.take().map(|_| UpstreamOrder::DropNext)
@@ -127,14 +129,14 @@ impl Serving {
         Effects { upstream, ..Effects::default() }
     }
 
-    /// There is no embedded store for now; `answer` tells whether there may be one later.
+    /// Notes that there is no embedded store for now; `answer` says whether there may be one later.
     pub fn on_no_local_store(&mut self, answer: Answer) -> Effects {
         self.status.local_store_known = true;
         self.answered(Store::Local, answer)
     }
 
-    /// The embedded store is open, and this is what it held; `problem` tells why that cannot be
-    /// served.
+    /// Takes the content of the embedded store, which is open; `problem` is the reason if it cannot
+    /// be served.
     pub fn on_local_store(&mut self, answer: Answer, problem: Option<String>) -> Effects {
         self.status.local_store_known = true;
         self.has_local = true;
@@ -146,8 +148,7 @@ impl Serving {
         }
         self.status.stored_data_problem = problem;
         let local = match (self.live_word(), &answer) {
-            // It holds what was said before this. What arrived before the store was open is still
-            // to be stored.
+            // The store holds older data. What arrived before it was open is still to be stored.
             (Some(live), _) => Some(LocalOrder::Replace(live.data.clone())),
             (None, Answer::Set(set)) => {
                 set.as_of.map(|written_at| LocalOrder::Adopt(set.data.clone(), written_at))
@@ -157,13 +158,13 @@ impl Serving {
         Effects { local, ..self.answered(Store::Local, answer) }
     }
 
-    /// The shared store was read while LaunchDarkly was not live.
+    /// Takes the content of the shared store, read while LaunchDarkly was not live.
     pub fn on_shared_store(&mut self, answer: Answer) -> Effects {
         self.answered(Store::Shared, answer)
     }
 
-    /// A source said something. `difference` is how a data set differs from what is served, if
-    /// anything is; to find that takes time, so it comes with the event.
+    /// Takes an event of a source. `difference` is the difference of its data set from the served
+    /// one, if there is one; the caller computes it, because that takes time.
     pub fn on_source(
         &mut self,
         which: Which,
@@ -218,8 +219,8 @@ impl Serving {
         effects
     }
 
-    /// Of the next connection `/status` tells the errors only, so that an operator sees why it
-    /// does not take over.
+    /// Takes an event of the next connection. `/status` shows only its errors, so that an operator
+    /// sees why it does not take over.
     fn on_next(
         &mut self,
         event: SourceEvent,
@@ -247,7 +248,7 @@ impl Serving {
             SourceEvent::Lost { failure: Some(it) } => {
                 self.status.connection.on_side_failure(it.kind, it.status, now);
             }
-            // Before its first data set a connection has nothing to say.
+            // Before its first data set a connection changes nothing.
             SourceEvent::Everything { .. }
             | SourceEvent::Changes { .. }
             | SourceEvent::Alive
@@ -257,15 +258,16 @@ impl Serving {
         effects
     }
 
-    /// The data set that a new connection brought, unless the current one has delivered something
-    /// newer meanwhile. States of an environment follow one another, so a data set with one older
-    /// item is older as a whole, and the new connection is about to tell what came after it.
+    /// The data set of a new connection, or the served one if the current connection has delivered
+    /// something newer, even if it was lost since. An environment has one sequence of states, so a
+    /// data set with one older item is older as a whole, and the new connection will deliver what
+    /// came after it. Does not apply if items from a store were added.
     fn unless_behind(
         &self,
         data: DataSet,
         difference: Option<Difference>,
     ) -> (DataSet, Option<Difference>) {
-        let Some(served) = self.live_word().filter(|_| self.current.is_live) else {
+        let Some(served) = self.live_word().filter(|_| self.stored.items_from_shared() == 0) else {
             return (data, difference);
         };
         if has_older_item(&data, &served.data) {
@@ -280,12 +282,12 @@ impl Serving {
         effects.shared.push(SharedOrder::NotLive);
     }
 
-    /// What LaunchDarkly said last, if it has said anything.
+    /// The last data from LaunchDarkly, if there is any.
     fn live_word(&self) -> Option<&Arc<Snapshot>> {
         self.served.as_ref().filter(|served| served.origin == Origin::Live)
     }
 
-    /// LaunchDarkly sent the whole data set.
+    /// Applies the whole data set from LaunchDarkly.
     fn put(
         &mut self,
         data: DataSet,
@@ -311,8 +313,8 @@ impl Serving {
         let data = Arc::new(data);
         let anew = |data| Arc::new(Snapshot::new(data, Origin::Live, now));
         let (snapshot, told) = match (&self.served, difference) {
-            // The stores are given what is served from here on: if one is lost it takes the data
-            // from there again.
+            // The stores get the same data set that is served: a store that is lost is filled from
+            // it again.
             (Some(served), Some(Difference::Nothing)) if served.data == data => {
                 (Arc::new(served.confirmed(Origin::Live, now)), Told::Nothing)
             }
@@ -333,7 +335,7 @@ impl Serving {
         effects.shared.push(SharedOrder::Put(data));
     }
 
-    /// LaunchDarkly sent changes.
+    /// Applies changes from LaunchDarkly.
     fn change(&mut self, changes: &ChangeSet, now: SystemTime, effects: &mut Effects) {
         let Some(served) = &self.served else {
             tracing::debug!("change before any complete data set; the next one has it");
@@ -346,7 +348,7 @@ impl Serving {
             .filter(|(key, item)| match origin {
                 Origin::Live => data.upsert(key, (*item).clone()),
                 Origin::LocalStore | Origin::SharedStore => {
-                    // Provisional: the first live word counts.
+                    // Provisional: the first live change counts.
                     data.collection_mut(key.kind).insert(key.key.clone(), (*item).clone());
                     true
                 }
@@ -374,10 +376,10 @@ impl Serving {
         }
     }
 
-    /// Takes what a store answered. When all have, no client waits for stored data any more.
+    /// Takes the answer of a store. Once all have answered, clients no longer wait for stored data.
     fn answered(&mut self, store: Store, answer: Answer) -> Effects {
         let mut effects = Effects::default();
-        // What was live once is only added to: by a store that a peer writes to.
+        // Data that was live is only added to, and only from the store that peers write to.
         let counts = match store {
             Store::Local => self.live_word().is_none(),
             Store::Shared => !self.current.is_live,
@@ -410,7 +412,7 @@ impl Serving {
         effects
     }
 
-    /// Adds to what is served what a store has newer.
+    /// Adds the newer items of a store to the served data.
     fn add(&mut self, news: ChangeSet, effects: &mut Effects) {
         let Some(served) = &self.served else { return };
         let news = self.deletions.without_deleted(news);
@@ -449,7 +451,7 @@ impl Serving {
         effects.announce = Some(Announcement { snapshot, told });
     }
 
-    /// Whether connected clients would ignore a change, because they hold that version or a newer
+    /// True if connected clients would ignore a change, because they hold that version or a newer
     /// one.
     fn clients_ignore_any(&self, changes: &ChangeSet) -> bool {
         let held = |key: &ItemKey| {

@@ -33,7 +33,7 @@ fn what_launchdarkly_says_is_served_first_and_stored_after() {
         ("alive", ""),
         ("put 1: a3 c1", "live same, local =, shared ="),
         ("put 1: a3 c2", "live + c2, local =, shared ="),
-        // What clients would not take as a change.
+        // Clients would not accept this as a change.
         ("put 1: a3", "live = a3, local =, shared ="),
         ("put 1: a2", "live = a2, local =, shared ="),
     ]);
@@ -44,7 +44,7 @@ fn an_item_that_comes_back_at_a_lower_version_reaches_those_who_know_that_it_was
     check(&[
         ("put 1: a1 b1", "live = a1 b1, shared =, loaded, VALID"),
         ("patch 1: b-7", "live + b-7, shared + b"),
-        // Data sets do not tell of what is deleted.
+        // Data sets do not contain deleted items.
         ("put 1: a1", "live same, shared ="),
         ("patch 1: b2", "live = a1 b2, shared + b"),
         ("patch 1: b-7", "live + b-7, shared + b"),
@@ -80,12 +80,17 @@ fn a_new_connection_that_is_behind_takes_nothing_back() {
         ("patch 1: a2", ""),
         ("patch 1: b2", "live + b2, shared + b"),
     ]);
-    // Without LaunchDarkly's present word nothing is known to be newer.
-    check(&[
+    let lost = [
         ("put 1: a2", "live = a2, shared =, loaded, VALID"),
         ("key b", "open b"),
         ("lost", "not live, INTERRUPTED"),
-        ("next put 1: a1", "live = a1, shared =, promote next, VALID"),
+    ];
+    let check_then = |rest: &[(&str, &str)]| check(&[&lost, rest].concat());
+    check_then(&[("next put 1: a1", "live same, shared =, promote next, VALID")]);
+    // Items that a store has added are not from LaunchDarkly.
+    check_then(&[
+        ("shared: a2 b5", "live + b5, shared served"),
+        ("next put 1: a2 b4", "live = a2 b4, shared =, promote next, VALID"),
     ]);
 }
 
@@ -99,8 +104,8 @@ fn stored_flags_are_served_and_written_nowhere() {
     check(&[
         ("local: a1 b1", "localStore = a1 b1, local adopt, shared served, loaded"),
         ("shared: a2 c1", "localStore + a2 c1, shared served"),
-        // The first live word counts, whatever its version, and is stored only on this machine:
-        // nobody has said yet what the rest is.
+        // The first live change counts, whatever its version, and is stored only on this machine,
+        // because the rest is not confirmed yet.
         ("patch 1: a3", "localStore + a3, local + a"),
         // Clients would not take this one as a change.
         ("patch 1: a1+x", "localStore = a1 b1 c1, local + a"),
@@ -179,7 +184,7 @@ fn data_that_cannot_be_used_costs_the_connection_and_nothing_else() {
     check(&[
         ("put 1: a1", "live = a1, shared =, loaded, VALID"),
         ("junk 1", "not live, restart 1, INTERRUPTED"),
-        // What was on its way.
+        // Events that were on their way.
         ("patch 1: a2", ""),
         ("put 1: a2", ""),
         ("junk 1", ""),
@@ -205,12 +210,12 @@ fn a_new_key_takes_over_with_its_first_data_set() {
         ("next junk 2", "restart next 2"),
         ("next put 2: z1", ""),
         ("patch 7: a2", "live + a2, shared + a"),
-        // Its numbers begin anew.
+        // Its numbers begin again.
         ("next put 3: a3", "live + a3, shared =, promote next"),
         ("patch 3: a4", "live + a4, shared + a"),
         ("next put 1: z1", ""),
     ]);
-    // Designated back, or to yet another, before it was live.
+    // The old key, or a third one, is designated before the new one was live.
     check(&[
         ("key b", "open b"),
         ("key c", "open c"),
@@ -297,8 +302,8 @@ fn any_event() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: clients hold what is served, nothing served is lost,
-    /// and stores are told nothing that LaunchDarkly did not say.
+    /// In any order of events, clients hold what is served, nothing served is lost, and stores are
+    /// told nothing that LaunchDarkly did not send.
     #[test]
     fn no_order_of_events_breaks_what_must_hold(
         events in prop::collection::vec(any_event(), 1..40),
@@ -334,7 +339,7 @@ proptest! {
                 let is_told = !room.serving.has_local || local.as_ref() == Some(&*served.data);
                 prop_assert!(is_told, "{}", event);
             }
-            // A store never outweighs what LaunchDarkly said over the connection that stands.
+            // A store never replaces live data.
             let is_from_store = event.starts_with("local") || event.starts_with("shared");
             prop_assert!(!(live && is_from_store && shown.contains("live ")), "{}: {}", event, shown);
         }

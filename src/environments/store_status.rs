@@ -1,4 +1,4 @@
-//! What `/status` tells of the store that an environment shares with others, in plain values.
+//! Values of `/status` about the store that an environment shares with others.
 
 use std::time::SystemTime;
 
@@ -9,11 +9,11 @@ use crate::flagstore::SharedStatus;
 pub struct StoreStatus {
     /// `INITIALIZING`, `VALID` or `INTERRUPTED` (ld-relay v8).
     pub state: &'static str,
-    /// Since when.
+    /// Time since which it has that state.
     pub since: SystemTime,
     /// `redis`, `dynamodb` or `consul`.
     pub database: &'static str,
-    /// Where it is, without passwords.
+    /// Its address, without passwords.
     pub server: Option<String>,
     /// The prefix of its keys.
     pub prefix: Option<String>,
@@ -21,38 +21,38 @@ pub struct StoreStatus {
     pub table: Option<String>,
     /// `closed`, `open` or `halfOpen`.
     pub breaker: &'static str,
-    /// Why it cannot be used, if it cannot.
+    /// Reason why it cannot be used, if it cannot.
     pub error: Option<String>,
     /// Accepted changes that are not stored yet.
     pub dirty: usize,
-    /// Whether anything that LaunchDarkly said may not be stored, yet or any more.
+    /// True if data from LaunchDarkly may not be stored yet, or may be lost.
     pub write_pending: bool,
-    /// When it was last known to hold what it should.
+    /// Time at which it was last known to hold what it should.
     pub last_write: Option<SystemTime>,
     /// The last repair of a loss.
     pub last_repopulation: Option<LastRepopulation>,
-    /// By which policy the database removes items when its memory is full, if it does.
+    /// Policy by which the database removes items when its memory is full, if it does.
     pub eviction_policy: Option<String>,
     /// Items that the database does not take, with their size in bytes.
     pub dropped: Vec<(String, u64)>,
-    /// Why what is stored could not be served, if it could not.
+    /// Reason why the stored data could not be served, if it could not.
     pub problem: Option<String>,
     /// Stored items that cannot be decoded.
     pub undecodable: Vec<String>,
-    /// Items that are older or absent there, left so while upstream is not live.
-    pub left_behind: u64,
-    /// Items that are newer or unknown there, left so while upstream is not live.
-    pub left_ahead: u64,
-    /// Whether its marker is missing, left so while upstream is not live.
-    pub left_unmarked: bool,
+    /// Items that are older or absent there, not repaired while upstream is not live.
+    pub unrepaired_outdated_items: u64,
+    /// Items that are newer there or unknown here, not repaired while upstream is not live.
+    pub unrepaired_newer_items: u64,
+    /// True if its marker is missing, not repaired while upstream is not live.
+    pub unrepaired_no_valid_marker: bool,
 }
 
 /// A repair of a loss.
 #[derive(Clone, Debug)]
 pub struct LastRepopulation {
-    /// When it was done.
+    /// Time of the repair.
     pub at: SystemTime,
-    /// How the loss was noticed.
+    /// Sign by which the loss was noticed.
     pub reason: &'static str,
     /// Items that were written.
     pub items: u64,
@@ -82,9 +82,9 @@ impl StoreStatus {
             dropped: status.dropped.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
             problem: status.problem.clone(),
             undecodable: status.undecodable.iter().map(ToString::to_string).collect(),
-            left_behind: status.left.behind,
-            left_ahead: status.left.ahead,
-            left_unmarked: status.left.unmarked,
+            unrepaired_outdated_items: status.unrepaired.outdated_items,
+            unrepaired_newer_items: status.unrepaired.newer_items,
+            unrepaired_no_valid_marker: status.unrepaired.no_valid_marker,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Decides what of the stores' data an environment serves while LaunchDarkly has not answered:
-//! pure.
+//! Decides what of the stores' data an environment serves while LaunchDarkly has not answered.
+//! Pure.
 //!
 //! The first set that is known to be whole is served at once; what other stores hold is added item
 //! by item, where it is newer (design D3, D29). A set that is empty, that only a marker without
@@ -25,31 +25,31 @@ pub enum Store {
     Shared,
 }
 
-/// Which stores count while LaunchDarkly has not answered (`[LocalStore] preferOver`).
+/// Stores that count while LaunchDarkly has not answered (`[LocalStore] preferOver`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
     /// All stores; of each item the newest version counts.
     #[default]
     All,
-    /// A whole local set, or what LaunchDarkly said last, counts alone: nothing is added to it out
-    /// of the shared store, which others can write.
+    /// A whole local set, or the last data from LaunchDarkly, counts alone: nothing is added to it
+    /// from the shared store, which others can write.
     LocalFirst,
 }
 
-/// A data set out of a store.
+/// A data set from a store.
 #[derive(Clone, Debug)]
 pub struct StoredSet {
     pub data: Arc<DataSet>,
     pub origin: Origin,
-    /// When LaunchDarkly last confirmed it, if the store tells.
+    /// Time at which LaunchDarkly last confirmed it, if the store records it.
     pub as_of: Option<SystemTime>,
-    /// True if the store counts what it should hold, and holds it.
+    /// True if the store counts its items and holds all of them.
     pub is_counted: bool,
     /// Items that the store holds but that cannot be decoded.
     pub undecodable: Vec<ItemKey>,
 }
 
-/// What a store answered.
+/// Answer of a store.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// A data set.
@@ -62,7 +62,7 @@ pub enum Answer {
     Unread,
 }
 
-/// What the environment does about an answer.
+/// Reaction of the environment to an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// Nothing changes for clients.
@@ -73,7 +73,7 @@ pub enum Reaction {
     Add(ChangeSet),
 }
 
-/// What the stores have said so far.
+/// Answers of the stores so far.
 #[derive(Debug)]
 pub struct StoredData {
     trust: Trust,
@@ -87,9 +87,9 @@ pub struct StoredData {
     leftovers: DataSet,
     /// Items that some store holds but that cannot be decoded there.
     undecodable: BTreeSet<ItemKey>,
-    /// Items that were added out of the shared store to a set from elsewhere.
+    /// Items from the shared store that were added to a set from another source.
     from_shared: BTreeSet<ItemKey>,
-    /// What is served came from a store that does not count what it should hold.
+    /// True if the served data came from a store that does not count its items.
     is_presumed: bool,
 }
 
@@ -182,19 +182,19 @@ impl StoredData {
         self.serve_if_sure()
     }
 
-    /// LaunchDarkly has answered: what the stores hold no longer counts. Stores that are still
-    /// silent are no longer waited for.
+    /// Notes that LaunchDarkly has answered: stored data no longer counts, and silent stores are no
+    /// longer awaited.
     pub fn on_live(&mut self) {
         *self = Self::new(self.trust, []);
     }
 
-    /// How many items were added out of the shared store to a set from elsewhere.
+    /// Number of items from the shared store that were added to a set from another source.
     pub fn items_from_shared(&self) -> usize {
         self.from_shared.len()
     }
 
-    /// True if something may be missing in what is served without anybody knowing: the store that
-    /// it came from does not count what it should hold.
+    /// True if items may be missing in the served data without the relay knowing, because the store
+    /// that it came from does not count its items.
     pub fn is_presumed(&self) -> bool {
         self.is_presumed
     }
@@ -204,7 +204,7 @@ impl StoredData {
         self.undecodable.iter().filter(|key| served.item(key).is_none()).cloned().collect()
     }
 
-    /// Drops what is held of stores; those that have not answered are still expected.
+    /// Drops held data of stores; those that have not answered are still awaited.
     fn forget(&mut self) {
         self.held.clear();
         self.leftovers = DataSet::default();
@@ -228,7 +228,7 @@ impl StoredData {
             return Reaction::Keep;
         }
         let mut sets = std::mem::take(&mut self.held);
-        // The surest and largest set gives its name to all.
+        // The most reliable and largest set gives its origin to all.
         sets.sort_by_key(|set| std::cmp::Reverse((set.is_counted, set.data.live_len())));
         let mut sets = sets.into_iter();
         let Some(mut first) = sets.next() else { return Reaction::Keep };
@@ -240,7 +240,7 @@ impl StoredData {
             merge(Arc::make_mut(&mut first.data), &leftovers);
         }
         if first.data.live_len() == 0 && !self.unread.is_empty() {
-            // An empty set is only believed when nothing else is left to be read.
+            // An empty set is believed only when no other store is left to be read.
             self.held.push(first);
             return Reaction::Keep;
         }
@@ -260,7 +260,7 @@ impl StoredSet {
     }
 }
 
-/// What a store holds that is newer than what is served, or not known there.
+/// Items of a store that are newer than the served ones, or not served.
 fn added(served: &DataSet, stored: &DataSet) -> Reaction {
     let news: ChangeSet =
         stored.newer_than(served).map(|(key, item)| (key, item.clone())).collect();
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_lesser_set_does_not_win_by_being_first() {
-        // Empty, though its marker counts so: another store may know better.
+        // Empty, as its marker confirms: another store may hold more.
         check(&["shared=", "local=a1 b1"], &["wait", "localStore a1 b1"]);
         check(&["shared=", "local"], &["wait", "sharedStore "]);
         check(&["local=", "shared=a1"], &["wait", "sharedStore a1"]);
@@ -413,7 +413,7 @@ mod tests {
         check(&["shared=a1!b c", "local?b1"], &["wait", "sharedStore a1 b1 !c"]);
         check(&["shared=a1!b", "local"], &["wait", "sharedStore a1 !b"]);
         check(&["local=a1 b1", "shared=a1!b"], &["localStore a1 b1", "a1 b1"]);
-        // The row was written anew.
+        // The row was written again.
         check(&["shared=a1!b", "local", "shared=a1 b2"], &["wait", "sharedStore a1 !b", "a1 b2"]);
     }
     #[test]

@@ -21,32 +21,32 @@ use crate::model::{EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState
 use crate::tasks::KeyedTasks;
 use crate::telemetry::Rounded;
 
-/// How long the tasks of environments may take to end: longer than each of them gives its shared
-/// store for the last write, so that its outcome can be logged.
+/// Time limit for the tasks of environments to end: longer than each of them gives its shared store
+/// for the last write, so that its outcome can be logged.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(4);
 
-/// Pause before the task of an environment is started again after it broke. What broke it may be
-/// in the data, and comes again with the next connection.
+/// Pause before the task of an environment is started again after it stopped unexpectedly. The
+/// cause may be in the data, and come again with the next connection.
 const RESTART: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
-/// What the supervisor needs.
+/// Settings of the supervisor.
 #[derive(Clone, Debug)]
 pub struct SupervisorSettings {
     /// For each environment's task.
     pub runner: RunnerSettings,
-    /// Pause between looks for expired keys (ld-relay v8: `expiredCredentialCleanupInterval`).
+    /// Pause between checks for expired keys (ld-relay v8: `expiredCredentialCleanupInterval`).
     pub sweep_interval: Duration,
-    /// What becomes of stored data of environments that the list does not have.
+    /// Treatment of stored data of environments that are not in the list.
     pub strangers: Strangers,
 }
 
-/// Stored data of environments that are not in the list: left there by a list of earlier, which
-/// nobody who knew them was told of the end of.
+/// Treatment of stored data of environments that are not in the list: an earlier list had them, and
+/// they were removed while this relay was not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strangers {
-    /// Removed when the list is known to be all there is. For a list from LaunchDarkly.
+    /// Removed once the list is authoritative. For a list from LaunchDarkly.
     Forgotten,
-    /// Kept. For a list that somebody writes by hand: a slip in it must not cost the data.
+    /// Kept. For a list that an operator writes by hand: a mistake in it must not cost the data.
     Kept,
 }
 
@@ -57,37 +57,36 @@ pub struct Supervisor {
     registry: Arc<Registry>,
     changes: mpsc::Receiver<Vec<EnvironmentChange>>,
     running: BTreeMap<EnvironmentRef, Running>,
-    /// Tasks that were told to stop, with what is cancelled when they have.
+    /// Tasks that were told to stop, with tokens that are cancelled when they have stopped.
     leaving: BTreeMap<EnvironmentRef, CancellationToken>,
     credentials: Credentials,
     list: ListState,
-    /// Whether stored data of strangers is still to be looked for.
+    /// True until stored data of strangers was removed.
     has_strangers: bool,
 }
 
 #[derive(Debug)]
 struct Running {
     environment: Arc<Environment>,
-    /// Tells its task which SDK key is designated. A watch: the task may be slow, the newest key
-    /// is never lost.
+    /// Tells its task which SDK key is designated. A watch, so that a slow task still gets the
+    /// newest key.
     designated: watch::Sender<SdkKey>,
     /// Cancelled when its task has ended.
     ended: CancellationToken,
-    /// How often its task broke.
+    /// Number of times that its task stopped unexpectedly.
     breaks: u32,
 }
 
-/// When the task of an environment begins.
+/// Condition under which the task of an environment begins.
 enum Begin {
     AtOnce,
-    /// There is never more than one task of an environment, so that one and the same writer
-    /// decides what its stored data is.
+    /// An environment never has more than one task, so that its stored data has one writer.
     AfterEndOf(CancellationToken),
     After(Duration),
 }
 
 impl Supervisor {
-    /// A supervisor of what the changes say.
+    /// Creates a supervisor that follows these changes.
     pub fn new(
         settings: SupervisorSettings,
         registry: Arc<Registry>,
@@ -105,7 +104,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until it is cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut tasks = KeyedTasks::new(&cancel);
         let mut sweep = tokio::time::interval(self.settings.sweep_interval);
@@ -129,7 +128,7 @@ impl Supervisor {
 
     fn apply(&mut self, changes: Vec<EnvironmentChange>, tasks: &mut KeyedTasks<EnvironmentRef>) {
         self.leaving.retain(|_, ended| !ended.is_cancelled());
-        // What the list is after all of the changes decides about what they remove.
+        // The state of the list after all changes decides what happens to removed environments.
         for change in &changes {
             if let EnvironmentChange::List(list) = change {
                 self.list = *list;
@@ -162,7 +161,7 @@ impl Supervisor {
         self.forget_strangers();
     }
 
-    /// Removes what is stored of environments that the list does not have, once.
+    /// Removes the stored data of environments that are not in the list, once.
     fn forget_strangers(&mut self) {
         if !self.has_strangers || self.list != ListState::Authoritative {
             return;
@@ -222,7 +221,7 @@ impl Supervisor {
         self.running.insert(reference, Running { environment, designated, ended, breaks });
     }
 
-    /// A task ended that nobody stopped: a defect. What it served stays, and it is started anew.
+    /// Restarts a task that stopped unexpectedly, which is a defect. Its served data stays.
     fn on_ended(
         &mut self,
         reference: &EnvironmentRef,
@@ -237,7 +236,7 @@ impl Supervisor {
         self.start(running.environment.clone(), Begin::After(pause), breaks, tasks);
     }
 
-    /// Drops keys whose time has passed, and what could not be dropped before.
+    /// Drops expired keys, and stored data that could not be removed before.
     fn sweep(&mut self, now: SystemTime) {
         self.forget_strangers();
         if self.credentials.has_expired(now) {
@@ -245,7 +244,7 @@ impl Supervisor {
         }
     }
 
-    /// Computes the table of credentials anew, and ends the streams of those that left it.
+    /// Computes the table of credentials again, and ends the streams of those that left it.
     fn rebuild(&mut self, now: SystemTime) {
         let environments = self.running.values().map(|running| running.environment.clone());
         let (table, revoked) = self.credentials.rebuild(self.list, &environments.collect(), now);
@@ -259,7 +258,7 @@ impl Supervisor {
     }
 }
 
-/// The task of one environment, from waiting for its turn to forgetting what it stored.
+/// The task of one environment, from the wait for its start to the removal of its stored data.
 struct EnvironmentTask {
     environment: Arc<Environment>,
     settings: RunnerSettings,
@@ -290,10 +289,10 @@ impl Begin {
     async fn reached(self, cancel: &CancellationToken) {
         match self {
             Self::AtOnce => {}
-            // It was told to stop and ends soon, so the token need not be looked at.
+            // It was told to stop and ends soon, so the token need not be checked.
             Self::AfterEndOf(former) => former.cancelled().await,
             Self::After(pause) => {
-                // Both ends are good: the token is looked at next.
+                // Either outcome is fine: the token is checked next.
                 let _ = tokio::time::timeout(pause, cancel.cancelled()).await;
             }
         }

@@ -27,7 +27,7 @@ struct Bench {
 impl Bench {
     /// With an upstream that refuses, and a store that is open.
     fn start() -> Self {
-        // Nobody listens on port 1.
+        // No process listens on port 1.
         let (bench, state) = Self::start_with("http://127.0.0.1:1");
         state.send_replace(LocalFlagsState::Open(bench.local.clone()));
         bench
@@ -179,7 +179,7 @@ async fn what_a_slow_store_holds_does_not_follow_what_was_live() {
     let (bench, state) = Bench::start_with(&format!("http://{}", listener.local_addr().unwrap()));
     let id = bench.store("one").await;
     bench.send(vec![EnvironmentChange::Upsert(spec("one", "a"))]).await;
-    // LaunchDarkly speaks, knows nothing of the stored flag any more, and is gone.
+    // LaunchDarkly sends a data set without the stored flag, and disconnects.
     let (mut upstream, _) = listener.accept().await.unwrap();
     drop(listener);
     let mut request = Vec::new();
@@ -195,7 +195,7 @@ async fn what_a_slow_store_holds_does_not_follow_what_was_live() {
     let state_of = || environment.status().connection.state.as_str();
     until("it is gone", || state_of() == "INTERRUPTED").await;
 
-    // Only now the store is there, and is given what was said.
+    // The store opens only now, and gets the live data.
     state.send_replace(LocalFlagsState::Open(bench.local.clone()));
     let flags = || {
         let stored = bench.local.read_set(&id).unwrap();

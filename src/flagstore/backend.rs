@@ -1,5 +1,5 @@
-//! What a shared database must do to hold the flag data of one environment, in the layout that
-//! SDKs read. It decides nothing: what is to be written, and when, is the keeper's part.
+//! Operations of a shared database that holds the flag data of one environment, in the layout that
+//! SDKs read. It decides nothing: the keeper decides what is written, and when.
 //!
 //! Every call is bounded by the time budgets of its database; nothing is repeated here except what
 //! a compare-and-set must repeat.
@@ -10,40 +10,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use super::layout::Row;
 use super::layout::StoredHead;
+pub use super::marker::Counts;
 use super::marker::{Marker, Note};
-use crate::model::{ItemKey, ItemKind};
+use crate::model::ItemKey;
 use crate::storage::StoreError;
 
 /// Most rows in one call of [`FlagBackend::upsert`] or [`FlagBackend::correct`]. Between two calls
-/// the keeper looks up: at its orders, at newer data.
+/// the keeper checks for new orders and newer data.
 pub const ROWS_MAX: usize = 512;
 
 /// Most bytes of JSON in one such call, unless a single row is larger. Small enough that a slow
 /// link moves them within the budget of a call.
 pub const ROWS_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// One item as it is to be stored.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Its name.
-    pub key: ItemKey,
-    /// Its version, tombstones included.
-    pub version: u64,
-    /// The JSON of the layout: complete for strict readers, a tombstone in its full form.
-    pub json: Bytes,
-}
-
-/// Shows the size of the content and not the content.
-impl std::fmt::Debug for Row {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Row")
-            .field("key", &self.key)
-            .field("version", &self.version)
-            .field("json", &format_args!("{} bytes", self.json.len()))
-            .finish()
-    }
-}
 
 /// One item as it was found.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,102 +54,57 @@ impl std::fmt::Debug for StoredRow {
 /// Everything that is stored for one environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredRows {
-    /// Whether a complete data set was once written.
+    /// The marker, which says that a complete data set was once written.
     pub marker: Option<Marker>,
     /// All items of both kinds, in any order.
     pub rows: Vec<StoredRow>,
 }
 
-/// What a cheap look shows.
+/// Result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// The marker.
     pub marker: Option<Marker>,
-    /// How many segments and flags there are, tombstones included; `None` where counting costs as
-    /// much as reading.
+    /// Numbers of segments and flags, tombstones included; `None` where counting costs as much as
+    /// reading.
     pub counts: Option<Counts>,
-    /// Which server answered, if it says: it changes when the server restarts.
+    /// Identity of the server that answered, if it gives one; it changes when the server restarts.
     pub server: Option<Arc<str>>,
 }
 
-/// Numbers of stored items, tombstones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Segments.
-    pub segments: u64,
-    /// Flags.
-    pub flags: u64,
-}
-
-impl Counts {
-    /// Counts items by their names.
-    pub fn of<'a>(keys: impl IntoIterator<Item = &'a ItemKey>) -> Self {
-        keys.into_iter().fold(Self::default(), Self::plus)
-    }
-
-    /// One more of the kind of this item.
-    #[must_use]
-    pub fn plus(self, key: &ItemKey) -> Self {
-        match key.kind {
-            ItemKind::Segment => Self { segments: self.segments + 1, ..self },
-            ItemKind::Flag => Self { flags: self.flags + 1, ..self },
-        }
-    }
-
-    /// One fewer of the kind of this item.
-    #[must_use]
-    pub fn minus(self, key: &ItemKey) -> Self {
-        match key.kind {
-            ItemKind::Segment => Self { segments: self.segments.saturating_sub(1), ..self },
-            ItemKind::Flag => Self { flags: self.flags.saturating_sub(1), ..self },
-        }
-    }
-
-    /// The higher number of each kind.
-    #[must_use]
-    pub fn max(self, other: Self) -> Self {
-        Self { segments: self.segments.max(other.segments), flags: self.flags.max(other.flags) }
-    }
-
-    /// True if there are at least as many of each kind.
-    pub fn covers(self, other: Self) -> bool {
-        self.segments >= other.segments && self.flags >= other.flags
-    }
-}
-
-/// How a fill ended.
+/// Result of a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
     /// Everything was written, the marker included, and no reader saw a part of it.
     Done,
-    /// Something is stored already; nothing was changed. Somebody else was faster.
+    /// Something is stored already; nothing was changed. Another writer was faster.
     NotEmpty,
     /// This database cannot do it at once; nothing was changed.
     Impossible,
 }
 
-/// How one upsert ended.
+/// Result of one upsert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upserted {
     /// The row was written.
     Written,
     /// The same version or a higher one is stored; nothing was changed.
     NotNewer,
-    /// Others wrote to the row at each attempt; nothing was changed.
+    /// Other writers changed the row at each attempt; nothing was written.
     Contended,
     /// The marker is missing, or another one; nothing was changed.
     NoMarker,
-    /// The database takes no item of this size, or none under such a key (too long, empty); what
+    /// The database accepts no item of this size, or none under such a key (too long, empty); what
     /// is stored under its key stays.
     TooLarge,
 }
 
-/// Replaces exactly what was found.
+/// A replacement of exactly the row that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correction {
-    /// What was found.
+    /// The row that was found.
     pub found: StoredRow,
-    /// What shall stand in its place; `None` removes it.
+    /// The row to put in its place; `None` removes it.
     pub wanted: Option<Row>,
 }
 
@@ -192,27 +127,27 @@ pub trait FlagBackend: Send + Sync + 'static {
     /// Writes each row unless its version or a higher one is stored, in order. At most
     /// [`ROWS_MAX`] rows. After an error some may have been written; the same call may follow.
     ///
-    /// With a `marker` only into a store whose marker still has its token: a store that lost its
-    /// data is refilled whole, not item by item, and one that was initialized anew since may hold
-    /// an older set, which a few items do not complete. The marker is read together with the rows;
-    /// where the database can, it is checked again in the call that writes.
+    /// With a `marker`, writes only into a store whose marker still has its token: a store that
+    /// lost its data is refilled whole, not item by item, and one that was initialized again since
+    /// may hold an older set, which a few items do not complete. The marker is read together with
+    /// the rows; where the database can, it is checked again in the call that writes.
     fn upsert(
         &self,
         rows: &[Row],
         marker: Option<&Marker>,
     ) -> impl Future<Output = Result<Vec<Upserted>, StoreError>> + Send;
 
-    /// Carries out each correction of which the row is still what was found; tells for each
-    /// whether it was. One that wants a row that the database does not take is not carried out.
-    /// At most [`ROWS_MAX`].
+    /// Carries out each correction whose row is still the one that was found; returns true for each
+    /// that was carried out. One to a row that the database does not accept is not carried out. At
+    /// most [`ROWS_MAX`].
     fn correct(
         &self,
         corrections: &[Correction],
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
 
-    /// Writes the note into the marker if that is still what was found (`None`: if there is
-    /// none). Returns the marker that is there then: another one if a peer was faster, `None`
-    /// if it was removed.
+    /// Writes the note into the marker if that is still the one that was found (`None`: if there is
+    /// none). Returns the marker after that: another one if a peer was faster, `None` if it was
+    /// removed.
     fn mark(
         &self,
         found: Option<&Marker>,
@@ -239,6 +174,7 @@ pub fn chunks<T: Borrow<Row>>(rows: &[T]) -> impl Iterator<Item = &[T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ItemKind;
 
     #[test]
     fn calls_are_bounded_by_count_and_bytes() {

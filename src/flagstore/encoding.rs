@@ -19,10 +19,10 @@ use crate::storage::local::{
 const FORMAT: u8 = 1;
 const SEGMENT: u8 = 1;
 const DELETED: u8 = 2;
-/// Bytes of an item beside its key and JSON.
+/// Bytes of an item besides its key and JSON.
 const HEAD_BYTES: u64 = 17;
 
-/// The slot of an item: a hash of its kind and key, the same for ever. (FNV-1a, with the last step
+/// The slot of an item: a hash of its kind and key that never changes. (FNV-1a, with the last step
 /// of SplitMix64 to spread it over all bits.)
 pub(super) fn slot(kind: ItemKind, key: &str) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -87,7 +87,7 @@ fn append(out: &mut Vec<u8>, kind: ItemKind, key: &str, item: &Item) {
 pub struct Decoded {
     flags: Vec<(Arc<str>, Arc<Item>)>,
     segments: Vec<(Arc<str>, Arc<Item>)>,
-    /// Parts that were opened and are not what `encode` makes.
+    /// Number of opened parts that are not in the form that `encode` writes.
     pub malformed: u64,
 }
 
@@ -115,8 +115,8 @@ impl Decoded {
             let json = take(rest, length)?;
             let item = match (mark & DELETED != 0, json.is_empty()) {
                 (true, true) => Item::tombstone(version),
-                // A copy of its own: items live and die one by one, and the buffer that they came
-                // in serves for the next part.
+                // A separate copy: items are dropped one by one, and the buffer is reused for the
+                // next part.
                 (false, _) => Item::live(version, json.to_vec()),
                 (true, false) => return None,
             };

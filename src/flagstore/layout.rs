@@ -2,7 +2,7 @@
 //!
 //! The JSON stays as LaunchDarkly sent it (design D14); members that strict readers demand are
 //! added where they are missing, with the value that means the same as their absence. A tombstone
-//! is written with all of them, because older readers decode an item before they look whether it
+//! is written with all of them, because older readers decode an item before they check whether it
 //! is deleted.
 
 use std::borrow::Cow;
@@ -12,14 +12,36 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::backend::Row;
 use crate::model::raw_json::{ItemHead, VersionForm, bounded_text, last, members, with_version};
 use crate::model::{DataSet, Item, ItemKey, ItemKind, same_json};
 
 /// The key inside a tombstone (ld-relay v8).
 const DELETED_KEY: &str = "$deleted";
 
-/// What strict readers demand of an object: names with the defaults, and where to look further.
+/// One item as it is to be stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its name.
+    pub key: ItemKey,
+    /// Its version, tombstones included.
+    pub version: u64,
+    /// The JSON of the layout: complete for strict readers, a tombstone in its full form.
+    pub json: Bytes,
+}
+
+/// Shows the size of the content and not the content.
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Row")
+            .field("key", &self.key)
+            .field("version", &self.version)
+            .field("json", &format_args!("{} bytes", self.json.len()))
+            .finish()
+    }
+}
+
+/// Members that strict readers demand of an object: names with defaults, and lists of further
+/// objects.
 struct Shape {
     mandatory: &'static [(&'static str, &'static str)],
     lists: &'static [(&'static str, &'static Shape)],
@@ -71,9 +93,8 @@ pub fn row(key: &ItemKey, item: &Item) -> Row {
     Row { key: key.clone(), version: item.version, json }
 }
 
-/// All rows of a data set in the order in which they are to be written where not all of them are
-/// written at once: segments first, then prerequisites before the flags that depend on them
-/// (cycles are cut anywhere).
+/// All rows of a data set, in the order for writing them in several calls: segments first, then
+/// prerequisites before the flags that depend on them (cycles are cut anywhere).
 pub fn ordered(data: &DataSet) -> Vec<Row> {
     let mut names = Vec::with_capacity(data.len());
     let mut seen = HashSet::new();
@@ -93,15 +114,15 @@ pub fn ordered(data: &DataSet) -> Vec<Row> {
     names.iter().filter_map(|name| Some(row(name, data.item(name)?))).collect()
 }
 
-/// What must be known of a stored item.
+/// Facts about a stored item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredHead {
     /// Its version.
     pub version: u64,
     /// True for a tombstone.
     pub deleted: bool,
-    /// True if its JSON spells another version, so that it gets this one when it is served; also
-    /// if the database keeps a version beside the JSON and that is missing or not a whole number.
+    /// True if its JSON states another version, so that it gets this one when it is served; also if
+    /// the database keeps a version apart from the JSON and that is missing or not a whole number.
     pub respell: bool,
 }
 
@@ -113,9 +134,9 @@ pub fn head(json: &[u8]) -> Option<StoredHead> {
     Some(StoredHead { version, deleted, respell: form == VersionForm::Odd })
 }
 
-/// The same in a database that keeps a version beside the JSON. That one goes first; where it is 0,
-/// missing or not a whole number, the JSON counts (go-server-sdk-dynamodb). An item without a whole
-/// number there is not as it should be: SDKs and ld-relay would never replace it, or never again.
+/// The same in a database that keeps a version apart from the JSON. That one takes precedence;
+/// where it is 0, missing or not a whole number, the JSON counts (go-server-sdk-dynamodb). An item
+/// without a whole number there must be written again: SDKs and ld-relay would never replace it.
 pub fn head_beside(json: &[u8], version: Option<&str>) -> Option<StoredHead> {
     let head = head(json)?;
     let beside: Option<u64> = version.and_then(|version| version.parse().ok());
@@ -134,14 +155,14 @@ pub fn item(head: StoredHead, json: &Bytes) -> Arc<Item> {
     Arc::new(Item::live(version, json))
 }
 
-/// True if a stored row of the same version says to every reader what the item says. A tombstone
-/// without the members of the full form does not: strict readers refuse it.
+/// True if every reader reads the item from a stored row of the same version. False for a tombstone
+/// without the members of the full form: strict readers refuse it.
 pub fn is_as_wanted(key: &ItemKey, head: StoredHead, json: &Bytes, wanted: &Item) -> bool {
     match (&wanted.json, head) {
         (_, StoredHead { respell: true, .. }) => false,
         (None, StoredHead { deleted: true, .. }) => has_mandatory(key.kind, json),
         (Some(live), StoredHead { deleted: false, .. }) => {
-            // Nearly always: LaunchDarkly's JSON lacks nothing.
+            // The usual case: LaunchDarkly's JSON lacks nothing.
             live == json || same_json(&complete(key, wanted.version, live), json)
         }
         (None, StoredHead { deleted: false, .. }) | (Some(_), StoredHead { deleted: true, .. }) => {
@@ -174,9 +195,9 @@ fn prerequisites(item: &Item) -> Vec<String> {
     read().unwrap_or_default()
 }
 
-/// The JSON with what strict readers demand; the same bytes if nothing is missing.
+/// The JSON with the members that strict readers demand; the same bytes if nothing is missing.
 fn complete(key: &ItemKey, version: u64, json: &Bytes) -> Bytes {
-    // What was accepted is valid; what is not would be stored as it is.
+    // Accepted JSON is valid; other text would be stored as it is.
     let Ok(text) = std::str::from_utf8(json) else { return json.clone() };
     let Ok(present) = members(text) else { return json.clone() };
     let mut missing = Vec::new();
@@ -202,7 +223,7 @@ fn shape(kind: ItemKind) -> &'static Shape {
     }
 }
 
-/// Whether browsers may see the flag, for readers that know only the older member.
+/// True if browsers may see the flag, for readers that know only the older member.
 fn client_side(flag: &[(Cow<'_, str>, &RawValue)]) -> bool {
     let read = || {
         let availability = members(last(flag, "clientSideAvailability")?.get()).ok()?;
@@ -211,8 +232,8 @@ fn client_side(flag: &[(Cow<'_, str>, &RawValue)]) -> bool {
     read().unwrap_or_default()
 }
 
-/// An object's text with the missing members at its end; `None` if something in it is not what
-/// its shape expects, so that it is better left alone.
+/// An object's text with the missing members at its end; `None` if something in it does not have
+/// the expected shape; then it is left alone.
 fn completed<'a>(
     text: &'a str,
     present: &[(Cow<'_, str>, &RawValue)],

@@ -1,8 +1,8 @@
 //! Flag data in the embedded store of this machine.
 //!
-//! Reading is done once, at the start, off the runtime's threads. Writing is telling: which
-//! snapshot is served now and what changed in it; the store's thread does the rest, so nothing here
-//! waits. What a read calls complete can be served (design D29); everything else is reported.
+//! Data is read once, at the start, on a blocking thread. To write, the caller passes the served
+//! snapshot and what changed in it; the store's thread does the rest, so nothing here waits. A set
+//! that was read completely can be served (design D29); everything else is reported.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -39,13 +39,13 @@ pub struct StoredSet {
 /// A data set of which something is missing. Never served by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incomplete {
-    /// What could be read.
+    /// The items that could be read.
     pub data: DataSet,
-    /// Items that the set had; 0 if not even that can be read.
+    /// Number of items that the set had; 0 if not even that can be read.
     pub items: u64,
-    /// Records that are not there.
+    /// Number of records that are missing.
     pub missing: u64,
-    /// Records that are there and cannot be read.
+    /// Number of records that are there and cannot be read.
     pub undecodable: u64,
 }
 
@@ -68,7 +68,7 @@ pub struct LocalFlags {
     store: LocalStore,
 }
 
-/// Whether there is an embedded store. It is opened while everything else already starts.
+/// State of the embedded store, which is opened while everything else already starts.
 #[derive(Clone, Debug)]
 pub enum LocalFlagsState {
     /// It is being opened.
@@ -91,7 +91,7 @@ impl LocalFlagsState {
         known.ok().and_then(|state| state.store())
     }
 
-    /// Waits until there is a store, for ever if there never is one.
+    /// Waits until there is a store, indefinitely if there never is one.
     pub async fn opened_at_last(state: &mut watch::Receiver<Self>) -> LocalFlags {
         let open = state.wait_for(|state| matches!(state, Self::Open(_))).await;
         match open.ok().and_then(|state| state.store()) {
@@ -149,31 +149,31 @@ impl LocalFlags {
         })
     }
 
-    /// A full put of live data was accepted: the store is to hold this and nothing else. What it
-    /// holds already is not written again.
+    /// Stores the data of an accepted put, and nothing else. What the store holds already is not
+    /// written again.
     pub fn replaced(&self, id: &DataSetId, data: Arc<DataSet>) {
         self.store.replace_set(&id.0, data);
     }
 
-    /// These items changed; the snapshot is the newest, with all changes before this one in it.
+    /// Stores changed items; the snapshot is the newest, with all earlier changes in it.
     pub fn changed(&self, id: &DataSetId, data: Arc<DataSet>, keys: &[ItemKey]) {
         let slots: Vec<u64> = keys.iter().map(slot_of).collect();
         self.store.change_set(&id.0, data, &slots);
     }
 
-    /// What was read is served. Nothing is written; but if the file is lost while this process
-    /// runs, the set is stored again from memory.
+    /// Notes that the set that was read is served. Nothing is written; but if the file is lost
+    /// while this process runs, the set is stored again from memory.
     pub fn adopted(&self, id: &DataSetId, data: &Arc<DataSet>, written_at: SystemTime) {
         let content: Arc<dyn Content> = data.clone();
         self.store.adopt_set(&id.0, &content, written_at);
     }
 
-    /// The environment is gone, or has no such filter any more.
+    /// Removes the set of an environment or a filter that no longer exists.
     pub fn removed(&self, id: &DataSetId) {
         self.store.remove_set(&id.0);
     }
 
-    /// Only these data sets exist: all others are removed. Only for an authoritative list.
+    /// Removes all data sets except these. Only for an authoritative list.
     pub fn retain(&self, ids: &[DataSetId]) {
         let ids: Vec<SetId> = ids.iter().map(|id| id.0.clone()).collect();
         self.store.retain_sets(&ids);
@@ -182,7 +182,7 @@ impl LocalFlags {
 
 #[cfg(test)]
 impl LocalFlags {
-    /// A store of its own, for tests of those who use it.
+    /// A separate store, for tests of other modules.
     pub(crate) fn in_directory(directory: &std::path::Path) -> Self {
         let ring = crate::sealing::KeyRing::new(crate::sealing::SealingKey::derive("key"), []);
         Self::new(LocalStore::open(directory, ring).unwrap().store)
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(read, ReadOutcome::Unreadable);
     }
 
-    /// A set of a data set and a part that no data set has.
+    /// A data set with a part that no data set has.
     struct Spoilt(DataSet);
 
     impl Content for Spoilt {
@@ -305,7 +305,7 @@ mod tests {
             panic!("not complete")
         };
         assert_eq!((less.missing, less.undecodable, less.items), (0, 1, 103));
-        // What the other parts hold can still be used with what comes from elsewhere.
+        // Items of the other parts can still complete a set from elsewhere.
         assert!(!less.data.is_empty() && less.data.len() < 102);
         for (kind, key, item) in less.data.iter() {
             assert_eq!(data(100, 1).collection(kind).get(key), Some(item));

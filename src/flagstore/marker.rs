@@ -1,4 +1,4 @@
-//! The marker `$inited` of a shared flag store: pure.
+//! The marker `$inited` of a shared flag store. Pure.
 //!
 //! SDKs and ld-relay only ask whether it exists. Pilotlight also writes what the marker vouches
 //! for (design D44): how many rows of each kind there were, for which environment, and when
@@ -9,10 +9,10 @@
 //! token of the initialization  note
 //! ```
 //!
-//! The token changes only when the store is initialized anew or handed to another environment, so
-//! two relays that write notes do not look to each other like a loss. The counts are a lower bound
-//! of the rows, tombstones included: rows are written before a count is raised, and a count is
-//! lowered before rows are removed.
+//! The token changes only when the store is initialized again or taken over by another environment,
+//! so that relays do not take each other's notes for a loss. The counts are a lower bound of the
+//! rows, tombstones included: rows are written before a count is raised, and a count is lowered
+//! before rows are removed.
 //!
 //! While rows are not confirmed, the marker says only that (`{"unsettled":"unconfirmed"}`): SDKs in
 //! daemon mode and ld-relay see an initialized store, and no relay serves the rows as a set.
@@ -23,8 +23,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::backend::Counts;
-use crate::model::EnvironmentSpec;
+use crate::model::{EnvironmentSpec, ItemKey, ItemKind};
 
 /// Bytes of a token: `pilotlight-` and 16 hexadecimal digits.
 const TOKEN_BYTES: usize = TOKEN_PREFIX.len() + 16;
@@ -33,14 +32,60 @@ const TOKEN_PREFIX: &str = "pilotlight-";
 /// Longest marker that is read for a note. Longer ones were not written here.
 const NOTE_BYTES_MAX: usize = 4 * 1024;
 
+/// Numbers of stored items, tombstones included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Segments.
+    pub segments: u64,
+    /// Flags.
+    pub flags: u64,
+}
+
+impl Counts {
+    /// Counts items by their names.
+    pub fn of<'a>(keys: impl IntoIterator<Item = &'a ItemKey>) -> Self {
+        keys.into_iter().fold(Self::default(), Self::plus)
+    }
+
+    /// One more of the kind of this item.
+    #[must_use]
+    pub fn plus(self, key: &ItemKey) -> Self {
+        match key.kind {
+            ItemKind::Segment => Self { segments: self.segments + 1, ..self },
+            ItemKind::Flag => Self { flags: self.flags + 1, ..self },
+        }
+    }
+
+    /// One fewer of the kind of this item.
+    #[must_use]
+    pub fn minus(self, key: &ItemKey) -> Self {
+        match key.kind {
+            ItemKind::Segment => Self { segments: self.segments.saturating_sub(1), ..self },
+            ItemKind::Flag => Self { flags: self.flags.saturating_sub(1), ..self },
+        }
+    }
+
+    /// The higher number of each kind.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { segments: self.segments.max(other.segments), flags: self.flags.max(other.flags) }
+    }
+
+    /// True if there are at least as many of each kind.
+    pub fn covers(self, other: Self) -> bool {
+        self.segments >= other.segments && self.flags >= other.flags
+    }
+}
+
 /// The marker as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marker {
-    /// Tells one initialization of the store from another.
+    /// Distinguishes one initialization of the store from another.
     pub token: Bytes,
-    /// What the marker vouches for; `None` if another program wrote it, or if it is unsettled.
+    /// The set that the marker vouches for; `None` if another program wrote it, or if it is
+    /// unsettled.
     pub note: Option<Note>,
-    /// Why it vouches for nothing, if Pilotlight says so in it.
+    /// Reason why it vouches for nothing, if Pilotlight wrote one into it.
     pub unsettled: Option<Unsettled>,
     /// Its value, byte for byte, for a compare-and-set.
     pub value: Bytes,
@@ -48,24 +93,24 @@ pub struct Marker {
     pub revision: u64,
 }
 
-/// What a marker vouches for.
+/// The set that a marker vouches for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
     /// Rows of each kind that were stored, tombstones included. There may be more.
     pub counts: Counts,
     /// The environment whose data it is; `None` if the writer did not know its ID.
     pub identity: Option<Identity>,
-    /// When LaunchDarkly was last known to say the same.
+    /// Time at which LaunchDarkly last confirmed the data.
     pub confirmed_at: Option<SystemTime>,
     /// A reason to vouch for nothing: only this is written, and it is not read as a note.
     pub unsettled: Option<Unsettled>,
 }
 
-/// Why a marker vouches for nothing.
+/// Reason why a marker vouches for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Unsettled {
-    /// Some rows differ from what LaunchDarkly says and may be newer.
+    /// Some rows differ from what LaunchDarkly sent and may be newer.
     Unconfirmed,
     /// The rows of another environment are being replaced. Any other word is read as this one.
     #[serde(other)]
@@ -134,8 +179,8 @@ impl Marker {
         identity.is_some() && self.names_another(identity)
     }
 
-    /// True if it names an environment and not this one, whose ID may be unknown: a relay that
-    /// does not know it cannot write under that name.
+    /// True if it names an environment other than this one. If this one's ID is not known, any name
+    /// is another one: a relay that does not know its ID cannot write under a name.
     pub fn names_another(&self, identity: Option<&Identity>) -> bool {
         let written_for = self.note.as_ref().and_then(|note| note.identity.as_ref());
         written_for.is_some() && written_for != identity
@@ -149,7 +194,7 @@ impl Note {
     }
 
     /// True if the marker vouches for these counts and this environment, so that it need not be
-    /// written anew.
+    /// written again.
     pub fn is_current(&self, counts: Counts, identity: Option<&Identity>) -> bool {
         self.counts == counts && self.belongs_to(identity)
     }
@@ -160,8 +205,8 @@ impl Note {
         self.identity.as_ref() == identity
     }
 
-    /// The marker's value with this note: under the token of the marker that was found, or under
-    /// a new one where there was none of Pilotlight's, or another environment's.
+    /// The marker's value with this note: under the token of the marker that was found, or under a
+    /// new one if there was none of Pilotlight's, or another environment's.
     pub fn value(&self, found: Option<&Marker>) -> Bytes {
         let kept = found.filter(|found| {
             split(&found.value).is_some() && !found.is_foreign_to(self.identity.as_ref())
@@ -263,7 +308,7 @@ mod tests {
         let unknown = r#"pilotlight-0123456789abcdef {"unsettled":"x","flags":1,"segments":1}"#;
         let marker = Marker::read(unknown.into(), 0);
         assert_eq!((marker.note, marker.unsettled), (None, Some(Unsettled::Mixed)));
-        // Relays of the environment that had the set so far see that it was initialized anew.
+        // Relays of the environment that had the set so far see that it was initialized again.
         let theirs = Marker::read(note(2, 1, Some(("x", ""))).value(None), 0);
         let taken = |identity| {
             let note = Note::unsettled(Unsettled::Mixed, identity);

@@ -1,7 +1,7 @@
-//! Where the flags and segments of an environment rest while no process serves them.
+//! Stores of the flags and segments of an environment.
 //!
-//! Memory is what is served (design D1); the stores here are where a start reads from and where
-//! accepted data goes to. This module does not decide which data is served.
+//! Data is served from memory (design D1); a start reads from these stores, and accepted data is
+//! written to them. This module does not decide which data is served.
 
 pub mod backend;
 pub mod encoding;

@@ -9,7 +9,7 @@
 //! item is newer is made here, for all databases alike.
 //!
 //! The marker's token is random, so that one look shows whether the store has been initialized
-//! anew since the last one. A marker that another program wrote is told apart by its value, and in
+//! again since the last one. A marker that another program wrote is recognized by its value, and in
 //! Consul by its ModifyIndex: it changes when the marker was lost and is written again. (Newer
 //! servers keep the index when the same value is written over it.)
 
@@ -28,8 +28,8 @@ use crate::storage::table::{Created, NewSet, RowName, Table, Value, Write, Writt
 /// Attempts to write rows, where other writers may get in the way (go-server-sdk-redis: 10).
 const ATTEMPTS: usize = 10;
 
-/// With more rows than this, those of a database that reads one by one are first written as if
-/// they were new.
+/// With more rows than this, a database that reads one by one first writes them as if they were
+/// new.
 const ASKED_MAX: usize = 16;
 
 const MARKER: &str = "$inited";
@@ -75,14 +75,14 @@ pub struct FlagTable<T> {
     marker: RowName,
 }
 
-/// What becomes of a row, once it is known what is stored.
+/// Action on a row, once the stored row is known.
 enum Step<'a> {
     Keep,
     Put(&'a Row),
     Remove,
 }
 
-/// How one row ended.
+/// Result for one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Settled {
     Kept,
@@ -154,7 +154,7 @@ impl<T: Table> FlagTable<T> {
             for (at, expected) in std::mem::take(&mut open).into_iter().zip(found) {
                 let stored = expected.clone().and_then(|row| self.stored(row));
                 let value = match decide(at, stored.as_ref()) {
-                    // It says nothing about a row that was not asked for.
+                    // The row was not read, so this decides nothing.
                     Step::Keep if is_blind => {
                         open.push(at);
                         continue;

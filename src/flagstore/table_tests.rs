@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::storage::table::{Contents, Signs};
 
-/// A row that another client replaces before each write of ours.
+/// A row that another client replaces before each write.
 struct Contended {
     stored: Mutex<TableRow>,
     /// Writes that fail, before one is let through.
@@ -77,7 +77,7 @@ async fn a_row_is_judged_anew_after_each_conflict() {
     check(0, 5, Upserted::Written, 5).await;
     check(ATTEMPTS - 1, 99, Upserted::Written, 99).await;
     check(ATTEMPTS, 99, Upserted::Contended, ATTEMPTS as u64).await;
-    // The other client has come as far meanwhile.
+    // The other client has written that version meanwhile.
     check(ATTEMPTS, 3, Upserted::NotNewer, 3).await;
 }
 

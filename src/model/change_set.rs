@@ -1,11 +1,11 @@
-//! Changes that belong together: the unit from a source to clients and to stores.
+//! Changes that belong together: the unit that a source passes to clients and stores.
 
 use std::sync::Arc;
 
-use super::flag_data::{Item, ItemKey};
+use super::item::{Item, ItemKey};
 
-/// Items that are new, newer or deleted, in the order in which they are told. No item is in it
-/// twice, and a client that takes all of them has the data set that they lead to.
+/// New, newer or deleted items, in the order in which clients receive them. No item occurs twice. A
+/// client that applies all of them has the resulting data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeSet(Vec<(ItemKey, Arc<Item>)>);
 
@@ -20,7 +20,7 @@ impl ChangeSet {
         self.0.iter().map(|(key, item)| (key, item))
     }
 
-    /// The names of what changed.
+    /// The keys of the changed items.
     pub fn keys(&self) -> impl Iterator<Item = &ItemKey> {
         self.0.iter().map(|(key, _)| key)
     }

@@ -1,24 +1,24 @@
-//! The state of one upstream connection in ld-relay's words. Pure: wall time is an argument.
+//! The state of one upstream connection in ld-relay's terms. Pure: wall time is an argument.
 
 use std::time::SystemTime;
 
 /// ld-relay v8: `state` of `connectionStatus` and `autoConfigStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionState {
-    /// Never had valid data from LaunchDarkly. A relay that serves from a store and has not
-    /// reached LaunchDarkly stays here, so that it can be told from one that has.
+    /// Never had valid data from LaunchDarkly. A relay that serves from a store and has not reached
+    /// LaunchDarkly stays in this state, which distinguishes it from one that has.
     Initializing,
-    /// The last word was valid data.
+    /// The connection delivers valid data.
     Valid,
-    /// Had valid data; the connection is broken or being renewed.
+    /// Had valid data; the connection is broken or being replaced.
     Interrupted,
-    /// LaunchDarkly rejects the key, or the connection is closed for good because the relay is
-    /// leaving. A rejected key is tried again, and leads out of this state when it is accepted.
+    /// LaunchDarkly rejects the key, or the connection is closed finally because the relay shuts
+    /// down. A rejected key is tried again; when it is accepted, this state ends.
     Off,
 }
 
 impl ConnectionState {
-    /// The word for `/status`.
+    /// The value in `/status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Initializing => "INITIALIZING",
@@ -38,12 +38,12 @@ pub enum ErrorKind {
     NetworkError,
     /// LaunchDarkly answered with an error status.
     ErrorResponse,
-    /// The data could not be understood.
+    /// The data is invalid.
     InvalidData,
 }
 
 impl ErrorKind {
-    /// The word for `/status`.
+    /// The value in `/status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "UNKNOWN",
@@ -54,23 +54,23 @@ impl ErrorKind {
     }
 }
 
-/// The newest failure; it stays after recovery.
+/// The newest failure, kept after recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastError {
-    /// What sort of failure.
+    /// The kind of failure.
     pub kind: ErrorKind,
     /// The HTTP status, if it was an answer.
     pub status_code: Option<u16>,
-    /// When it happened.
+    /// The time of the failure.
     pub at: SystemTime,
 }
 
-/// State, since when, and the newest failure.
+/// The state, the time of its start, and the newest failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionStatus {
     /// The state.
     pub state: ConnectionState,
-    /// When the state was entered.
+    /// The time at which the state was entered.
     pub since: SystemTime,
     /// The newest failure, if there was one.
     pub last_error: Option<LastError>,
@@ -79,7 +79,7 @@ pub struct ConnectionStatus {
 }
 
 impl ConnectionStatus {
-    /// The state before anything happened.
+    /// The state at the start.
     pub fn initializing(now: SystemTime) -> Self {
         Self {
             state: ConnectionState::Initializing,
@@ -90,20 +90,20 @@ impl ConnectionStatus {
         }
     }
 
-    /// True once valid data has come.
+    /// True once valid data has arrived.
     pub fn was_valid(&self) -> bool {
         self.was_valid
     }
 
-    /// Valid data arrived.
+    /// Handles the arrival of valid data.
     pub fn on_valid(&mut self, now: SystemTime) {
         self.was_valid = true;
         self.enter(ConnectionState::Valid, now);
     }
 
-    /// Something failed. Initializing stays initializing; the error is kept all the same. A
-    /// rejected key (401, 403) switches off until LaunchDarkly gives another answer (ld-relay v8);
-    /// a failure without an answer says nothing new of the key.
+    /// Handles a failure. `Initializing` stays, but the error is kept. A rejected key (401, 403)
+    /// leads to `Off` until LaunchDarkly gives another answer (ld-relay v8); a failure without an
+    /// answer says nothing about the key.
     pub fn on_failure(&mut self, kind: ErrorKind, status_code: Option<u16>, now: SystemTime) {
         self.on_side_failure(kind, status_code, now);
         match status_code {
@@ -120,20 +120,20 @@ impl ConnectionStatus {
         }
     }
 
-    /// Something failed beside the connection that the data comes from: the error is kept, the
-    /// state stays.
+    /// Handles a failure of another connection than the one that the data comes from: the error is
+    /// kept, the state stays.
     pub fn on_side_failure(&mut self, kind: ErrorKind, status_code: Option<u16>, now: SystemTime) {
         self.last_error = Some(LastError { kind, status_code, at: now });
     }
 
-    /// The connection ended without anybody's fault.
+    /// Handles the end of the connection without an error.
     pub fn on_interruption(&mut self, now: SystemTime) {
         if self.state == ConnectionState::Valid {
             self.enter(ConnectionState::Interrupted, now);
         }
     }
 
-    /// Closed for good; nothing leads out of this state.
+    /// Handles the final close, after which the state does not change.
     pub fn on_close(&mut self, now: SystemTime) {
         self.enter(ConnectionState::Off, now);
         self.is_closed = true;

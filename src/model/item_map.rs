@@ -1,13 +1,13 @@
-//! A sorted map of items whose copies share what did not change.
+//! A sorted map of items whose copies share unchanged parts.
 //!
-//! A data set is an immutable snapshot that readers hold without a lock, so each patch needs a
-//! new copy of the map. Items stand in sorted chunks behind [`Arc`]s: a patch copies one chunk of
-//! at most [`CHUNK_MAX`] entries and the list of chunks, not the ten thousand entries beside it.
+//! A data set is an immutable snapshot that readers hold without a lock, so each patch needs a new
+//! copy of the map. Items are in sorted chunks behind [`Arc`]s: a patch copies one chunk of at most
+//! [`CHUNK_MAX`] entries and the list of chunks, not all of ten thousand entries.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::flag_data::Item;
+use super::item::Item;
 
 /// Entries in a chunk before it is split. Small enough that a patch copies little, large enough
 /// that the list of chunks stays short.
@@ -18,30 +18,30 @@ type Entry = (Arc<str>, Arc<Item>);
 /// Items by key, in the order of their keys.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ItemMap {
-    /// Never holds an empty chunk; keys ascend within and across chunks.
+    /// Contains no empty chunk; keys ascend within and across chunks.
     chunks: Vec<Arc<Vec<Entry>>>,
     len: usize,
 }
 
 impl ItemMap {
-    /// Number of items, tombstones included.
+    /// Number of items, including tombstones.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no item.
+    /// True if there is no item.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The item of that key.
+    /// The item with this key.
     pub fn get(&self, key: &str) -> Option<&Arc<Item>> {
         let chunk = self.chunks.get(self.chunk_for(key)?)?;
         let index = chunk.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some(&chunk[index].1)
     }
 
-    /// Puts the item under the key, replacing what was there.
+    /// Stores the item under the key, replacing the present one.
     pub fn insert(&mut self, key: Arc<str>, item: Arc<Item>) {
         let Some(at) = self.chunk_for(&key).or((!self.chunks.is_empty()).then_some(0)) else {
             self.chunks.push(Arc::new(vec![(key, item)]));
@@ -74,7 +74,7 @@ impl ItemMap {
 }
 
 impl FromIterator<(Arc<str>, Arc<Item>)> for ItemMap {
-    /// Collects items in any order; of two with one key the later stays.
+    /// Collects items in any order; of two with the same key, the later stays.
     fn from_iter<I: IntoIterator<Item = Entry>>(items: I) -> Self {
         let mut entries: Vec<Entry> = items.into_iter().collect();
         if !entries.is_sorted_by(|a, b| a.0 < b.0) {

@@ -1,5 +1,5 @@
-//! Credentials as types: they redact themselves, compare in constant time and give their text
-//! only through [`SdkKey::expose`] and its twins, so that every use is found by a search.
+//! Types of credentials. They redact themselves, compare in constant time and reveal their text
+//! only through [`SdkKey::expose`] and its counterparts, so that a search finds every use.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Shared text of a secret, wiped when the last owner goes.
+/// Shared text of a secret, wiped when the last owner is dropped.
 #[derive(Clone)]
 struct Secret(Arc<Zeroizing<String>>);
 
@@ -21,17 +21,17 @@ impl Secret {
         self.0.as_str()
     }
 
-    /// The last four characters of a long secret, nothing of a short one.
+    /// The last four characters of a long secret, no character of a short one.
     fn tail(&self) -> String {
         let text = self.expose();
-        // By characters from the end: slicing bytes could split one and panic.
+        // Counted in characters: slicing bytes could split one and panic.
         let count = text.chars().count();
         if count > 8 { text.chars().skip(count - 4).collect() } else { String::new() }
     }
 }
 
 impl Secret {
-    /// What is shown of a secret that a person may have chosen.
+    /// The part shown of a secret that a person may have chosen: nothing.
     fn nothing(&self) -> &'static str {
         ""
     }
@@ -63,7 +63,7 @@ macro_rules! secret {
                 Self(Secret::new(text))
             }
 
-            /// The raw text: for request headers, key derivation and sealed records only.
+            /// The raw text, only for request headers, key derivation and sealed records.
             pub fn expose(&self) -> &str {
                 self.0.expose()
             }
@@ -90,12 +90,12 @@ secret! {
     AutoConfigKey, Secret::tail
 }
 secret! {
-    /// Any other secret from the configuration: passwords, tokens, encryption keys. Its `Debug` shows
-    /// nothing of it: people choose passwords, and then a few characters help to guess the rest.
+    /// Any other secret from the configuration: passwords, tokens, encryption keys. Its `Debug`
+    /// shows no part of it: people choose passwords, and a few characters help to guess the rest.
     Password, Secret::nothing
 }
 
-/// Client-side ID of an environment. Public by design: it stands in web pages.
+/// Client-side ID of an environment. Public by design: web pages contain it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EnvironmentId(Arc<str>);
 
@@ -126,14 +126,14 @@ impl FilterKey {
         &self.0
     }
 
-    /// Whether this stands for the unfiltered environment.
+    /// True for the unfiltered environment.
     pub fn is_unfiltered(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// What a client presents. The kind is part of the identity: a mobile key on a server route is
-/// simply unknown (ld-relay v8: typed look-up).
+/// A credential that a client sends. The kind is part of the identity: a mobile key on a server
+/// route is unknown (ld-relay v8: typed look-up).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Credential {
     /// Server-side SDK key.
@@ -144,9 +144,9 @@ pub enum Credential {
     EnvironmentId(EnvironmentId),
 }
 
-/// The form in which `/status` shows a key. A UUID, perhaps behind a leading `xxx-`, looks as in
+/// The form in which `/status` shows a key. A UUID, with or without a prefix `xxx-`, is shown as in
 /// ld-relay v8: every digit becomes `*` except the last five. Any other text, of which ld-relay
-/// shows every letter behind `f`, is hidden as well: the last five characters of a long one stay.
+/// shows every letter after `f`, is hidden as well, except the last five characters of a long one.
 pub fn obscured(key: &str) -> String {
     let bytes = key.as_bytes();
     let has_prefix =
@@ -163,7 +163,7 @@ pub fn obscured(key: &str) -> String {
     shown
 }
 
-/// A text of so many characters keeps enough of them hidden when the last five are shown.
+/// Length from which a text has enough hidden characters if the last five are shown.
 const LONG_KEY_CHARACTERS: usize = 16;
 
 fn is_uuid(text: &str) -> bool {
@@ -173,7 +173,7 @@ fn is_uuid(text: &str) -> bool {
     lengths == [8, 4, 4, 4, 12] && parts.iter().all(is_hex)
 }
 
-/// A URL that may carry user-info; shows itself without the password.
+/// A URL that may contain user-info; its `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedactedUrl(Arc<Zeroizing<String>>);
 
@@ -183,7 +183,7 @@ impl RedactedUrl {
         Self(Arc::new(Zeroizing::new(text.into())))
     }
 
-    /// The URL with its password, for dialling only.
+    /// The URL with its password, only for dialling.
     pub fn expose(&self) -> &str {
         self.0.as_str()
     }

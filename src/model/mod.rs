@@ -1,11 +1,12 @@
-//! The nouns of the domain: credentials, environments, flag data.
+//! The data types of the domain: credentials, environments, flag data.
 //!
-//! Nothing here waits, reads a clock, or touches a file or a socket.
+//! No code here waits, reads a clock, or accesses a file or a socket.
 
 mod change_set;
 mod connection_status;
 mod environment;
 mod flag_data;
+mod item;
 mod item_map;
 mod keys;
 pub mod raw_json;
@@ -16,7 +17,8 @@ pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind};
 pub use environment::{
     AcceptedKey, CredentialSet, EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState,
 };
-pub use flag_data::{DataSet, Item, ItemKey, ItemKind, Origin};
+pub use flag_data::{DataSet, Origin};
+pub use item::{Item, ItemKey, ItemKind};
 pub use item_map::ItemMap;
 pub use keys::{
     AutoConfigKey, Credential, EnvironmentId, FilterKey, MobileKey, Password, RedactedUrl, SdkKey,

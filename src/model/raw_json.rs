@@ -1,6 +1,6 @@
-//! Reads as much of an item's JSON as must be understood, and leaves the rest as the text it is.
+//! Parses the necessary part of an item's JSON, and keeps the rest as text.
 //!
-//! Errors of `serde_json` may quote a value: whoever shows them takes the place and the class.
+//! Errors of `serde_json` may quote a value: messages must contain only their position and class.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,15 +9,15 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-/// Levels of objects and arrays that JSON may have, wherever it comes from. LaunchDarkly's flags
-/// have a dozen. Readers of JSON in SDKs give up between 64 and a few thousand levels (Python at
-/// 1,000, Gson at 255), and with one flag their whole data set is lost.
+/// Largest nesting of objects and arrays in JSON from any source. LaunchDarkly's flags have a dozen
+/// levels. JSON parsers of SDKs fail between 64 and a few thousand levels (Python at 1,000, Gson at
+/// 255), and one such flag costs them their whole data set.
 pub const NESTING_MAX: usize = 200;
 
-/// Why text that came from outside is not JSON that may be served.
+/// The reason why text from outside must not be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unbounded {
-    /// It is no text.
+    /// It is not text.
     #[error("not valid UTF-8")]
     NotText,
     /// It has more than [`NESTING_MAX`] levels.
@@ -25,8 +25,8 @@ pub enum Unbounded {
     TooDeep,
 }
 
-/// The text of a message or an item, if it is within the bounds that hold for every source. JSON
-/// that is only skipped or passed on would otherwise pass whatever its depth.
+/// The text of a message or an item, if it is within the limits for every source. JSON that is only
+/// skipped or passed on would otherwise not be checked for its depth.
 pub fn bounded_text(bytes: &[u8]) -> Result<&str, Unbounded> {
     let text = std::str::from_utf8(bytes).map_err(|_| Unbounded::NotText)?;
     if is_nested_too_deeply(text.as_bytes()) {
@@ -36,8 +36,8 @@ pub fn bounded_text(bytes: &[u8]) -> Result<&str, Unbounded> {
 }
 
 fn is_nested_too_deeply(text: &[u8]) -> bool {
-    // Few items have enough brackets to be too deep; counting them is many times faster than
-    // following them.
+    // Few items have enough brackets to be too deep, and counting brackets is many times faster
+    // than tracking the depth.
     let brackets = text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
     if brackets <= NESTING_MAX {
         return false;
@@ -63,13 +63,13 @@ fn is_nested_too_deeply(text: &[u8]) -> bool {
     false
 }
 
-/// The newest member of that name, `null` counting as absent. Of two the last counts, as in Go.
+/// The last member with this name, as in Go; `null` means absent.
 pub fn last<'a>(members: &[(Cow<'_, str>, &'a RawValue)], name: &str) -> Option<&'a RawValue> {
     let found = members.iter().rev().find(|(key, _)| key == name);
     found.map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
 }
 
-/// All members of an object, in order, repetitions included.
+/// All members of an object, in order, including repetitions.
 pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
     let Members(members) = serde_json::from_str(text)?;
     Ok(members)
@@ -99,7 +99,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A member's name, borrowed where it holds no escapes.
+/// A member's name, borrowed if it contains no escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
@@ -124,12 +124,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     }
 }
 
-/// What must be known of an item; everything else of it is skipped.
+/// The parsed members of an item; all others are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ItemHead {
-    /// Its version; 0 where it has none, as in Go.
+    /// Its version; 0 if it has none, as in Go.
     pub version: u64,
-    /// Whether it is a tombstone.
+    /// True if it is a tombstone.
     pub deleted: bool,
 }
 
@@ -144,9 +144,9 @@ impl ItemHead {
         Ok(Self { version, deleted })
     }
 
-    /// Reads the head of an item that another program may have written, as tolerantly as Go
-    /// does: a fraction is cut off, a negative version counts as 0. Also tells whether the
-    /// version was written as it is read here.
+    /// Reads the head of an item that another program may have written, as tolerantly as Go does: a
+    /// fraction is cut off, a negative version means 0. Also returns whether the JSON has exactly
+    /// this version.
     pub fn tolerant(json: &str) -> Result<(Self, VersionForm), serde_json::Error> {
         let RawHead { version, deleted } = serde_json::from_str(json)?;
         let Some(number) = version else {
@@ -165,16 +165,16 @@ impl ItemHead {
     }
 }
 
-/// How the JSON of an item spells its version.
+/// The form of the version in the JSON of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionForm {
-    /// As the number that it is read as.
+    /// The number that is read.
     AsWritten,
-    /// As another number, which strict readers may refuse.
+    /// Another number, which strict readers may refuse.
     Odd,
 }
 
-/// Below 2^53 every whole float is exact.
+/// Upper limit of versions as floats: below 2^53 every whole float is exact.
 const EXACT_FLOATS_END: f64 = 9.007e15;
 
 fn whole(number: &Number) -> Option<u64> {
@@ -189,7 +189,7 @@ fn not_whole() -> serde_json::Error {
     serde_json::Error::custom("version is not a whole number")
 }
 
-/// The members of an item that its head is made of.
+/// The members of an item that form its head.
 #[derive(Default)]
 struct RawHead {
     version: Option<Number>,
@@ -238,7 +238,7 @@ impl<'de> Deserialize<'de> for Version {
     }
 }
 
-/// An object's text with another version; `None` if it is no object.
+/// An object's text with another version; `None` if it is not an object.
 pub fn with_version(json: &str, version: u64) -> Option<String> {
     let present = members(json).ok()?;
     let mut out = String::with_capacity(json.len() + 24);

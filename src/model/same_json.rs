@@ -1,12 +1,12 @@
-//! Equality of JSON for readers that treat a missing member like its default: pure.
+//! Equality of JSON for readers that treat a missing member like its default. Pure.
 //!
-//! Databases hold members that only spell out a default, because strict readers demand them, and
-//! other writers order members their own way.
+//! Databases contain members with default values, because strict readers require them, and other
+//! programs order members differently.
 
 use serde_json::Value;
 
-/// True if both texts say the same to a reader. Members whose value is `null`, `false`, empty text
-/// or an empty list count as missing; numbers do not. When in doubt the answer is no.
+/// True if both texts mean the same to a reader. Members whose value is `null`, `false`, empty text
+/// or an empty list are treated as missing; numbers are not. In unclear cases the result is false.
 pub fn same_json(a: &[u8], b: &[u8]) -> bool {
     if a == b {
         return true;
@@ -17,7 +17,7 @@ pub fn same_json(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// The value without members that mean the same when they are left out.
+/// The value without members that have a default value.
 fn without_defaults(value: Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -60,7 +60,7 @@ mod tests {
         check(one, r#"{"version":1}"#, false);
         check(one, "not json", false);
         check("not json", "not json", true);
-        // A weight of zero is not the same as none.
+        // A weight of zero differs from a missing one.
         check(one, r#"{"version":1,"on":true,"n":0}"#, false);
     }
 }

@@ -1,22 +1,22 @@
-//! How sure a relay is of what it wants a copy to hold.
+//! A relay's certainty about the data that a copy should hold.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Pause before an item that should not be there is looked at again (design D28).
+/// Pause before an item that should not be stored is checked a second time (design D28).
 pub const SECOND_LOOK: Duration = Duration::from_secs(5);
 
-/// How much later than a peer this relay may hear of the same change. A heartbeat that comes
-/// sooner after the first look may have been sent before the change was, so it does not show that
-/// LaunchDarkly has nothing to tell.
+/// Longest delay with which this relay may receive a change that a peer has. A heartbeat that comes
+/// sooner after the first check may have been sent before the change, so it does not show that
+/// LaunchDarkly has nothing to send.
 pub const STREAM_LAG: Duration = Duration::from_secs(2);
 
-/// How long a stream that was silent must have gone on before its silence counts as over: what had
+/// Time that a silent stream must deliver again before its silence counts as over: data that had
 /// waited on the line comes within that time.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// When a stream delivered anything.
+/// Times at which a stream delivered anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
     /// The last time.
@@ -31,7 +31,7 @@ impl Heard {
         Self { at: now, resumed_at: now }
     }
 
-    /// It delivered something.
+    /// Notes that it delivered something.
     pub fn again(&mut self, now: Instant) {
         if now.saturating_duration_since(self.at) > STREAM_LAG {
             self.resumed_at = now;
@@ -39,22 +39,22 @@ impl Heard {
         self.at = now;
     }
 
-    /// True if the stream would have told by now of everything that LaunchDarkly said before that
-    /// time. A message that was just delivered may have waited on a stalled line, with the rest
-    /// right behind it.
+    /// True if the stream has delivered by now everything that LaunchDarkly sent before that time.
+    /// A message that was just delivered may have waited on a stalled line, with more right behind
+    /// it.
     pub fn would_have_told(self, before: Instant, now: Instant) -> bool {
         self.at >= before + STREAM_LAG && now >= self.resumed_at + SETTLED
     }
 }
 
-/// How sure this relay is that what it wants stored is what LaunchDarkly says.
+/// Source of the data that this relay wants stored, which decides what it may correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {
-    /// The data began with a put on the connection that stands now.
+    /// The data began with a put on the current connection.
     Live {
-        /// When that put came.
+        /// Time of that put.
         put_at: Instant,
-        /// When the connection delivered anything.
+        /// Times at which the connection delivered anything.
         heard: Heard,
     },
     /// From a store, or from a connection that is gone.
@@ -62,7 +62,7 @@ pub enum Authority {
 }
 
 impl Authority {
-    /// True if LaunchDarkly says it now.
+    /// True if the data is live.
     pub fn is_live(self) -> bool {
         matches!(self, Self::Live { .. })
     }

@@ -1,4 +1,4 @@
-//! When a copy is visited, and what follows from how a visit ended: pure.
+//! Decides when a copy is visited, and what follows from the end of a visit. Pure.
 
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ pub struct Replica<V> {
     visits: V,
     schedule: Schedule,
     visit: Option<Visit>,
-    /// The count of connections at the last visit that got an answer: a new one may lead to a
+    /// Count of connections at the last visit that got an answer: a new connection may lead to a
     /// database that lost its data.
     seen_epoch: u64,
     was_live: bool,
@@ -22,8 +22,8 @@ pub struct Replica<V> {
 #[derive(Clone, Copy, Debug)]
 struct Visit {
     due: Due,
-    /// The count of connections when it began. A connection that is made during it may lead to
-    /// another database than the one that answered first.
+    /// Count of connections when it began. A connection that is made during it may lead to another
+    /// database than the one that answered first.
     epoch: u64,
 }
 
@@ -39,27 +39,27 @@ impl<V: Visits> Replica<V> {
         }
     }
 
-    /// The kind of copy.
+    /// The visits of this kind of copy.
     pub fn visits(&mut self) -> &mut V {
         &mut self.visits
     }
 
-    /// The count of connections that is known of.
+    /// Last known count of connections.
     pub fn seen_epoch(&self) -> u64 {
         self.seen_epoch
     }
 
-    /// True if the next step handles so much data that it must not keep the runtime waiting.
+    /// True if the next step handles so much data that it must not block a thread of the runtime.
     pub fn is_much(&self, answer: Option<&V::Answer>) -> bool {
         self.visits.is_much(answer)
     }
 
-    /// When the next visit is due; `None` if nothing lies ahead before something is told.
+    /// Time of the next visit; `None` if none is planned until [`told`](Self::told) is called.
     pub fn next(&self) -> Option<Instant> {
         self.schedule.next().map(|(at, _)| at)
     }
 
-    /// Something else is wanted, or the database has another connection.
+    /// Notes that the wanted data or the connection to the database has changed.
     pub fn told(&mut self, epoch: u64, at: &Moment) {
         if epoch != self.seen_epoch {
             self.seen_epoch = epoch;
@@ -90,8 +90,8 @@ impl<V: Visits> Replica<V> {
         self.visit(due, epoch, at)
     }
 
-    /// Begins a last visit before the end of the process, whatever the schedule says. Nothing is
-    /// to be done if nothing waits, or if what waits must not be written.
+    /// Begins a last visit before the end of the process, whatever the schedule says. Does nothing
+    /// if nothing waits, or if what waits must not be written.
     pub fn begin_last(&mut self, epoch: u64, at: &Moment) -> Step<V::Call> {
         if !self.visits.may_write() {
             return Step::Rest;
@@ -104,13 +104,13 @@ impl<V: Visits> Replica<V> {
         self.visit(due, epoch, at)
     }
 
-    /// The pause is over.
+    /// Continues the visit after a pause.
     pub fn waited(&mut self, epoch: u64, at: &Moment) -> Step<V::Call> {
         let progress = self.visits.waited(at);
         self.go_on(progress, epoch, at)
     }
 
-    /// The database answered, or did not.
+    /// Continues the visit after the database answered or failed.
     pub fn answered(
         &mut self,
         answer: Result<V::Answer, StoreError>,
@@ -141,7 +141,7 @@ impl<V: Visits> Replica<V> {
             Progress::Wait(pause) => Step::Wait(pause),
             Progress::End(end) => {
                 if let Some(visit) = self.visit.take() {
-                    // The first connection of all is made by the visit itself.
+                    // The very first connection is made by the visit itself.
                     self.seen_epoch = if visit.epoch == 0 { epoch.min(1) } else { visit.epoch };
                 }
                 self.ended(end, at);
@@ -186,7 +186,7 @@ impl<V: Visits> Replica<V> {
             Then::Retry => self.schedule.contended(at.now, at.random),
             Then::Compare(reason) => self.schedule.compare(at.now, reason),
             Then::Overtaken(reason) => {
-                // Not all relays at the same moment again.
+                // A random pause, so that not all relays compare at the same moment again.
                 let pause = HERD_WAIT.mul_f64(0.5 + at.random.clamp(0.0, 1.0) / 2.0);
                 self.schedule.compare(at.now + pause, reason);
             }

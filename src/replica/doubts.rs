@@ -1,8 +1,8 @@
-//! Stored items that differ from what LaunchDarkly says and may be newer. Pure.
+//! Stored items that differ from what LaunchDarkly sent and may be newer. Pure.
 //!
-//! A peer may have heard of a change that this relay's own stream has not told yet. So such an item
-//! is left at first, and corrected when the same content is found again five seconds later, if
-//! LaunchDarkly has sent something after the change could have reached this relay.
+//! A peer may have received a change that this relay's own stream has not delivered yet. So such an
+//! item is left alone at first, and corrected when the same content is found again five seconds
+//! later, if LaunchDarkly has sent something after the change should have reached this relay.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::authority::{Heard, SECOND_LOOK};
 
-/// The items, with what was found (`S`) and when first.
+/// The items, with the content found (`S`) and the time at which it was first found.
 #[derive(Clone)]
 pub struct Doubts<K, S>(BTreeMap<K, (S, Instant)>);
 
@@ -21,7 +21,7 @@ impl<K, S> Default for Doubts<K, S> {
     }
 }
 
-/// Shows how many there are and not what was found: it holds rules, targets and keys.
+/// Shows the number of items and not their content, which holds rules, targets and keys.
 impl<K, S> fmt::Debug for Doubts<K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Doubts").field(&self.0.len()).finish()
@@ -29,17 +29,17 @@ impl<K, S> fmt::Debug for Doubts<K, S> {
 }
 
 impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
-    /// True if no item waits for a second look.
+    /// True if no item waits for a second check.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many items wait for a second look.
+    /// Number of items that wait for a second check.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The items that wait for a second look.
+    /// The items that wait for a second check.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.0.keys()
     }
@@ -49,18 +49,18 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
         self.0.clear();
     }
 
-    /// Forgets an item that is as it should be now.
+    /// Forgets an item that is correct now.
     pub fn settled(&mut self, key: &K) {
         self.0.remove(key);
     }
 
-    /// True if a second look at this moment would confirm a doubt, should the item be unchanged.
-    /// While the stream is silent it would not, and reading the copy again is wasted.
+    /// True if a second check now would confirm a doubt about an unchanged item. While the stream
+    /// is silent it would not, and reading the copy again would be wasted.
     pub fn are_ripe(&self, heard: Heard, now: Instant) -> bool {
         self.0.values().any(|(_, since)| is_ripe(*since, heard, now))
     }
 
-    /// What a second look at this moment would confirm, should it be unchanged.
+    /// The doubts that a second check now would confirm if the items are unchanged.
     pub fn ripe(&self, heard: Heard, now: Instant) -> BTreeMap<K, S>
     where
         S: Clone,
@@ -69,7 +69,7 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
         ripe.map(|(key, (state, _))| (key.clone(), state.clone())).collect()
     }
 
-    /// Takes note of what was found at this look: doubts that are not among it are settled.
+    /// Records the doubts that this check found; those that it did not find again are settled.
     pub fn note(&mut self, found: impl IntoIterator<Item = (K, S)>, now: Instant) {
         let mut before = std::mem::take(&mut self.0);
         let since = |(key, state): (K, S)| {
@@ -79,8 +79,8 @@ impl<K: Ord + Clone, S: PartialEq> Doubts<K, S> {
         self.0 = found.into_iter().map(since).collect();
     }
 
-    /// Takes note of what was found at this look: doubts that are not among it are settled.
-    /// Returns the positions of those that were found unchanged so long ago that they are to be
+    /// Records the doubts that this check found; those that it did not find again are settled.
+    /// Returns the positions of those that have been unchanged for so long that they are to be
     /// corrected.
     pub fn confirmed(
         &mut self,

@@ -1,6 +1,6 @@
-//! When a copy is visited: pure, given the time and a random number.
+//! Schedule of the visits to a copy. Pure: the time and a random number are arguments.
 //!
-//! Invariant: after every outcome a visit lies ahead, and it lies ahead by a pause unless
+//! Invariant: with periodic checks, every outcome leaves a planned visit, after a pause unless
 //! something new is to be written.
 
 use std::time::Duration;
@@ -10,27 +10,26 @@ use tokio::time::Instant;
 use super::authority::SECOND_LOOK;
 use crate::backoff::Backoff;
 
-/// Pause before a visit that failed is tried again. A database that returns ends it early.
+/// Pause before a failed visit is retried. A new connection to the database ends it early.
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(15) };
 
 /// Longest random wait between noticing a loss and repairing it, so that of several relays one
 /// does the work (design D23).
 pub const HERD_WAIT: Duration = Duration::from_millis(300);
 
-/// Looks between two whole comparisons (design D12: a slow periodic compare).
+/// Number of looks between two full comparisons (design D12: a slow periodic compare).
 const LOOKS_PER_COMPARISON: u32 = 20;
 
 /// Pauses of one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between looks for lost content; `None`: neither these nor periodic comparisons (design
-    /// D32).
+    /// Between looks for lost content; `None`: neither looks nor periodic comparisons (design D32).
     pub check: Option<Duration>,
     /// Between readings while upstream is not live (design D1).
     pub reread: Duration,
 }
 
-/// Why the store is compared with what is served.
+/// Reason to compare the store with the served data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The relay has started.
@@ -43,15 +42,15 @@ pub enum Reason {
     ServerChanged,
     /// The marker is missing.
     MarkerMissing,
-    /// Somebody else has set the marker since.
+    /// Another writer has set the marker.
     MarkerChanged,
     /// There are fewer items than there should be.
     ItemsMissing,
     /// Something could not be written or read.
     Failed,
-    /// Nothing in particular: it was time.
+    /// The periodic comparison is due.
     Periodic,
-    /// Items that should not be there are due for their second look.
+    /// Items that should not be stored are due for their second check.
     SecondLook,
     /// Upstream is not live, and a peer may have written something newer.
     Reread,
@@ -75,7 +74,7 @@ impl Reason {
         }
     }
 
-    /// Whether several relays may have noticed the same at the same moment.
+    /// True if several relays may have noticed the same at the same moment.
     pub fn is_seen_by_all(self) -> bool {
         match self {
             Self::Reconnected
@@ -89,7 +88,7 @@ impl Reason {
     }
 }
 
-/// What is due.
+/// Kind of visit that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Compare everything.
@@ -98,11 +97,11 @@ pub enum Due {
     Flush,
     /// Look for signs of a loss.
     Look,
-    /// The connection is a new one: look whether it leads to the same server with the same data.
+    /// Check whether a new connection leads to the same server with the same data.
     Verify,
 }
 
-/// What lies ahead.
+/// The planned visits.
 #[derive(Debug)]
 pub struct Schedule {
     timing: Timing,
@@ -115,7 +114,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The store is read at once.
+    /// Creates a schedule that reads the store at once.
     pub fn new(timing: Timing, now: Instant) -> Self {
         Self {
             timing,
@@ -128,7 +127,7 @@ impl Schedule {
         }
     }
 
-    /// What comes next, and when; `None` if nothing lies ahead before something is told.
+    /// The next visit and its time; `None` if none is planned.
     pub fn next(&self) -> Option<(Instant, Due)> {
         let compare = self.compare.map(|(at, why)| (at, Due::Compare(why)));
         let periodic = self.periodic.map(|at| (at, Due::Compare(Reason::Periodic)));
@@ -139,15 +138,15 @@ impl Schedule {
         [compare, verify, flush, periodic, look].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Compare as soon as that; an earlier plan stays.
+    /// Plans a comparison for that time; an earlier one stays.
     pub fn compare(&mut self, at: Instant, reason: Reason) {
         if self.compare.is_none_or(|(planned, _)| at < planned) {
             self.compare = Some((at, reason));
         }
     }
 
-    /// Upstream is gone: nothing is written from here on, and what peers write is read. A check for
-    /// a loss that lies ahead stays: a store that lost everything may still be filled.
+    /// Notes that upstream is not live: nothing is written, and what peers write is read. A planned
+    /// check for a loss stays: a store that lost everything may still be filled.
     pub fn not_live(&mut self, now: Instant, random: f64) {
         self.flush = None;
         if !self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all()) {
@@ -156,20 +155,20 @@ impl Schedule {
         }
     }
 
-    /// The second look at doubtful items would not settle anything yet: it comes later.
+    /// Postpones the second check of doubtful items, which would not settle anything yet.
     pub fn look_later(&mut self, now: Instant) {
         self.compare = Some((now + SECOND_LOOK, Reason::SecondLook));
     }
 
-    /// Items wait to be written; failures before this one have their pause. Into a store that may
-    /// have lost its data nothing is written item by item before it was compared.
+    /// Plans to write waiting items; the pause of an earlier failure stays. A store that may have
+    /// lost its data is compared before single items are written.
     pub fn flush(&mut self, now: Instant) {
         let compared = self.compare.filter(|(_, reason)| reason.is_seen_by_all());
         let compared = compared.map(|(at, _)| at).max(self.verify);
         self.flush.get_or_insert(compared.map_or(now, |at| at.max(now)));
     }
 
-    /// A comparison ended well, and with it everything that waited.
+    /// Notes that a comparison succeeded, and plans the next ones.
     pub fn compared(&mut self, now: Instant, random: f64, live: bool, doubts: bool) {
         (self.compare, self.verify, self.failures) = (None, None, 0);
         self.periodic =
@@ -182,41 +181,41 @@ impl Schedule {
         }
     }
 
-    /// Whether the store may lack something, and is still to be compared for that.
+    /// True if the store may lack something and is still to be compared for that.
     pub fn is_in_doubt(&self) -> bool {
         self.verify.is_some() || self.compare.is_some_and(|(_, reason)| reason.is_seen_by_all())
     }
 
-    /// The items that waited are written.
+    /// Notes that the waiting items are written.
     pub fn flushed(&mut self) {
         (self.flush, self.failures) = (None, 0);
     }
 
-    /// Others wrote to some items at each attempt: these are tried again soon, and nothing else
-    /// waits for them.
+    /// Plans a retry of items that other writers changed at each attempt; nothing else waits for
+    /// them.
     pub fn contended(&mut self, now: Instant, random: f64) {
         self.flush = Some(now + RETRY.delay(1, random));
     }
 
-    /// The new connection leads to the same data, or the store is about to be compared.
+    /// Notes that the new connection leads to the same data, or that a comparison follows.
     pub fn verified(&mut self) {
         self.verify = None;
     }
 
-    /// The database answers and takes no writes: writing is tried again, and reading it meanwhile
-    /// would show nothing new.
+    /// Plans a retry because the database refuses writes; reading it meanwhile would show nothing
+    /// new.
     pub fn refused(&mut self, now: Instant, random: f64) {
         self.failures = self.failures.saturating_add(1);
         self.flush = Some(now + RETRY.delay(self.failures, random));
         self.compare = None;
     }
 
-    /// A look found nothing wrong.
+    /// Plans the next look.
     pub fn looked(&mut self, now: Instant, random: f64) {
         self.look = self.timing.check.map(|pause| now + jittered(pause, random));
     }
 
-    /// A visit failed.
+    /// Plans the retry of a failed visit.
     pub fn failed(&mut self, now: Instant, random: f64, due: Due) {
         self.failures = self.failures.saturating_add(1);
         let again = now + RETRY.delay(self.failures, random);
@@ -236,8 +235,8 @@ impl Schedule {
         }
     }
 
-    /// The connection is a new one: what failed is tried soon, though not by all relays at once.
-    /// Where nothing has failed it is enough to look whether the server is the same.
+    /// Plans visits for a new connection: what failed is retried soon, though not by all relays at
+    /// once. If nothing has failed, it is enough to check whether the server is the same.
     pub fn reconnected(&mut self, now: Instant, random: f64) {
         let soon = now + HERD_WAIT.mul_f64(random.clamp(0.0, 1.0));
         if self.failures == 0 && self.compare.is_none_or(|(at, _)| at > now) {
@@ -255,7 +254,7 @@ impl Schedule {
     }
 }
 
-/// Three quarters of a pause to all of it, so that relays do not look all at once.
+/// A pause shortened by up to a quarter, at random, so that relays do not all look at once.
 fn jittered(pause: Duration, random: f64) -> Duration {
     pause.mul_f64(1.0 - 0.25 * random.clamp(0.0, 1.0))
 }

@@ -1,4 +1,5 @@
-//! The task of one copy: waits, asks the database, and tells the core. It decides nothing.
+//! The task of one copy: waits, asks the database, and passes answers to the core. It decides
+//! nothing.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,23 +14,22 @@ use crate::tasks::beside;
 /// Bound on the last visit before the end of the process.
 const LAST_VISIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the task needs around a kind of copy.
+/// Operations that the task needs for one kind of copy.
 pub trait Surroundings<V: Visits>: Send {
-    /// Waits until something else is wanted than before, or the epoch is another one than this.
-    /// Cancel-safe.
+    /// Waits until the wanted data changes or the epoch differs from this one. Cancel-safe.
     fn told(&mut self, seen_epoch: u64) -> impl Future<Output = ()> + Send;
 
-    /// Grows when the database may have lost its data, as with a new connection.
+    /// A count that grows when the database may have lost its data, as with a new connection.
     fn epoch(&mut self) -> u64;
 
     /// Asks the database.
     fn call(&mut self, call: V::Call)
     -> impl Future<Output = Result<V::Answer, StoreError>> + Send;
 
-    /// Tells others what the core wants them to know. Cancel-safe.
+    /// Carries out an effect of the core. Cancel-safe.
     fn carry_out(&mut self, effect: V::Effect) -> impl Future<Output = ()> + Send;
 
-    /// What still waits is not written before the end of the process.
+    /// Reports that what still waits is not written before the end of the process.
     fn left_unwritten(&mut self);
 }
 
@@ -43,7 +43,7 @@ impl<S> CopyTask<S> {
         Self(surroundings)
     }
 
-    /// Keeps the copy until it is told to stop, then writes once more what waits.
+    /// Keeps the copy until it is cancelled, then writes once more what waits.
     pub async fn run<V>(mut self, mut replica: Replica<V>, cancel: CancellationToken)
     where
         S: Surroundings<V>,
@@ -72,7 +72,7 @@ impl<S> CopyTask<S> {
         }
     }
 
-    /// Carries out one visit; gives it up when the token says so.
+    /// Carries out one visit, until the token cancels it.
     async fn visit<V>(
         &mut self,
         replica: Replica<V>,
@@ -126,7 +126,7 @@ fn is_waiting<V: Visits>(replica: &mut Replica<V>) -> bool {
     waiting.put || waiting.dirty
 }
 
-/// Lets the core work; beside the runtime's threads if that is much.
+/// Lets the core work; on a blocking thread if that is much.
 async fn turn<V, T>(
     mut replica: Replica<V>,
     is_much: bool,

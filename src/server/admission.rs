@@ -1,13 +1,13 @@
 //! Admission to a scarce resource, fair over parties. Pure.
 //!
-//! A party may use the more, the more is free: at most twice what would be left for the others.
-//! One party alone gets two thirds, rounded up: of three or more, a second one always finds something
-//! free at once, however many requests the first one has. The same rule shares the places in the queue.
+//! A party is admitted while it holds less than twice what is free. One party alone therefore gets
+//! two thirds, rounded up: of three or more places, a second party always finds one free at once,
+//! however many requests the first one has. The same rule shares the places in the queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// How many times what is free one party may hold.
+/// Multiple of the free places that one party may hold.
 const SHARE: usize = 2;
 
 /// A place in the queue.
@@ -25,16 +25,16 @@ pub(super) enum Asked {
     Refused,
 }
 
-/// Size of the queue as far as one request is concerned.
+/// Kind of place that a request takes in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queueing {
     /// The request takes one of the places that are shared fairly.
     Bounded,
-    /// The request always finds a place, because something else bounds their number.
+    /// The request always finds a place; something else bounds the number of such requests.
     Unbounded,
 }
 
-/// The books of who was admitted and who waits.
+/// Record of the admitted and the waiting requests.
 #[derive(Debug)]
 pub(super) struct Admission<P> {
     admitted_max: usize,
@@ -57,7 +57,7 @@ struct Party {
 }
 
 impl<P: Clone + Eq + Hash> Admission<P> {
-    /// Books with nobody in them.
+    /// Creates an empty record.
     pub(super) fn new(admitted_max: usize, queued_max: usize) -> Self {
         Self {
             admitted_max,
@@ -100,7 +100,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         Asked::Queued(ticket)
     }
 
-    /// Ends the admission of one request; returns the tickets that are admitted by that.
+    /// Ends the admission of one request; returns the tickets that this admits.
     pub(super) fn release(&mut self, party: &P) -> Vec<Ticket> {
         if let Some(own) = self.parties.get_mut(party)
             && own.admitted > 0
@@ -115,7 +115,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     /// Takes a request out of the queue. Does nothing to a ticket that was admitted already.
     pub(super) fn give_up(&mut self, party: &P, ticket: Ticket) {
         let Some(own) = self.parties.get_mut(party) else { return };
-        // Requests wait equally long, so the first one to give up stands in front.
+        // Requests have the same time-out, so the one that gives up is usually at the front.
         let Some(at) = own.waiting.iter().position(|(waiting, _)| *waiting == ticket) else {
             return;
         };
@@ -129,7 +129,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.forget_if_unused(party);
     }
 
-    /// Admits one request of each party in turn, until a whole round admits nobody.
+    /// Admits one request of each party in turn, until a whole round admits none.
     fn admit_waiting(&mut self) -> Vec<Ticket> {
         let mut admitted = Vec::new();
         let mut passed_over = 0;

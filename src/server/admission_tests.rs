@@ -89,8 +89,8 @@ fn a_ticket_that_is_given_up_is_not_admitted() {
 }
 
 proptest! {
-    /// The books stay sound, nobody waits while his party's share is free, and all leave in the
-    /// end.
+    /// The counts stay consistent, no request waits while its party's share is free, and all leave
+    /// in the end.
     #[test]
     fn the_books_are_sound(
         admitted_max in 0usize..6,

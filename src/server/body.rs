@@ -13,9 +13,9 @@ use super::turns::Payload;
 /// A response's body.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// Known whole.
+    /// A complete body.
     Full(Payload),
-    /// Events until something ends it.
+    /// Events, until the stream ends.
     Events(Box<EventBody>),
 }
 

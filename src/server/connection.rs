@@ -16,21 +16,30 @@ use hyper_util::rt::TokioIo;
 use super::Server;
 use super::body::Body;
 use super::head_timer::{HEAD_TIMEOUT, HeadTimer, SHORT_HEAD_TIMEOUT};
-use super::listener::{ACKNOWLEDGEMENT_TIMEOUT, SEND_BUFFER_BYTES};
 use super::pace::{PACE_MIN, Pace};
 use super::progress_io::{Patience, ProgressIo, Transport};
 use crate::telemetry::Chain;
 
-/// Largest head of a request, at least: hyper looks at it before it reads on, and the last read
-/// can bring as much again. Contexts stand in paths of client-side routes, so it is generous. (Of
-/// the path alone hyper takes 64 KiB.)
+/// Limit on the head of a request. hyper checks it before each read, so a head can reach twice this
+/// size. It is generous because paths of client-side routes hold contexts. (hyper accepts 64 KiB
+/// for the path alone.)
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 
-/// How long a client may leave what is sent to it unread.
+/// Longest time that a client may leave sent data unread.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long connections wait for their clients. At the minimum pace a client takes what the kernel
-/// holds for it ([`SEND_BUFFER_BYTES`], twice at most) in less than the time for the remainder.
+/// Time without an acknowledgement after which the kernel gives a connection up (TCP_USER_TIMEOUT);
+/// not set while the client is behind. While it is set, the kernel does not count probes: it gives
+/// up at the first unanswered one after this time.
+pub(super) const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Bytes that the kernel may hold for a client (it takes twice as much, its own structures
+/// included). Small, so that the progress of a slow client is visible and one that does not read
+/// costs little; large enough for 4 MB/s over a line with 50 ms of delay.
+pub(super) const SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Time limits of connections. At the minimum pace a client reads what the kernel holds for it (at
+/// most twice [`SEND_BUFFER_BYTES`]) within the time for the remainder.
 const PATIENCE: &Patience = &Patience {
     progress: PROGRESS_TIMEOUT,
     acknowledgement: ACKNOWLEDGEMENT_TIMEOUT,
@@ -41,12 +50,12 @@ const _: () = assert!(
     "a client at the minimum pace would be taken for one that vanished"
 );
 
-/// What a connection is accepted for.
+/// Number and kind of requests that a connection is accepted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Welcome {
     /// Any number of requests.
     Normal,
-    /// One request, because the process is leaving.
+    /// One request, because the process is shutting down.
     Leaving,
     /// One request, which is refused unless it is a probe, because there are too many connections.
     OverLimit,
@@ -62,7 +71,8 @@ where
     let mut closed = std::pin::pin!(drain.closed());
     let outcome = tokio::select! {
         outcome = http.as_mut() => outcome,
-        // One for a single request ends after its answer anyway; told now, it would end before.
+        // A connection for a single request ends after its answer anyway; a shutdown here would end
+        // it before.
         () = closed.as_mut(), if welcome == Welcome::Normal => {
             http.as_mut().graceful_shutdown();
             http.await
@@ -73,7 +83,7 @@ where
     }
 }
 
-/// Not async, so that what only sets the connection up is no part of its task.
+/// Builds the HTTP connection. Not async, so that values of the set-up take no room in the task.
 fn http<T>(
     server: Arc<Server>,
     socket: T,
@@ -107,7 +117,7 @@ struct Requests {
 impl Service<Request<Incoming>> for Requests {
     type Response = Response<Body>;
     type Error = Infallible;
-    /// Boxed, because hyper keeps room for it as long as the connection lives, and a stream needs
+    /// Boxed, because hyper reserves room for it for the life of the connection, and a stream needs
     /// it only at its beginning.
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
@@ -121,7 +131,7 @@ impl Service<Request<Incoming>> for Requests {
             }
             let mut response = server.handle(request, &pace).await;
             if server.drain.is_active() {
-                // The client takes its next request to another relay.
+                // Makes the client send its next request to another relay.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)

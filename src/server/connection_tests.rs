@@ -13,7 +13,7 @@ const HEALTH: &str = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
 async fn heads_must_come_in_time_and_idle_connections_are_kept() {
-    // What is sent after how many seconds, and after how many the connection ends.
+    // Texts to send, each at a second, and the second at which the connection ends.
     let check = async |sent: &[(u64, &str)], ended_after: u64| {
         let mut bench = Bench::new(1, None);
         let client = bench.connect(64 * 1024);
@@ -40,7 +40,7 @@ async fn heads_must_come_in_time_and_idle_connections_are_kept() {
     check(&[(9, known), (600, HEALTH)], 600 + idle).await;
     let ahead = format!("{known}GET /li");
     check(&[(0, &ahead)], idle).await;
-    // A client without a valid credential is not waited for as long.
+    // A client without a valid credential has less time.
     let unknown_idle = UNKNOWN_IDLE_TIMEOUT.as_secs();
     check(&[(9, HEALTH)], 9 + unknown_idle).await;
     check(&[(9, &known.replace("sdk-1", "sdk-3"))], 9 + unknown_idle).await;
@@ -108,7 +108,7 @@ async fn a_turn_that_is_held_too_long_ends_with_its_connection() {
         let mut slow = bench.get(path).await;
         let dripping = async {
             let mut piece = [0; 1024];
-            // It keeps the minimum pace, but all of it would take too long.
+            // It keeps the minimum pace, but the whole payload would take too long.
             while slow.read_exact(&mut piece).await.is_ok() {
                 sleep(Duration::from_millis(110)).await;
             }
@@ -146,11 +146,11 @@ async fn slow_clients_of_one_environment_leave_turns_to_another() {
     }
 }
 
-/// A reader that takes a little now and then used to keep its turn for two minutes; one on a slow
-/// line must be served to the end.
+/// A reader that takes a little now and then loses its connection; one on a slow line is served to
+/// the end.
 #[tokio::test(start_paused = true)]
 async fn a_minimum_pace_keeps_the_turn() {
-    // How much is taken how often, and whether the connection ends before all was taken.
+    // Bytes per read, the pause after it, and true if the connection ends before all was read.
     let check = async |bytes: usize, pause: Duration, is_cut: bool| {
         for path in ["/all", "/sdk/latest-all"] {
             let mut bench = Bench::new(4 << 20, Some(InitialPayloads::default()));
@@ -381,7 +381,7 @@ async fn a_body_that_nobody_wants_does_not_hide_the_answer() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
 
-    // The answer is of after the wait for the body.
+    // The answer is decided after the wait for the body.
     let mut slow = bench.connect(1024);
     slow.write_all(head(200_000, "").as_bytes()).await.unwrap();
     sleep(Duration::from_secs(1)).await;

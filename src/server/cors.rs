@@ -1,4 +1,4 @@
-//! The headers by which browsers decide whether a page may read an answer (ld-relay v8). Pure.
+//! CORS headers, by which browsers decide whether a page may read an answer (ld-relay v8). Pure.
 
 use hyper::HeaderMap;
 use hyper::header::{
@@ -12,17 +12,17 @@ const ALLOWED_HEADERS: &str = "Cache-Control,Content-Type,Content-Length,Accept-
     X-LaunchDarkly-User-Agent,X-LaunchDarkly-Payload-ID,X-LaunchDarkly-Wrapper,\
     X-LaunchDarkly-Instance-Id,X-LaunchDarkly-Event-Schema,X-LaunchDarkly-Tags";
 
-/// Origins and headers that the operator allows beside the usual ones.
+/// Origins and headers that the operator allows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Allowed<'a> {
     /// Origins; empty allows every origin.
     pub(super) origins: &'a [String],
-    /// Further request headers.
+    /// Request headers in addition to the usual ones.
     pub(super) headers: &'a [String],
 }
 
-/// Adds the headers to a response. `methods` are those of the path, separated by blanks;
-/// `exposed` are response headers that pages may read beside `Date`.
+/// Adds the headers to a response. `methods` are those of the path, separated by spaces; `exposed`
+/// are response headers that pages may read in addition to `Date`.
 pub(super) fn add(
     response: &mut HeaderMap,
     request: &HeaderMap,
@@ -51,8 +51,8 @@ pub(super) fn add(
     }
 }
 
-/// The origin that may read the answer: the request's own if it is allowed, else the first one
-/// that is.
+/// The origin that may read the answer: the request's own if it is allowed, else the first allowed
+/// one.
 fn origin(asked: Option<&HeaderValue>, allowed: &[String]) -> Option<HeaderValue> {
     let Some(first) = allowed.first() else {
         return Some(asked.cloned().unwrap_or(HeaderValue::from_static("*")));
@@ -61,12 +61,12 @@ fn origin(asked: Option<&HeaderValue>, allowed: &[String]) -> Option<HeaderValue
         |origin: &&HeaderValue| allowed.iter().any(|it| it.as_bytes() == origin.as_bytes());
     match asked.filter(is_allowed) {
         Some(origin) => Some(origin.clone()),
-        // One that no header can hold allows nobody.
+        // An origin that is not valid in a header allows no page.
         None => HeaderValue::from_str(first).ok(),
     }
 }
 
-/// Comma-separated; `None` if an item cannot stand in a header.
+/// Joins items with commas; `None` if an item is not valid in a header.
 fn joined<'a>(items: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
     HeaderValue::from_str(&items.collect::<Vec<_>>().join(",")).ok()
 }

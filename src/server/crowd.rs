@@ -1,22 +1,22 @@
-//! The limit of client connections, and which ones give way when it is reached.
+//! The limit on client connections, and the choice of connections to close when it is reached.
 //!
 //! Each connection is an open file, and so are the relay's own connections to LaunchDarkly and to
-//! databases. Clients must leave enough of them.
+//! databases. Clients must leave enough of them free.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use super::pace::{Cut, Pace};
 
-/// Open files that clients never get: the stores, a database's connections, automatic
-/// configuration, sockets that are just being dialled, and the connections beyond the limit.
+/// Open files that are reserved for the relay: stores, a database's connections, automatic
+/// configuration, sockets that are being dialled, and connections beyond the limit.
 const RESERVE: usize = 64 + OVER_LIMIT_MAX;
 
 /// The same for each environment: its stream, and the one that replaces it.
 const RESERVE_PER_ENVIRONMENT: usize = 2;
 
-/// Connections beyond the limit that are open at the same time, to be answered with 503 or, if
-/// they are probes, as always. The oldest one gives way to the newest, because a probe sends its
+/// Most connections beyond the limit that are open at the same time. They get 503 or, if they are
+/// probes, the usual answer. The oldest one is closed for the newest, because a probe sends its
 /// request at once.
 const OVER_LIMIT_MAX: usize = 32;
 
@@ -26,29 +26,29 @@ pub(super) fn connections_max(open_files: usize, environments: usize) -> usize {
     open_files.saturating_sub(reserve.min(open_files / 4 * 3))
 }
 
-/// Where a new connection finds its place.
+/// Place of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Below the limit.
     Free,
-    /// In the place of one that has shown no valid credential, which ends.
+    /// In the place of a connection without a valid credential, which is closed.
     Cleared,
     /// Beyond the limit.
     OverLimit,
 }
 
-/// The connections that can give way.
+/// The connections that can be closed for new ones.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    /// Connections that had no valid credential when they were last looked at, the oldest first.
+    /// Connections that had no valid credential when they were last checked, the oldest first.
     unknown: VecDeque<Weak<Pace>>,
     /// Connections beyond the limit, the oldest first.
     over_limit: VecDeque<Weak<Pace>>,
 }
 
 impl Crowd {
-    /// Finds the place of a new connection beside those that are open, the ones beyond the limit
-    /// included.
+    /// Finds the place of a new connection. `open` counts the open ones, including those beyond the
+    /// limit.
     pub(super) fn place(&mut self, new: &Arc<Pace>, open: usize, limit: usize) -> Place {
         self.over_limit.retain(|pace| pace.strong_count() > 0);
         if open.saturating_sub(self.over_limit.len()) < limit {
@@ -73,8 +73,9 @@ impl Crowd {
         Place::OverLimit
     }
 
-    /// Connections that may be open beside a new one before it is served: until then the one that
-    /// gives way has not ended yet, and a burst would take the reserve.
+    /// Most connections that may be open besides a new one when it begins to be served. The one
+    /// that is closed for it takes a moment to end; without this wait a burst would use up the
+    /// reserve.
     pub(super) fn open_max(&self, place: Place, limit: usize) -> usize {
         match place {
             Place::Free => usize::MAX,
@@ -84,7 +85,7 @@ impl Crowd {
     }
 
     fn add_unknown(&mut self, new: &Arc<Pace>, open: usize) {
-        // Those that have ended or become known are dropped now and then.
+        // Connections that have ended or shown a valid credential are dropped now and then.
         if self.unknown.len() > 2 * open + OVER_LIMIT_MAX {
             self.unknown.retain(|pace| pace.upgrade().is_some_and(|pace| !pace.is_trusted()));
         }

@@ -1,6 +1,6 @@
-//! Leaving in order: streams end spread over the grace period, so that the clients of one relay
-//! do not reconnect to the others all at once. New connections are accepted for a while longer,
-//! because load balancers take some time to learn that this relay is going.
+//! Graceful shutdown: streams end spread over the grace period, so that the clients of one relay do
+//! not reconnect to the others all at once. New connections are accepted for a while longer,
+//! because load balancers take some time to notice that this relay shuts down.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Share of the grace period within which streams end. The rest is for their last bytes.
 const SPREAD_SHARE: f64 = 0.8;
 
-/// Whether, and how, this process is leaving.
+/// State of the shutdown of this process.
 #[derive(Debug)]
 pub struct Drain {
     plan: OnceLock<Plan>,
@@ -22,7 +22,7 @@ pub struct Drain {
 struct Plan {
     begin: Instant,
     spread: Duration,
-    /// Until then clients may still come.
+    /// New clients are accepted until then.
     open_until: Instant,
 }
 
@@ -33,8 +33,8 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Begins to leave; all streams are to end within the grace period, and clients may come
-    /// during the delay. Streams must be woken to notice.
+    /// Begins the shutdown: all streams end within the grace period, and new clients are accepted
+    /// during the delay. The caller must wake the streams, so that they notice.
     pub fn begin(&self, now: Instant, grace: Duration, delay: Duration) {
         let spread = grace.mul_f64(SPREAD_SHARE);
         // A second call changes nothing: the first plan stands.
@@ -42,22 +42,23 @@ impl Drain {
         self.started.send_replace(true);
     }
 
-    /// Until when new connections are accepted; `None` while staying.
+    /// Time until which new connections are accepted; `None` before the shutdown.
     pub fn open_until(&self) -> Option<Instant> {
         self.plan.get().map(|plan| plan.open_until)
     }
 
-    /// Whether this process is leaving.
+    /// True once the shutdown has begun.
     pub fn is_active(&self) -> bool {
         self.plan.get().is_some()
     }
 
-    /// When one stream is to end, `random` being uniform in `0.0..1.0`; `None` while staying.
+    /// Time at which one stream ends, with `random` uniform in `0.0..1.0`; `None` before the
+    /// shutdown.
     pub(super) fn end_of_stream(&self, random: f64) -> Option<Instant> {
         self.plan.get().map(|plan| plan.begin + plan.spread.mul_f64(random.clamp(0.0, 1.0)))
     }
 
-    /// Waits until no client may come any more.
+    /// Waits until new clients are no longer accepted.
     pub async fn closed(&self) {
         // The sender lives in self, so the wait cannot fail.
         let _ = self.started.subscribe().wait_for(|started| *started).await;

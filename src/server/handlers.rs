@@ -1,4 +1,4 @@
-//! From a request to its response.
+//! Turns requests into responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Server;
+use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
 use super::cors::{self, Allowed};
 use super::not_built::Feature;
@@ -19,7 +20,6 @@ use super::polling::Poll;
 use super::responses::{empty, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
 use super::selection::form_decoded;
-use crate::environments::Access;
 use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
@@ -30,34 +30,34 @@ const NO_EXPECT: &str =
 const NO_STATUS_OF_ONE: &str =
     "The relay does not tell the status of one environment yet; GET /status tells that of all";
 
-/// Tells SDKs that know FDv2 to use FDv1 (design D48).
+/// Header that tells SDKs with FDv2 to use FDv1 (design D48).
 const FALLBACK: &str = "X-LD-FD-Fallback";
 
-/// Most bytes of a request's body that are read although nobody wants them (Go: 256 KiB). A
-/// client that is still sending when the connection closes would not see its answer.
+/// Most bytes of an unused request body that are read and dropped (Go: 256 KiB). A client that is
+/// still sending when the connection closes would not see its answer.
 const DISCARDED_BYTES_MAX: usize = 256 * 1024;
 
-/// How long such a body may take.
+/// Time limit for reading such a body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// Answers one request. Never fails: what goes wrong is a response.
+    /// Answers one request. Never fails: an error is a response too.
     pub(super) async fn handle<B>(&self, request: Request<B>, pace: &Arc<Pace>) -> Response<Body>
     where
         B: HttpBody + Unpin,
     {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        // Before the answer is made, so that it is not of before the wait. A client that asks
-        // before it sends a body sees the answer in time, and will not send it.
+        // The body is read first, so that the answer is current after the wait. A client that sent
+        // `Expect` gets the answer at once and does not send its body.
         if !body.is_end_stream() && !request.headers().contains_key(EXPECT) {
             discard(body).await;
         }
         self.respond(&request, pace).await
     }
 
-    /// Answers a request on a connection beyond the limit: probes as always, everything else with
-    /// the advice to come again.
+    /// Answers a request on a connection beyond the limit: probes as usual, everything else with
+    /// 503 and `Retry-After`.
     pub(super) async fn handle_over_limit<B>(
         &self,
         request: Request<B>,
@@ -112,7 +112,7 @@ impl Server {
             Route::Segment(key) => (Auth::Sdk, item(ItemKind::Segment, key)),
         };
         let mut asked = match self.select(request, &auth).await {
-            Ok(access) => Asked { request, auth, access, pace },
+            Ok(access) => AuthorizedRequest { request, auth, access, pace },
             Err(refused) => return refused,
         };
         pace.trust();
@@ -129,7 +129,7 @@ impl Server {
         response
     }
 
-    /// A route of a feature that is not built: 503 to clients that may use the environment.
+    /// Answers a route of a feature that is not built: 503 to clients that may use the environment.
     async fn not_built(
         &self,
         request: &Request<()>,
@@ -167,9 +167,9 @@ impl Server {
         response
     }
 
-    /// A route of FDv2. Every SDK that knows FDv2 understands the header, whatever the status is;
-    /// the credential is looked at when the SDK comes back by FDv1. `methods` are those of a route
-    /// that browsers use.
+    /// Answers a route of FDv2. Every SDK with FDv2 obeys the header, whatever the status is; the
+    /// credential is checked when the SDK comes back with FDv1. `methods` are those of a route that
+    /// browsers use.
     fn fdv2(&self, request: &Request<()>, methods: Option<&str>) -> Response<Body> {
         let response = if request.method() == Method::OPTIONS {
             empty(StatusCode::OK)
@@ -199,7 +199,7 @@ fn with_fallback(
     response
 }
 
-/// Names the environment (ld-relay v9); several SDKs read the header.
+/// Adds the header with the environment's ID (ld-relay v9), which several SDKs read.
 fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
     if let Some(id) = id
         && let Ok(value) = HeaderValue::try_from(id.as_str())
@@ -208,22 +208,13 @@ fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
     }
 }
 
-/// Whether the query has a parameter of that name.
+/// True if the query has a parameter of that name.
 fn has_query(request: &Request<()>, name: &str) -> bool {
     let query = request.uri().query().unwrap_or_default();
     query.split('&').any(|pair| form_decoded(pair.split('=').next().unwrap_or_default()) == name)
 }
 
-/// A request whose credential is valid.
-pub(super) struct Asked<'a> {
-    pub(super) request: &'a Request<()>,
-    pub(super) auth: Auth,
-    /// What the credential opened when it was last looked at.
-    pub(super) access: Access,
-    pub(super) pace: &'a Arc<Pace>,
-}
-
-/// Reads what nobody wants, within bounds.
+/// Reads and drops a body, within bounds.
 async fn discard(mut body: impl HttpBody + Unpin) {
     let mut seen = 0;
     let reading = async {

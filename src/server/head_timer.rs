@@ -13,28 +13,27 @@ use tokio::time::Instant;
 
 use super::pace::Pace;
 
-/// Time for the head of a request: for the first one since the connection began, for later ones
-/// since their first byte (ld-relay v8: 10 s).
+/// Time for the head of a request, from the start of the connection for the first one and from the
+/// first byte for later ones (ld-relay v8: 10 s).
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same for the first request on a connection that began while the server was leaving, and
-/// would delay it, or beyond the limit of connections.
+/// The same for the first request on a connection that began during the shutdown, which it would
+/// delay, or beyond the limit of connections.
 pub(super) const SHORT_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time for which a connection may wait for its next request once it has brought a valid
-/// credential. Longer than load balancers keep connections to what is behind them (AWS: 1 min,
-/// Google: 10 min), because they would send requests into connections that are just being closed
-/// (ld-relay v8: no limit).
+/// credential. Longer than load balancers keep idle connections (AWS: 1 min, Google: 10 min), which
+/// otherwise send requests on connections that are just being closed (ld-relay v8: no limit).
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(11 * 60);
 
-/// The same before the first valid credential. Strangers must not occupy descriptors for long;
-/// still longer than the load balancers of AWS.
+/// The same before the first valid credential. Unknown clients must not hold file descriptors for
+/// long; this is still longer than the load balancers of AWS.
 pub(super) const UNKNOWN_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// hyper's timer for one connection. hyper asks it one thing only: when to give up waiting for
-/// the head of a request, from the moment at which the wait begins. To hyper the time between
-/// two requests is a part of that wait; here it is not, except for what a client sends ahead
-/// while its previous request is being answered.
+/// hyper's timer for one connection. hyper uses it only to limit the wait for the head of a
+/// request, and counts the time between two requests as part of that wait. Here that time has a
+/// limit of its own, which also covers what a client sends ahead while its previous request is
+/// being answered.
 pub(super) struct HeadTimer {
     pace: Arc<Pace>,
     first: Duration,
@@ -42,7 +41,7 @@ pub(super) struct HeadTimer {
 }
 
 impl HeadTimer {
-    /// A timer that waits so long for the first head.
+    /// Creates a timer with this limit for the first head.
     pub(super) fn new(pace: Arc<Pace>, first: Duration) -> Self {
         Self { pace, first, before_first: AtomicBool::new(true) }
     }
@@ -80,12 +79,12 @@ impl Timer for HeadTimer {
     }
 }
 
-/// Ends when the head of a request is overdue. hyper looks at it whenever it has read what there
-/// was to read.
+/// Ends when the head of a request is overdue. hyper polls it whenever it has read all available
+/// bytes.
 struct HeadWait {
     pace: Arc<Pace>,
     ends: Pin<Box<tokio::time::Sleep>>,
-    /// Whether the time of the head itself is running.
+    /// True while the limit of the head itself runs.
     begun: bool,
 }
 

@@ -10,50 +10,41 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, Welcome};
+use super::connection::{self, ACKNOWLEDGEMENT_TIMEOUT, SEND_BUFFER_BYTES, Welcome};
 use super::crowd::{Crowd, Place};
 use super::pace::Pace;
 use super::{Server, crowd};
 use crate::tasks::TaskGroup;
 
-/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-/// Generous, because after an incident every SDK comes back at once.
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. Generous,
+/// because after an incident every SDK reconnects at once.
 const BACKLOG: i32 = 65_535;
 
-/// How long a connection is silent before the kernel asks whether the peer is still there, and the
-/// time between its questions. Clients that vanished must not hold memory until the next day.
+/// Silence before the first TCP keepalive probe, and the time between probes. Clients that vanished
+/// must not hold memory until the next day.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Questions without an answer after which the kernel gives a connection up. Several, because they
-/// do get lost, above all when thousands of streams that began together are asked together.
+/// Unanswered probes after which the kernel gives a connection up. Several, because probes get
+/// lost, above all when thousands of streams that began together are probed together.
 const KEEPALIVE_QUESTIONS: u32 = 5;
 
-/// After this long without an acknowledgement the kernel gives a connection up, unless its client
-/// is behind. Then it does not count the questions, but does so at the first one that is not
-/// answered once this time has passed.
-pub(super) const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(120);
 const _: () = assert!(
     ACKNOWLEDGEMENT_TIMEOUT.as_secs()
         >= KEEPALIVE_IDLE.as_secs() + KEEPALIVE_QUESTIONS as u64 * KEEPALIVE_INTERVAL.as_secs()
 );
 
-/// Bytes that the kernel may hold for a client (it takes twice as much, its own structures
-/// included). Small, so that a client that reads slowly is seen to read at all, and one that does
-/// not read costs little; large enough for 4 MB/s over a line with 50 ms of delay.
-pub(super) const SEND_BUFFER_BYTES: usize = 128 * 1024;
-
 /// Pause between two log lines about too many connections.
 const CROWDED_LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept, which means that file descriptors have run out, and longest wait
-/// for a connection that gives way to another one.
+/// for the end of a connection that is closed for another one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why an address cannot be listened on.
+/// Reason why the process cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody else listens there.
+    /// Another process listens there.
     #[error(
         "cannot listen on {address}: another process listens there; end it, or choose another \
          port by [Main] port (PORT)"
@@ -62,12 +53,12 @@ pub enum BindError {
         /// The address.
         address: SocketAddr,
     },
-    /// The address is not of this machine, or not for this user.
+    /// The address is not one of this machine, or this user may not listen there.
     #[error("cannot listen on {address}")]
     Refused {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -85,8 +76,8 @@ impl Listener {
         Self::with(address, port, bind).map(|socket| Self { socket })
     }
 
-    /// Reports an address that this process cannot listen on. Nothing listens there meanwhile; a
-    /// port that another process uses is an error like at the start.
+    /// Fails if this process could not listen on an address. Does not listen there; a port that
+    /// another process uses is an error, as at the start.
     pub fn check(address: Option<IpAddr>, port: u16) -> Result<(), BindError> {
         Self::with(address, port, |address| bound(address).map(drop))
     }
@@ -122,9 +113,9 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Serves until it is told to stop, and then to the end of the responses that are under way:
-    /// whoever tells it to stop has begun the [`Drain`](super::Drain), with which each connection
-    /// ends after its response, and bounds the wait by dropping this.
+    /// Serves until it is cancelled, and then to the end of the responses that are under way. The
+    /// caller begins the [`Drain`](super::Drain) before it cancels, so that each connection ends
+    /// after its response, and drops this future to bound the wait.
     pub async fn serve(self, server: Arc<Server>, cancel: CancellationToken) {
         let mut observer = TaskGroup::new(&cancel);
         observer.spawn_many("list observer", {
@@ -136,7 +127,7 @@ impl Listener {
         while connections.ended().await.is_some() {}
     }
 
-    /// Accepts connections until it is told to stop.
+    /// Accepts connections until it is cancelled.
     async fn accept(
         self,
         server: &Arc<Server>,
@@ -190,7 +181,7 @@ impl Listener {
                 let room = async {
                     while connections.len() > open_max && connections.ended().await.is_some() {}
                 };
-                // If it takes longer, the reserve has to do.
+                // If that takes longer, the reserve covers it.
                 let _ = tokio::time::timeout(ACCEPT_PAUSE, room).await;
             }
             let welcome = match place {
@@ -227,7 +218,7 @@ pub(super) fn prepare(stream: &TcpStream) {
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_QUESTIONS);
-    // None of these is vital: a socket without them works, only less promptly.
+    // Errors are ignored: a socket without these options works, with more delay.
     let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);

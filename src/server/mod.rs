@@ -1,12 +1,15 @@
-//! HTTP towards SDKs: which environment a request is about, and what it gets.
+//! HTTP server for SDKs: finds the environment of a request and answers it.
 //!
 //! Nothing here names a database or dials LaunchDarkly.
 
 mod admission;
+mod authorized_request;
 mod body;
 mod connection;
 mod cors;
 mod crowd;
+#[cfg(feature = "testing")]
+pub mod decoding;
 mod drain;
 mod handlers;
 mod head_timer;
@@ -44,21 +47,23 @@ pub const INITIAL_PAYLOADS_MAX: usize = 512;
 /// Requests that may wait for their turn to receive a full payload.
 pub const INITIAL_PAYLOADS_QUEUED_MAX: usize = 20_000;
 
-/// How long requests wait at start for stores that are being read, before they get 503. Long
-/// enough for a local store; an SDK that got 503 would come back after a second at best.
+/// Longest time that requests wait, after the start, for stores that are being read, before they
+/// get 503. Long enough for a local store; an SDK that got 503 would come back after a second at
+/// best.
 const BOOT_HOLD: Duration = Duration::from_millis(1_000);
 
-/// What the server is told by the configuration.
+/// Settings of the server.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Streams are ended after this time so that clients spread anew; `None`: never.
+    /// Streams are ended after this time, so that clients spread over the relays again; `None`:
+    /// never.
     pub max_client_connection_time: Option<Duration>,
     /// Concurrent full payloads; `None`: not limited.
     pub initial_payloads: Option<InitialPayloads>,
-    /// When an interrupted environment counts as disconnected (ld-relay v8:
+    /// Time after which an interrupted environment counts as disconnected (ld-relay v8:
     /// `disconnectedStatusTime`).
     pub disconnected_after: Duration,
-    /// When one serving environment is enough to be ready (design D22).
+    /// Time after which one serving environment is enough to be ready (design D22).
     pub init_timeout: Duration,
     /// Files that this process may have open, connections included.
     pub open_files_max: usize,
@@ -67,9 +72,9 @@ pub struct ServerSettings {
 /// Bounds on full payloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitialPayloads {
-    /// At the same time.
+    /// Payloads on their way at the same time.
     pub concurrent_max: usize,
-    /// Waiting for their turn; 0 refuses at once.
+    /// Requests that wait for their turn; 0 refuses at once.
     pub queued_max: usize,
     /// Time for one payload, after which its connection ends (ld-relay v9: `sendTimeout`); `None`
     /// demands a minimum pace only.
@@ -86,7 +91,7 @@ impl Default for InitialPayloads {
     }
 }
 
-/// What all requests share.
+/// State that all requests share.
 #[derive(Debug)]
 pub struct Server {
     registry: Arc<Registry>,
@@ -100,8 +105,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of what the registry holds. `status_members` gives the members of `/status`
-    /// beside the environments.
+    /// Creates a server for the environments of a registry. `status_members` gives the members of
+    /// `/status` other than the environments.
     pub fn new(
         registry: Arc<Registry>,
         settings: ServerSettings,
@@ -126,7 +131,7 @@ impl Server {
         }
     }
 
-    /// Until when requests may wait for stores that are being read.
+    /// Time until which requests may wait for stores that are being read.
     fn boot_hold_until(&self) -> Instant {
         self.started_at + BOOT_HOLD
     }

@@ -1,7 +1,8 @@
-//! Features of ld-relay that this version does not have: what clients and the operator are told.
+//! Features of ld-relay that this version does not have: answers to clients and advice to the
+//! operator.
 //!
 //! SDKs take 401 and 404 as final, so routes of these features answer 503; without `Retry-After`,
-//! since coming back soon would not help.
+//! because a retry would not help.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often the log names an environment whose clients use a feature that is not built.
+/// Shortest time between two log lines about the same environment and feature.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// A feature that is not built.
@@ -52,7 +53,7 @@ impl Feature {
         }
     }
 
-    /// What the operator can do.
+    /// Advice to the operator.
     pub(super) fn advice(self) -> &'static str {
         match self {
             Self::Evaluation => "connect client-side and mobile SDKs to LaunchDarkly directly",
@@ -67,13 +68,13 @@ impl Feature {
     }
 }
 
-/// When the log last named each environment and feature. Holds at most one entry for each pair,
-/// and only those of the last hour.
+/// Times at which the log last named each environment and feature. Holds at most one entry for each
+/// pair, and only those of the last hour.
 #[derive(Debug, Default)]
 pub(super) struct Reports(Mutex<BTreeMap<(String, Feature), Instant>>);
 
 impl Reports {
-    /// Whether the log is to name this pair at this moment.
+    /// True if the log is to name this pair now; then the time is noted.
     pub(super) fn is_due(&self, environment: &str, feature: Feature, now: Instant) -> bool {
         let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (environment.to_owned(), feature);

@@ -1,8 +1,8 @@
 //! Demands on one client: how much it may send before it has shown a valid credential, and how
 //! fast it has to take a payload.
 //!
-//! A [`Pace`] stands between parts of one connection that do not meet otherwise: its socket,
-//! hyper's timer, and the requests on it.
+//! A [`Pace`] is shared by parts of one connection that have no other link: its socket, hyper's
+//! timer, and the requests on it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use crate::streams::SlowReader;
 /// mobile networks are faster; an SDK behind less would need minutes for an ordinary data set.
 pub(super) const PACE_MIN: f64 = 8.0 * 1024.0;
 
-/// How far a client may lag behind the minimum pace.
+/// Longest time that a client may lag behind the minimum pace.
 pub(super) const PACE_SLACK: Duration = Duration::from_secs(30);
 
 /// Largest head of a request before the first valid credential.
@@ -26,11 +26,11 @@ pub(super) const UNKNOWN_HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Value of `head_bytes` while no head is awaited.
 const NO_HEAD: usize = usize::MAX;
 
-/// The minimum pace of one payload: until when the client must have taken more. Pure.
+/// Deadlines of one payload that follow from the minimum pace. Pure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Demand {
     more_by: Instant,
-    /// When all of it must have been taken, whatever the pace.
+    /// Deadline for the whole payload, whatever the pace.
     whole_by: Option<Instant>,
 }
 
@@ -39,8 +39,8 @@ impl Demand {
         Self { more_by: now + PACE_SLACK, whole_by: time_max.map(|time| now + time) }
     }
 
-    /// Gives time for bytes that were taken. Not for more than the slack: what the kernel took at
-    /// once must not allow minutes of silence.
+    /// Extends the deadline for bytes that were taken, but not beyond the slack: what the kernel
+    /// took at once must not allow minutes of silence.
     fn took(&mut self, bytes: usize, now: Instant) {
         let earned = Duration::from_secs_f64(bytes as f64 / PACE_MIN);
         self.more_by = (self.more_by + earned).min(now + PACE_SLACK);
@@ -63,7 +63,7 @@ pub(super) struct Pace {
     sending: Mutex<Sending>,
 }
 
-/// Why a connection is ended from outside, before its client has taken everything.
+/// Reason to end a connection before its client has taken everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
     /// The payload that the client takes is too old to be kept for it.
@@ -86,7 +86,7 @@ struct Sending {
     demand: Option<Demand>,
     /// Number of the newest demand.
     demands: u64,
-    /// Why the connection is to end at once.
+    /// Reason to end the connection at once.
     cut: Option<Cut>,
     /// The task that waits for the client.
     waiting: Option<Waker>,
@@ -129,7 +129,7 @@ impl Pace {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the client may still send of a head; `None` without a limit of ours.
+    /// Bytes that the client may still send of a head; `None` without a limit here.
     pub(super) fn head_room(&self) -> Option<usize> {
         let seen = self.head_bytes.load(Ordering::Relaxed);
         let is_limited = seen != NO_HEAD && !self.is_trusted();
@@ -146,8 +146,8 @@ impl Pace {
         self.trusted.load(Ordering::Relaxed)
     }
 
-    /// Demands the minimum pace until the returned value is dropped, and that everything is taken
-    /// within a time if one is given.
+    /// Demands the minimum pace until the returned value is dropped. `time_max` is the time for the
+    /// whole payload.
     pub(super) fn demand(self: &Arc<Self>, now: Instant, time_max: Option<Duration>) -> Demanded {
         let mut sending = self.sending();
         sending.demand = Some(Demand::new(now, time_max));
@@ -155,7 +155,7 @@ impl Pace {
         Demanded { pace: self.clone(), number: sending.demands }
     }
 
-    /// Notes that the client has taken bytes. Returns whether a payload is under way.
+    /// Notes that the client has taken bytes. Returns true if a payload is under way.
     pub(super) fn took(&self, bytes: usize, now: impl FnOnce() -> Instant) -> bool {
         let mut sending = self.sending();
         if let Some(demand) = &mut sending.demand {
@@ -164,7 +164,7 @@ impl Pace {
         sending.demand.is_some()
     }
 
-    /// Until when the client must take something; `None` if no payload is under way.
+    /// Time by which the client must take more; `None` if no payload is under way.
     pub(super) fn send_until(&self) -> Option<Instant> {
         self.sending().demand.map(|demand| demand.until())
     }
@@ -181,8 +181,8 @@ impl Pace {
         }
     }
 
-    /// Why the connection is to end at once; `None` until it is cut. The task is woken by
-    /// [`cut`](Self::cut).
+    /// Reason to end the connection at once; `None` until it is cut. [`cut`](Self::cut) wakes the
+    /// task.
     pub(super) fn why_cut(&self, cx: &Context<'_>) -> Option<Cut> {
         let mut sending = self.sending();
         match &mut sending.waiting {
@@ -198,7 +198,7 @@ impl Pace {
     }
 
     fn sending(&self) -> MutexGuard<'_, Sending> {
-        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        // No code panics while it holds the lock, so a poisoned lock is safe to use.
         self.sending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -229,7 +229,7 @@ impl Drop for Demanded {
 mod tests {
     use super::*;
 
-    /// After how many seconds a client is cut that takes so many bytes at each of these seconds.
+    /// Second at which a client is cut that takes these bytes at these seconds.
     fn cut_after(takes: impl Iterator<Item = (u64, usize)>, time_max: Option<u64>) -> u64 {
         let begun = Instant::now();
         let mut demand = Demand::new(begun, time_max.map(Duration::from_secs));

@@ -7,8 +7,8 @@ use hyper::header::{CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, VAR
 use hyper::{Response, StatusCode};
 
 use super::Server;
+use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
-use super::handlers::Asked;
 use super::responses::{JSON, empty, unavailable};
 use super::selection::NO_DATA;
 use super::streaming::TurnTaken;
@@ -16,10 +16,10 @@ use super::turns::Payload;
 use crate::model::ItemKey;
 use crate::streams::Snapshot;
 
-/// The beginning of the year 10,000, since 1970.
+/// Time from 1970 to the beginning of the year 10,000.
 const YEAR_10_000: Duration = Duration::from_secs(253_402_300_800);
 
-/// What a poll asks for.
+/// Data that a poll asks for.
 pub(super) enum Poll {
     /// Flags and segments.
     LatestAll,
@@ -33,7 +33,7 @@ impl Server {
     /// Answers a poll; `Err` if its credential is refused after a wait.
     pub(super) async fn poll(
         &self,
-        asked: &mut Asked<'_>,
+        asked: &mut AuthorizedRequest<'_>,
         poll: &Poll,
     ) -> Result<Response<Body>, Response<Body>> {
         let Some(mut snapshot) = asked.access.environment.hub.snapshot() else {
@@ -74,7 +74,11 @@ impl Server {
 }
 
 /// The answer if it has no body: there is no such item, or the client has the newest.
-fn short_answer(asked: &Asked<'_>, snapshot: &Snapshot, poll: &Poll) -> Option<Response<Body>> {
+fn short_answer(
+    asked: &AuthorizedRequest<'_>,
+    snapshot: &Snapshot,
+    poll: &Poll,
+) -> Option<Response<Body>> {
     let Some(tag) = tag(snapshot, poll) else { return Some(empty(StatusCode::NOT_FOUND)) };
     let mut known = asked.request.headers().get_all(IF_NONE_MATCH).iter();
     let ttl = asked.access.environment.spec().ttl;
@@ -83,7 +87,7 @@ fn short_answer(asked: &Asked<'_>, snapshot: &Snapshot, poll: &Poll) -> Option<R
         .then(|| cached_for(ttl, empty(StatusCode::NOT_MODIFIED)))
 }
 
-/// What changes when the answer would; `None` if there is no such item.
+/// Tag that changes with the answer; `None` if there is no such item.
 fn tag(snapshot: &Snapshot, poll: &Poll) -> Option<String> {
     match poll {
         Poll::LatestAll => Some(format!("a-{}", snapshot.etag())),
@@ -107,7 +111,7 @@ fn body(snapshot: &Snapshot, poll: &Poll) -> Bytes {
     }
 }
 
-/// Whether a client holds what is current. Understood are the quoted, weak form and ld-relay
+/// True if a client holds the current answer. Accepts the quoted form, weak or strong, and ld-relay
 /// v8's own, alone or in a list, and `*`.
 fn matches(known: &HeaderValue, tag: &str) -> bool {
     let Ok(known) = known.to_str() else { return false };
@@ -121,7 +125,7 @@ fn matches(known: &HeaderValue, tag: &str) -> bool {
 /// Adds the cache headers of an environment with a lifetime (ld-relay v8; PHP SDKs obey them).
 fn cached_for(ttl: Duration, mut response: Response<Body>) -> Response<Body> {
     if !ttl.is_zero() {
-        // LaunchDarkly may name a lifetime that ends at no date.
+        // The lifetime from LaunchDarkly may be too long for a date.
         let expires = SystemTime::now().checked_add(ttl).and_then(http_date);
         if let Some(Ok(expires)) = expires.map(HeaderValue::try_from) {
             response.headers_mut().insert(EXPIRES, expires);

@@ -1,5 +1,5 @@
-//! A socket that gives up on a peer which does not take what is sent to it, or which sends too
-//! large a head before it has shown a valid credential.
+//! A socket that ends the connection if the peer does not read what is sent, or sends too large a
+//! head before it has shown a valid credential.
 
 use std::future::Future;
 use std::io;
@@ -14,31 +14,31 @@ use tokio::time::{Instant, Sleep};
 
 use super::pace::{Cut, Pace};
 
-/// How long a connection waits for its peer.
+/// Time limits for the peer of a connection.
 #[derive(Debug)]
 pub(super) struct Patience {
-    /// How long the peer may leave what is sent to it unread.
+    /// Longest time that the peer may leave sent data unread.
     pub(super) progress: Duration,
-    /// After this long without an acknowledgement the kernel ends a connection whose peer was not
+    /// Time without an acknowledgement after which the kernel ends a connection whose peer is not
     /// behind.
     pub(super) acknowledgement: Duration,
-    /// How long a peer that was behind may need for what the kernel still holds for it.
+    /// Time that a peer that was behind has for what the kernel still holds for it.
     pub(super) remainder: Duration,
 }
 
 /// Answer to a head that is too large for a client without a valid credential. hyper cannot give
-/// it: its own bound is that of clients with one.
+/// it: its own limit is the one for clients with a credential.
 const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
     connection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// What a connection needs of its socket beside reading and writing.
+/// Operations that a connection needs of its socket, in addition to reading and writing.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Lets the kernel forget at the end of the connection what the peer has not taken, instead
-    /// of keeping it for minutes.
+    /// Makes the kernel drop what the peer has not taken when the connection ends, instead of
+    /// keeping it for minutes.
     fn forget_unsent(&self);
 
-    /// Lets the kernel end the connection after so long without an acknowledgement; `None`: only
-    /// after the many minutes that are the kernel's own bound.
+    /// Makes the kernel end the connection after this time without an acknowledgement; `None`
+    /// leaves the kernel's own limit of many minutes.
     fn bound_acknowledgement(&self, time: Option<Duration>);
 }
 
@@ -51,7 +51,7 @@ impl Transport for TcpStream {
     fn bound_acknowledgement(&self, time: Option<Duration>) {
         #[cfg(target_os = "linux")]
         {
-            // Not vital: without it, clients that vanished are noticed later.
+            // If it fails, clients that vanished are noticed later.
             let _ = socket2::SockRef::from(self).set_tcp_user_timeout(time);
         }
         #[cfg(not(target_os = "linux"))]
@@ -66,19 +66,19 @@ impl Transport for tokio::io::DuplexStream {
     fn bound_acknowledgement(&self, _: Option<Duration>) {}
 }
 
-/// Fails a write that makes no progress within a deadline, or that is slower than the
-/// connection's [`Pace`] demands. The timer exists only while the peer makes us wait.
+/// Fails a write that makes no progress within a deadline, or that is slower than the connection's
+/// [`Pace`] demands. The timer exists only while a write waits for the peer.
 #[derive(Debug)]
 pub(super) struct ProgressIo<T> {
     inner: T,
     patience: &'static Patience,
     pace: Arc<Pace>,
     waiting: Option<Waiting>,
-    /// When the peer was last seen behind; `None` while the kernel watches acknowledgements.
+    /// Time at which the peer was last behind; `None` while the kernel watches acknowledgements.
     behind: Option<Instant>,
 }
 
-/// A write that the peer makes wait.
+/// A write that waits for the peer.
 #[derive(Debug)]
 struct Waiting {
     since: Instant,
@@ -91,11 +91,11 @@ impl<T: Transport> ProgressIo<T> {
         Self { inner, patience, pace, waiting: None, behind: None }
     }
 
-    /// Leaves it to the kernel to notice a peer that vanished, but only while little is sent.
+    /// Lets the kernel detect a vanished peer, but only while the peer is not behind.
     ///
-    /// The kernel takes a peer with a small window for one that vanished: its clock runs on until
-    /// the beginning of its queue fits into the window as a whole, however much the peer reads in
-    /// the meantime. While the peer is behind, the minimum pace and the bound on progress decide.
+    /// The kernel takes a peer with a small window for one that vanished: its timer runs until the
+    /// head of its queue fits into the window as a whole, however much the peer reads in the
+    /// meantime. While the peer is behind, the minimum pace and the progress limit decide.
     fn note_behind(&mut self, is_behind: bool) {
         match self.behind {
             None if !is_behind => {}
@@ -151,13 +151,13 @@ impl<T: Transport> ProgressIo<T> {
         self.give_up(io::ErrorKind::ConnectionAborted, why.as_str())
     }
 
-    /// Ends the connection, and with it what the peer has not taken.
+    /// Ends the connection and drops what the peer has not taken.
     fn give_up<R>(&self, kind: io::ErrorKind, why: &'static str) -> Poll<io::Result<R>> {
         self.inner.forget_unsent();
         Poll::Ready(Err(io::Error::new(kind, why)))
     }
 
-    /// Reads no more than the rest of what a head may have.
+    /// Reads at most `room` bytes of a head.
     fn poll_read_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -165,7 +165,7 @@ impl<T: Transport> ProgressIo<T> {
         room: usize,
     ) -> Poll<io::Result<()>> {
         if room == 0 {
-            // At best: a client that has not read its former answers may miss this one.
+            // Best effort: a client that has not read its former answers may miss this one.
             let _ = Pin::new(&mut self.inner).poll_write(cx, HEAD_TOO_LARGE);
             let too_large = "the head is too large for a client without a valid credential";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, too_large)));

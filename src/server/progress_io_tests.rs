@@ -23,8 +23,7 @@ async fn a_peer_that_stops_reading_costs_one_deadline() {
     theirs.read_exact(&mut taken).await.unwrap();
 }
 
-/// Writes so many KiB to a peer that takes one KiB each second; tells after how many seconds
-/// it ended.
+/// Writes `kib` KiB to a peer that takes one KiB each second; returns the outcome and the seconds.
 async fn write_slowly(kib: usize, demand: Option<Option<u64>>) -> (io::Result<()>, u64) {
     let (ours, mut theirs) = tokio::io::duplex(1024);
     let pace = Arc::new(Pace::default());
@@ -122,7 +121,7 @@ async fn a_slow_client_with_a_small_window_is_not_taken_for_one_that_vanished() 
     }
 }
 
-/// A payload that the kernel holds to the end is still read after it is no longer demanded.
+/// A client may read slowly what the kernel still holds of a payload once no pace is demanded.
 #[tokio::test]
 async fn the_remainder_of_a_payload_is_read_in_its_own_time() {
     const BYTES: usize = 60_000;
@@ -135,7 +134,7 @@ async fn the_remainder_of_a_payload_is_read_in_its_own_time() {
     take_slowly(&mut client, BYTES + 2).await.unwrap();
 }
 
-/// The kernel of a client that vanished answers nothing.
+/// Makes a client vanish: its kernel answers nothing.
 #[cfg(target_os = "linux")]
 fn vanish(client: &TcpStream) {
     const RETURN: u16 = 0x06;
@@ -167,7 +166,8 @@ async fn a_client_that_vanished_is_noticed_also_after_a_payload() {
     }
 }
 
-/// A client that does not read, and whose connection is cut while we only read from it.
+/// The client does not read, and its connection is cut while the relay writes to it or reads from
+/// it.
 #[tokio::test]
 async fn what_a_client_has_not_taken_is_forgotten_whoever_notices_the_cut() {
     for is_writing in [true, false] {

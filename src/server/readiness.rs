@@ -1,6 +1,6 @@
-//! Whether the relay should get traffic (design D22).
+//! Readiness: decides whether the relay should get traffic (design D22).
 //!
-//! One new or broken environment never takes a serving relay out, and nothing latches.
+//! One new or broken environment never makes a serving relay unready, and no verdict is permanent.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use crate::model::ListState;
 /// Most names of items in one reason.
 const NAMES_MAX: usize = 10;
 
-/// Most environments that are named because of missing items. No credential is needed to ask, so
-/// the answer stays small.
+/// Most environments that are named for one reason. The request needs no credential, so the answer
+/// stays small.
 const NAMED_MAX: usize = 20;
 
-/// When the list of environments was first seen to be known.
+/// Time at which the list of environments was first known.
 #[derive(Debug, Default)]
 pub(super) struct Readiness {
     list_known_at: OnceLock<Instant>,
 }
 
-/// What readiness is judged by.
+/// Facts that decide about readiness.
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     leaving: bool,
@@ -42,7 +42,7 @@ struct Facts {
     init_timeout: Duration,
 }
 
-/// Why the relay is not ready; empty if it is. Pure.
+/// Reasons why the relay is not ready; empty if it is. Pure.
 fn reasons(facts: Facts) -> Vec<&'static str> {
     let mut reasons = Vec::new();
     if facts.leaving {
@@ -63,7 +63,7 @@ fn reasons(facts: Facts) -> Vec<&'static str> {
 }
 
 impl Server {
-    /// Tells the readiness of when the list became known; to be spawned once.
+    /// Notes when the list becomes known; to be spawned once.
     pub(super) async fn observe_list(&self) {
         let mut list = self.registry.watch_list();
         if list.wait_for(|list| *list != ListState::Unknown).await.is_ok() {
@@ -119,8 +119,8 @@ fn bounded(mut reasons: impl Iterator<Item = String>) -> Vec<String> {
     named
 }
 
-/// Names items that an environment serves without. It stays ready: without them all others would
-/// be missing as well.
+/// Names the items that an environment lacks. The relay stays ready: otherwise clients would get
+/// none of its other items either.
 fn missing_items(environment: &Environment) -> Option<String> {
     let missing = environment.status().missing_items;
     if missing.is_empty() {
@@ -135,7 +135,7 @@ fn missing_items(environment: &Environment) -> Option<String> {
     ))
 }
 
-/// Names an environment of whose data nobody knows whether it is whole.
+/// Names an environment whose data may be incomplete without the relay knowing.
 fn presumed(environment: &Environment) -> Option<String> {
     let name = &environment.reference;
     environment.status().is_presumed.then(|| {

@@ -1,5 +1,4 @@
-//! Responses that do not depend on data. What a client reads here is fixed text: an internal
-//! error is never its body.
+//! Responses that do not depend on data. An internal error is never a body.
 
 use std::ops::RangeInclusive;
 
@@ -9,8 +8,8 @@ use hyper::{Response, StatusCode};
 
 use super::body::Body;
 
-/// Seconds after which a client that got 503 may come again. Spread, so that clients that were
-/// refused together do not come back together.
+/// Seconds after which a client that got 503 may retry. Spread, so that clients that were refused
+/// together do not retry together.
 const RETRY_AFTER_SECONDS: RangeInclusive<u16> = 2..=5;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -29,12 +28,12 @@ pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     response
 }
 
-/// 503 with the advice to come again.
+/// 503 with `Retry-After`.
 pub(super) fn unavailable(reason: &'static str) -> Response<Body> {
     retry_later(text(StatusCode::SERVICE_UNAVAILABLE, reason))
 }
 
-/// Adds the advice to come again.
+/// Adds `Retry-After`.
 pub(super) fn retry_later(mut response: Response<Body>) -> Response<Body> {
     let seconds = fastrand::u16(RETRY_AFTER_SECONDS);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

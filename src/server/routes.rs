@@ -1,7 +1,7 @@
-//! Which path means what. Pure.
+//! Maps paths and methods to routes. Pure.
 //!
-//! Paths and methods are ld-relay v8's, and so is the order: the path decides first (404), then
-//! the method (405, without looking at credentials), then the credential.
+//! Paths and methods are ld-relay v8's, and so is the order: the path decides first (404), then the
+//! method (405, without checking credentials), then the credential.
 
 use std::fmt::Write as _;
 
@@ -32,12 +32,12 @@ pub(super) enum Route {
     NotBuilt {
         auth: Auth,
         feature: Feature,
-        /// The methods of the path, separated by blanks.
+        /// The methods of the path, separated by spaces.
         methods: &'static str,
     },
 }
 
-/// Where the credential of a route stands.
+/// Place of a route's credential in the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Auth {
     /// SDK key in the header.
@@ -48,25 +48,25 @@ pub(super) enum Auth {
     EnvironmentId(String),
 }
 
-/// How a path and a method were understood.
+/// Result of routing a path and a method.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Routed {
     To(Route),
-    /// The path is known, the method is not one of its own.
+    /// The path is known, but does not allow the method.
     MethodNotAllowed,
     /// The same for a path of FDv2, with the methods of a path that browsers use.
     Fdv2MethodNotAllowed(Option<&'static str>),
     NotFound,
     /// The path has a percent sign that escapes nothing, which Go refuses before it routes.
     Malformed,
-    /// The path must be asked for in its clean form, which is this, percent-encoded.
+    /// Redirect to the clean form of the path, percent-encoded.
     Moved(String),
 }
 
-/// Understands a path (percent-encoded, without query) and a method.
+/// Routes a path (percent-encoded, without query) and a method.
 pub(super) fn route(method: &Method, path: &str) -> Routed {
     let Some(decoded) = percent_decoded(path) else { return Routed::Malformed };
-    // No name of ours, or of LaunchDarkly's, is anything else than text.
+    // All names in paths are text.
     let Ok(decoded) = String::from_utf8(decoded) else { return Routed::NotFound };
     if let Some(clean) = cleaned(&decoded) {
         return Routed::Moved(percent_encoded(&clean));
@@ -83,7 +83,7 @@ pub(super) fn route(method: &Method, path: &str) -> Routed {
     }
 }
 
-/// The methods and the meaning of a path.
+/// The methods and the route of a path.
 fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
     if segments.iter().any(|segment| segment.is_empty()) {
         return None;
@@ -121,7 +121,7 @@ fn not_built(segments: &[&str], method: &Method) -> Option<(&'static str, Route)
     let by_id = |id: &str| Auth::EnvironmentId(id.to_owned());
     let (methods, auth, feature) = match segments {
         ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), Goals),
-        // With two segments after it the form with a key in the header wins for GET; for REPORT
+        // Two segments after `evalx` are ambiguous: for GET the key is in the header, for REPORT
         // and OPTIONS the environment is named in the path.
         ["sdk", "evalx", "contexts" | "users", _] if *method == Method::GET => {
             ("GET", Auth::Sdk, Evaluation)
@@ -166,8 +166,8 @@ fn percent_decoded(path: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The path as Go's URLs write it: a client must not read a query, a host or a line break into
-/// what was encoded.
+/// Encodes a path as Go does, so that a client does not take encoded text for a query, a host or a
+/// line break.
 fn percent_encoded(path: &str) -> String {
     let mut encoded = String::with_capacity(path.len());
     for byte in path.bytes() {

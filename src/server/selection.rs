@@ -1,4 +1,4 @@
-//! Which environment a request is about: the table of design 5 and of ld-relay v8.
+//! Finds the environment of a request, by the table of design 5 and of ld-relay v8.
 
 use hyper::Request;
 use hyper::header::AUTHORIZATION;
@@ -32,7 +32,7 @@ impl Server {
         if list == ListState::Unknown && credential(request, auth).is_some() {
             let mut list = self.registry.watch_list();
             let known = list.wait_for(|list| *list != ListState::Unknown);
-            // Both ends are good: the list is looked at below.
+            // Either outcome is fine: the list is checked below.
             let _ = tokio::time::timeout_at(self.boot_hold_until(), known).await;
         }
         let access = self.select_now(request, auth)?;
@@ -42,8 +42,8 @@ impl Server {
         Ok(access)
     }
 
-    /// Finds the environment of a request without waiting. To be asked again after each wait:
-    /// meanwhile the key can be revoked and the environment deleted.
+    /// Finds the environment of a request without waiting. Must be called again after each wait,
+    /// because the key can be revoked and the environment deleted meanwhile.
     #[expect(clippy::result_large_err, reason = "a refusal is a response, as everywhere here")]
     pub(super) fn select_now(
         &self,
@@ -65,13 +65,13 @@ impl Server {
         }
     }
 
-    /// At start, a request that came before its data was read waits for it instead of failing.
-    /// Returns whether it has waited.
+    /// Waits, at start, for data that is still being read, so that the request need not fail.
+    /// Returns true if it has waited.
     async fn await_stored_data(&self, access: &Access) -> bool {
         let environment = &access.environment;
         let is_early = environment.is_loading() && environment.hub.snapshot().is_none();
         if is_early {
-            // Both ends are good: the handler looks at the data that is there then.
+            // Either outcome is fine: the handler checks which data there is.
             let _ = tokio::time::timeout_at(self.boot_hold_until(), environment.loaded()).await;
         }
         is_early
@@ -96,7 +96,7 @@ fn authorization(value: &str) -> Option<&str> {
 }
 
 /// The first value of a query parameter, decoded; empty if it is absent.
-fn query_value(query: Option<&str>, name: &str) -> String {
+pub(super) fn query_value(query: Option<&str>, name: &str) -> String {
     let pairs = query.unwrap_or_default().split('&');
     let found = pairs.filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -1,5 +1,5 @@
-//! `/status`, in ld-relay's shape, with what Pilotlight adds: origin and age of data, the state
-//! of caches and stores. Always 200; [`super::readiness`] is for machines that want a verdict.
+//! `/status`, in ld-relay's shape, with what Pilotlight adds: origin and age of data, the state of
+//! caches and stores. Always 200; load balancers use [`super::readiness`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use crate::environments::{Environment, Registry};
 use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
 
-/// Gives the members of `/status` that tell of other parts of the process, such as
-/// `autoConfigStatus`. Called for each body that is built; must not wait.
+/// Gives the members of `/status` about other parts of the process, such as `autoConfigStatus`.
+/// Called for each body that is built; must not wait.
 #[derive(Clone)]
 pub struct StatusMembers(pub Arc<dyn Fn() -> Map<String, Value> + Send + Sync>);
 
@@ -72,7 +72,7 @@ struct KeyStatus {
 /// Most names of items in one list.
 const NAMES_MAX: usize = 100;
 
-/// What is served, and how old it is. Pilotlight's own.
+/// The served data and its age, which ld-relay does not report.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DataStatus {
@@ -82,23 +82,23 @@ struct DataStatus {
     flags: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segments: Option<usize>,
-    /// Seconds since LaunchDarkly was last known to say the same; 0 while the stream is live,
-    /// `null` where it is not known.
+    /// Seconds since LaunchDarkly last confirmed the data; 0 while the stream is live, `null` if
+    /// not known.
     age_seconds: Option<u64>,
     /// Open streams of SDKs.
     streams: usize,
-    /// Why stored data could not be used.
+    /// Reason why stored data could not be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     stored_data_problem: Option<String>,
     /// Items that clients do not get, because no store holds them in a form that can be decoded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing_items: Vec<String>,
-    /// Items out of the shared store that were added to a set from elsewhere, because they are
+    /// Items from the shared store that were added to a set from another source, because they are
     /// newer there (design D43).
     #[serde(skip_serializing_if = "is_zero")]
     items_from_shared_store: usize,
-    /// The store that the data came from does not count what it should hold, so that missing items
-    /// would not be noticed.
+    /// True if the store of the data does not count its items, so that missing ones would not be
+    /// noticed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     presumed_complete: bool,
 }
@@ -108,12 +108,12 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Everything of which `/status` tells.
+/// Sources of the content of `/status`.
 #[derive(Debug)]
 pub(super) struct StatusSources {
     pub(super) registry: Arc<Registry>,
     pub(super) members: StatusMembers,
-    /// When an interrupted environment counts as disconnected.
+    /// Time after which an interrupted environment counts as disconnected.
     pub(super) disconnected_after: Duration,
 }
 
@@ -154,7 +154,7 @@ fn environment_status(
     let state = environment.status();
     let snapshot = environment.hub.snapshot();
     let valid = state.connection.state == ConnectionState::Valid;
-    // ld-relay v8: an expired key is as good as absent.
+    // ld-relay v8: expired keys are left out.
     let sdk_keys = || keys.sdk_keys.iter().filter(|key| key.is_valid_at(now));
     let soonest = sdk_keys()
         .filter(|key| key.value != keys.anchor && key.expiry.is_some())
@@ -166,7 +166,7 @@ fn environment_status(
     let live = |items: &crate::model::ItemMap| {
         items.iter().filter(|(_, item)| !item.is_tombstone()).count()
     };
-    // ld-relay v8: manual environments show no names but the one that is the key of the map.
+    // ld-relay v8: manual environments show no name except the key of the map.
     let autoconfigured = !spec.environment_key.is_empty();
     let named = |name: &str| if autoconfigured { name.to_owned() } else { String::new() };
     EnvironmentStatus {
@@ -213,10 +213,10 @@ fn environment_status(
     }
 }
 
-/// The store of the flags in ld-relay's shape, with what ours knows beside.
+/// Status of the flag store in ld-relay's shape, with Pilotlight's additions.
 fn store_status(environment: &Environment) -> Value {
     let Some(store) = environment.shared_store() else {
-        // Memory serves; in memory data is always available (ld-relay v8).
+        // Without a database the data is in memory, where it is always available (ld-relay v8).
         return serde_json::json!({
             "state": "VALID",
             "stateSince": unix_ms(environment.created_at),
@@ -230,10 +230,10 @@ fn store_status(environment: &Environment) -> Value {
         "dirty": store.dirty,
         "writePending": store.write_pending,
         "undecodable": store.undecodable.iter().take(NAMES_MAX).collect::<Vec<_>>(),
-        "left": {
-            "behind": store.left_behind,
-            "ahead": store.left_ahead,
-            "unmarked": store.left_unmarked,
+        "unrepaired": {
+            "outdatedItems": store.unrepaired_outdated_items,
+            "newerItems": store.unrepaired_newer_items,
+            "noValidMarker": store.unrepaired_no_valid_marker,
         },
     });
     let mut add = |name: &str, value: Option<Value>| {

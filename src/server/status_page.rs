@@ -18,17 +18,17 @@ use super::turns::{Payload, Turns};
 use crate::streams::{Version, Versions};
 use crate::tasks;
 
-/// How long a body is given to further clients.
+/// Time for which a body is given to further clients.
 const SHARED_FOR: Duration = Duration::from_millis(250);
 
-/// Number of environments from which on a body is built beside the runtime's threads.
+/// Number of environments from which on a body is built on a blocking thread.
 const MANY_ENVIRONMENTS: usize = 100;
 
 /// `/status` for all clients.
 #[derive(Debug)]
 pub(super) struct StatusPage {
     sources: Arc<StatusSources>,
-    /// Locked while a body is built, so that those who ask meanwhile share it.
+    /// Locked while a body is built, so that requests in the meantime share it.
     newest: Mutex<Option<Arc<Built>>>,
     versions: Versions,
 }
@@ -49,7 +49,7 @@ impl Version for Built {
 impl Built {
     /// True if the body may be given to a client that asked at that moment.
     ///
-    /// A small one that no client is taking any more is not: it costs little to build, and a
+    /// A small one that no client is taking any more is built again: that costs little, and a
     /// client that asks twice sees what changed in between.
     fn is_fresh(&self, asked: Instant) -> bool {
         let is_recent = self.begun >= asked || self.begun.elapsed() < SHARED_FOR;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::environments::Registry;
 
-    /// Members of so many bytes, and how often they were asked for.
+    /// Members of so many bytes, and the number of times that they were built.
     fn members(bytes: usize) -> (StatusMembers, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let asked = count.clone();

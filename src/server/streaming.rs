@@ -1,4 +1,4 @@
-//! Event streams towards SDKs: when one begins, what it carries, and everything that ends it.
+//! Event streams to SDKs: how one begins, what it carries, and everything that ends it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,9 +13,9 @@ use hyper::header::{
 use tokio::time::{Instant, Sleep};
 
 use super::Server;
+use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
 use super::drain::Drain;
-use super::handlers::Asked;
 use super::pace::Pace;
 use super::responses::unavailable;
 use super::selection::NO_DATA;
@@ -26,15 +26,16 @@ use crate::streams::{Next, Snapshot, StreamKind, Subscription};
 const BUSY: &str = "Too many clients are being initialized at this moment";
 const LEAVING: &str = "The relay is shutting down";
 
-/// How much earlier than `maxClientConnectionTime` a stream may end, so that streams that began
-/// together do not end together.
+/// Largest part of `maxClientConnectionTime` by which a stream ends earlier, so that streams that
+/// began together do not end together.
 pub(super) const CONNECTION_TIME_JITTER: f64 = 0.1;
 
 impl Server {
-    /// A stream of an environment's data; `Err` if its credential is refused after a wait.
+    /// Answers with a stream of an environment's data; `Err` if its credential is refused after a
+    /// wait.
     pub(super) async fn stream(
         &self,
-        asked: &mut Asked<'_>,
+        asked: &mut AuthorizedRequest<'_>,
         kind: StreamKind,
     ) -> Result<Response<Body>, Response<Body>> {
         if self.drain.is_active() {
@@ -87,11 +88,11 @@ impl Server {
         Ok(response)
     }
 
-    /// Waits for a turn to receive a payload of that size. After the wait it looks again at what
-    /// the credential opens; `Err` if that is nothing any more.
+    /// Waits for a turn to receive a payload of that size, then checks the credential again; `Err`
+    /// if it is no longer valid.
     pub(super) async fn turn(
         &self,
-        asked: &mut Asked<'_>,
+        asked: &mut AuthorizedRequest<'_>,
         bytes: usize,
     ) -> Result<TurnTaken, Response<Body>> {
         let Some(turns) = &self.turns else { return Ok(TurnTaken::NotNeeded) };
@@ -113,7 +114,7 @@ pub(super) enum TurnTaken {
     NotNeeded,
     /// The turn.
     Taken(Turn),
-    /// The answer to a client that is to come again.
+    /// The answer to a client that is to retry.
     Busy(Response<Body>),
 }
 
@@ -138,15 +139,15 @@ pub(super) struct EventBody {
     pace: Arc<Pace>,
     drain: Arc<Drain>,
     turns: Option<Arc<Turns>>,
-    /// The rest of the data set that is being handed over.
+    /// The rest of the payload that is being sent.
     payload: Payload,
     /// The turn for the next data set.
     turn: Option<Turn>,
-    /// The claim to that turn, as long as it waits.
+    /// The claim to that turn, while it waits.
     claim: Option<Box<Claim>>,
-    /// When the stream ends by itself.
+    /// Timer that ends the stream.
     ends: Option<Pin<Box<Sleep>>>,
-    /// Whether `ends` already follows the plan for leaving.
+    /// True once `ends` follows the plan of the shutdown.
     draining: bool,
 }
 
@@ -181,16 +182,16 @@ impl EventBody {
                 }
                 Poll::Ready(Some(Next::Event(event))) => return Poll::Ready(Some(event)),
                 Poll::Ready(Some(Next::Whole)) => self.claim_turn(),
-                // Whoever ends streams leaves a sign first and wakes them then. A sign that was
-                // left since we looked must not be missed: its wake may have come before we were
-                // listed to be woken.
+                // Code that ends streams sets a flag first and wakes them then. A flag that was set
+                // since the checks above must not be missed: its wake may have come before this
+                // task was registered.
                 Poll::Pending if self.is_told_to_end() => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    /// Claims a turn for everything anew, or begins at once if none is needed.
+    /// Claims a turn to send the whole data set again, or begins at once if none is needed.
     fn claim_turn(&mut self) {
         let is_small = self.subscription.current().is_none_or(|snapshot| {
             !Turns::are_needed_for(encoded(&snapshot, self.subscription.kind()).len())
@@ -216,8 +217,7 @@ impl EventBody {
         }
     }
 
-    /// Begins to hand over a change. A large one is a burden like a whole data set, except that it
-    /// needs no turn.
+    /// Begins to send a change. A large one is paced like a whole data set, but needs no turn.
     fn begin_event(&mut self, event: Bytes) {
         self.payload = match self.subscription.current() {
             Some(current) => {
@@ -232,7 +232,7 @@ impl EventBody {
         self.lease.is_revoked() || (self.drain.is_active() && !self.draining)
     }
 
-    /// Once the process is leaving, the stream ends at a moment of its own.
+    /// Once the shutdown has begun, sets the random time at which this stream ends.
     fn follow_drain(&mut self) {
         if self.draining {
             return;

@@ -34,7 +34,7 @@ fn body(environment: &Arc<Environment>, lease: &Arc<Lease>) -> EventBody {
     }
 }
 
-/// Polls until there is nothing to send; tells whether the stream is over.
+/// Polls until there is nothing to send; returns true if the stream is over.
 fn is_over(body: &mut EventBody, cx: &mut Context<'_>) -> bool {
     loop {
         match body.poll_next(cx) {

@@ -1,4 +1,4 @@
-//! What the tests of this module share.
+//! Helpers that the tests of this module share.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -71,7 +71,7 @@ impl Bench {
         Self::of(flag_bytes, initial_payloads, max_client_connection_time, members)
     }
 
-    /// The same with members of `/status` beside the environments.
+    /// The same with further members of `/status`.
     pub(super) fn with_members(members: StatusMembers) -> Self {
         Self::of(1, None, None, members)
     }
@@ -100,7 +100,7 @@ impl Bench {
         bench
     }
 
-    /// Serves a version of the flag; streams hear of all but the first as a change.
+    /// Serves a version of the flag; streams get all but the first as a change.
     pub(super) fn publish(&self, version: u64, flag_bytes: usize) {
         if version == 1 {
             self.other.hub.replace(Arc::new(data_set(1, flag_bytes).0));
@@ -115,7 +115,7 @@ impl Bench {
         self.environment.hub.replace(Arc::new(data_set(version, flag_bytes).0));
     }
 
-    /// A connection that holds so many bytes that the client has not read.
+    /// A connection that buffers so many bytes that the client has not read.
     pub(super) fn connect(&mut self, unread_bytes: usize) -> DuplexStream {
         let (theirs, ours) = duplex(unread_bytes);
         let welcome = match self.drain.is_active() {

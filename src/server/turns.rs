@@ -1,5 +1,5 @@
-//! Turns to receive a full payload: after an incident clients are served in order, not all at
-//! once with nobody finishing. The turns are shared fairly ([`admission`](super::admission)).
+//! Turns to receive a full payload: after an incident clients are served in order, because all at
+//! once none would finish. The turns are shared fairly ([`admission`](super::admission)).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,20 +19,20 @@ use super::pace::{Demanded, Pace};
 use super::routes::Auth;
 use crate::streams::{Sending, Version, Versions};
 
-/// How long a request may wait for its turn before it is told to come again.
+/// Longest time that a request waits for its turn before it gets 503.
 const TURN_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a turn may be held. After that time it goes to the next client, while a payload that
-/// keeps the minimum pace is sent on: a slow client must not make others wait, and one that waits
-/// for nothing but its own line is no burden.
+/// Longest time that a turn may be held. After that it goes to the next client, and a payload that
+/// keeps the minimum pace is still sent to its end: a slow client must not make others wait, and
+/// costs little itself.
 const TURN_HELD_MAX: Duration = Duration::from_secs(120);
 
 /// Size of the pieces in which a payload is handed to a connection, so that its turn ends when
 /// the client has taken nearly all of it.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Payloads up to this size need no turn: they fit into what the kernel holds for a client, so
-/// nobody waits for the client to read.
+/// Payloads up to this size need no turn: they fit into what the kernel holds for a client, so the
+/// relay need not wait for the client to read.
 const SMALL_BYTES: usize = 64 * 1024;
 
 /// Requests that share a part of the turns.
@@ -44,8 +44,8 @@ pub(super) struct Party {
     pub(super) purpose: Purpose,
 }
 
-/// Kind of the credential that opened the environment. Whoever sees a page of a company's site
-/// has its environment ID, so such clients must not delay servers.
+/// Kind of the credential that opened the environment. Environment IDs are public in web pages, so
+/// clients with one must not delay servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum CredentialKind {
     Sdk,
@@ -68,7 +68,7 @@ impl From<&Auth> for CredentialKind {
 pub(super) enum Purpose {
     /// The client has no data yet.
     First,
-    /// A connected client needs everything anew. It can wait longer, since it has older data.
+    /// A connected client needs everything again. It can wait longer, since it has older data.
     Renewal,
 }
 
@@ -105,7 +105,8 @@ impl Turns {
         tokio::time::timeout(TURN_WAIT, claim).await.ok()
     }
 
-    /// Claims a turn for a connected client, of which there are as many as connections.
+    /// Claims a turn for a connected client. The number of connections bounds the number of these
+    /// claims.
     pub(super) fn claim_renewal(self: &Arc<Self>, party: Party) -> Option<Claim> {
         self.claim(party, Queueing::Unbounded)
     }
@@ -135,7 +136,7 @@ impl Turns {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        // No code panics while it holds the lock, so a poisoned lock is safe to use.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -231,7 +232,7 @@ pub(super) struct Payload {
     delivery: Option<Box<Delivery>>,
 }
 
-/// What goes with a payload that is not small.
+/// Guards that accompany a payload that is not small.
 #[derive(Debug)]
 struct Delivery {
     turn: Option<Turn>,
@@ -249,7 +250,7 @@ impl fmt::Debug for Payload {
 }
 
 impl Payload {
-    /// A payload for which no client is waited for.
+    /// A payload that needs no turn and no pace.
     pub(super) fn small(rest: Bytes) -> Self {
         Self { rest, delivery: None }
     }
@@ -284,7 +285,7 @@ impl Payload {
         self.rest.is_empty()
     }
 
-    /// The next piece, to be asked for when the connection has room for it.
+    /// The next piece, to be called when the connection has room for it.
     pub(super) fn next_piece(&mut self) -> Option<Bytes> {
         if self.rest.is_empty() {
             return None;

@@ -5,107 +5,36 @@ use fastrand::Rng;
 /// Milliseconds of virtual time.
 pub type Millis = u64;
 
-/// The drawn scenario.
+/// The drawn scenario. `F` is what can fail.
 #[derive(Clone, Debug)]
-pub struct Scenario {
-    pub seed: u64,
+pub struct Scenario<F> {
     /// The relays: whether each has a local store.
     pub local_stores: Vec<bool>,
-    pub database: Kind,
+    /// Whether the database reads and writes row by row, as DynamoDB does with many items, and not
+    /// many rows at once and under the condition of a marker.
+    pub is_row_by_row: bool,
     /// How long faults happen. After that everything heals.
     pub faults_until: Millis,
     /// Pause between two faults, on average.
     pub fault_every: Millis,
     /// Faults that are possible, the more often listed the more often drawn.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<F>,
     /// Pause between two changes at LaunchDarkly, on average.
     pub change_every: Millis,
     /// How many of a hundred calls to the database go wrong while faults happen.
     pub bad_calls: u64,
 }
 
-/// What the database can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Writes many rows at once, and under the condition of a marker: Redis, Consul.
-    Atomic,
-    /// Reads and writes row by row: DynamoDB with many items.
-    RowByRow,
-}
-
-/// Something that happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// LaunchDarkly cannot be reached by anybody, for a while.
-    Outage,
-    /// One relay cannot reach LaunchDarkly, for a while.
-    CutOff,
-    /// A stream delivers nothing for a while, then everything at once.
-    Stall,
-    /// A stream is lost and comes back.
-    Reconnect,
-    /// A stream brings data that cannot be used.
-    Malformed,
-    /// LaunchDarkly designates another SDK key.
-    Rotation,
-    /// A relay is killed, and started again.
-    Kill,
-    /// A relay is killed and starts on another machine, without its local store.
-    Replace,
-    /// The database cannot be reached, for a while.
-    Away,
-    /// It restarts with its data.
-    Restart,
-    /// It loses everything.
-    Wipe,
-    /// It loses a few rows.
-    Evict,
-    /// It goes back to what it held some time ago.
-    OldDump,
-    /// It takes no writes, for a while.
-    Full,
-    /// Another program writes a row that is not what LaunchDarkly says.
-    StrangeRow,
-    /// Another program writes a marker that tells nothing.
-    ForeignMarker,
-    /// The store is handed the flags of another environment: two have one prefix, or had.
-    ForeignSet,
-    /// Another program writes a row that cannot be decoded.
-    Undecodable,
-}
-
-const ALL: [Fault; 18] = [
-    Fault::Outage,
-    Fault::CutOff,
-    Fault::Stall,
-    Fault::Reconnect,
-    Fault::Malformed,
-    Fault::Rotation,
-    Fault::Kill,
-    Fault::Replace,
-    Fault::Away,
-    Fault::Restart,
-    Fault::Wipe,
-    Fault::Evict,
-    Fault::OldDump,
-    Fault::Full,
-    Fault::StrangeRow,
-    Fault::ForeignMarker,
-    Fault::ForeignSet,
-    Fault::Undecodable,
-];
-
-impl Scenario {
+impl<F: Copy> Scenario<F> {
     /// The scenario of a seed. Few kinds of faults at a time show more than all of them at once.
-    pub fn draw(seed: u64) -> Self {
+    pub fn draw(seed: u64, all: &[F]) -> Self {
         let mut rng = Rng::with_seed(seed);
         let relays = rng.usize(1..=4);
         let kinds = rng.usize(1..=5);
-        let faults: Vec<Fault> = (0..kinds).map(|_| ALL[rng.usize(..ALL.len())]).collect();
+        let faults: Vec<F> = (0..kinds).map(|_| all[rng.usize(..all.len())]).collect();
         Self {
-            seed,
             local_stores: (0..relays).map(|_| rng.bool()).collect(),
-            database: if rng.u8(..3) == 0 { Kind::RowByRow } else { Kind::Atomic },
+            is_row_by_row: rng.u8(..3) == 0,
             faults_until: rng.u64(20_000..300_000),
             fault_every: rng.u64(1_000..40_000),
             faults,

@@ -1,8 +1,8 @@
 //! Messages of an environment's flag stream: put, patch, delete. Pure.
 //!
-//! Only envelopes and the heads of items are understood; an item's JSON stays the very bytes
-//! that came in, sharing the buffer of its event. One item that cannot be read makes the whole
-//! message malformed (ld-relay v8): a put that is taken in part would remove flags silently.
+//! Only envelopes and the heads of items are decoded; an item's JSON stays the bytes that came in,
+//! in the buffer of its event. One item that cannot be read makes the whole message malformed
+//! (ld-relay v8): a put that is taken in part would remove flags silently.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) enum FlagMessage {
     Ignored,
 }
 
-/// Why a message cannot be used. Texts never quote the data.
+/// Reason why a message cannot be used. Texts never quote the data.
 #[derive(Debug, thiserror::Error)]
 #[error("{event} event cannot be used: {problem}")]
 pub struct FlagMessageError {
@@ -49,7 +49,7 @@ pub(super) fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessa
 
 #[cfg(test)]
 impl FlagMessageError {
-    /// One for the tests of those who are told of it.
+    /// An error for tests of other modules.
     pub(crate) fn sample() -> Self {
         Self { event: "put", problem: "it has no data".to_owned() }
     }
@@ -124,8 +124,8 @@ fn decode_delete(_: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
     Ok(FlagMessage::Upsert(key, Item::tombstone(version)))
 }
 
-/// What a patch or delete is about; `None` for a collection this version does not know. The key
-/// is the rest of the path verbatim (ld-relay v8: no percent-decoding).
+/// Item of a patch or delete; `None` for a collection that this version does not know. The key is
+/// the rest of the path verbatim (ld-relay v8: no percent-decoding).
 fn target(envelope: &[(Cow<'_, str>, &RawValue)]) -> Result<Option<ItemKey>, Problem> {
     let path = last(envelope, "path").ok_or("it has no path")?;
     let path: Cow<'_, str> = serde_json::from_str(path.get())?;
@@ -254,7 +254,7 @@ mod tests {
         check(nested(NESTING_MAX - 1), false);
         check(nested(1_000_000), false);
         check(format!("{}1{}", r#"{"a":"#.repeat(100_000), "}".repeat(100_000)), false);
-        // What stands in a string, or side by side, is no nesting.
+        // Brackets in a string, or side by side, are no nesting.
         check(format!(r#""\\\"{}""#, "[".repeat(5_000)), true);
         check(format!("[{}1]", "[],{},".repeat(5_000)), true);
         assert!(decode("put", &nested(100_000).into()).is_err());

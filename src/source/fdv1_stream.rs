@@ -14,7 +14,7 @@ use crate::upstream::{
 /// Events up to this size are decoded on a thread of the runtime: that takes about a millisecond.
 const DECODED_ON_THE_SPOT_BYTES_MAX: usize = 256 * 1024;
 
-/// What all flag streams have in common.
+/// Settings that all flag streams share.
 #[derive(Clone, Debug)]
 pub struct Fdv1Streams {
     client: HttpClient,
@@ -31,7 +31,8 @@ impl Fdv1Streams {
     /// Opens the stream of an environment, seen through a payload filter.
     pub fn open(&self, key: &SdkKey, filter: &FilterKey) -> Fdv1Stream {
         let url = self.url(filter).unwrap_or_else(|error| {
-            // The base is valid and the filter is encoded; the server will tell what it dislikes.
+            // Not expected: the base is valid and the filter is encoded. The server will answer
+            // with an error.
             tracing::error!(%error, "URL of the flag stream cannot be built");
             Uri::from_static("/")
         });
@@ -61,25 +62,25 @@ pub struct Fdv1Stream(EventStream);
 pub struct Received(StreamEvent);
 
 impl Fdv1Stream {
-    /// The next event. Safe to cancel. `None` only if the stream's task broke.
+    /// The next event. Safe to cancel. `None` only if the stream's task stopped unexpectedly.
     pub async fn recv(&mut self) -> Option<Received> {
         loop {
             let event = self.0.recv().await?;
-            // A connection of which nothing was received yet says nothing about the data.
+            // A connection that has delivered nothing yet says nothing about the data.
             if !matches!(event, StreamEvent::Opened { .. }) {
                 return Some(Received(event));
             }
         }
     }
 
-    /// Gives a connection up that brought data which cannot be used.
+    /// Gives up a connection that delivered unusable data.
     pub fn restart_malformed(&self, connection: u64) {
         self.0.restart(connection, RestartReason::Malformed);
     }
 }
 
 impl Received {
-    /// Decodes what arrived; a large event beside the runtime's threads.
+    /// Decodes what arrived; a large event on a blocking thread.
     pub async fn decoded(self) -> SourceEvent {
         let (connection, event) = match self.0 {
             StreamEvent::Event { connection, event } => (connection, event),

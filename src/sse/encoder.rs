@@ -1,4 +1,4 @@
-//! Events into bytes, in exactly the form that ld-relay sends.
+//! Encodes events as bytes, in exactly the form that ld-relay sends.
 //!
 //! An event is `event: <name>`, one `data: ` line for each line of the payload, and an empty
 //! line; never an `id:`. It does not decide what is sent or when. What it writes is always one

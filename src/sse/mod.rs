@@ -2,7 +2,7 @@
 //! ([`encoder`]).
 //!
 //! Nothing here opens a connection, waits or logs. The payload of an event is bytes as they were
-//! sent: whether they are UTF-8 or JSON is for the reader of the event to say.
+//! sent: its reader checks whether they are UTF-8 or JSON.
 
 pub mod encoder;
 pub mod parser;

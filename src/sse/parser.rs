@@ -1,8 +1,9 @@
-//! Bytes into events, by the rules of the HTML standard's chapter on server-sent events.
+//! Parses bytes into events, by the rules of the HTML standard's chapter on server-sent events.
 //!
-//! The parser is given chunks in any cut and gives one finding at a time. It does not decode
-//! payloads, does not reconnect and does not read a clock. What was not ended by an empty line is
-//! never given out, so a connection that breaks in the middle of an event leaves nothing behind.
+//! The parser takes chunks of any size and returns one finding at a time. It does not decode
+//! payloads, does not reconnect and does not read a clock. An event that was not ended by an empty
+//! line is never returned, so a connection that breaks in the middle of an event leaves nothing
+//! behind.
 //!
 //! Memory is bounded by [`Limits`], and the payload is copied once: as soon as a line is known to
 //! be a `data` line its bytes go from the chunk to the event's own buffer.
@@ -12,17 +13,17 @@ use bytes::Bytes;
 /// The name of an event that does not name itself.
 const DEFAULT_NAME: &str = "message";
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-/// Bytes that are looked at together when searching a line end.
+/// Bytes that are checked together in the search for a line end.
 const SCAN_BYTES: usize = 32;
 
 /// One event, complete.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What the `event` field said, `message` if there was none.
+    /// Value of the `event` field, `message` if there was none.
     pub name: String,
     /// The payload as it was sent, its lines joined by LF. Not checked to be UTF-8.
     pub data: Bytes,
-    /// What an `id` field of this very event said; empty if it takes the ID back.
+    /// Value of an `id` field of this event; an empty one resets the ID.
     pub id: Option<String>,
 }
 
@@ -37,37 +38,37 @@ impl std::fmt::Debug for Event {
     }
 }
 
-/// What the parser finds in a stream.
+/// A finding of the parser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// An event.
     Event(Event),
-    /// A comment line: the other side lives.
+    /// A comment line, which shows that the server is alive.
     Comment,
-    /// The other side asks to wait so many milliseconds before reconnecting. It counts from the
-    /// end of its line, also within an event that never ends.
+    /// The server asks to wait so many milliseconds before reconnecting. Applies from the end of
+    /// its line, even within an event that never ends.
     Retry(u64),
 }
 
-/// How much one stream may make the parser hold.
+/// Limits on what one stream makes the parser hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest line that is no payload: field names, event names, IDs, comments. In bytes.
+    /// Longest line that is no payload (field names, event names, IDs, comments), in bytes.
     pub line_bytes_max: usize,
     /// Largest payload of one event, in bytes. The buffer may reach twice as much while it grows.
     pub event_bytes_max: usize,
 }
 
-/// Why a stream cannot be read on. The parser gives the same error from then on.
+/// Reason why a stream cannot be parsed further. The parser returns the same error from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// A line that is no payload passed its limit.
+    /// A line that is no payload exceeded its limit.
     #[error("a line of the event stream is longer than {limit_bytes} bytes")]
     LineTooLong {
         /// The limit.
         limit_bytes: usize,
     },
-    /// The payload of an event passed its limit.
+    /// The payload of an event exceeded its limit.
     #[error("an event is larger than {limit_bytes} bytes")]
     EventTooLarge {
         /// The limit.
@@ -83,29 +84,29 @@ enum Field {
     Retry,
 }
 
-/// Where in a line the parser stands.
+/// Position of the parser in a line.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     /// So many bytes of a byte order mark were seen at the start of the stream.
     Start(usize),
     /// In a field's name, which is collected in `line`.
     Name,
-    /// Right behind a colon, where one space does not count.
+    /// Right after a colon, where one space is ignored.
     Colon(AfterColon),
-    /// In the value behind it.
+    /// In the value after it.
     Value(AfterColon),
 }
 
-/// What becomes of the bytes behind a colon.
+/// Use of the bytes after a colon.
 #[derive(Clone, Copy, Debug)]
 enum AfterColon {
     /// They go into the event's payload.
     Data,
     /// They are collected in `line`.
     Keep(Field),
-    /// Nobody wants them: a comment.
+    /// They are dropped: a comment.
     Comment,
-    /// Nobody wants them: a field that the standard does not know.
+    /// They are dropped: a field that the standard does not know.
     Unknown,
 }
 
@@ -115,14 +116,14 @@ pub struct Parser {
     place: Place,
     /// A CR ended the last line: an LF that follows belongs to it.
     after_cr: bool,
-    /// Field name or value of the line at hand; never payload.
+    /// Field name or value of the current line; never payload.
     line: Vec<u8>,
-    /// Length of the line at hand if it is no payload.
+    /// Length of the current line if it is no payload.
     line_bytes: usize,
     name: String,
     id: Option<String>,
     data: Vec<u8>,
-    /// Whether the event at hand has a `data` line; without one it is no event.
+    /// True if the current event has a `data` line; without one it is no event.
     has_data: bool,
     last_event_id: String,
     failure: Option<ParseError>,
@@ -162,12 +163,12 @@ impl Parser {
         *self = Self { last_event_id, ..Self::new(self.limits) };
     }
 
-    /// What a `Last-Event-ID` header has to say; empty if the other side never gave an ID.
+    /// Value for the `Last-Event-ID` header; empty if the server never sent an ID.
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
 
-    /// Reads from the front of `input` up to the next finding and moves `input` behind it.
+    /// Reads from the front of `input` up to the next finding and moves `input` past it.
     ///
     /// `None`: the input is used up and more is needed.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Parsed>, ParseError> {
@@ -187,7 +188,7 @@ impl Parser {
         Ok(None)
     }
 
-    /// Takes at least one byte of the input, or moves to a place that will.
+    /// Consumes at least one byte of the input, or moves to a place that will.
     fn step(&mut self, input: &mut &[u8]) -> Result<Option<Parsed>, ParseError> {
         if std::mem::take(&mut self.after_cr)
             && let [b'\n', rest @ ..] = *input
@@ -220,7 +221,7 @@ impl Parser {
                 return;
             }
         } else {
-            // What looked like the mark was the beginning of a field's name.
+            // The bytes that looked like the mark were the beginning of a field's name.
             self.line.extend_from_slice(&BYTE_ORDER_MARK[..matched]);
             self.line_bytes = matched;
         }
@@ -272,8 +273,8 @@ impl Parser {
         if end.is_some() { self.end_of_line(input, Some(after)) } else { Ok(None) }
     }
 
-    /// Eats the line end at the front of the input and acts on the line. `after` is the field of
-    /// a line with a colon; without one the line is a field name alone, or empty.
+    /// Consumes the line end at the front of the input and acts on the line. `after` is the field
+    /// of a line with a colon; without one the line is a field name alone, or empty.
     fn end_of_line(
         &mut self,
         input: &mut &[u8],
@@ -308,7 +309,7 @@ impl Parser {
     fn keep(&mut self, field: Field, value: &[u8]) -> Option<Parsed> {
         match field {
             Field::Event => self.name = String::from_utf8_lossy(value).into_owned(),
-            // The standard: an ID with NUL does not count.
+            // The standard: an ID with NUL is ignored.
             Field::Id if value.contains(&0) => {}
             Field::Id => self.id = Some(String::from_utf8_lossy(value).into_owned()),
             Field::Retry => return retry(value),
@@ -355,7 +356,7 @@ impl Parser {
         if name.is_empty() {
             DEFAULT_NAME.clone_into(&mut name);
         }
-        // The spare room of a large buffer would stay for as long as anybody holds a part of it.
+        // The spare capacity of a large buffer would stay for as long as any part of it is held.
         data.shrink_to_fit();
         Some(Parsed::Event(Event { name, data: Bytes::from(data), id }))
     }
@@ -368,7 +369,8 @@ fn take<'a>(end: Option<usize>, input: &mut &'a [u8]) -> &'a [u8] {
     taken
 }
 
-/// The standard: digits and nothing else. What is more than a number can hold is the largest one.
+/// Reads a `retry` value. The standard: digits and nothing else. A number that is too large becomes
+/// the largest one.
 fn retry(value: &[u8]) -> Option<Parsed> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -379,13 +381,13 @@ fn retry(value: &[u8]) -> Option<Parsed> {
     Some(Parsed::Retry(millis))
 }
 
-/// Whether a byte ends a line.
+/// True if a byte ends a line.
 pub(super) fn is_line_end(byte: u8) -> bool {
     byte == b'\n' || byte == b'\r'
 }
 
-/// The place of the first CR or LF. Payloads have tens of megabytes in one line, so the bytes are
-/// looked at in blocks, which the compiler turns into vector instructions.
+/// Position of the first CR or LF. Payloads have tens of megabytes in one line, so the bytes are
+/// checked in blocks, which the compiler turns into vector instructions.
 pub(super) fn find_line_end(bytes: &[u8]) -> Option<usize> {
     let mut blocks = bytes.chunks_exact(SCAN_BYTES);
     let clean = blocks

@@ -1,11 +1,11 @@
-//! The breaker of one database: pure, given the time and a random number.
+//! The circuit breaker of one database. Pure: the caller passes the time and a random number.
 //!
-//! It decides who may use the database: everybody while it is closed, nobody but one probe at a
+//! It decides which calls may use the database: all while it is closed, and only one probe at a
 //! time while it is open. It does not dial, wait or read a clock; [`super::FailFast`] does.
 //!
 //! Invariant: no state is terminal. An open breaker always has a time at which the next probe is
-//! due, and that time is set before a probe starts, so a probe that is dropped without a report
-//! delays the next one and nothing more.
+//! due. That time is set before a probe starts, so a probe that is dropped without a result only
+//! delays the next one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time between probes while an outage is young (design D23: recovery within seconds).
+/// Time between probes at the beginning of an outage (design D23: recovery within seconds).
 pub const EARLY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an outage counts as young (design D23).
+/// Length of the beginning of an outage (design D23).
 pub const EARLY_OUTAGE: Duration = Duration::from_secs(300);
 
-/// Time between probes in an outage that lasts (design D23: for ever, to spare the database).
+/// Time between probes in a longer outage (design D23: without end, to spare the database).
 pub const LATE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// An outage that returns so soon after a successful probe is the same outage: a database that
-/// answers PING and nothing else must not be probed at the early pace for ever.
+/// A failure within this time after a successful probe continues the same outage: a database that
+/// answers PING and nothing else must not be probed at the early interval indefinitely.
 pub const RELAPSE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Who may use the database.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
     /// Calls pass.
@@ -38,7 +38,7 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
-    /// The word of `/status`.
+    /// The value in `/status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -53,7 +53,7 @@ impl BreakerState {
 pub struct LastError {
     /// The error and its causes, without secrets.
     pub text: Arc<str>,
-    /// When it was reported.
+    /// The time at which it was reported.
     pub at: Instant,
 }
 
@@ -63,11 +63,11 @@ impl fmt::Display for LastError {
     }
 }
 
-/// Closed, open or half-open, with the time of the next probe.
+/// The breaker: closed, open or half-open, with the time of the next probe.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     outage: Option<Outage>,
-    /// The outage before the present calm: when it began and when it ended.
+    /// Begin and end of the previous outage.
     previous: Option<(Instant, Instant)>,
     since: Instant,
     last_error: Option<LastError>,
@@ -86,12 +86,12 @@ impl Breaker {
         Self { outage: None, previous: None, since: now, last_error: None }
     }
 
-    /// Whether an ordinary call may use the database.
+    /// True if an ordinary call may use the database.
     pub fn admits(&self) -> bool {
         self.outage.is_none()
     }
 
-    /// The state as an operator sees it.
+    /// The state for the operator.
     pub fn state(&self) -> BreakerState {
         match self.outage {
             None => BreakerState::Closed,
@@ -100,12 +100,12 @@ impl Breaker {
         }
     }
 
-    /// Whether it is open in an outage that seemed to be over, by the answer to a probe.
+    /// True if it is open in an outage that a successful probe seemed to have ended.
     pub fn has_relapsed(&self) -> bool {
         self.outage.is_some_and(|outage| outage.began < self.since)
     }
 
-    /// Since when the database counts as available or as away; probes do not change it.
+    /// The time since which the database is available or unavailable; probes do not change it.
     pub fn since(&self) -> Instant {
         self.since
     }
@@ -115,18 +115,18 @@ impl Breaker {
         self.last_error.as_ref()
     }
 
-    /// When the next probe is due; `None` while closed.
+    /// The time at which the next probe is due; `None` while closed.
     pub fn next_probe(&self) -> Option<Instant> {
         self.outage.map(|outage| outage.next_probe)
     }
 
-    /// Notes an error that says nothing about availability, for `/status` only.
+    /// Records an error that says nothing about availability, for `/status` only.
     pub fn note(&mut self, now: Instant, text: Arc<str>) {
         self.last_error = Some(LastError { text, at: now });
     }
 
-    /// A timeout or transport failure. One is enough to open (design D23). Returns whether it
-    /// opened the breaker; `random` is uniform in `0.0..1.0`.
+    /// Handles a time-out or transport failure. One is enough to open the breaker (design D23).
+    /// Returns true if it did; `random` is uniform in `0.0..1.0`.
     pub fn on_failure(&mut self, now: Instant, random: f64, text: Arc<str>) -> bool {
         self.note(now, text);
         if let Some(outage) = &mut self.outage {
@@ -143,8 +143,7 @@ impl Breaker {
         true
     }
 
-    /// Starts a probe if one is due. The one after it is scheduled here, before the outcome is
-    /// known.
+    /// Starts a probe if one is due. The next one is scheduled now, before the outcome is known.
     pub fn begin_probe(&mut self, now: Instant, random: f64) -> bool {
         match &mut self.outage {
             Some(outage) if now >= outage.next_probe => {
@@ -156,7 +155,8 @@ impl Breaker {
         }
     }
 
-    /// The probe got an answer: the database is there. Returns whether this closed the breaker.
+    /// Handles an answer to the probe: the database is available. Returns true if this closed the
+    /// breaker.
     pub fn on_probe_success(&mut self, now: Instant) -> bool {
         let Some(outage) = self.outage.take() else { return false };
         self.previous = Some((outage.began, now));
@@ -165,7 +165,8 @@ impl Breaker {
     }
 }
 
-/// Half to one and a half times the interval, so that a fleet does not probe in step.
+/// A delay of 0.5 to 1.5 times the interval, so that the relays of a fleet do not probe at the same
+/// time.
 fn probe_delay(began: Instant, now: Instant, random: f64) -> Duration {
     let young = now.saturating_duration_since(began) < EARLY_OUTAGE;
     let interval = if young { EARLY_PROBE_INTERVAL } else { LATE_PROBE_INTERVAL };
@@ -176,9 +177,9 @@ fn probe_delay(began: Instant, now: Instant, random: f64) -> Duration {
 mod tests {
     use super::*;
 
-    /// Runs a script against one breaker and prints what it answers. Steps: `12.5:fail`,
-    /// `12.5:ok` (probe succeeded), `12.5:probe` (try to begin one), `12.5:?`. `random` is 0.5,
-    /// so delays are exactly the intervals.
+    /// Runs a script against one breaker and compares its answers. Steps: `12.5:fail`, `12.5:ok`
+    /// (probe succeeded), `12.5:probe` (try to begin one), `12.5:?` (state). `random` is 0.5, so
+    /// delays are exactly the intervals.
     #[track_caller]
     fn check(script: &str, expected: &str) {
         let origin = Instant::now();

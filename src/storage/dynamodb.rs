@@ -1,9 +1,9 @@
 //! Amazon DynamoDB behind deadlines and a breaker.
 //!
-//! The client is made at the first call, not at the start: a missing region or unreadable AWS
-//! files degrade the store and are looked at again with each dial (autoconfig.md 6.16: never
-//! fatal). Region and credentials come from AWS's default chain. The SDK's own retries are off;
-//! throttling is retried by [`patiently`], everything else by whoever has a queue.
+//! The client is made at the first call, not at the start: a missing region or unreadable AWS files
+//! are not fatal, and are checked again at each dial (autoconfig.md 6.16). Region and credentials
+//! come from AWS's default chain. The SDK's own retries are off; [`patiently`] retries throttled
+//! requests, callers retry everything else.
 
 mod bulk;
 mod table;
@@ -39,8 +39,8 @@ use super::{Meter, StoreError};
 use crate::backoff::Backoff;
 use crate::model::Password;
 
-/// Time for one request and its answer. The budget of the call that it is part of ends it sooner,
-/// unless bulk calls receive bytes meanwhile.
+/// Time for one request and its answer. The budget of its call ends it sooner, unless bulk calls
+/// receive bytes meanwhile.
 const REQUEST_TIMEOUT: Duration = LATE_LIMIT;
 
 /// Time for TCP and TLS.
@@ -52,11 +52,11 @@ const REGION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Delays between attempts of a throttled request.
 const THROTTLED: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
 
-/// Attempts of throttled requests end so long before the budget of the call does, so that their
-/// error is reported and not a timeout, which would cost the connection.
+/// Time before the end of the call's budget at which throttled requests are not repeated any more,
+/// so that their error is reported and not a time-out, which would cost the connection.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
 
-/// How much of an error's text is kept.
+/// Largest length of an error's text.
 const ERROR_CHARACTERS_MAX: usize = 300;
 
 /// Key of the item that a probe reads. It need not exist.
@@ -68,13 +68,13 @@ pub type DynamoDbStore = FailFast<DynamoDbDialer>;
 /// Settings of DynamoDB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DynamoDbSettings {
-    /// Another endpoint than the region's (ld-relay v8: `[DynamoDB] url`).
+    /// The endpoint, if it is not the region's (ld-relay v8: `[DynamoDB] url`).
     pub endpoint: Option<String>,
-    /// The region; `None`: AWS's default chain.
+    /// The region; `None` means AWS's default chain.
     pub region: Option<String>,
-    /// Credentials; `None`: AWS's default chain. Meant for endpoints that are not AWS.
+    /// Credentials; `None` means AWS's default chain. Intended for endpoints that are not AWS.
     pub credentials: Option<StaticCredentials>,
-    /// A table whose reading shows that the service is there; `None`: the tables are listed.
+    /// The table that a probe reads; `None` means that it lists the tables.
     pub probe_table: Option<String>,
 }
 
@@ -87,7 +87,7 @@ pub struct StaticCredentials {
     pub secret_access_key: Password,
 }
 
-/// An error of DynamoDB or on the way there.
+/// An error of DynamoDB or of the connection to it.
 pub struct DynamoDbFailure {
     code: Option<String>,
     text: String,
@@ -125,7 +125,7 @@ struct NoRegion;
 #[error("the endpoint is not an http or https URL")]
 struct BadEndpoint;
 
-/// Makes clients. Credentials once obtained are kept over all clients, connections are not.
+/// Makes clients. All clients share the credentials once obtained, but not connections.
 pub struct DynamoDbDialer {
     settings: DynamoDbSettings,
     loaded: Mutex<Option<SdkConfig>>,
@@ -189,8 +189,8 @@ fn is_web_url(text: &str) -> bool {
     })
 }
 
-/// AWS's default chain, with our client for its last link: the SDK is built without one of its
-/// own, and panics where it needs it.
+/// AWS's default chain, with this HTTP client for its last link: the SDK is built without its own,
+/// and panics where it needs one.
 fn region_chain() -> RegionProviderChain {
     let config = ProviderConfig::without_region().with_http_client(http_client());
     RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
@@ -214,7 +214,7 @@ impl Dialer for DynamoDbDialer {
             return Err(StoreError::Refused(Box::new(BadEndpoint)));
         }
         let loaded = self.load().await?;
-        // A client of its own has connections of its own: the old ones may be dead.
+        // A new client opens new connections: the old ones may be dead.
         let mut config =
             aws_sdk_dynamodb::config::Builder::from(&loaded).http_client(http_client());
         if let Some(endpoint) = &self.settings.endpoint {
@@ -223,7 +223,7 @@ impl Dialer for DynamoDbDialer {
         Ok(Client::from_conf(config.build()))
     }
 
-    /// Any answer will do, also a refusal or throttling: calls then report their own errors.
+    /// Succeeds on any answer, also a refusal or throttling: calls then report their own errors.
     async fn check(&self, client: Client) -> Result<(), StoreError> {
         let outcome = match &self.settings.probe_table {
             Some(table) => client
@@ -244,7 +244,7 @@ impl Dialer for DynamoDbDialer {
     }
 }
 
-/// Sorts an error by what a caller can do about it.
+/// Classifies an error by what a caller can do about it.
 #[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
 pub fn classify<E>(error: SdkError<E>) -> StoreError
 where
@@ -271,7 +271,7 @@ where
             }
         }
         SdkError::ConstructionFailure(_) => StoreError::Refused(failure(None, false)),
-        // The enum may grow; what is not known is not repeated.
+        // The enum may grow; unknown errors are not repeated.
         _ => StoreError::Refused(failure(None, false)),
     }
 }
@@ -300,15 +300,15 @@ fn is_throttled(error: &StoreError) -> bool {
     failure(error).and_then(DynamoDbFailure::code).is_some_and(is_throttling)
 }
 
-/// When the last attempt of a call with this budget must have begun: the deadline of
+/// The time by which the last attempt of a call with this budget must begin: the deadline of
 /// [`patiently`] in a call that begins now.
 pub fn last_attempt_at(budget: Duration) -> Instant {
     Instant::now() + budget.saturating_sub(DEADLINE_MARGIN)
 }
 
-/// Repeats a request that was throttled or met a server error, with growing, jittered delays,
-/// as long as another attempt may begin before the deadline. Transport failures end it: those
-/// are the breaker's.
+/// Repeats a request that was throttled or failed with a server error, with growing, jittered
+/// delays, as long as another attempt may begin before the deadline. Transport failures end it: the
+/// breaker handles those.
 pub async fn patiently<T, F, Fut>(deadline: Instant, mut request: F) -> Result<T, StoreError>
 where
     F: FnMut() -> Fut,
@@ -329,8 +329,7 @@ where
     Err(StoreError::CoolingDown)
 }
 
-/// The stage that failed and the root of it. What lies between may show whole requests, and those
-/// carry data.
+/// The failed stage and its root cause. The causes in between may contain whole requests with data.
 fn stage_and_root(error: &dyn std::error::Error) -> String {
     let mut root = error;
     while let Some(cause) = root.source() {
@@ -399,8 +398,8 @@ mod tests {
         check(SdkError::response_error("cut", raw), "unreachable");
     }
 
-    /// Outcomes of attempts in order: `t` throttled, `5` server error, `r` refused, `i` transport
-    /// failure, `.` success. Gives the word of the outcome and the number of attempts.
+    /// Checks the outcome and the number of attempts. `outcomes` lists the attempts in order: `t`
+    /// throttled, `5` server error, `r` refused, `i` transport failure, `.` success.
     async fn check(outcomes: &str, deadline: Duration, expected: &str, attempts: usize) {
         let mut made = 0;
         let outcome = patiently(Instant::now() + deadline, || {

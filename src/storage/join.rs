@@ -1,12 +1,12 @@
-//! Many futures in one task, a limited number of them at a time.
+//! Runs many futures in one task, a limited number of them at a time.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Runs all futures, at most `limit` at the same time, and gives their outputs in order.
+/// Runs all futures, at most `limit` at the same time, and returns their outputs in order.
 ///
-/// All running ones are polled at each wake-up: meant for tens at a time, not for thousands.
+/// All running ones are polled at each wake-up: intended for tens at a time, not for thousands.
 pub async fn join_bounded<F: Future>(limit: usize, futures: Vec<F>) -> Vec<F::Output> {
     let mut waiting = futures.into_iter().enumerate();
     let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::with_capacity(limit);

@@ -1,5 +1,5 @@
-//! Bytes that connections move, counted, so that a call that moves much data can be judged by its
-//! progress.
+//! Counts the bytes of connections, so that the progress of a call that transfers much data can be
+//! measured.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A count of bytes. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
-    /// In both directions.
+    /// Bytes in both directions.
     moved: Arc<AtomicU64>,
-    /// Only received, by all meters of one group together.
+    /// Bytes received by all meters of one group together.
     arrived: Arc<AtomicU64>,
 }
 
@@ -30,13 +30,13 @@ impl Meter {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Bytes that all meters of the group have received. What was sent is not counted: the kernel
-    /// takes bytes also for a database that hangs.
+    /// Bytes that all meters of the group have received. Sent bytes are not counted: the kernel
+    /// accepts them even for a database that hangs.
     pub fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Relaxed)
     }
 
-    /// Counts so many received bytes more.
+    /// Counts received bytes.
     pub fn add_received(&self, bytes: usize) {
         self.add_sent(bytes);
         self.arrived.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Databases, knowing nothing of flags: clients, deadlines, breakers, and the embedded store.
+//! Database clients that know nothing about flags, with deadlines and breakers, and the embedded
+//! store.
 
 pub mod breaker;
 #[cfg(feature = "consul")]
@@ -22,7 +23,7 @@ pub use breaker::{BreakerState, LastError};
 pub use fail_fast::{Budgets, Dialer, FailFast, Health};
 pub use meter::Meter;
 
-/// What a database call can end in, as far as a caller can act on it.
+/// An error of a database call, classified by what a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No answer within the time budget of the call.
@@ -34,31 +35,31 @@ pub enum StoreError {
     /// The breaker is open; nothing was sent.
     #[error("store is cooling down after a failure")]
     CoolingDown,
-    /// As [`StoreError::CoolingDown`], with the failure that the breaker remembers.
+    /// Like [`StoreError::CoolingDown`], with the failure that the breaker remembers.
     #[error("store is away: {0}")]
     Away(LastError),
-    /// The connection failed or the database is not able to serve at the moment.
+    /// The connection failed, or the database cannot serve at the moment.
     #[error("store is unreachable")]
     Unreachable(#[source] Cause),
     /// The database refuses this client: credentials, permissions, missing table, wrong type.
     #[error("store refuses the request")]
     Refused(#[source] Cause),
-    /// The database answered something that cannot be understood.
+    /// The database gave an invalid answer.
     #[error("stored {what} cannot be read")]
     Unreadable {
-        /// What was being read.
+        /// The kind of data that was read.
         what: &'static str,
-        /// Why it cannot be read.
+        /// The cause.
         #[source]
         cause: Cause,
     },
 }
 
-/// The reason behind an error.
+/// The cause of an error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl StoreError {
-    /// While the breaker is open: the failure that it remembers.
+    /// Adds the failure that the breaker remembers, while the breaker is open.
     #[must_use]
     pub fn with_cause_of(self, health: &Health) -> Self {
         match (self, &health.last_error) {
@@ -67,8 +68,8 @@ impl StoreError {
         }
     }
 
-    /// Whether the same call may succeed later with nobody changing anything. Only these errors
-    /// move a breaker.
+    /// True if the same call may succeed later without any change. Only these errors affect a
+    /// breaker.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::TimedOut { .. } | Self::CoolingDown | Self::Away(_) | Self::Unreachable(_) => {

@@ -1,7 +1,7 @@
 //! One stream to a database: TCP with settings that notice a dead peer, TLS, or a Unix socket.
 //!
-//! Names are resolved at each dial, so a failover by DNS is followed. No deadline here: the
-//! caller keeps the time.
+//! Names are resolved at each dial, so a failover by DNS is followed. There is no deadline here:
+//! the caller limits the time.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use tokio_rustls::TlsConnector;
 use super::tls::TlsSettings;
 use super::{Meter, StoreError};
 
-/// Quiet time before the kernel asks whether the peer is alive, pace and number of its questions:
-/// a dead peer is noticed after 30 s even when nobody sends (stores.md 4.2).
+/// Idle time before the kernel's keepalive probes, their interval and number: a dead peer is
+/// noticed after 30 s even without traffic (stores.md 4.2).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// How long sent data may stay unacknowledged before the kernel gives the connection up.
+/// Time for which sent data may stay unacknowledged before the kernel closes the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Where a database listens.
+/// The address of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// TCP, with TLS if settings are given.
@@ -34,7 +34,7 @@ pub enum Endpoint {
         host: String,
         /// Port.
         port: u16,
-        /// TLS; `None`: in clear.
+        /// TLS; `None` means unencrypted.
         tls: Option<TlsSettings>,
     },
     /// A Unix socket.
@@ -66,7 +66,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static 
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Stream for T {}
 
-/// Connects, with the TLS handshake if asked for. The bytes on the wire are counted.
+/// Connects, with the TLS handshake if configured. `meter` counts the bytes on the wire.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     meter: &Meter,

@@ -1,9 +1,8 @@
-//! Rows in a shared database, each written under a condition of its own.
+//! Rows in a shared database, each written under its own condition.
 //!
-//! This is the one primitive for conditional writes. A database implements [`Table`] once, with
-//! its limits, batches and fallbacks. What the rows mean is decided by the modules above: flags in
-//! the layout of SDKs, and sealed records. Nothing is repeated here except what a compare-and-set
-//! must repeat.
+//! The only primitive for conditional writes. Each database implements [`Table`] once, with its
+//! limits, batches and fallbacks. The modules above give the rows a meaning: flags in the layout of
+//! SDKs, and sealed records. No call is repeated here except where a compare-and-set requires it.
 
 use std::fmt;
 use std::future::Future;
@@ -15,11 +14,11 @@ use bytes::Bytes;
 use super::join::join_bounded;
 use super::{Dialer, FailFast, StoreError};
 
-/// Most bytes of a small call. A slow line moves them within the budget of such a call, so the
-/// call need not wait for its turn behind whole data sets of other environments.
+/// Largest number of bytes of a small call. A slow connection transfers them within the budget of
+/// such a call, so it need not wait for its turn behind whole data sets of other environments.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 
-/// Most rows that are read by a small call.
+/// Largest number of rows that a small call reads.
 const SMALL_ROWS_MAX: usize = 16;
 
 /// The name of a row.
@@ -27,7 +26,7 @@ const SMALL_ROWS_MAX: usize = 16;
 pub struct RowName {
     /// The name space: a Redis hash, a DynamoDB partition, a Consul folder.
     pub space: Arc<str>,
-    /// The key within the name space; `None` for a row that stands alone under the name `space`.
+    /// The key within the name space; `None` for a row outside of name spaces, named `space`.
     pub key: Option<Arc<str>>,
 }
 
@@ -37,7 +36,7 @@ impl RowName {
         Self { space: space.clone(), key: Some(key.into()) }
     }
 
-    /// A row that stands alone.
+    /// A row outside of name spaces.
     pub fn alone(name: impl Into<Arc<str>>) -> Self {
         Self { space: name.into(), key: None }
     }
@@ -48,7 +47,7 @@ impl RowName {
 pub struct Value {
     /// Its bytes.
     pub bytes: Bytes,
-    /// The number beside the bytes, as the database spells it. Only databases with
+    /// The version that is stored with the bytes, in the database's notation. Only databases with
     /// [`Table::KEEPS_VERSIONS`] store it.
     pub version: Option<Arc<str>>,
 }
@@ -59,7 +58,7 @@ impl From<Bytes> for Value {
     }
 }
 
-/// Shows the size of the content and not the content: it may be plaintext.
+/// Shows the size of the content instead of the content, which may be plaintext.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = self.version.as_deref().unwrap_or("none");
@@ -74,8 +73,8 @@ pub struct Row {
     pub name: RowName,
     /// Its content.
     pub value: Value,
-    /// The database's own revision of it where it has one (Consul's ModifyIndex), else 0. A row
-    /// that was put together from memory has 0 too; then its value is compared.
+    /// The database's own revision of it, if there is one (Consul's ModifyIndex), else 0. A row
+    /// that was built from memory has 0 too; then its value is compared.
     pub revision: u64,
 }
 
@@ -84,7 +83,7 @@ pub struct Row {
 pub struct Write {
     /// The row to change.
     pub name: RowName,
-    /// The row that must be stored for the change to happen; `None`: no row.
+    /// The row that must be stored for the change to happen; `None` means no row.
     pub expected: Option<Row>,
     /// The new content; `None` removes the row.
     pub value: Option<Value>,
@@ -99,16 +98,16 @@ impl Write {
     }
 }
 
-/// How one write ended.
+/// The outcome of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// The change was made.
     Applied,
-    /// The row is not as expected, or other writers got in the way; nothing was changed.
+    /// The row is not as expected, or other writers interfered; nothing was changed.
     Conflict,
-    /// The guard is not as it was read; nothing was changed.
+    /// The guard has changed since it was read; nothing was changed.
     Unguarded,
-    /// The database takes no row of this size or with this name; nothing was changed.
+    /// The database does not accept a row of this size or with this name; nothing was changed.
     TooLarge,
 }
 
@@ -117,30 +116,30 @@ pub enum Written {
 pub struct Contents {
     /// The rows, in any order.
     pub rows: Vec<Row>,
-    /// The marker before and after the rows were read. Both are the same where the database reads
+    /// The marker before and after the rows were read. Both are equal if the database reads
     /// everything at one moment.
     pub markers: [Option<Row>; 2],
 }
 
-/// Everything that [`Table::create`] writes.
+/// A set that [`Table::create`] writes.
 #[derive(Debug)]
 pub struct NewSet<'a> {
     /// The name spaces, in the order in which readers may see them appear.
     pub spaces: &'a [Arc<str>],
     /// The rows of these spaces.
     pub rows: Vec<(RowName, Value)>,
-    /// A row that stands alone and is written last.
+    /// A row outside of name spaces, written last.
     pub marker: (RowName, Value),
 }
 
-/// How a creation ended.
+/// The outcome of a creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// Everything was written, and no reader saw a part of it.
     Done,
-    /// A row is stored already; nothing was changed.
+    /// A row already exists; nothing was changed.
     NotEmpty,
-    /// This database cannot write it at once; nothing was changed.
+    /// This database cannot write the set atomically; nothing was changed.
     Impossible,
 }
 
@@ -149,23 +148,23 @@ pub enum Created {
 pub struct Signs {
     /// The marker.
     pub marker: Option<Row>,
-    /// Numbers of rows in the name spaces, in their order; `None` where counting costs as much as
+    /// Numbers of rows in the name spaces, in their order; `None` if counting costs as much as
     /// reading.
     pub counts: Option<Vec<u64>>,
-    /// The server that answered, if it tells: it changes when the server restarts.
+    /// The identity of the server, if it reports one: it changes when the server restarts.
     pub server: Option<Arc<str>>,
 }
 
 /// Rows of a shared database. Each call is bounded by the time budgets of the database.
 pub trait Table: Send + Sync + 'static {
-    /// True if a version is kept beside the bytes of a row.
+    /// True if a version is stored with the bytes of a row.
     const KEEPS_VERSIONS: bool = false;
 
-    /// True if reading many rows by name takes as many requests as writing them, so that it is
-    /// better to write rows that are probably new without having asked for them.
+    /// True if reading many rows by name takes as many requests as writing them, so that rows that
+    /// are probably new are better written without a read.
     const READS_ONE_BY_ONE: bool = false;
 
-    /// True if the database can hold this value under this name.
+    /// True if the database can store this value under this name.
     fn takes(&self, name: &RowName, value: &Value) -> bool;
 
     /// Reads all rows of these name spaces, and the marker before and after them.
@@ -175,17 +174,17 @@ pub trait Table: Send + Sync + 'static {
         marker: Option<&RowName>,
     ) -> impl Future<Output = Result<Contents, StoreError>> + Send;
 
-    /// Reads rows by name. `bytes` is a guess at their size: many bytes wait for their turn and
-    /// are given more time.
+    /// Reads rows by name. `bytes` is an estimate of their size: a large read waits for its turn
+    /// and has more time.
     fn get(
         &self,
         names: &[RowName],
         bytes: usize,
     ) -> impl Future<Output = Result<Vec<Option<Row>>, StoreError>> + Send;
 
-    /// Carries out each write on its own. With a guard, a write happens only if this row (which
-    /// stands alone) is still as it was read, where the database can check that in the same call.
-    /// After an error some writes may have been carried out; read again before a retry.
+    /// Carries out each write independently. With a guard (a row outside of name spaces), a write
+    /// happens only if that row is still as it was read, where the database can check that in the
+    /// same call. After an error some writes may have been carried out; read again before a retry.
     fn write(
         &self,
         writes: &[Write],
@@ -195,7 +194,7 @@ pub trait Table: Send + Sync + 'static {
     /// Writes everything into name spaces that are empty, the marker last.
     fn create(&self, set: &NewSet<'_>) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
-    /// Looks for signs of a loss.
+    /// Reads the signs of a loss.
     fn signs(
         &self,
         spaces: &[Arc<str>],
@@ -212,7 +211,7 @@ pub async fn get_one<T: Table>(
     Ok(table.get(std::slice::from_ref(name), 0).await?.pop().flatten())
 }
 
-/// The writes that the database can hold, with their places.
+/// The writes that the database can store, with their places.
 pub(super) fn taken<'a, T: Table>(
     table: &'a T,
     writes: &'a [Write],
@@ -222,9 +221,9 @@ pub(super) fn taken<'a, T: Table>(
     })
 }
 
-/// Reads name spaces between two reads of the marker, where there is no read of one moment. The
-/// marker is the last row that a creation writes, and rows that were wiped out while they were
-/// read are not complete.
+/// Reads name spaces between two reads of the marker, for databases that cannot read everything at
+/// one moment. A creation writes the marker last, and rows that were deleted during the read are
+/// not complete.
 #[cfg(any(feature = "dynamodb", feature = "consul"))]
 pub(super) async fn read_between_markers<T: Table>(
     table: &T,
@@ -236,12 +235,12 @@ pub(super) async fn read_between_markers<T: Table>(
     for of_space in join_bounded(reads.len(), reads).await {
         rows.append(&mut of_space?);
     }
-    // Without a marker before, it does not matter whether there is one after.
+    // Without a marker before, the marker after does not matter.
     let after = get_one(table, marker.filter(|_| before.is_some())).await?;
     Ok(Contents { rows, markers: [before, after] })
 }
 
-/// The amount of data that a call moves.
+/// The amount of data that a call transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
     Small,
@@ -270,16 +269,16 @@ impl Load {
     }
 }
 
-/// The amount that one call may carry. A row that exceeds `bytes` gets a call of its own.
+/// The limits of one call. A row that exceeds `bytes` gets its own call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Number of rows.
     pub(super) count: usize,
-    /// Bytes as measured by the database's own rule.
+    /// Bytes by the database's own rule.
     pub(super) bytes: usize,
 }
 
-/// Cuts a list into calls: the places of the entries in each call, in their order.
+/// Divides a list into calls: the places of the entries in each call, in their order.
 pub(super) fn batches(
     entries: impl IntoIterator<Item = (usize, usize)>,
     limits: Limits,

@@ -1,4 +1,4 @@
-//! TLS towards databases: own CA, client certificate, checks that cannot be turned off.
+//! TLS for databases: custom CA, client certificate, checks that cannot be turned off.
 //!
 //! Files are read at each dial, so a renewed certificate is used from the next connection on.
 
@@ -11,13 +11,13 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::StoreError;
 
-/// What a database connection needs for TLS. The default trusts the system's roots and shows no
+/// TLS settings of a database connection. The default trusts the system's roots and sends no client
 /// certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// PEM file of the CAs to trust instead of the system's (ld-relay v9: `caFile`).
     pub ca_file: Option<PathBuf>,
-    /// What to show the server.
+    /// The client certificate.
     pub client_certificate: Option<ClientCertificate>,
 }
 
@@ -30,7 +30,7 @@ pub struct ClientCertificate {
     pub key_file: PathBuf,
 }
 
-/// Why TLS cannot be set up. Somebody has to change a file.
+/// The reason why TLS cannot be set up. The operator must change a file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -38,25 +38,25 @@ pub enum TlsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: std::io::Error,
     },
-    /// A file contains no usable PEM section of the kind asked for.
+    /// A file contains no usable PEM section of the required kind.
     #[error("{path} contains no {what} in PEM format")]
     NotPem {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The required kind.
         what: &'static str,
     },
-    /// The system trusts nobody and no CA file is configured.
+    /// The system has no root certificates and no CA file is configured.
     #[error("no trusted root certificate was found on this system")]
     NoRoots,
     /// The process is ending.
     #[error("the files were not read, since the process is ending")]
     Stopped(#[source] tokio::task::JoinError),
-    /// Certificate and key do not fit together or to the protocol.
+    /// Certificate and key do not match each other or the protocol.
     #[error("client certificate cannot be used")]
     Unusable(#[source] rustls::Error),
 }
@@ -68,15 +68,15 @@ impl From<TlsError> for StoreError {
 }
 
 impl TlsSettings {
-    /// Reads the files and makes a configuration of them.
+    /// Reads the files and builds a configuration.
     pub async fn load(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let settings = self.clone();
         let loaded = tokio::task::spawn_blocking(move || settings.load_now()).await;
         loaded.unwrap_or_else(|error| Err(TlsError::Stopped(error)))
     }
 
-    /// Reports what is wrong with the files that the operator named. Reads those files only; the
-    /// system's root certificates are looked for at the first dial.
+    /// Checks the configured files. Reads only those files; the system's root certificates are read
+    /// at the first dial.
     pub fn check(&self) -> Result<(), TlsError> {
         if let Some(path) = &self.ca_file {
             own_roots(path)?;
@@ -122,7 +122,7 @@ fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Broken entries of the system's store are skipped: the others may be all that is needed.
+/// Reads the system's roots. Invalid entries are skipped: the others may suffice.
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,10 +1,10 @@
 //! Fan-out of one environment's changes to its streams.
 //!
-//! There is no queue per client: a ring of the newest changes stands here once, and each client
-//! holds only its place in it. A change leaves the ring once every client has read it. A client
-//! that fell out of the ring gets the whole data set again (a resync), never a gap. The ring and
-//! the snapshot change under one lock, so a client that joins sees each change exactly once: in
-//! its first put or as a patch.
+//! There is no queue per client: the hub has one ring of the newest changes, and each client holds
+//! only its position in it. A change leaves the ring once every client has read it. A client that
+//! fell out of the ring gets the whole data set again (a resync), never a gap. The ring and the
+//! snapshot change under one lock, so a client that joins sees each change exactly once: in its
+//! first put or as a patch.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::payloads::EncodedChanges;
+use super::payloads::{EncodedChanges, StreamKind};
 use super::sending::Versions;
 use super::snapshot::Snapshot;
 use crate::model::ChangeSet;
@@ -23,24 +23,15 @@ use crate::model::ChangeSet;
 const RING_MAX: usize = 256;
 
 /// Bytes of these changes. A change of a large segment can be as large as the data set; several of
-/// them are no cheaper for a slow client than everything anew.
+/// them are no cheaper for a slow client than the whole data set.
 const RING_BYTES_MAX: usize = 8 << 20;
 
 /// The comment that keeps idle streams alive (ld-relay v8: two bytes, no blank line).
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n");
 
-/// Which stream a client reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamKind {
-    /// `/all`: flags and segments.
-    All,
-    /// `/flags`: flags only, for old SDKs.
-    Flags,
-}
-
-/// What a client is to be sent next.
+/// The next item to send to a client.
 pub enum Next {
-    /// The whole data set, to be had from [`Subscription::whole`] when it can be sent.
+    /// The whole data set; [`Subscription::whole`] gives it when it can be sent.
     Whole,
     /// Events that belong together, or a comment.
     Event(Bytes),
@@ -56,7 +47,7 @@ impl std::fmt::Debug for Next {
     }
 }
 
-/// The fan-out of one environment, and the owner of what it serves.
+/// The fan-out of one environment, and the owner of its served data.
 #[derive(Debug, Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
@@ -80,7 +71,7 @@ struct Inner {
 #[derive(Debug)]
 struct Unread {
     entry: Entry,
-    /// How many clients have not read it.
+    /// Number of clients that have not read it.
     by: usize,
 }
 
@@ -102,7 +93,7 @@ impl Entry {
 }
 
 impl Hub {
-    /// What is being served; `None` before the first complete data set.
+    /// The served snapshot; `None` before the first complete data set.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.lock().snapshot.clone()
     }
@@ -112,7 +103,7 @@ impl Hub {
         self.publish(Some(snapshot), [Entry::Put]);
     }
 
-    /// Serves a new snapshot of which clients need not be told, because it says the same.
+    /// Serves a new snapshot that clients need not get, because they have the same data.
     pub fn confirm(&self, snapshot: Arc<Snapshot>) {
         self.publish(Some(snapshot), []);
     }
@@ -128,13 +119,13 @@ impl Hub {
         self.publish(None, [Entry::Heartbeat]);
     }
 
-    /// Ends every stream, and those that are still to come.
+    /// Ends every stream, including those that begin later.
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake();
     }
 
-    /// Lets every stream look again at what else may end it.
+    /// Wakes every stream, so that it checks again what else may end it.
     pub fn wake(&self) {
         let wakers = self.lock().take_wakers();
         wakers.into_iter().for_each(Waker::wake);
@@ -171,12 +162,12 @@ impl Hub {
             }
             inner.take_wakers()
         };
-        // Outside the lock: whoever wakes takes it at once.
+        // Outside the lock: the woken tasks take it at once.
         wakers.into_iter().for_each(Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        // No code panics while it holds the lock, so a poisoned lock is safe to use.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -197,7 +188,7 @@ impl Inner {
         }
         self.ring_bytes += entry.bytes();
         self.ring.push_back(Unread { entry, by: self.readers });
-        // The newest one stays whatever its size: clients that keep up are to get it.
+        // The newest one stays whatever its size: clients that keep up must get it.
         while self.ring.len() > RING_MAX
             || (self.ring.len() > 1 && self.ring_bytes > RING_BYTES_MAX)
         {
@@ -217,7 +208,7 @@ impl Inner {
         self.ring.get(index).map(|unread| &unread.entry)
     }
 
-    /// Notes that one client is done with the entries from a number to another one, excluded.
+    /// Notes that one client is done with the entries from `from` up to `to`, excluding `to`.
     fn pass(&mut self, from: u64, to: u64) {
         let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let count = usize::try_from(to.saturating_sub(from.max(self.first))).unwrap_or(usize::MAX);
@@ -229,7 +220,7 @@ impl Inner {
         }
     }
 
-    /// Lists a client to be woken by what comes next.
+    /// Registers a client to be woken.
     fn wait<T>(&mut self, slot: usize, cx: &Context<'_>) -> Poll<T> {
         match &mut self.waiting[slot] {
             Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -239,7 +230,7 @@ impl Inner {
     }
 }
 
-/// What a client finds in the ring.
+/// Entry that a client finds in the ring.
 enum Found {
     Whole,
     Changes(Arc<EncodedChanges>),
@@ -255,7 +246,7 @@ pub struct Subscription {
     slot: usize,
 }
 
-/// What a client has had so far. Numbers are those of the next entry that it has not passed.
+/// Progress of a client. Numbers are those of the next entry that it has not passed.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     /// Nothing.
@@ -267,9 +258,9 @@ enum Place {
 }
 
 impl Subscription {
-    /// What to send next; `Ready(None)` when the stream is over.
+    /// The next item to send; `Ready(None)` when the stream is over.
     ///
-    /// After [`Next::Whole`] there are only comments until [`whole`](Self::whole) was called.
+    /// After [`Next::Whole`] there are only comments until [`whole`](Self::whole) is called.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
         let Self { hub, kind, place, slot } = self;
         let mut inner = hub.lock();
@@ -322,7 +313,7 @@ impl Subscription {
         }))
     }
 
-    /// The whole data set. What [`poll_next`](Self::poll_next) gives afterwards follows it.
+    /// The whole data set. [`poll_next`](Self::poll_next) continues after it.
     pub fn whole(&mut self) -> Option<Arc<Snapshot>> {
         let mut inner = self.hub.lock();
         let end = inner.end();
@@ -346,7 +337,7 @@ impl Subscription {
         &self.hub
     }
 
-    /// Which stream this is.
+    /// Kind of this stream.
     pub fn kind(&self) -> StreamKind {
         self.kind
     }

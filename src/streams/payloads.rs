@@ -6,8 +6,16 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use super::hub::StreamKind;
 use crate::model::{ChangeSet, DataSet, Item, ItemKey, ItemKind, ItemMap};
+
+/// Kind of stream that a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// `/all`: flags and segments.
+    All,
+    /// `/flags`: flags only, for old SDKs.
+    Flags,
+}
 
 /// Changes that belong together, with their events for each kind of stream. An event is encoded
 /// when the first client reads it, once for all of them.
@@ -29,17 +37,17 @@ impl EncodedChanges {
         Self { changes, all: OnceLock::new(), flags: OnceLock::new() }
     }
 
-    /// Bytes of what it keeps in memory, about.
+    /// Approximate number of bytes that it keeps in memory.
     pub(super) fn bytes(&self) -> usize {
         self.changes.json_bytes()
     }
 
-    /// True if that kind of stream tells of any of the changes.
+    /// True if that kind of stream sends any of the changes.
     pub(super) fn concern(&self, kind: StreamKind) -> bool {
         self.changes.keys().any(|key| path_of(key, kind).is_some())
     }
 
-    /// The events for a kind of stream, one behind the other.
+    /// The events for a kind of stream, one after the other.
     pub(super) fn events(&self, kind: StreamKind) -> &Bytes {
         let encoded = match kind {
             StreamKind::All => &self.all,
@@ -57,7 +65,7 @@ impl EncodedChanges {
     }
 }
 
-/// The path by which a kind of stream names an item; `None` if it does not tell of it.
+/// The path by which a kind of stream names an item; `None` if it does not send it.
 fn path_of(key: &ItemKey, stream: StreamKind) -> Option<String> {
     match (stream, key.kind) {
         (StreamKind::All, kind) => Some(format!("/{}/{}", kind.wire_name(), key.key)),
@@ -83,7 +91,7 @@ fn change_event(path: &str, item: &Item) -> Vec<u8> {
     event_of(event, &data)
 }
 
-/// The event with which a stream of all data begins, and where in it the JSON of a poll stands
+/// The event with which a stream of all data begins, and the range in it of the JSON of a poll
 /// (`None` if line breaks inside the data forced it onto several lines).
 pub(super) fn put_all(data: &DataSet) -> (Bytes, Option<Range<usize>>) {
     let body = latest_all(data);

@@ -1,9 +1,9 @@
 //! Payloads that are being sent: a bound on the old versions of a data set that slow clients keep
 //! in memory.
 //!
-//! A client that has not taken its payload holds it, so clients that came at forty versions of a
-//! large data set would hold it forty times. The readers of the oldest versions end first; they
-//! come back for the newest.
+//! A payload stays in memory until its client has taken it, so slow clients of forty versions of a
+//! large data set would hold forty copies. The readers of the oldest versions are ended first; they
+//! reconnect and get the newest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,16 +23,16 @@ const OLD_BYTES_MAX: usize = 64 << 20;
 /// versions counts once, for the newest of them.
 const KEPT_VERSIONS: usize = 2;
 
-/// A client that takes its time over a payload.
+/// A client that reads a payload slowly.
 pub trait SlowReader: fmt::Debug + Send + Sync {
     /// Ends the client's connection, because the payload is too old to be kept for it.
     fn end(&self);
 }
 
-/// One state of something that is sent in versions.
+/// One version of data that is sent.
 pub trait Version: fmt::Debug + Send + Sync {
-    /// The places in memory of the buffers that this version keeps itself, and that cost nothing
-    /// more when a client holds them too.
+    /// Addresses of the buffers that this version keeps itself. They cost no more memory when a
+    /// client holds them too.
     fn own_buffers(&self) -> Vec<usize>;
 }
 
@@ -50,7 +50,7 @@ pub struct Versions(Arc<Mutex<Books>>);
 struct Books {
     /// The versions to which a payload belongs, by age.
     versions: BTreeMap<u64, Weak<dyn Version>>,
-    /// The payloads that are being sent, by their places in memory. Versions share the buffers of
+    /// The payloads that are being sent, by their addresses. Versions share the buffers of
     /// unchanged items.
     payloads: BTreeMap<usize, Held>,
     next: u64,
@@ -65,7 +65,7 @@ struct Held {
     readers: Slab<Weak<dyn SlowReader>>,
 }
 
-/// The place where a reader is noted.
+/// Position of a reader in the books.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     payload: usize,
@@ -76,7 +76,8 @@ fn address(buffer: &Bytes) -> usize {
     buffer.as_ptr() as usize
 }
 
-/// How many of the oldest versions are to go, by their sizes from the oldest to the newest. Pure.
+/// Number of the oldest versions to drop, given the sizes of all from the oldest to the newest.
+/// Pure.
 fn surplus(sizes: &[usize]) -> usize {
     let old = &sizes[..sizes.len().saturating_sub(KEPT_VERSIONS)];
     let mut bytes: usize = old.iter().sum();
@@ -116,7 +117,7 @@ impl Books {
         (place, self.ended())
     }
 
-    /// The readers of those old versions that are too much.
+    /// The readers of the old versions that exceed the bound.
     fn ended(&mut self) -> Vec<Weak<dyn SlowReader>> {
         if self.surplus().is_empty() {
             return Vec::new();
@@ -127,7 +128,7 @@ impl Books {
         old.flat_map(|held| held.readers.iter().map(|(_, reader)| reader.clone())).collect()
     }
 
-    /// The numbers of the versions that are to go.
+    /// The numbers of the versions to drop.
     fn surplus(&self) -> Vec<u64> {
         let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
         for held in self.payloads.values() {
@@ -166,8 +167,8 @@ impl Books {
 }
 
 impl Versions {
-    /// Notes that a payload of a version is being sent to a reader. The readers of versions that
-    /// are too old are told to end; the returned value ends the note.
+    /// Notes that a payload of a version is being sent to a reader, until the returned value is
+    /// dropped. Ends the readers of versions that are too old.
     pub fn sending<V: Version + 'static>(
         &self,
         version: &Arc<V>,
@@ -185,7 +186,7 @@ impl Versions {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        // Nothing panics while it holds the lock; a poisoned one is as good as any.
+        // No code panics while it holds the lock, so a poisoned lock is safe to use.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -295,7 +296,7 @@ mod tests {
     }
 
     /// One reader at each of thirty versions of the data, of the item with that index. Returns how
-    /// many were told to end.
+    /// many were ended.
     fn read_items(segments: &[Arc<Item>], index: impl Fn(usize) -> usize) -> usize {
         let versions = Versions::default();
         let readers: Vec<Arc<Reader>> = (0..30).map(|_| Arc::default()).collect();

@@ -11,14 +11,14 @@ use crate::model::{DataSet, ItemKind, Origin};
 
 /// An immutable, complete data set. A change makes a new snapshot that shares the items.
 ///
-/// Encodings are built at most once, when somebody asks for them, and shared by all who do.
+/// Each encoding is built at most once, at its first use, and shared by all clients.
 pub struct Snapshot {
     /// The flags and segments.
     pub data: Arc<DataSet>,
-    /// Where they came from.
+    /// Their source.
     pub origin: Origin,
-    /// When LaunchDarkly was last known to say the same: now for live data, the time of writing
-    /// for stored data; `None` where the store does not tell.
+    /// Time at which LaunchDarkly last confirmed the data: now for live data, the time of writing
+    /// for stored data; `None` if the store does not record it.
     pub as_of: Option<SystemTime>,
     put_all: OnceLock<Bytes>,
     put_flags: OnceLock<Bytes>,
@@ -72,8 +72,8 @@ impl Snapshot {
         self.put_all.get_or_init(|| {
             let (event, body) = payloads::put_all(&self.data);
             if let Some(body) = body {
-                // The poll's body is part of the event: one buffer for both. Whoever asked for
-                // the body first has built it alone; then that one stays.
+                // The poll's body is part of the event: one buffer for both. A body that was built
+                // before stays.
                 let _ = self.latest_all.set(event.slice(body));
             }
             event
@@ -96,8 +96,8 @@ impl Snapshot {
         self.latest_flags.get_or_init(|| Bytes::from(payloads::latest_flags(&self.data)))
     }
 
-    /// A hash of all items, equal for equal data on every relay. Not of versions alone: those may
-    /// begin anew, as when an environment is reset.
+    /// A hash of all items, equal for equal data on every relay. Versions alone are not enough:
+    /// they may start again, as when an environment is reset.
     pub fn etag(&self) -> &str {
         self.etag.get_or_init(|| {
             let mut hash = Sha256::new();
@@ -146,7 +146,7 @@ mod tests {
         assert!(put.start < poll.start && poll.end < put.end, "the poll is a part of the put");
     }
 
-    /// A client must not fetch everything anew because a relay was built by another compiler.
+    /// A client must not fetch everything again because a relay was built by another compiler.
     #[test]
     fn the_tag_is_the_same_on_every_machine_and_build() {
         let mut data = DataSet::default();
@@ -154,7 +154,7 @@ mod tests {
         data.upsert(&ItemKey::new(ItemKind::Flag, "gone"), Arc::new(Item::tombstone(9)));
         data.upsert(&ItemKey::new(ItemKind::Segment, "s"), Arc::new(Item::live(1, "{}")));
         let snapshot = Snapshot::new(Arc::new(data), Origin::Live, SystemTime::UNIX_EPOCH);
-        // SHA-256 of what the loop above writes for these items, by other means.
+        // SHA-256 of what the loop above writes for these items, computed by another program.
         assert_eq!(snapshot.etag(), "ed99c454490b3857a4e0d3f3");
     }
 

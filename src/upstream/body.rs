@@ -1,7 +1,7 @@
 //! The body of a response, together with the connection that it comes over.
 //!
-//! The connection has no task of its own: it moves while somebody reads, and ends when the body
-//! is dropped.
+//! The connection has no task of its own: it makes progress while the body is read, and ends when
+//! the body is dropped.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -20,7 +20,7 @@ use super::{ConnectError, Phase};
 
 type HttpConnection = Connection<TokioIo<BoxedIo>, Full<Bytes>>;
 
-/// One HTTP connection, moved by whoever waits for something from it.
+/// One HTTP connection, driven by the future that waits for something from it.
 pub(super) struct Driver(Option<Pin<Box<HttpConnection>>>);
 
 impl Driver {
@@ -28,7 +28,7 @@ impl Driver {
         Self(Some(Box::pin(connection)))
     }
 
-    /// Moves the connection until `wanted` is there. How the connection ends is told by `wanted`.
+    /// Drives the connection until `wanted` is ready, which also reports how the connection ends.
     pub(super) async fn drive<T>(&mut self, wanted: impl Future<Output = T>) -> T {
         let mut wanted = pin!(wanted);
         poll_fn(|cx| {
@@ -69,8 +69,8 @@ impl ResponseBody {
 
     /// The next bytes; `None` at the end of the body.
     ///
-    /// Fails if not a single byte comes over the network within the read deadline. The time in
-    /// which nobody reads does not count. Safe to cancel: nothing is lost.
+    /// Fails if not a single byte comes over the network within the read deadline. The time between
+    /// two reads does not count. Safe to cancel: nothing is lost.
     pub async fn read(&mut self) -> Result<Option<Bytes>, ConnectError> {
         let begun = Instant::now();
         loop {
@@ -86,7 +86,7 @@ impl ResponseBody {
                     },
                 },
                 () = sleep_until(until) => {
-                    // Bytes may have come that were not yet any part of the body.
+                    // Bytes may have come that are not part of the body.
                     if self.progress.last().max(begun) + self.read <= Instant::now() {
                         return Err(ConnectError::TimedOut { phase: Phase::Body, budget: self.read });
                     }

@@ -1,4 +1,4 @@
-//! TCP connections: names are resolved anew for each one, all addresses are tried.
+//! TCP connections: names are resolved again for each one, all addresses are tried.
 //!
 //! It does not speak TLS or HTTP and keeps no connection. Every wait has a limit.
 
@@ -18,16 +18,16 @@ use tokio::time::{Instant, timeout};
 
 use super::{ConnectError, Deadlines, Phase};
 
-/// How long an idle connection waits before the kernel asks whether the peer lives, and between
-/// these questions. ld-relay v8: one minute.
+/// Idle time before the first TCP keepalive probe, and the time between probes (ld-relay v8: one
+/// minute).
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// The least an address gets of the connect budget while others wait behind it: a lost SYN is
-/// sent again after one second.
+/// Smallest share of the connect budget for an address while others wait: a lost SYN is sent again
+/// after one second.
 const ADDRESS_SHARE_MIN: Duration = Duration::from_secs(1);
 
-/// Lookups at a time. The system's resolver blocks a thread for as long as its servers are
-/// silent; in an outage all streams would otherwise take the threads that files are read with.
+/// Most lookups at a time. The system's resolver blocks a thread for as long as its servers are
+/// silent; otherwise, in an outage, all streams would take the threads that files are read with.
 const LOOKUPS_MAX: usize = 16;
 
 /// A byte stream of any kind: TCP, TLS, TLS within TLS.
@@ -37,8 +37,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 pub(super) type BoxedIo = Box<dyn Io>;
 
-/// When a connection last gave a byte, counted below TLS, so that every byte of the network is
-/// progress and not only a whole TLS record.
+/// Time of a connection's last byte, taken below TLS, so that every byte of the network is progress
+/// and not only a whole TLS record.
 #[derive(Clone, Debug)]
 pub(super) struct Progress(Arc<LastByte>);
 
@@ -63,7 +63,7 @@ impl Progress {
     }
 }
 
-/// Notes the progress of the stream within.
+/// A stream that notes its progress.
 struct Watched<S> {
     inner: S,
     progress: Progress,
@@ -164,7 +164,7 @@ async fn resolve(
     let failed = |cause| ConnectError::Dns { host: host.to_owned(), cause };
     let name = host.to_owned();
     let lookup = async {
-        // The permit goes with the blocking call, which goes on when its caller has given up.
+        // The permit goes with the blocking call, which continues when its caller has given up.
         let permit = Arc::clone(lookups).acquire_owned().await.map_err(io::Error::other)?;
         let call = tokio::task::spawn_blocking(move || {
             let addresses = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
@@ -222,7 +222,7 @@ async fn connect(
     Err(last)
 }
 
-/// What the next of `waiting` addresses gets of what is left of the budget.
+/// Share of the remaining budget for the next of `waiting` addresses.
 fn share(left: Duration, waiting: usize) -> Duration {
     let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).max(1);
     (left / waiting).max(ADDRESS_SHARE_MIN).min(left)

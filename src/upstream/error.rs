@@ -1,7 +1,7 @@
-//! How dialling and reading upstream can fail, and what each failure means: how long to wait
+//! Failures of dialling and reading upstream, and what each means: how long to wait
 //! ([`FailureClass`]) and what `/status` says ([`ErrorKind`]).
 //!
-//! The classification stands here and nowhere else. No variant holds a credential, a payload or
+//! The classification is done here and nowhere else. No variant holds a credential, a payload or
 //! the query of a URL.
 
 use std::error::Error;
@@ -16,7 +16,7 @@ use crate::sse::ParseError;
 /// The reason behind an error.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
-/// What a request was waiting for when its time ran out.
+/// Step that a request was waiting for when its time ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The host's addresses.
@@ -46,7 +46,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Why a request, or a stream that it opened, ended without what was asked for.
+/// Reason why a request, or a stream that it opened, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The host name has no address.
@@ -54,11 +54,11 @@ pub enum ConnectError {
     Dns {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         cause: io::Error,
     },
-    /// No address of the host took the connection. Behind a proxy the host is the proxy's.
+    /// No address of the host accepted the connection. Behind a proxy the host is the proxy's.
     #[error("cannot connect to {to}")]
     Connect {
         /// Host and port.
@@ -76,39 +76,39 @@ pub enum ConnectError {
     /// The TLS handshake failed, for example because the certificate is not trusted.
     #[error("TLS handshake with {host} failed")]
     Tls {
-        /// Whose certificate was expected.
+        /// Host whose certificate was expected.
         host: String,
-        /// What TLS said.
+        /// The error of TLS.
         #[source]
         cause: io::Error,
     },
-    /// A wait passed its limit.
+    /// A wait exceeded its limit.
     #[error("no progress within {budget:?} while waiting for {phase}")]
     TimedOut {
-        /// What was waited for.
+        /// The step that was waited for.
         phase: Phase,
         /// The limit.
         budget: Duration,
     },
-    /// An answer came, with a status that is not what was asked for.
+    /// An answer came with an unwanted status.
     #[error("answered with status {0}")]
     Status(u16),
-    /// The answer sent the request from one place to the next without end.
+    /// There were too many redirects in a row.
     #[error("answered with too many redirects")]
     TooManyRedirects,
     /// The answer is fine but is no event stream.
     #[error("answered with something else than an event stream")]
     ContentType,
-    /// The event stream passed a limit.
+    /// The event stream exceeded a limit.
     #[error("sent an unreadable event stream")]
     EventStream(#[source] ParseError),
     /// The connection broke, or the other side does not speak HTTP.
     #[error("connection broke or broke the rules of HTTP")]
     Protocol(#[source] Cause),
-    /// The other side ended an event stream, which has no end of its own.
+    /// The server ended an event stream, which should not end.
     #[error("the other side ended the stream")]
     Ended,
-    /// The credential holds characters that cannot stand in a header.
+    /// The credential holds characters that are not valid in a header.
     #[error("credential cannot be sent: it has characters that a header cannot hold")]
     Credential,
     /// The request itself cannot be sent, because of its URL.
@@ -116,12 +116,12 @@ pub enum ConnectError {
     Url(#[source] super::UrlError),
 }
 
-/// How long to wait before the next attempt.
+/// Class of a failure, which decides how long to wait before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
     /// It will pass by itself: short delays.
     Normal,
-    /// It stays until somebody changes something, as a rejected key does: long delays.
+    /// It stays until an operator changes something, as with a rejected key: long delays.
     Slow,
 }
 
@@ -136,7 +136,7 @@ impl FailureClass {
     }
 }
 
-/// What `/status` says of a failure.
+/// A failure as `/status` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamFailure {
     /// Its kind.
@@ -146,7 +146,7 @@ pub struct StreamFailure {
 }
 
 impl ConnectError {
-    /// How long to wait before the next attempt.
+    /// The class, which decides how long to wait before the next attempt.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Status(status) => FailureClass::of_status(*status),
@@ -192,10 +192,10 @@ impl ConnectError {
     }
 }
 
-/// Why no client can be made of the settings.
+/// Reason why no client can be made of the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// A proxy's URL cannot be understood.
+    /// A proxy's URL cannot be parsed.
     #[error("{setting} is not the URL of a proxy")]
     ProxyUrl {
         /// The setting.
@@ -214,7 +214,7 @@ pub enum SettingsError {
     CaFile {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         cause: Cause,
     },

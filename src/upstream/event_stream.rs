@@ -1,12 +1,13 @@
-//! One event stream of upstream, kept open for ever.
+//! One event stream of upstream, which reconnects after each failure.
 //!
-//! A task connects, reads, waits and connects again; [`ReconnectPolicy`] says how long. The owner
-//! learns of each step through [`EventStream::recv`] and needs no policy of its own. The task does
-//! not know what events mean: whoever finds one malformed calls [`EventStream::restart`].
+//! A task connects, reads, waits and connects again; [`ReconnectPolicy`] says how long it waits.
+//! The owner receives each step through [`EventStream::recv`] and needs no policy of its own. The
+//! task does not know what events mean: an owner that finds one malformed calls
+//! [`EventStream::restart`].
 //!
 //! Connections are numbered from 1 without gaps. An event belongs to the data of its connection:
 //! after a restart, events of the old number may still be in flight and must be dropped by the
-//! owner. What had not ended when a connection broke is never given out.
+//! owner. An event that had not ended when its connection broke is never delivered.
 
 use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
@@ -28,29 +29,30 @@ use crate::sse::{Event, Limits, Parsed, Parser};
 use crate::tasks::TaskGroup;
 use crate::telemetry::{Chain, Rounded};
 
-/// What upstream may make us hold. Lines that are no payload are names and comments, a few bytes
-/// each; the largest environments seen have payloads of some tens of megabytes.
+/// Limits on what upstream makes the relay hold in memory. Lines that are no payload are names and
+/// comments, a few bytes each; the largest environments seen have payloads of some tens of
+/// megabytes.
 pub const STREAM_LIMITS: Limits =
     Limits { line_bytes_max: 64 * 1024, event_bytes_max: 256 * 1024 * 1024 };
 
-/// Events that wait for the owner. When they are this many the connection is not read on, so
-/// upstream feels the pressure.
+/// Most events that wait for the owner. Beyond that the connection is not read, which puts
+/// back-pressure on upstream.
 const WAITING_MAX: usize = 16;
 
 /// Header that names the environment whose data a stream carries.
 const ENVIRONMENT_ID: HeaderName = HeaderName::from_static("x-ld-envid");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What is to be streamed.
+/// A stream to open.
 #[derive(Clone, Debug)]
 pub struct StreamRequest {
-    /// What the stream carries, for logs and the task's name: `flags`, `autoconfig`.
+    /// Content of the stream, for logs and the task's name: `flags`, `autoconfig`.
     pub stream: &'static str,
-    /// Where from.
+    /// The URL of the stream.
     pub url: Uri,
     /// The key that opens it. Another key is another stream.
     pub authorization: Authorization,
-    /// Headers beside those that every stream has.
+    /// Headers in addition to those that every stream has.
     pub headers: HeaderMap,
     /// Bounds of what is read; usually [`STREAM_LIMITS`].
     pub limits: Limits,
@@ -65,14 +67,14 @@ pub struct StreamTimings {
     pub reconnect: ReconnectTimings,
 }
 
-/// What happens to a stream.
+/// A step in the life of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamEvent {
-    /// A connection stands: the head of the response is good. Nothing has been received yet.
+    /// A connection was opened: the head of the response is good. Nothing has been received yet.
     Opened {
         /// The number of the connection.
         connection: u64,
-        /// The environment that upstream says it is.
+        /// The environment that upstream names.
         environment_id: Option<EnvironmentId>,
     },
     /// An event.
@@ -82,7 +84,7 @@ pub enum StreamEvent {
         /// The event.
         event: Event,
     },
-    /// A comment: upstream lives. Left out when the owner is busy.
+    /// A comment: upstream is alive. Left out when the owner is busy.
     Comment {
         /// The connection that it came over.
         connection: u64,
@@ -91,23 +93,23 @@ pub enum StreamEvent {
     Closed {
         /// The number of the connection.
         connection: u64,
-        /// Why; `None` if the owner had requested a restart.
+        /// The cause; `None` if the owner had requested a restart.
         failure: Option<StreamFailure>,
-        /// When the next attempt is made, from now.
+        /// Time until the next attempt.
         retry_in: Duration,
     },
 }
 
-/// Why the owner gives a connection up.
+/// Reason for which the owner gives a connection up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartReason {
-    /// Data came that makes no sense. When it comes again and again, the waits grow to minutes.
+    /// Data came that cannot be used. If it comes again and again, the waits grow to minutes.
     Malformed,
     /// Nothing is wrong: upstream, or a changed setting, asks for a new connection.
     Requested,
 }
 
-/// What the owner wants of the task. Only the newest wish counts.
+/// Wishes of the owner to the task. Only the newest one counts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Wishes {
     restart: Option<(u64, RestartReason)>,
@@ -136,7 +138,6 @@ impl EventStream {
             request,
             events: sender,
             connection: 0,
-            opened: false,
             reported: None,
             profile: FailureClass::Normal,
         };
@@ -146,10 +147,10 @@ impl EventStream {
         Self { events, wishes, _task: task }
     }
 
-    /// The next thing that happens. Safe to cancel.
+    /// The next event. Safe to cancel.
     ///
-    /// `None` only if the task broke, which is an error of ours; then the stream is to be opened
-    /// anew.
+    /// `None` only if the task stopped unexpectedly, which is a defect of the relay; then the owner
+    /// must open the stream again.
     pub async fn recv(&mut self) -> Option<StreamEvent> {
         self.events.recv().await
     }
@@ -167,7 +168,7 @@ impl EventStream {
     }
 }
 
-/// How a connection ended.
+/// End of a connection.
 enum End {
     Failed(ConnectError),
     Restarted(RestartReason),
@@ -184,11 +185,9 @@ struct Reader {
     parser: Parser,
     events: mpsc::Sender<StreamEvent>,
     connection: u64,
-    /// Whether the connection at hand was opened.
-    opened: bool,
-    /// The kind of failure that the log told last, until a connection is opened.
+    /// The kind of failure that was logged last, until a connection is opened.
     reported: Option<(Discriminant<ConnectError>, StreamFailure)>,
-    /// The pace of retries that the log told last.
+    /// The pace of retries that was logged last.
     profile: FailureClass,
 }
 
@@ -197,7 +196,7 @@ impl Reader {
         loop {
             self.connection += 1;
             let connection = self.connection;
-            // A restart drops the connection wherever it stands; the parser starts afresh.
+            // A restart drops the connection in any state; the parser starts again.
             let end = tokio::select! {
                 biased;
                 reason = restart_of(connection, &mut wished) => End::Restarted(reason),
@@ -215,7 +214,6 @@ impl Reader {
 
     /// One connection from dialling to its end.
     async fn connection(&mut self) -> End {
-        self.opened = false;
         self.parser.restart();
         match self.connect().await {
             Ok(response) => self.read(response).await,
@@ -257,7 +255,6 @@ impl Reader {
 
     async fn read(&mut self, mut response: HttpResponse) -> End {
         let connection = self.connection;
-        self.opened = true;
         self.reported = None;
         self.policy.opened(Instant::now());
         tracing::info!(connection, "upstream stream opened");
@@ -294,8 +291,8 @@ impl Reader {
         }
     }
 
-    /// What the end of a connection means for `/status` and for the next attempt. `None`: there
-    /// is none.
+    /// The failure for `/status` and the wait before the next attempt, after the end of a
+    /// connection. `None`: there is no next attempt.
     fn closed(&mut self, end: &End) -> Option<(Option<StreamFailure>, Duration)> {
         let (now, random) = (Instant::now(), fastrand::f64());
         Some(match end {
@@ -320,13 +317,14 @@ impl Reader {
         })
     }
 
-    /// One line for each change; what repeats itself is told to those who debug.
+    /// Logs one line for each change; repetitions are logged at the debug level.
     fn log(&mut self, end: &End, retry_in: Duration) {
         let connection = self.connection;
         let retry_in = Rounded(retry_in);
         match end {
             End::Failed(error) => {
-                // That a connection broke says nothing of why there is no new one.
+                // A broken connection and a failed attempt can have the same failure, so the
+                // variant counts too.
                 let kind = (discriminant(error), error.failure());
                 let known = self.reported.replace(kind) == Some(kind);
                 let rejected = matches!(error, ConnectError::Status(401 | 403));
@@ -370,7 +368,7 @@ impl Reader {
     }
 }
 
-/// Waits until the owner gives this very connection up.
+/// Waits until the owner gives exactly this connection up.
 async fn restart_of(connection: u64, wished: &mut watch::Receiver<Wishes>) -> RestartReason {
     let wish = |wishes: &Wishes| wishes.restart.is_some_and(|(wished, _)| wished == connection);
     match wished.wait_for(wish).await.map(|wishes| wishes.restart) {

@@ -1,8 +1,8 @@
-//! One request, one connection: dialled anew, with a limit on every wait.
+//! One new connection for each request, with a limit on every wait.
 //!
 //! Nothing is pooled, retried or kept. ld-relay's limits are those of Go's client, which waits
-//! for ever for the head of a response; here that has a deadline as well. Credentials go to the
-//! host that they are meant for and stand in no error and no log.
+//! indefinitely for the head of a response; here that has a deadline as well. Credentials are sent
+//! only to the host that they are meant for, and appear in no error and no log.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use super::tls::Tls;
 use super::url::{Target, keeps_credential, redirected, same_origin};
 use super::{Authorization, ConnectError, HttpRequest, Phase, SettingsError};
 
-/// What upstream is told of us.
+/// The relay's `User-Agent`.
 const USER_AGENT_TEXT: &str = concat!("Pilotlight/", env!("CARGO_PKG_VERSION"));
 
-/// How often a request may be sent on. More is a loop.
+/// Most redirects of a request. More are a loop.
 const REDIRECTS_MAX: u32 = 5;
 
 /// Largest read buffer of a connection, in bytes; the head of a response must fit. hyper's own
@@ -45,7 +45,7 @@ pub struct Deadlines {
     pub proxy: Duration,
     /// For each TLS handshake. ld-relay v8: 10 s.
     pub tls: Duration,
-    /// From the connection to the head of the response, for each redirect anew.
+    /// From the connection to the head of the response, again for each redirect.
     pub response_header: Duration,
     /// Between two bytes of the body. ld-relay v8: 5 min, where LaunchDarkly sends a comment
     /// every 3 min.
@@ -65,12 +65,12 @@ impl Default for Deadlines {
     }
 }
 
-/// What a client is made of.
+/// Settings of a client.
 #[derive(Clone, Debug, Default)]
 pub struct HttpClientSettings {
-    /// How requests leave this network.
+    /// Outbound proxies.
     pub proxy: ProxySettings,
-    /// PEM files of certificates that are trusted beside those of the system.
+    /// PEM files of certificates that are trusted in addition to those of the system.
     pub ca_files: Vec<PathBuf>,
 }
 
@@ -101,12 +101,12 @@ pub struct HttpResponse {
 struct Route {
     io: BoxedIo,
     progress: Progress,
-    /// The proxy that reads the request itself, because it is not for a tunnel.
+    /// The proxy that reads the request itself, if there is no tunnel.
     reader: Option<Proxy>,
 }
 
 impl HttpClient {
-    /// A client that dials. Reads the CA files, nothing else.
+    /// Creates a client that dials over the network. Reads the CA files, nothing else.
     pub fn new(settings: &HttpClientSettings) -> Result<Self, SettingsError> {
         Self::with_dialer(settings, Dialer::network())
     }
@@ -125,8 +125,8 @@ impl HttpClient {
 
     /// Sends a request and waits for the head of the response, following redirects of a `GET`.
     ///
-    /// Every status is a response here; judging it is for the caller. Safe to cancel: dropping
-    /// the future closes the connection.
+    /// Every status is a response here; the caller judges it. Safe to cancel: dropping the future
+    /// closes the connection.
     pub async fn send(
         &self,
         request: &HttpRequest,
@@ -250,7 +250,7 @@ fn absolute(target: &Target, url: &Uri) -> Result<Uri, ConnectError> {
     format!("http://{}{path}", target.authority()).parse().map_err(ConnectError::protocol)
 }
 
-/// Where a response sends the request. `None`: nowhere that we would follow.
+/// Target of a redirect; `None` if there is none that is followed.
 fn redirect(method: &Method, url: &Uri, response: &HttpResponse) -> Option<Uri> {
     if *method != Method::GET {
         return None;
@@ -260,7 +260,7 @@ fn redirect(method: &Method, url: &Uri, response: &HttpResponse) -> Option<Uri> 
         StatusCode::MOVED_PERMANENTLY
         | StatusCode::TEMPORARY_REDIRECT
         | StatusCode::PERMANENT_REDIRECT => next(),
-        // Elsewhere it is the log-in page of a network that stands in the way.
+        // On another origin it is the log-in page of a captive portal.
         StatusCode::FOUND | StatusCode::SEE_OTHER => next().filter(|to| same_origin(url, to)),
         _ => None,
     }

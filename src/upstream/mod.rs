@@ -1,9 +1,9 @@
-//! Everything that dials LaunchDarkly.
+//! All connections to LaunchDarkly.
 //!
 //! [`HttpClient`] makes one request over a connection of its own; [`EventStream`] keeps one event
-//! stream open for ever; [`ReconnectPolicy`] says how long it waits in between. What the events
-//! mean is for the modules that open the streams. No failure here is final: each has a timer that
-//! ends it.
+//! stream open and reconnects it; [`ReconnectPolicy`] says how long it waits in between. The
+//! modules that open the streams interpret the events. No failure here is final: each has a timer
+//! that ends it.
 
 mod body;
 mod dial;

@@ -1,8 +1,8 @@
 //! Outbound proxies: which request goes through which one, and tunnels through them.
 //!
-//! `[Proxy] url` takes everything, without exceptions. Without it the variables `HTTP_PROXY`,
-//! `HTTPS_PROXY` and `NO_PROXY` decide, and loopback addresses are dialled directly (ld-relay v8:
-//! the rules of Go). Proxy credentials go to the proxy and nowhere else.
+//! `[Proxy] url` applies to every request, without exceptions. Without it the variables
+//! `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` decide, and loopback addresses are dialled directly
+//! (ld-relay v8: the rules of Go). Proxy credentials go to the proxy and nowhere else.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use crate::model::{Password, RedactedUrl};
 /// Largest head of an answer to `CONNECT`, in bytes: room for a proxy's cookies and vanity headers.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How requests leave this network. The variables are those of the process, as config read them.
+/// Settings of outbound proxies. The variables are those of the process, as config read them.
 #[derive(Clone, Debug, Default)]
 pub struct ProxySettings {
     /// `[Proxy] url`: every request goes through it.
@@ -37,7 +37,7 @@ pub struct ProxySettings {
     pub http_proxy: Option<RedactedUrl>,
     /// `HTTPS_PROXY` or `https_proxy`: for `https` URLs, without `url` only.
     pub https_proxy: Option<RedactedUrl>,
-    /// `NO_PROXY` or `no_proxy`: hosts that the two variables do not concern.
+    /// `NO_PROXY` or `no_proxy`: hosts to which the two variables do not apply.
     pub no_proxy: Option<String>,
 }
 
@@ -158,7 +158,7 @@ pub(super) async fn tunnel(
     if (200..300).contains(&status) { Ok(io) } else { Err(ConnectError::Proxy { status }) }
 }
 
-/// Reads the head of the proxy's answer and nothing behind it.
+/// Reads the head of the proxy's answer and nothing after it.
 async fn read_status(io: &mut BoxedIo) -> Result<u16, ConnectError> {
     let mut head = Vec::with_capacity(1024);
     let end = loop {
@@ -179,7 +179,8 @@ async fn read_status(io: &mut BoxedIo) -> Result<u16, ConnectError> {
         .and_then(|digits| std::str::from_utf8(digits).ok())
         .and_then(|digits| digits.parse::<u16>().ok())
         .ok_or_else(not_http)?;
-    // The other end of a tunnel waits for our greeting, so nothing can have come from there.
+    // The other end of a tunnel waits for the client's greeting, so nothing can have come from
+    // there.
     if (200..300).contains(&status) && end < head.len() {
         return Err(ConnectError::protocol("the proxy sent more than its answer"));
     }

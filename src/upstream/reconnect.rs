@@ -1,9 +1,9 @@
-//! How long a stream waits before it connects again. Pure: time and chance are arguments.
+//! Delays before a stream connects again. Pure: the time and a random number are arguments.
 //!
-//! Two profiles: short delays for what passes by itself, long ones for what stays until somebody
-//! changes something, such as a rejected key. A third curve is for data that makes no sense:
-//! the connection is fine, but each reconnect brings the same large answer. All of them grow until
-//! a connection has been open for a minute, and none of them ever ends in giving up.
+//! Two profiles: short delays for failures that pass by themselves, long ones for those that stay
+//! until an operator changes something, such as a rejected key. A third curve is for malformed
+//! data: the connection is fine, but each reconnect brings the same large answer. All of them grow
+//! until a connection has been open for a minute; the stream never gives up.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ pub struct ReconnectTimings {
     pub slow: Backoff,
     /// After malformed data.
     pub malformed: Backoff,
-    /// How long a connection must have been open, from the head of the response, before the
+    /// Time that a connection must have been open, from the head of the response, before the
     /// failures that preceded it are forgotten. ld-relay v8: one minute, from the last event.
     pub healthy_after: Duration,
-    /// Least that the other side's `retry:` can ask for.
+    /// Shortest delay that the server's `retry:` can ask for.
     pub hint_min: Duration,
-    /// Most that it can ask for.
+    /// Longest delay that it can ask for.
     pub hint_max: Duration,
 }
 
@@ -55,9 +55,9 @@ pub struct ReconnectPolicy {
     failures: u32,
     /// Restarts for malformed data in a row.
     malformed: u32,
-    /// What the other side asked for.
+    /// Delay that the server asked for.
     hint: Option<Duration>,
-    /// Since when the connection is open, if it is.
+    /// Time since which the connection is open, if it is.
     open_since: Option<Instant>,
 }
 
@@ -74,25 +74,25 @@ impl ReconnectPolicy {
         }
     }
 
-    /// Which delays are in use.
+    /// The delays in use.
     pub fn profile(&self) -> FailureClass {
         self.profile
     }
 
-    /// A connection was opened: the head of a good response is there.
+    /// Notes that a connection was opened: the head of a good response has come.
     pub fn opened(&mut self, now: Instant) {
         self.open_since = Some(now);
     }
 
-    /// The other side sent a `retry:` line. It replaces the first delay of the profile, but never
+    /// Takes a `retry:` line of the server. It replaces the first delay of the profile, but never
     /// makes the slow one faster.
     pub fn hinted(&mut self, millis: u64) {
         let asked = Duration::from_millis(millis);
         self.hint = Some(asked.clamp(self.timings.hint_min, self.timings.hint_max));
     }
 
-    /// An attempt or a connection failed. Tells how long to wait; `random` is uniform in
-    /// `0.0..1.0`.
+    /// Notes that an attempt or a connection failed. Returns how long to wait; `random` is uniform
+    /// in `0.0..1.0`.
     pub fn failed(&mut self, class: FailureClass, now: Instant, random: f64) -> Duration {
         self.closed(now);
         match (self.profile, class) {
@@ -108,8 +108,8 @@ impl ReconnectPolicy {
         self.delay(random)
     }
 
-    /// We gave the connection up ourselves. Tells how long to wait, which is never nothing: a
-    /// server that asks each connection to reconnect must not be hammered.
+    /// Notes that the relay gave the connection up itself. Returns how long to wait, which is never
+    /// zero: a server that asks each connection to reconnect must not be hammered.
     pub fn restarted(&mut self, reason: RestartReason, now: Instant, random: f64) -> Duration {
         let delay = self.failed(FailureClass::Normal, now, random);
         match reason {
@@ -158,9 +158,9 @@ mod tests {
 
     /// Plays a story of words and checks the delays in milliseconds, without jitter.
     ///
-    /// `open` is what it says; a number is seconds that pass; `retry=` a hint in
-    /// milliseconds; `normal`, `slow`, `requested` and `malformed` end a connection or an attempt
-    /// and give a delay each.
+    /// `open` opens a connection; a number is seconds that pass; `retry=` a hint in milliseconds;
+    /// `normal`, `slow`, `requested` and `malformed` end a connection or an attempt and give a
+    /// delay each.
     #[track_caller]
     fn check(story: &str, delays_ms: &[u64]) {
         let mut policy = ReconnectPolicy::new(ReconnectTimings::default());

@@ -1,4 +1,4 @@
-//! What is asked of upstream: URL, headers, credential.
+//! A request to upstream: URL, headers, credential.
 
 use std::fmt;
 
@@ -62,11 +62,12 @@ pub struct HttpRequest {
     pub method: Method,
     /// Absolute, `http` or `https`.
     pub url: Uri,
-    /// Sent to the URL's host and port only, never to a proxy, never to where else a redirect leads.
+    /// Sent to the URL's host and port only, never to a proxy, never to another host that a
+    /// redirect leads to.
     pub authorization: Option<Authorization>,
-    /// Further headers. They win over those that the client adds by itself.
+    /// Further headers. They take precedence over those that the client adds by itself.
     pub headers: HeaderMap,
-    /// What is sent; empty for `GET`.
+    /// The body; empty for `GET`.
     pub body: Bytes,
 }
 

@@ -44,7 +44,7 @@ impl Dial {
     }
 }
 
-/// What the dialer does when a test stands in for the network.
+/// Dials to a test that stands in for the network.
 pub(super) async fn dial(
     dials: &mpsc::UnboundedSender<Dial>,
     host: &str,
@@ -82,7 +82,7 @@ impl Peer {
         Self { io: Box::new(io) }
     }
 
-    /// Reads up to the empty line of a request. What there is of it, if the other side ends first.
+    /// Reads up to the empty line of a request. Returns a part of it if the other side ends first.
     pub(super) async fn read_head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -128,7 +128,7 @@ impl Peer {
         while self.io.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
     }
 
-    /// Becomes a TLS server, or tells how that failed.
+    /// Becomes a TLS server, or returns the error.
     pub(super) async fn accept_tls(self, config: &Arc<ServerConfig>) -> io::Result<Self> {
         let io = TlsAcceptor::from(Arc::clone(config)).accept(self.io).await?;
         Ok(Self::new(io))
@@ -145,7 +145,7 @@ pub(super) struct Server {
     _tasks: TaskGroup,
 }
 
-/// What a server does with one connection; what it returns is kept until the server is dropped.
+/// Handler of one connection of a server.
 pub(super) type Behaviour =
     Box<dyn FnOnce(Peer) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 

@@ -1,4 +1,4 @@
-//! TLS towards upstream: the system's certificates and those that the operator added.
+//! TLS to upstream, with the system's certificates and those that the operator added.
 //!
 //! The system's certificates are read when the first TLS connection needs them, once. There is no
 //! way to turn the verification off, no client certificate, and no HTTP/2.
@@ -23,7 +23,7 @@ use crate::telemetry::Chain;
 use super::dial::BoxedIo;
 use super::{ConnectError, Phase, SettingsError};
 
-/// What is trusted, and the TLS settings made of it.
+/// The trusted certificates, and the TLS settings made of them.
 pub(super) struct Tls {
     own: Vec<CertificateDer<'static>>,
     config: OnceCell<Arc<ClientConfig>>,
@@ -50,7 +50,7 @@ impl Tls {
         Ok(Self { own, config: OnceCell::new(), absence_told: AtomicBool::new(false) })
     }
 
-    /// Speaks TLS with `host` over a connection.
+    /// Performs the TLS handshake with `host` over a connection.
     pub(super) async fn handshake(
         &self,
         host: &str,
@@ -99,7 +99,7 @@ fn client_config(
     own: &[CertificateDer<'static>],
 ) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    // Systems carry some that are of no use to us.
+    // Systems carry some that rustls cannot use.
     roots.add_parsable_certificates(native);
     roots.add_parsable_certificates(own.iter().cloned());
     if roots.is_empty() {
@@ -116,7 +116,7 @@ fn client_config(
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, super::Cause> {
     let mut certificates = Vec::new();
-    // Added to a store of their own, to learn now whether they can be used.
+    // Added to a separate store, to check now whether they can be used.
     let mut usable = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path)? {
         let certificate = certificate?;

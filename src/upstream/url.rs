@@ -2,7 +2,7 @@
 //! in logs. Pure.
 //!
 //! User-info in a base URL is dropped: ld-relay's requests carry their own `Authorization`, which
-//! wins over it.
+//! takes precedence over it.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use http::Uri;
 use http::uri::Scheme;
 
-/// Why a text is no URL that can be requested.
+/// Reason why a text is no URL that can be requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// It is not a URL, or has characters that must be percent-encoded.
@@ -24,7 +24,7 @@ pub enum UrlError {
     Host,
 }
 
-/// What the paths of LaunchDarkly's services are appended to.
+/// A URL to which the paths of LaunchDarkly's services are appended.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     target: Target,
@@ -33,7 +33,7 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Reads a base URL. One slash at the end, a query and user-info do not count.
+    /// Reads a base URL. One slash at the end, a query and user-info are ignored.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let url: Uri = text.trim().parse().map_err(|_| UrlError::Syntax)?;
         let target = Target::of(&url)?;
@@ -65,7 +65,7 @@ impl fmt::Debug for BaseUrl {
     }
 }
 
-/// A text as the value of a query parameter.
+/// Encodes a text as the value of a query parameter.
 pub fn query_value(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -79,7 +79,7 @@ pub fn query_value(text: &str) -> String {
     encoded
 }
 
-/// Whom a request is for.
+/// Target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// `https` rather than `http`.
@@ -115,7 +115,7 @@ impl Target {
         format!("{}:{}", self.bracketed_host(), self.port)
     }
 
-    /// What a `Host` header says: the port only where it is not the scheme's own.
+    /// Value of the `Host` header: with the port only if it is not the scheme's own.
     pub(super) fn authority(&self) -> String {
         let usual = if self.secure { 443 } else { 80 };
         if self.port == usual { self.bracketed_host() } else { self.host_and_port() }
@@ -134,8 +134,8 @@ pub(super) fn shown(url: &Uri) -> String {
         .unwrap_or_else(|_| url.path().to_owned())
 }
 
-/// Where a redirect may lead: the same origin, or any place that is reached through TLS.
-/// `None`: it is not followed.
+/// Target of a redirect that may be followed: on the same origin, or any place that is reached
+/// through TLS. `None`: it is not followed.
 pub(super) fn redirected(from: &Uri, location: &str) -> Option<Uri> {
     let origin = Target::of(from).ok()?;
     let location = location.split('#').next().unwrap_or_default().trim();
@@ -160,12 +160,12 @@ pub(super) fn redirected(from: &Uri, location: &str) -> Option<Uri> {
     (target.secure || target == origin).then_some(to)
 }
 
-/// Whether two URLs have scheme, host and port in common.
+/// True if two URLs have scheme, host and port in common.
 pub(super) fn same_origin(one: &Uri, other: &Uri) -> bool {
     matches!((Target::of(one), Target::of(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Whether a credential for `from` may follow a redirect to `to`: within one origin, and from the
+/// True if a credential for `from` may follow a redirect to `to`: within one origin, and from the
 /// usual port of `http` to the usual one of `https` on the same host. Another port may belong to
 /// another service.
 pub(super) fn keeps_credential(from: &Uri, to: &Uri) -> bool {

@@ -7,9 +7,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::LIMIT;
-use crate::support::certificates::Certificates;
-use crate::support::relay::{free_address, program};
+use pilotlight_test_kit::LIMIT;
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::relay::{free_address, program};
 
 /// Exit code and standard error of the program with these variables.
 async fn run(arguments: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {

@@ -8,7 +8,7 @@ use pilotlight::testing::demo::fake_launchdarkly::{
 };
 use tempfile::TempDir;
 
-use crate::support::relay::{RelayProcess, RelaySettings, next_event};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings, next_event};
 
 fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();

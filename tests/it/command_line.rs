@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::relay::{RelaySettings, free_address, program, stream_end};
-use crate::support::{LIMIT, eventually};
+use pilotlight_test_kit::relay::{RelaySettings, free_address, program, stream_end};
+use pilotlight_test_kit::{LIMIT, eventually};
 
 /// How a run of the program ended.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::support::relay::{LONG, next_event, program, request};
-use crate::support::{LIMIT, eventually};
+use pilotlight_test_kit::relay::{LONG, next_event, program, request};
+use pilotlight_test_kit::{LIMIT, eventually};
 
 /// The last line of the story, before the URLs.
 const STAYS_UP: &str = "The relay stays up until you press Ctrl-C. To try:";

@@ -8,9 +8,9 @@ use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSetting
 use pilotlight::testing::demo::representations::KeyRep;
 use tempfile::TempDir;
 
-use crate::support::databases::Redis;
-use crate::support::eventually;
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::databases::Redis;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
 
 const SECOND_KEY: &str = "sdk-5a0f2a35-2c47-4a08-9c56-second000001";
 const CANNOT_BE_USED: &str = "a secret file cannot be used";

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::relay::RelaySettings;
+use pilotlight_test_kit::relay::RelaySettings;
 
 /// JSON of which no object has two members of one name.
 struct Unambiguous;

@@ -28,6 +28,5 @@ mod server;
 mod shared_cache;
 mod flag_stores;
 mod secrets;
-mod support;
 mod tables;
 mod upstream_faults;

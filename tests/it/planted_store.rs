@@ -12,8 +12,8 @@ use pilotlight::testing::sealing::{KeyRing, SealingKey};
 use pilotlight::testing::storage::local::{KeyFile, LocalStore};
 use tempfile::TempDir;
 
-use crate::shared_cache::scene::KEY;
-use crate::support::relay::{LONG, RelayProcess, RelaySettings};
+use pilotlight_test_kit::fleet::KEY;
+use pilotlight_test_kit::relay::{LONG, RelayProcess, RelaySettings};
 
 fn launchdarkly() -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::local_store_support::directory;
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
 
 const ROUNDS: u32 = 200;
 const ENVIRONMENTS: usize = 3;

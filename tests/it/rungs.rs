@@ -59,9 +59,23 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     // For tests only: it plays with the cores of all modules.
     (
         "simulation",
-        &[STORES, &["replica", "flagstore", "streams", "source", "upstream", "environments"]],
+        &[
+            STORES,
+            &[
+                "autoconfig",
+                "replica",
+                "flagstore",
+                "streams",
+                "source",
+                "upstream",
+                "environments",
+            ],
+        ],
     ),
-    ("testing", &[STORES, &["config", "flagstore", "streams", "autoconfig", "demo"]]),
+    (
+        "testing",
+        &[STORES, &["config", "flagstore", "streams", "source", "autoconfig", "server", "demo"]],
+    ),
     ("main", &[&["run"]]),
 ];
 
@@ -69,12 +83,14 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
 const PURE: &[&str] = &[
     "src/model/",
     "src/streams/",
+    "src/autoconfig/fields.rs",
     "src/autoconfig/state.rs",
     "src/autoconfig/startup_race.rs",
     "src/autoconfig/ordering.rs",
     "src/autoconfig/specs.rs",
     "src/autoconfig/cache/judge.rs",
     "src/autoconfig/cache/local_tier.rs",
+    "src/autoconfig/cache/orders.rs",
     "src/autoconfig/cache/plan.rs",
     "src/autoconfig/cache/shared_tier.rs",
     "src/autoconfig/cache/shared_tier/",

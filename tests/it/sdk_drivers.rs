@@ -9,10 +9,10 @@ use anyhow::{Context as _, ensure};
 use pilotlight::testing::model::SdkKey;
 use serde_json::{Value, json};
 
-use crate::support::sdk_driver::{
+use mini_relay::MiniRelay;
+use pilotlight_test_kit::sdk_driver::{
     Events, Language, Mode, SdkDriver, State, WatchReport, installed,
 };
-use mini_relay::MiniRelay;
 
 /// Far beyond what any SDK takes on a busy machine; only a broken one waits for it.
 const LIMIT: Duration = Duration::from_secs(30);

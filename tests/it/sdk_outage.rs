@@ -20,9 +20,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::support::futures_of;
-use crate::support::relay::{RelayProcess, RelaySettings};
-use crate::support::sdk_driver::{Events, Language, Mode, SdkDriver, same_value};
+use pilotlight_test_kit::futures_of;
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::sdk_driver::{Events, Language, Mode, SdkDriver, same_value};
 
 /// One for each SDK, so that several environments are live at once.
 const ENVIRONMENTS: usize = 4;

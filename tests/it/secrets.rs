@@ -12,11 +12,11 @@ use pilotlight::testing::demo::fake_launchdarkly::{
 use pilotlight::testing::demo::representations::{ExpiringKeyRep, KeyRep};
 use tempfile::TempDir;
 
-use crate::shared_cache::database::{CacheDatabase, Kind};
-use crate::shared_cache::scene::{CACHE_KEY, KEY, OFTEN, SEALED, Scene, shared, wait_for_shared};
-use crate::support::databases::MASTER_TOKEN;
-use crate::support::eventually;
-use crate::support::relay::{RelayProcess, RelaySettings, program};
+use pilotlight_test_kit::cache_database::{CacheDatabase, Kind};
+use pilotlight_test_kit::databases::MASTER_TOKEN;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{CACHE_KEY, Fleet, KEY, OFTEN, SEALED, shared, wait_for_shared};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings, program};
 
 on_every_database!(no_secret_is_logged_told_or_stored_in_clear);
 
@@ -218,13 +218,13 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
         Kind::Redis | Kind::DynamoDb => CacheDatabase::start(kind).await,
         Kind::Consul => CacheDatabase::start_consul_with_acl().await,
     };
-    let mut scene = Scene::new(database, 3, 10);
-    scene.add_filter("pilot-project.small", "small");
+    let mut fleet = Fleet::new(database, 3, 10);
+    fleet.add_filter("pilot-project.small", "small");
     let (disk, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (key_file, autoconfig_file) = (folder.path().join("key"), folder.path().join("autoconfig"));
     std::fs::write(&key_file, KEY).unwrap();
     std::fs::write(&autoconfig_file, FakeSettings::default().autoconfig_key).unwrap();
-    let settings = with_password(&scene, kind, scene.keyless(disk.path(), OFTEN))
+    let settings = with_password(&fleet, kind, fleet.keyless(disk.path(), OFTEN))
         .without("AUTO_CONFIG_KEY")
         .with("AUTO_CONFIG_KEY_FILE", autoconfig_file.display().to_string())
         .with("AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE", key_file.display().to_string())
@@ -235,22 +235,22 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
     let mut relay = settings.start().unwrap();
     relay.wait_until_healthy(6).await;
     relay.wait_until_stored().await;
-    let at_first = stored(&scene, disk.path()).await;
+    let at_first = stored(&fleet, disk.path()).await;
     let (_client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
     heard.ask_everything(&relay).await;
-    keys_change(&scene, &relay).await;
+    keys_change(&fleet, &relay).await;
     heard.ask_everything(&relay).await;
-    launchdarkly_talks_nonsense(&scene, &relay).await;
-    the_database_has_its_troubles(&scene, &relay).await;
+    launchdarkly_talks_nonsense(&fleet, &relay).await;
+    the_database_has_its_troubles(&fleet, &relay).await;
     heard.ask_everything(&relay).await;
-    files_are_exchanged(&scene, &relay, &key_file, &autoconfig_file).await;
+    files_are_exchanged(&fleet, &relay, &key_file, &autoconfig_file).await;
     heard.ask_everything(&relay).await;
     relay.signal("TERM").unwrap();
     relay.ended().await.unwrap();
     heard.logs("the first relay", &relay);
 
     // In an outage: with the right keys, then with a wrong one and a wrong password.
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let relay = settings.clone().with("LOG_FORMAT", "json").start().unwrap();
     relay.stream_with_put("/all", ROTATED).await;
     heard.ask_everything(&relay).await;
@@ -262,7 +262,7 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
     heard.ask_everything(&relay).await;
     heard.logs("a relay with a wrong key", &relay);
     relay.kill().await.unwrap();
-    let wrong = with_wrong_password(&scene, kind, settings)
+    let wrong = with_wrong_password(&fleet, kind, settings)
         .with("PROXY_URL", format!("http://user:{PROXY_PASSWORD}@127.0.0.1:9"));
     let relay = wrong.start().unwrap();
     relay.wait_for_status("it has tried", |status| shared(status)["state"] != "reading").await;
@@ -272,7 +272,7 @@ async fn no_secret_is_logged_told_or_stored_in_clear(kind: Kind) {
     heard.add("check-config", checked(&wrong));
     heard.add("check-config of nonsense", checked(&with_nonsense(kind, wrong)));
 
-    let at_last = stored(&scene, disk.path()).await;
+    let at_last = stored(&fleet, disk.path()).await;
     judge(&heard, [&at_first, &at_last]);
 }
 
@@ -292,12 +292,12 @@ fn judge(heard: &Heard, stored: [&Heard; 2]) {
 }
 
 /// The relay's credentials for the database, and the same on its side.
-fn with_password(scene: &Scene, kind: Kind, settings: RelaySettings) -> RelaySettings {
+fn with_password(fleet: &Fleet, kind: Kind, settings: RelaySettings) -> RelaySettings {
     match kind {
         Kind::Redis => {
             let rule = format!(">{PASSWORD}");
             let user = ["ACL", "SETUSER", "relay", "reset", "on", &rule, "~*", "+@all"];
-            assert_eq!(scene.database.redis().command(&user), "OK");
+            assert_eq!(fleet.database.redis().command(&user), "OK");
             settings.with("REDIS_USERNAME", "relay").with("REDIS_PASSWORD", PASSWORD)
         }
         Kind::DynamoDb => settings
@@ -308,10 +308,10 @@ fn with_password(scene: &Scene, kind: Kind, settings: RelaySettings) -> RelaySet
 }
 
 /// Credentials that the database refuses, if it looks at any.
-fn with_wrong_password(scene: &Scene, kind: Kind, settings: RelaySettings) -> RelaySettings {
+fn with_wrong_password(fleet: &Fleet, kind: Kind, settings: RelaySettings) -> RelaySettings {
     match kind {
         Kind::Redis => {
-            let address = scene.database.proxy().address();
+            let address = fleet.database.proxy().address();
             let url = format!("redis://relay:{WRONG_PASSWORD}@{address}");
             let settings = settings.without("REDIS_USERNAME").without("REDIS_PASSWORD");
             settings.with("REDIS_URL", url)
@@ -336,8 +336,8 @@ fn with_nonsense(kind: Kind, settings: RelaySettings) -> RelaySettings {
 }
 
 /// Rotation, concurrent and expiring keys.
-async fn keys_change(scene: &Scene, relay: &RelayProcess) {
-    let launchdarkly = &scene.launchdarkly;
+async fn keys_change(fleet: &Fleet, relay: &RelayProcess) {
+    let launchdarkly = &fleet.launchdarkly;
     let mut rep = launchdarkly.environment(&environment_id(0)).unwrap();
     ROTATED.clone_into(&mut rep.sdk_key.value);
     let later = 4_102_444_800_000;
@@ -357,8 +357,8 @@ async fn keys_change(scene: &Scene, relay: &RelayProcess) {
 }
 
 /// Messages that cannot be used, with keys in them, and refusals.
-async fn launchdarkly_talks_nonsense(scene: &Scene, relay: &RelayProcess) {
-    let launchdarkly = &scene.launchdarkly;
+async fn launchdarkly_talks_nonsense(fleet: &Fleet, relay: &RelayProcess) {
+    let launchdarkly = &fleet.launchdarkly;
     let id = environment_id(1);
     for (event, data) in [
         (
@@ -405,31 +405,31 @@ async fn launchdarkly_talks_nonsense(scene: &Scene, relay: &RelayProcess) {
     launchdarkly.clear_faults();
 }
 
-async fn the_database_has_its_troubles(scene: &Scene, relay: &RelayProcess) {
-    scene.database.put(SEALED, "junk", b"junk").await;
-    scene.database.proxy().kill();
-    scene.rename(1, "Environment 1");
+async fn the_database_has_its_troubles(fleet: &Fleet, relay: &RelayProcess) {
+    fleet.database.put(SEALED, "junk", b"junk").await;
+    fleet.database.proxy().kill();
+    fleet.rename(1, "Environment 1");
     wait_for_shared(relay, "unavailable").await;
-    scene.database.proxy().pass().unwrap();
+    fleet.database.proxy().pass().unwrap();
     wait_for_shared(relay, "loaded").await;
-    scene.database.remove(SEALED, "junk").await;
+    fleet.database.remove(SEALED, "junk").await;
 }
 
-async fn files_are_exchanged(scene: &Scene, relay: &RelayProcess, key: &Path, autoconfig: &Path) {
+async fn files_are_exchanged(fleet: &Fleet, relay: &RelayProcess, key: &Path, autoconfig: &Path) {
     std::fs::write(key, "\n").unwrap();
     relay.wait_for_log("a secret file cannot be used").await;
-    scene.launchdarkly.add_autoconfig_key(NEW_AUTOCONFIG);
+    fleet.launchdarkly.add_autoconfig_key(NEW_AUTOCONFIG);
     std::fs::write(key, NEW_KEY).unwrap();
     std::fs::write(autoconfig, NEW_AUTOCONFIG).unwrap();
     eventually("the new autoconfig key is used", async || {
-        let all = scene.launchdarkly.requests_for("/relay_auto_config");
+        let all = fleet.launchdarkly.requests_for("/relay_auto_config");
         let last = all.last().and_then(|request| request.authorization().map(str::to_owned));
         if last.as_deref() == Some(NEW_AUTOCONFIG) { Ok(()) } else { Err("not yet") }
     })
     .await;
     relay.wait_for_log("keys of the cache were read anew").await;
     eventually("the cache is sealed anew", async || {
-        let found = crate::shared_cache::scene::open(&scene.rows().await, &[NEW_KEY]);
+        let found = pilotlight_test_kit::fleet::open(&fleet.rows().await, &[NEW_KEY]);
         if found.is_whole && found.closed == 0 { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
@@ -453,10 +453,10 @@ fn checked(settings: &RelaySettings) -> Vec<u8> {
     [output.stdout, output.stderr].concat()
 }
 
-async fn stored(scene: &Scene, disk: &Path) -> Heard {
+async fn stored(fleet: &Fleet, disk: &Path) -> Heard {
     let mut stored = Heard(files(disk));
     for namespace in [SEALED, CACHE_KEY] {
-        for (name, value) in scene.database.rows(namespace).await {
+        for (name, value) in fleet.database.rows(namespace).await {
             stored.add(format!("name of a row of {namespace}"), name);
             stored.add(format!("row of {namespace}"), value);
         }

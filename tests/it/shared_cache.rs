@@ -16,7 +16,7 @@ macro_rules! on_every_database {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $test() {
-                    super::$test(crate::shared_cache::database::Kind::$kind).await;
+                    super::$test(pilotlight_test_kit::cache_database::Kind::$kind).await;
                 }
             )+
         }
@@ -25,7 +25,6 @@ macro_rules! on_every_database {
 
 mod age;
 mod cold;
-pub(crate) mod database;
 mod ld_relay;
 mod local;
 mod loss;
@@ -34,6 +33,5 @@ mod redis_topologies;
 mod refusal;
 mod rollback;
 mod rotation;
-pub(crate) mod scene;
 mod upkeep;
 mod writers;

@@ -174,7 +174,7 @@ def play(copy, seeds):
     output = done.stdout + done.stderr
     if "error: could not compile" in output:
         sys.exit(output[-4000:])
-    failure = re.search(r"^seed (\d+)(: .*| panicked)", output, re.MULTILINE)
+    failure = re.search(r"^(?:\w+, )?seed (\d+)(: .*| panicked)", output, re.MULTILINE)
     return f"seed {failure[1]}{failure[2]}"[:200] if failure else None
 
 

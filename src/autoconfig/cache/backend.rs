@@ -1,4 +1,4 @@
-//! What a database must do to hold the shared cache. It sees sealed bytes only.
+//! Operations of a database that holds the shared cache. It sees sealed bytes only.
 
 use std::fmt;
 use std::future::Future;
@@ -36,9 +36,9 @@ impl fmt::Debug for Row {
 pub struct Swap {
     /// The record to change.
     pub name: String,
-    /// What must be stored for the change to happen; `None`: nothing.
+    /// The row that must be stored for the change to happen; `None`: no row.
     pub expected: Option<Row>,
-    /// What to store; `None` removes the record.
+    /// The value to store; `None` removes the record.
     pub value: Option<Bytes>,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Swap {
     }
 }
 
-/// How one swap ended.
+/// Result of one swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swapped {
     /// The change was made.
@@ -71,8 +71,9 @@ pub trait Backend: Send + Sync + 'static {
     /// All records of the namespace, in any order. An absent namespace is empty.
     fn read_all(&self) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send;
 
-    /// Carries out each swap on its own, in order where the database has one, and tells how each
-    /// ended. After an error some of them may have been carried out: read again before retrying.
+    /// Carries out each swap on its own, in order where the database has one, and returns the
+    /// result of each. After an error some of them may have been carried out: read again before
+    /// retrying.
     fn swap(&self, swaps: &[Swap])
     -> impl Future<Output = Result<Vec<Swapped>, StoreError>> + Send;
 }

@@ -1,4 +1,4 @@
-//! How a record becomes a row of a shared database, and back: our sealed format, or ld-relay's.
+//! Turns records into rows of a shared database and back, in our sealed format or ld-relay's.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub enum Codec {
         /// The namespace, part of what is authenticated.
         namespace: String,
     },
-    /// ld-relay's: names in clear, bound to nothing.
+    /// ld-relay's: names in plain text, bound to nothing.
     LdRelay(Box<LdRelayKeys>),
 }
 
@@ -39,7 +39,8 @@ pub struct OpenedRow {
     pub name: String,
     /// The record's text.
     pub text: String,
-    /// Which key it is sealed under: 0 for the one that seals, higher for those that only open.
+    /// Rank of the key it is sealed under: 0 for the one that seals, higher for those that only
+    /// open.
     pub key_rank: usize,
 }
 
@@ -54,7 +55,7 @@ impl std::fmt::Debug for OpenedRow {
     }
 }
 
-/// Why rows were left out, with their numbers.
+/// Numbers of rows that were left out, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     /// Sealed under a key that is not configured (in ld-relay's format also: altered).
@@ -63,17 +64,17 @@ pub struct Skipped {
     pub forged: usize,
     /// Opened, but cannot be decoded, or of an unknown kind or model version.
     pub undecodable: usize,
-    /// Older than the manifest says: put back by somebody.
+    /// Older than the manifest says: an old row was put back.
     pub rolled_back: usize,
 }
 
 impl Skipped {
-    /// How many rows were left out.
+    /// Number of rows that were left out.
     pub fn total(self) -> usize {
         self.unknown_key + self.forged + self.undecodable + self.rolled_back
     }
 
-    /// Counts from two places.
+    /// Adds the counts of another place.
     pub fn add(&mut self, other: Self) {
         self.unknown_key += other.unknown_key;
         self.forged += other.forged;
@@ -94,11 +95,11 @@ impl Skipped {
 /// Rows of one namespace, opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenedRows {
-    /// What opened, by record name, with the row it stood in.
+    /// Opened records by name, each with its row.
     pub records: BTreeMap<String, (Row, OpenedRow)>,
-    /// Rows that repeat a record under a key further back: left-overs of a key exchange.
+    /// Rows that repeat a record under an older key, left over from a change of keys.
     pub superseded: Vec<Row>,
-    /// What did not open, by reason.
+    /// Numbers of rows that did not open, by reason.
     pub skipped: Skipped,
     /// The names of the rows that did not open.
     pub closed: Vec<(String, OpenError)>,
@@ -153,11 +154,11 @@ impl Codec {
         }
     }
 
-    /// What a manifest says of a record in this format.
+    /// The manifest's entry of a record in this format.
     pub fn entry(&self, name: &str, version: i64, text: &str) -> Entry {
         match self {
             Self::Sealed { .. } => Entry::of(name, version, text),
-            // Other relays write the same record in other words.
+            // Other relays write the same record as another text.
             Self::LdRelay(_) => Entry { version, digest: None },
         }
     }
@@ -180,7 +181,7 @@ impl Codec {
         }
     }
 
-    /// Opens all rows. If one record stands under several keys, the foremost key wins.
+    /// Opens all rows. If one record is stored under several keys, the first key takes precedence.
     pub fn open_all(&self, rows: &[Row]) -> OpenedRows {
         let mut all = OpenedRows::default();
         for row in rows {
@@ -198,7 +199,7 @@ impl Codec {
 
 #[cfg(test)]
 thread_local! {
-    /// How many row names were computed: each costs a keyed hash.
+    /// Number of row names that were computed: each costs a keyed hash.
     pub(super) static NAMES_COMPUTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 

@@ -1,7 +1,7 @@
 //! Judges the records of one tier by their manifest: which of them may be used. Pure.
 //!
-//! A record that is older than the manifest says was put back by somebody, and is left out. A newer
-//! one was written by a relay that was killed before it could write the manifest, and is used.
+//! A record that is older than the manifest says was put back, and is left out. A newer one was
+//! written by a relay that was killed before it could write the manifest, and is used.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use crate::autoconfig::record_set::{CachedSet, RecordSet, SetOrigin};
 use crate::autoconfig::records::{Record, decode};
 use crate::autoconfig::startup_race::CacheOutcome;
 
-/// What reading a tier gave.
+/// Result of reading a tier.
 #[derive(Debug)]
 pub struct Reading {
-    /// What it holds.
+    /// Its content.
     pub outcome: CacheOutcome<CachedSet>,
-    /// What was left out.
+    /// Rows that were left out.
     pub skipped: Skipped,
 }
 
-/// How one record relates to the manifest.
+/// Relation of one record to the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Vouched,
@@ -28,8 +28,8 @@ enum Standing {
     RolledBack,
 }
 
-/// Judges records that were opened. `manifest` is the one that stands beside them.
-pub(super) fn judge(
+/// Judges records that were opened. `manifest` is the one that is stored with them.
+pub fn judge(
     texts: &BTreeMap<String, String>,
     manifest: Option<&Manifest>,
     mut skipped: Skipped,
@@ -71,7 +71,7 @@ pub(super) fn judge(
         && set.unvouched.is_empty()
         && skipped.undecodable + skipped.rolled_back == 0;
     set.records = records;
-    // A manifest alone tells of what was removed. Filters alone are an empty cache.
+    // A manifest alone lists what was removed. Filters alone are an empty cache.
     let is_of_use = !set.records.environments.is_empty()
         || (skipped.total() == 0 && manifest.is_some())
         || skipped.rolled_back > 0;
@@ -90,8 +90,8 @@ fn standing(manifest: &Manifest, name: &str, version: i64, text: &str) -> Standi
         return match version.cmp(&entry.version) {
             std::cmp::Ordering::Less => Standing::RolledBack,
             std::cmp::Ordering::Equal if entry.fits(name, text) => Standing::Vouched,
-            // The same version with another content was sealed at another time: which of the two
-            // is newer cannot be told, so it is treated as the older one.
+            // The same version with another content was sealed at another time: which of the two is
+            // newer is not known, so it is treated as the older one.
             std::cmp::Ordering::Equal => Standing::RolledBack,
             std::cmp::Ordering::Greater => Standing::Unvouched,
         };
@@ -223,7 +223,7 @@ mod tests {
             judge(&texts, Some(manifest), Skipped::default(), SetOrigin::Own).skipped
         };
         assert_eq!(judged(&manifest).rolled_back, 1);
-        // ld-relay writes the same record in other words.
+        // ld-relay writes the same record as another text.
         manifest.records.insert("env:a".to_owned(), Entry { version: 1, digest: None });
         assert_eq!(judged(&manifest).rolled_back, 0);
     }

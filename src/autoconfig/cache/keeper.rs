@@ -1,8 +1,7 @@
-//! What surrounds the visits to a tier: the database or the local store, the manager that learns
-//! what the tier holds, and the log.
+//! Connects the visits to a tier with the database or the local store, the manager, and the log.
 //!
-//! Nothing here is on the path of events: what is wanted arrives over a watch, of which only the
-//! newest value counts, so that a slow database costs neither memory nor order.
+//! Nothing here delays events: the wanted records arrive over a watch, of which only the newest
+//! value counts, so that a slow database costs no memory and does not change their order.
 
 use std::time::Duration;
 
@@ -12,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::backend::Backend;
 use super::codec::CacheKeys;
 use super::local_tier::{self, Closed, LocalTier, SPACE};
+use super::orders::Wanted;
 use super::report::SharedReport;
 use super::shared_tier::{self, CacheFormat, SharedTier};
-use super::tier::{CONFIRMATION_AGE, CacheTier, Wanted};
+use super::tier::{CONFIRMATION_AGE, CacheTier};
 pub use super::visits::KeeperSettings;
 use super::visits::{Effect, Notice, RecordVisits};
 use crate::autoconfig::record_set::CachedSet;
@@ -32,33 +32,34 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// something newer.
 const REREAD: Duration = Duration::from_secs(15);
 
-/// What connects a keeper with the rest.
+/// Connections of a keeper to the rest of the relay.
 #[derive(Clone, Debug)]
 pub struct KeeperEnds {
-    /// How the tier is kept.
+    /// Settings of the keeper.
     pub settings: KeeperSettings,
-    /// What the tier shall hold.
+    /// The records that the tier should hold.
     pub wanted: watch::Receiver<Option<Wanted>>,
-    /// Who learns what it holds.
+    /// Sends its content to the manager.
     pub results: mpsc::Sender<(Tier, CacheOutcome<CachedSet>)>,
-    /// What `/status` shows of it.
+    /// Its report for `/status`.
     pub report: SharedReport,
 }
 
-/// A place that calls reach.
+/// The store behind a tier, which answers its calls.
 pub trait Place<T: CacheTier>: Send + 'static {
-    /// Asks it.
+    /// Sends a call to it.
     fn call(&mut self, call: T::Call)
     -> impl Future<Output = Result<T::Answer, StoreError>> + Send;
 
-    /// Grows when something suggests that the tier has lost its content or must be sealed anew.
+    /// A count that grows when the tier may have lost its content or must be sealed again.
     fn epoch(&mut self) -> u64;
 
     /// Waits until it may have grown. Cancel-safe.
     fn disturbed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// Keeps a tier until it is told to stop: reads it until something is wanted, and then writes that.
+/// Keeps a tier until it is cancelled: reads it until there are wanted records, and then writes
+/// those.
 pub async fn keep<T: CacheTier>(
     tier: T,
     place: impl Place<T>,
@@ -144,7 +145,7 @@ pub struct LocalPlace {
     keys: Keys,
 }
 
-/// The keys of the cache, and how often they have changed.
+/// The keys of the cache, and the number of their changes.
 #[derive(Debug)]
 struct Keys {
     keys: watch::Receiver<CacheKeys>,
@@ -212,7 +213,7 @@ impl<B: Backend> Place<SharedTier> for SharedPlace<B> {
 }
 
 impl LocalPlace {
-    /// A store.
+    /// Creates the place of a store.
     pub fn new(store: LocalStore, keys: watch::Receiver<CacheKeys>) -> Self {
         let status = store.subscribe();
         Self { store, status, keys: Keys { keys, changes: 0 } }
@@ -256,7 +257,7 @@ impl Place<LocalTier> for LocalPlace {
 
     async fn disturbed(&mut self) {
         tokio::select! {
-            // The store seals its records anew by itself, but now more of them may open.
+            // The store seals its records again by itself, but now more of them may open.
             () = self.keys.changed() => {}
             Ok(()) = self.status.changed() => {}
             else => std::future::pending().await,

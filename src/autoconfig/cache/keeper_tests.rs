@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use super::super::codec::Skipped;
 use super::super::judge::Reading;
+use super::super::orders::CacheOrders;
 use super::super::report::ReadState;
-use super::super::tier::{Part, Purpose, Source, Written};
+use super::super::tier::{Part, Purpose, Written};
 use super::*;
 use crate::autoconfig::record_set::{RecordSet, Stamp};
 use crate::replica::{Heard, STREAM_LAG};
 
-/// A tier on command. Clones share it.
+/// A tier that the test controls. Clones share it.
 #[derive(Clone, Debug, Default)]
 struct Bench {
     state: Arc<Mutex<BenchState>>,
@@ -23,7 +24,7 @@ struct Bench {
 
 #[derive(Debug, Default)]
 struct BenchState {
-    /// What the next reads find; the last one goes on for ever. Nothing: failures.
+    /// Results of the next reads; the last one repeats. Without any, the tier is empty.
     reads: VecDeque<(u64, bool)>,
     away: bool,
     hangs: bool,
@@ -51,7 +52,7 @@ impl Bench {
     }
 }
 
-/// What a bench is asked and answers.
+/// Calls and answers of a bench.
 #[derive(Debug)]
 enum Step {
     Read,
@@ -145,10 +146,10 @@ fn records(version: i64) -> RecordSet {
     set
 }
 
-/// A keeper of a bench, and what surrounds it.
+/// A keeper of a bench, and its connections.
 struct Around {
     bench: Bench,
-    wanted: watch::Sender<Option<Wanted>>,
+    wanted: CacheOrders,
     results: mpsc::Receiver<(Tier, CacheOutcome<CachedSet>)>,
     report: SharedReport,
     cancel: CancellationToken,
@@ -156,7 +157,8 @@ struct Around {
 }
 
 fn start(bench: &Bench, settings: KeeperSettings) -> Around {
-    let (wanted, receiver) = watch::channel(None);
+    let wanted = CacheOrders::default();
+    let receiver = wanted.subscribe();
     let (sender, results) = mpsc::channel(100);
     let (report, cancel) = (SharedReport::default(), CancellationToken::new());
     bench.with(|state| state.epoch = 1);
@@ -173,36 +175,24 @@ fn shared() -> KeeperSettings {
 
 impl Around {
     fn want(&self, version: i64) {
-        self.wanted.send_replace(Some(Wanted {
-            records: Arc::new(records(version)),
-            confirmed_at: Some(SystemTime::now()),
-            source: Source::Stream,
-            live: true,
-            heard: Heard::first(Instant::now()),
-        }));
+        self.wanted.accepted(Arc::new(records(version)), Instant::now(), SystemTime::now());
     }
 
     /// All tiers together know that version.
     fn know(&self, version: i64) {
         let known = CachedSet { records: records(version), ..CachedSet::default() };
-        self.wanted.send_replace(Some(Wanted::learnt(Arc::new(known), Instant::now())));
+        self.wanted.learnt(Arc::new(known), Instant::now());
     }
 
     fn die(&self) {
-        self.wanted.send_if_modified(|wanted| {
-            wanted.as_mut().unwrap().live = false;
-            false
-        });
+        self.wanted.not_live(SystemTime::now());
     }
 
     fn hear(&self) {
-        self.wanted.send_if_modified(|wanted| {
-            wanted.as_mut().unwrap().heard.again(Instant::now());
-            false
-        });
+        self.wanted.heard(Instant::now());
     }
 
-    /// Lets time pass; it does so in no time.
+    /// Lets paused time pass.
     async fn pass(&self, seconds: u64) {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
@@ -259,7 +249,7 @@ async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
         around.pass(1).await;
         assert_eq!(bench.with(|state| state.written.clone()), expected, "{tier:?}");
     }
-    // One that does not answer is given it when it does.
+    // A tier that does not answer gets it once it answers.
     let bench = Bench::default();
     bench.with(|state| state.away = true);
     let around = start(&bench, shared());
@@ -270,7 +260,7 @@ async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
     bench.disturb();
     around.pass(1).await;
     assert_eq!(bench.with(|state| state.written.clone()), [(2, false)]);
-    // What LaunchDarkly says ends that.
+    // Records from LaunchDarkly end that.
     around.want(3);
     around.pass(1).await;
     assert_eq!(bench.with(|state| state.written.last().copied()), Some((3, true)));
@@ -378,7 +368,7 @@ async fn what_relays_share_is_not_repaired_by_one_that_is_not_live() {
         assert_eq!(visits > 0, repairs, "{tier:?} {visits}");
         assert!(visits < 10, "{tier:?} spins: {visits}");
 
-        // What was accepted is written all the same, and news of the database is used.
+        // Accepted records are still written, and a new connection of the database is used.
         bench.with(|state| state.away = true);
         around.want(2);
         around.pass(100).await;

@@ -3,7 +3,7 @@
 //!
 //! The key is HKDF-SHA256 of the operator's text (ld-relay v8); early drafts used its plain
 //! SHA-256, which is tried for reading. Nothing binds a record to its place in this format, which
-//! is why it is only written where a mixed fleet asks for it (design D9).
+//! is why it is only written where a mixed fleet needs it (design D9).
 
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -46,7 +46,8 @@ impl LdRelayKeys {
         [&nonce[..], &sealed].concat()
     }
 
-    /// Opens a record with whichever key fits, and tells whether that is the one that seals.
+    /// Opens a record with the key that fits, and returns true with it if that key is the one that
+    /// seals.
     pub fn open(&self, record: &[u8]) -> Option<(Vec<u8>, bool)> {
         let (nonce, sealed) = record.split_at_checked(NONCE_BYTES)?;
         let nonce = Nonce::try_from(nonce).ok()?;

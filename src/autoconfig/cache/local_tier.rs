@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use super::codec::Skipped;
 use super::judge::{Reading, judge};
 use super::manifest::{Entry, MANIFEST_NAME, Manifest};
-use super::tier::{CacheTier, Part, Purpose, Source, Wanted, Written, is_fresh};
+use super::orders::{Source, Wanted};
+use super::tier::{CacheTier, Part, Purpose, Written, is_fresh};
 use crate::autoconfig::record_set::{Gone, SetOrigin, Stamp, add_gone, next_order};
 use crate::autoconfig::startup_race::CacheOutcome;
 use crate::replica::Moment;
@@ -22,17 +23,17 @@ type Encoded = BTreeMap<String, (i64, String)>;
 /// (design D33).
 pub(super) const SPACE: &str = "autoconfig";
 
-/// What becomes of records that do not open with the keys at hand.
+/// Treatment of records that do not open with the configured keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// They stay: with the right key they may open again.
     Keep,
-    /// They go.
+    /// They are removed.
     Remove,
 }
 
-/// What the store is asked.
-#[derive(Debug)]
+/// A call to the store.
+#[derive(Clone, Debug)]
 pub enum Call {
     /// Everything in the space.
     Load,
@@ -42,41 +43,41 @@ pub enum Call {
         puts: Vec<(String, Vec<u8>)>,
         /// Names of records to remove.
         deletes: Vec<String>,
-        /// What becomes of records that do not open.
+        /// Treatment of records that do not open.
         closed: Closed,
     },
 }
 
-/// What it answers.
+/// An answer of the store.
 #[derive(Debug)]
 pub enum Answer {
     /// Everything in the space.
     Loaded {
         /// The records.
         records: NamedRecords,
-        /// A file was set aside: what stood in it is not known.
+        /// True if a file was set aside: its content is not known.
         has_set_aside: bool,
     },
     /// The changes are made.
     Stored,
 }
 
-/// The embedded store seen as a tier of the cache.
+/// The embedded store as a tier of the cache.
 #[derive(Debug)]
 pub struct LocalTier {
     writer: String,
     status: watch::Receiver<LocalStoreStatus>,
-    /// How often the store's file had been replaced when `stored` was in it.
+    /// Number of times that the store's file had been replaced when `stored` was in it.
     replaced: u64,
-    /// What is stored, as far as it is known.
+    /// The stored content, as far as it is known.
     stored: Option<Stored>,
-    /// What a file held that was replaced, while nothing better is known.
+    /// Content of a replaced file, while nothing newer is known.
     to_restore: Option<Stored>,
-    /// What is stored once the write under way has ended, and what that did.
+    /// The stored content after the write under way, and the result of that write.
     writing: Option<(Stored, Written)>,
 }
 
-/// What the space holds.
+/// Content of the space.
 #[derive(Default)]
 struct Stored {
     texts: BTreeMap<String, String>,
@@ -84,7 +85,7 @@ struct Stored {
     skipped: Skipped,
 }
 
-/// Shows how many records there are and not the records: they hold SDK keys.
+/// Shows the number of records and not the records: they hold SDK keys.
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stored")
@@ -108,7 +109,7 @@ impl LocalTier {
         }
     }
 
-    /// Takes note if the file was replaced by an empty one.
+    /// Notes if the file was replaced by an empty one.
     fn look_for_loss(&mut self) {
         let replaced = self.status.borrow().replaced;
         if replaced != self.replaced {
@@ -132,7 +133,7 @@ impl LocalTier {
         }
     }
 
-    /// The manifest that is due over what is held.
+    /// The next manifest over the held content.
     fn due(&self, wanted: &Wanted, encoded: &Encoded, held: &Stored) -> Manifest {
         let entry = |(name, (version, text)): (&String, &(i64, String))| {
             (name.clone(), Entry::of(name, *version, text))
@@ -149,6 +150,15 @@ impl LocalTier {
             adopted: wanted.is_adopted(),
         }
     }
+}
+
+/// Judges such records as at a start.
+#[cfg(test)]
+pub fn judge_local(
+    records: NamedRecords,
+) -> CacheOutcome<crate::autoconfig::record_set::CachedSet> {
+    let stored = Stored::of(records);
+    judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own).outcome
 }
 
 impl Stored {
@@ -201,7 +211,7 @@ impl CacheTier for LocalTier {
         self.look_for_loss();
         match (purpose, &self.to_restore) {
             (Purpose::Tell, Some(Stored { texts, manifest: Some(manifest), .. })) => {
-                // The store's own content goes back to where it was read from, as it was.
+                // The store's own content is written back as it was read.
                 let call = Stored::default().replaced_by(texts, manifest, Closed::Keep);
                 Part::Call(call)
             }
@@ -222,14 +232,14 @@ impl CacheTier for LocalTier {
 
     fn write(&mut self, wanted: &Wanted, _at: &Moment) -> Part<Call, Written> {
         self.to_restore = None;
-        // After an error nothing is known of the store: it is taken out, and read again then.
+        // Taken out, so that after an error the store is read again: then its content is not known.
         let held = self.stored.take().unwrap_or_default();
         let encoded = wanted.records.encoded();
         let due = self.due(wanted, &encoded, &held);
         let texts: BTreeMap<String, String> =
             encoded.into_iter().map(|(name, (_, text))| (name, text)).collect();
         let closed = match wanted.source {
-            // What nobody here can read is worth nothing any more.
+            // Records that cannot be read are no longer needed.
             Source::Stream if held.skipped.total() > 0 => Closed::Remove,
             Source::Stream | Source::Tiers(_) => Closed::Keep,
         };
@@ -268,13 +278,13 @@ impl CacheTier for LocalTier {
     }
 
     fn failed(&mut self) {
-        // A write has taken what was stored out; a read leaves it, so that it can be restored.
+        // A write has taken `stored` out; a read leaves it, so that it can be restored.
         self.writing = None;
     }
 }
 
-/// The removals that the next manifest lists: those that are known, and what the one that stands
-/// lists although it does not exist any more.
+/// The removals that the next manifest lists: the known ones, and records of the present manifest
+/// that no longer exist.
 fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gone> {
     let mut gone = wanted.records.gone.clone();
     let exists = wanted.records.versions();

@@ -1,8 +1,8 @@
 //! The manifest of a cached set: names each record with its version and a digest of its text, and
 //! the records that were removed. Pure.
 //!
-//! A record of its own cannot prove that it is the newest one: whoever can write the database can
-//! put an old one back. The manifest can, because it is sealed too.
+//! A record alone cannot prove that it is the newest one: a writer to the database can put an old
+//! one back. The manifest can, because it is sealed too.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -15,18 +15,18 @@ use crate::autoconfig::record_set::{Gone, Stamp};
 /// Name of the manifest of our sealed rows. Not a name that a record can have.
 pub const MANIFEST_NAME: &str = "manifest";
 
-/// Name of the manifest of ld-relay's rows. It stands among our sealed rows, because ld-relay
-/// removes what it does not know from its own.
+/// Name of the manifest of ld-relay's rows. It is stored among our sealed rows, because ld-relay
+/// removes unknown rows from its own.
 pub const LD_RELAY_MANIFEST_NAME: &str = "manifest of ld-relay's rows";
 
 /// Version of the manifest's text.
 const FORMAT: u64 = 2;
 
-/// Bytes of a digest. The key holder alone makes records, so nobody can search for a collision;
-/// chance is all that is left.
+/// Bytes of a digest. Only holders of the key make records, so a collision can happen only by
+/// chance.
 const DIGEST_BYTES: usize = 12;
 
-/// What a manifest says of one record.
+/// A manifest's entry of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The record's version.
@@ -41,29 +41,29 @@ impl Entry {
         Self { version, digest: Some(digest(name, text)) }
     }
 
-    /// Whether a record of this version has that text.
+    /// True if a record of this version has that text.
     pub fn fits(&self, name: &str, text: &str) -> bool {
         self.digest.as_ref().is_none_or(|known| *known == digest(name, text))
     }
 }
 
-/// What vouches for a set of records.
+/// The list that vouches for a set of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// When LaunchDarkly last confirmed the set, and how often it changed.
+    /// Time at which LaunchDarkly last confirmed the set, and the count of its changes.
     pub stamp: Stamp,
     /// Random name of the process that wrote it.
     pub writer: String,
-    /// All records of the set by name, those that the database could not hold among them.
+    /// All records of the set by name, including those that the database could not hold.
     pub records: BTreeMap<String, Entry>,
     /// Removed records by name.
     pub gone: BTreeMap<String, Gone>,
-    /// Whether the records are ld-relay's and LaunchDarkly has not confirmed them since.
+    /// True if the records are ld-relay's and LaunchDarkly has not confirmed them since.
     pub adopted: bool,
 }
 
 impl Manifest {
-    /// Whether both list the same records and removals.
+    /// True if both list the same records and removals.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         let versions = |gone: &BTreeMap<String, Gone>| -> BTreeMap<String, i64> {
             gone.iter().map(|(name, gone)| (name.clone(), gone.version)).collect()
@@ -73,7 +73,7 @@ impl Manifest {
             && versions(&self.gone) == versions(&other.gone)
     }
 
-    /// Whether these are exactly the records of the set.
+    /// True if these are exactly the records of the set.
     pub fn vouches_for(&self, texts: &BTreeMap<String, String>) -> bool {
         self.records.len() == texts.len()
             && texts.iter().all(|(name, text)| {
@@ -81,7 +81,7 @@ impl Manifest {
             })
     }
 
-    /// Its text.
+    /// Encodes it as text.
     pub fn encode(&self) -> String {
         let milliseconds = self.stamp.confirmed_at.map(|at| {
             let since = at.duration_since(SystemTime::UNIX_EPOCH);

@@ -1,4 +1,4 @@
-//! A backend in memory, for tests: what a database does, with the faults that one can have.
+//! A backend in memory, for tests, with the faults that a database can have.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ pub(crate) struct MemoryState {
     pub(crate) away: bool,
     /// Values above this size are refused.
     pub(crate) value_bytes_max: Option<usize>,
-    /// How long it takes until rows are read.
+    /// Time that a read takes.
     pub(crate) latency: Duration,
     /// Number of rows that were changed so far.
     pub(crate) writes: usize,

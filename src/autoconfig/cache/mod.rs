@@ -11,6 +11,7 @@ pub mod local_tier;
 pub mod manifest;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod orders;
 pub mod plan;
 pub mod report;
 pub mod shared_tier;
@@ -22,3 +23,12 @@ mod visits;
 pub use backend::{Backend, Row, Swap, Swapped};
 #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
 pub use table::RecordTable;
+
+/// Types that the simulation uses.
+#[cfg(test)]
+pub mod simulated {
+    pub use super::judge::judge;
+    pub use super::local_tier::judge_local;
+    pub use super::shared_tier::{manifest_of, texts_of};
+    pub use super::visits::{Effect, RecordVisits};
+}

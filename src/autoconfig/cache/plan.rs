@@ -1,12 +1,13 @@
-//! What must be written so that a shared cache holds what was accepted. Pure.
+//! Plans the writes that make a shared cache hold the accepted records. Pure.
 //!
 //! Several relays write the same rows. Each write is a compare-and-swap against the row that was
 //! read.
 //!
 //! A relay whose stream is live may write everything ([`plan_live`]). What a peer stored or removed
-//! at a higher version is left at first: that peer may have heard of it a moment before our own
-//! stream tells. It is corrected if we heard of its removal, or if it is still the same on a second
-//! look some seconds later, when our stream has gone on without telling of it (as in design D28).
+//! at a higher version is left alone at first: that peer may have received it a moment before this
+//! relay does. It is corrected if this relay received its removal, or if it is still the same at a
+//! second check some seconds later, when this relay's stream has gone on without it (as in design
+//! D28).
 //!
 //! A relay whose stream is not live adds only what is newer by version than anything stored
 //! ([`plan_upward`]): it must not bring back what a peer has removed since.
@@ -23,18 +24,18 @@ use crate::autoconfig::record_set::{Gone, add_gone, next_order};
 /// Records to be stored: version and text by name.
 pub type Desired = BTreeMap<String, (i64, String)>;
 
-/// What the cache held when it was read.
+/// Content of the cache when it was read.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
     /// All rows.
     pub rows: &'a [Row],
-    /// What they hold.
+    /// The opened rows.
     pub opened: &'a OpenedRows,
     /// The manifest among them.
     pub manifest: Option<&'a Manifest>,
 }
 
-/// What a relay knows.
+/// Knowledge of a relay.
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     /// The records that exist.
@@ -43,7 +44,7 @@ pub struct Known<'a> {
     pub gone: &'a BTreeMap<String, Gone>,
 }
 
-/// Shows how many records there are and not the records: they hold SDK keys.
+/// Shows the number of records and not the records: they hold SDK keys.
 impl fmt::Debug for Known<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Known")
@@ -56,9 +57,9 @@ impl fmt::Debug for Known<'_> {
 /// Something in the cache that differs from what this relay knows and may be newer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The row, if one stands there.
+    /// The row, if there is one.
     pub row: Option<Row>,
-    /// The version that the row or the manifest tells.
+    /// The version in the row or the manifest.
     pub version: Option<i64>,
 }
 
@@ -69,7 +70,7 @@ pub struct Plan {
     pub swaps: Vec<Swap>,
     /// Names of the records of the first swaps.
     pub written: Vec<String>,
-    /// What waits for a second look, by record name.
+    /// Claims that wait for a second check, by record name.
     pub doubtful: BTreeMap<String, Claim>,
     /// The records that the manifest lists once all writes are done.
     pub records: BTreeMap<String, Entry>,
@@ -79,9 +80,9 @@ pub struct Plan {
     pub row_names: HashSet<String>,
 }
 
-/// Plans a pass of a relay whose stream is live. `removed` names records that we wrote and heard
-/// to be removed, with the last version we knew; `due` are those of [`Plan::doubtful`] of an
-/// earlier pass whose second look this is.
+/// Plans a pass of a relay whose stream is live. `removed` names records that this relay wrote and
+/// that were then removed on its stream, with their last known versions; `due` are the claims of
+/// [`Plan::doubtful`] of an earlier pass for which this is the second check.
 pub fn plan_live(
     codec: &Codec,
     stored: Stored<'_>,
@@ -105,7 +106,7 @@ pub fn plan_live(
         }
         let version = version_of(&held.text);
         let gone_at = [draft.gone_at(name), below(known.gone.get(name))];
-        // A peer may have heard that it is back: then it stands at a higher version.
+        // A peer may have received it again: then it has a higher version.
         let is_removed = removed.get(name).is_some_and(|at| version <= Some(*at))
             || gone_at.into_iter().flatten().any(|at| version <= Some(at));
         let claim = Claim { row: Some(row.clone()), version };
@@ -128,7 +129,7 @@ pub fn plan_upward(codec: &Codec, stored: Stored<'_>, known: Known<'_>) -> Plan 
         let claim = draft.claim(name);
         let listed = stored.manifest.and_then(|manifest| manifest.records.get(name));
         let stands = stored.opened.records.get(name).and_then(|(_, held)| version_of(&held.text));
-        // Nothing says that it does not exist any more.
+        // True if nothing says that it was removed.
         let is_news = match claim.version {
             Some(claimed) => {
                 let is_lost = listed.is_some() && stands != claim.version;
@@ -154,8 +155,8 @@ pub fn plan_upward(codec: &Codec, stored: Stored<'_>, known: Known<'_>) -> Plan 
     draft.finish(known.gone)
 }
 
-/// The last version before a removal. A record that stands at the version of the removal itself
-/// may be one that was only missing from a put; it waits for the second look.
+/// The last version before a removal. A record at the version of the removal itself may only have
+/// been missing from a put; it waits for the second check.
 fn below(gone: Option<&Gone>) -> Option<i64> {
     gone.map(|gone| gone.version.saturating_sub(1))
 }
@@ -164,7 +165,7 @@ pub(super) fn is_manifest(name: &str) -> bool {
     name == MANIFEST_NAME || name == LD_RELAY_MANIFEST_NAME
 }
 
-/// A plan in the making.
+/// A plan that is being built.
 struct Draft<'a> {
     codec: &'a Codec,
     stored: Stored<'a>,
@@ -183,7 +184,7 @@ impl<'a> Draft<'a> {
         Self { codec, stored, rows, removals: Vec::new(), plan }
     }
 
-    /// Starts from what the manifest lists; without one, from the rows.
+    /// Starts from the records that the manifest lists; without one, from the rows.
     fn keep_listed(&mut self) {
         match self.stored.manifest {
             Some(manifest) => self.plan.records.clone_from(&manifest.records),
@@ -202,8 +203,8 @@ impl<'a> Draft<'a> {
         Some(self.stored.manifest?.gone.get(name)?.version)
     }
 
-    /// What the cache says of a record: the highest version that its row, the list of records or
-    /// the list of removals tells.
+    /// The cache's claim about a record: the highest version in its row, the list of records or the
+    /// list of removals.
     fn claim(&self, name: &str) -> Claim {
         let held = self.stored.opened.records.get(name);
         let listed = self.stored.manifest.and_then(|manifest| manifest.records.get(name));
@@ -216,7 +217,7 @@ impl<'a> Draft<'a> {
         Claim { row: held.map(|(row, _)| row.clone()), version }
     }
 
-    /// Leaves what stands there, for now.
+    /// Leaves the stored record as it is, for now.
     fn doubt(&mut self, name: &str, claim: Claim) {
         let listed = self.stored.manifest.and_then(|manifest| manifest.records.get(name)).cloned();
         let from_row = || {
@@ -237,7 +238,7 @@ impl<'a> Draft<'a> {
         self.plan.doubtful.insert(name.to_owned(), claim);
     }
 
-    /// Makes the record stand as given.
+    /// Plans to store the record as given.
     fn put(&mut self, name: &str, version: i64, text: &str) {
         let row_name = self.codec.row_name(name);
         self.plan.records.insert(name.to_owned(), self.codec.entry(name, version, text));
@@ -247,11 +248,11 @@ impl<'a> Draft<'a> {
         if stored.is_some_and(|(_, held)| held.key_rank == 0 && held.text == text) {
             return;
         }
-        // Sealed under another key it stands under another name.
+        // A row that is sealed under another key has another name.
         self.removals.extend(stored.map(|(row, _)| row.clone()).filter(|row| row.name != row_name));
         self.plan.written.push(name.to_owned());
         self.plan.swaps.push(Swap {
-            // Whatever stands under the name, readable or not.
+            // The row of that name, readable or not.
             expected: self.rows.get(row_name.as_str()).map(|row| (*row).clone()),
             value: Some(self.codec.seal(name, text)),
             name: row_name,

@@ -116,7 +116,7 @@ fn live(rows: &str, manifest: &str, known: &str, removed: &[&str], expected: &st
     assert_eq!(case.shown(&case.live(removed, &BTreeMap::new())), expected);
 }
 
-/// The second look: what waited is unchanged.
+/// The second check: the claims are unchanged.
 #[track_caller]
 fn live_again(rows: &str, manifest: &str, known: &str, expected: &str) {
     let case = Case::new(rows, Some(manifest), known);
@@ -163,7 +163,7 @@ fn a_live_relay_removes_what_was_removed_and_looks_twice_at_the_rest() {
     live("a1 b1", "a1 b1", "a1 -b2", &[], "-b = a1 -b2");
     live("a1 b1", "a1 b1", "a1", &[], "?b = a1 b1");
     live_again("a1 b1", "a1 b1", "a1", "-b = a1 -b1");
-    // It was only missing from a put: perhaps a peer heard of it a moment before.
+    // It was only missing from a put: perhaps a peer received it a moment before.
     live("a1 b1", "a1 b1", "a1 -b1", &[], "?b = a1 b1");
     live("a1", "a1", "", &["a"], "-a = -a1");
     live("a2", "a2", "", &["a"], "?a = a2");
@@ -180,10 +180,10 @@ fn a_relay_that_is_not_live_adds_only_what_is_newer_by_version() {
     upward("a1 b1", Some("a1 b1"), "a1 -b1", "-b = a1 -b1");
     upward("a1 b2", Some("a1 b2"), "a1 -b1", "= a1 b2");
     upward("a1", Some("a1"), "a1 -b1", "= a1 -b1");
-    // What the manifest lists and is lost may come back in that form, and in no older one.
+    // A lost record that the manifest lists may come back at that version, and at no older one.
     upward("a1", Some("a1 b2"), "a1 b2", "+b = a1 b2");
     upward("a1", Some("a1 b2"), "a1 b1", "= a1 b2");
-    // Without a manifest nothing tells what is missing.
+    // Without a manifest it is not known what is missing.
     upward("a1", None, "a2 b1", "~a = a2");
     // A cache that holds nothing is filled.
     upward("", None, "a1 b1 -c1", "+a +b = a1 b1 -c1");
@@ -217,7 +217,7 @@ fn a_new_key_moves_every_row() {
         ],
         "rows of foreign keys are not ours to remove"
     );
-    // That is for a relay whose stream is live.
+    // Only a relay whose stream is live does that.
     assert!(plan_upward(&new, stored, known).swaps.is_empty());
 }
 

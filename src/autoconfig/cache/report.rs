@@ -1,4 +1,4 @@
-//! What an operator may ask about one tier of the cache.
+//! Status of one tier of the cache, for `/status`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::codec::Skipped;
 use crate::autoconfig::record_set::Stamp;
 
-/// How the newest read of a tier ended.
+/// Result of the newest read of a tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadState {
     /// No read has ended yet.
@@ -20,7 +20,7 @@ pub enum ReadState {
     Unavailable,
     /// It holds records, none of which opens with the keys that are configured.
     Unreadable,
-    /// What it holds is older than `cacheMaxAge` allows.
+    /// Its records are older than `cacheMaxAge` allows.
     TooOld,
 }
 
@@ -41,19 +41,19 @@ impl ReadState {
 /// The state of one tier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TierReport {
-    /// How the newest read ended.
+    /// Result of the newest read.
     pub read: ReadState,
-    /// What the newest read left out.
+    /// Rows that the newest read left out.
     pub skipped: Skipped,
     /// The manifest of the newest read.
     pub stamp: Option<Stamp>,
-    /// Whether that manifest vouched for all records.
+    /// True if that manifest vouched for all records.
     pub complete: bool,
     /// Records that are stored, as of the newest read or write.
     pub records: usize,
-    /// Whether accepted changes wait to be written.
+    /// True while accepted changes wait to be written.
     pub write_pending: bool,
-    /// When a write last ended well.
+    /// Time of the last successful write.
     pub last_write: Option<SystemTime>,
     /// Records that the database cannot hold.
     pub too_large: Vec<String>,

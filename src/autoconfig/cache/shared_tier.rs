@@ -1,7 +1,7 @@
-//! The tier that relays share, in one database: what its rows hold, and what is written. Pure.
+//! The tier that relays share, in one database: judges its rows and plans its writes. Pure.
 //!
-//! Rows stand in two namespaces: our sealed ones under `<cache key>.pilotlight`, ld-relay's under
-//! the cache key itself, so that neither removes the other's.
+//! Rows are in two namespaces: our sealed ones under `<cache key>.pilotlight`, ld-relay's under the
+//! cache key itself, so that neither removes the other's.
 
 mod manifest_place;
 mod writing;
@@ -16,8 +16,9 @@ use super::backend::{Row, Swap, Swapped};
 use super::codec::{CacheKeys, Codec, OpenedRows};
 use super::judge::{Reading, judge};
 use super::manifest::{LD_RELAY_MANIFEST_NAME, MANIFEST_NAME, Manifest};
+use super::orders::Wanted;
 use super::plan::{Claim, is_manifest};
-use super::tier::{CacheTier, Part, Purpose, Wanted, Written};
+use super::tier::{CacheTier, Part, Purpose, Written};
 use crate::autoconfig::adoption::Adopt;
 use crate::autoconfig::record_set::SetOrigin;
 use crate::autoconfig::startup_race::CacheOutcome;
@@ -26,7 +27,7 @@ use crate::replica::{Doubts, Heard, Moment};
 /// Appended to the cache key for our own rows.
 pub const NAMESPACE_SUFFIX: &str = ".pilotlight";
 
-/// Which format is written.
+/// Format that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheFormat {
     /// Our sealed format.
@@ -35,8 +36,8 @@ pub enum CacheFormat {
     LdRelay,
 }
 
-/// What the database is asked.
-#[derive(Debug)]
+/// A call to the database.
+#[derive(Clone, Debug)]
 pub enum Call {
     /// All rows of a format.
     Read(CacheFormat),
@@ -44,16 +45,16 @@ pub enum Call {
     Swap(CacheFormat, Vec<Swap>),
 }
 
-/// What it answers.
+/// An answer of the database.
 #[derive(Debug)]
 pub enum Answer {
     /// The rows.
     Rows(Vec<Row>),
-    /// How each change ended.
+    /// Result of each change.
     Swapped(Vec<Swapped>),
 }
 
-/// A shared database seen as a tier of the cache.
+/// A shared database as a tier of the cache.
 #[derive(Debug)]
 pub struct SharedTier {
     namespace: String,
@@ -62,22 +63,23 @@ pub struct SharedTier {
     /// Random name of this process in manifests.
     writer: String,
     keys: watch::Receiver<CacheKeys>,
-    /// Versions of the records of the last write: what is missing from the next was removed.
+    /// Versions of the records of the last write: those that are missing from the next were
+    /// removed.
     written: BTreeMap<String, i64>,
-    /// What differs from what was wanted at the last write. It may have been stored a moment
-    /// before it was read, so the time counts from the end of the read.
+    /// Claims that differ from the wanted records of the last write. They may have been stored a
+    /// moment before they were read, so their time counts from the end of the read.
     doubts: Doubts<String, Claim>,
     visit: Visit,
 }
 
-/// What one visit has read, and what it writes.
+/// Rows that one visit has read, and its write.
 #[derive(Debug)]
 struct Visit {
     purpose: Purpose,
     keys: CacheKeys,
     sealed: Vec<Row>,
     ld_relay: Option<Vec<Row>>,
-    /// When the rows had been read.
+    /// Time at which the rows had been read.
     seen_at: Option<Instant>,
     writing: Option<Writing>,
 }
@@ -119,8 +121,8 @@ impl SharedTier {
         }
     }
 
-    /// Whether ld-relay's rows count too. In our own format they do only where nothing of ours
-    /// stands; whether they may be used is decided where the other tier is known too (design D42).
+    /// True if ld-relay's rows count too. In our own format they do only if there are no rows of
+    /// ours; whether they may be used is decided where the other tier is known too (design D42).
     fn needs_ld_relay(&self, ours: &OpenedRows) -> bool {
         if self.format == CacheFormat::LdRelay {
             return true;
@@ -136,14 +138,14 @@ impl SharedTier {
             }
     }
 
-    /// Everything is read.
+    /// Judges the rows once everything is read.
     fn judged(&self, ours: &OpenedRows) -> Option<Reading> {
         if self.visit.purpose == Purpose::Write {
             return None;
         }
         let of_ours = || {
             let manifest = manifest(ours, MANIFEST_NAME);
-            Some(judge(&texts(ours), manifest.as_ref(), ours.skipped, SetOrigin::Own))
+            Some(judge(&texts_of(ours), manifest.as_ref(), ours.skipped, SetOrigin::Own))
         };
         let Some(rows) = &self.visit.ld_relay else { return of_ours() };
         let theirs = self.codec(CacheFormat::LdRelay).open_all(rows);
@@ -157,7 +159,7 @@ impl SharedTier {
             CacheFormat::LdRelay => SetOrigin::Own,
         };
         let manifest = manifest(ours, LD_RELAY_MANIFEST_NAME);
-        let mut reading = judge(&texts(&theirs), manifest.as_ref(), skipped, origin);
+        let mut reading = judge(&texts_of(&theirs), manifest.as_ref(), skipped, origin);
         if let (SetOrigin::Adopted, CacheOutcome::Loaded(set)) = (origin, &mut reading.outcome) {
             set.unvouched = set.records.versions().into_keys().collect();
             set.stamp = None;
@@ -219,13 +221,20 @@ impl CacheTier for SharedTier {
     }
 }
 
-fn texts(opened: &OpenedRows) -> BTreeMap<String, String> {
+/// The texts of the records, by name, without manifests.
+pub fn texts_of(opened: &OpenedRows) -> BTreeMap<String, String> {
     let records = opened.records.values().filter(|(_, record)| !is_manifest(&record.name));
     records.map(|(_, record)| (record.name.clone(), record.text.clone())).collect()
 }
 
 fn manifest(opened: &OpenedRows, name: &str) -> Option<Manifest> {
     Manifest::decode(&opened.records.get(name)?.1.text)
+}
+
+/// The manifest of sealed rows.
+#[cfg(test)]
+pub fn manifest_of(opened: &OpenedRows) -> Option<Manifest> {
+    manifest(opened, MANIFEST_NAME)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::super::codec::Skipped;
 use super::super::keeper::{Place, SharedPlace};
 use super::super::ld_relay_format::LdRelayKeys;
 use super::super::memory::MemoryBackend;
-use super::super::tier::Source;
+use super::super::orders::Source;
 use super::*;
 use crate::autoconfig::record_set::{CachedSet, RecordSet, Stamp};
 use crate::autoconfig::records::{EnvironmentRecord, Record};
@@ -85,7 +85,7 @@ impl Relay {
         self.reading(Purpose::Tell).await.unwrap().unwrap()
     }
 
-    /// Writes, and begins anew when a peer was faster.
+    /// Writes, and begins again when a peer was faster.
     async fn written(&mut self, wanted: &Wanted) -> Written {
         for _ in 0..5 {
             self.reading(Purpose::Write).await.unwrap();
@@ -101,7 +101,8 @@ impl Relay {
         panic!("overtaken again and again");
     }
 
-    /// Writes at that second, or now if it has passed, with a stream on which something arrives all the time.
+    /// Writes at that second, or now if it has passed, with a stream that delivers something all
+    /// the time.
     async fn write(&mut self, environments: &[(&str, i64)], seconds: u64) -> Written {
         self.write_having_heard(environments, seconds, seconds).await
     }
@@ -139,7 +140,7 @@ impl Relay {
         self.written(&wanted).await
     }
 
-    /// What is read: IDs with versions, `!` if incomplete; or the outcome's name.
+    /// The content that is read: IDs with versions, `!` if incomplete; or the outcome's name.
     async fn read(&mut self) -> String {
         match self.told().await.outcome {
             CacheOutcome::Loaded(set) => {
@@ -200,16 +201,16 @@ async fn a_lagging_relay_neither_overwrites_nor_removes_what_a_peer_knows() {
     behind.write(&[("a", 4)], 2).await;
     assert_eq!(ahead.read().await, "a5 new1");
     assert!(behind.tier.has_doubts());
-    // Something else to write soon after is no second look.
+    // Something else to write soon after is no second check.
     behind.write(&[("a", 4), ("b", 1)], 3).await;
     assert_eq!(ahead.read().await, "a5 b1 new1");
-    // Its stream is stuck: however long that lasts, it knows no better. What it heard a moment after
-    // the first look may have been on its way already.
+    // Its stream is stuck: however long that lasts, it knows no better. What it received a moment
+    // after the first check may have been on its way already.
     for heard in [1, 2, 3] {
         behind.write_having_heard(&[("a", 4), ("b", 1)], 200, heard).await;
         assert_eq!(ahead.read().await, "a5 b1 new1");
     }
-    // Its own stream tells of the changes before the second look.
+    // Its own stream delivers the changes before the second check.
     behind.write(&[("a", 5), ("b", 1), ("new", 1)], 201).await;
     assert!(!behind.tier.has_doubts());
     behind.write(&[("a", 5)], 202).await;
@@ -259,10 +260,10 @@ async fn what_launchdarkly_does_not_tell_goes_with_the_second_look() {
 async fn a_relay_that_is_not_live_writes_only_what_nobody_knows_better() {
     let (sealed, theirs) = (MemoryBackend::default(), MemoryBackend::default());
     let mut dead = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
-    // What it had accepted reaches a database that was away.
+    // Records that it had accepted reach a database that was away.
     assert_eq!(dead.write_when_not_live(&[("a", 1), ("b", 1)], 10).await.rows, 3);
     assert_eq!(dead.read().await, "a1 b1");
-    // A peer heard of a deletion after its stream had died.
+    // A peer received a deletion after its stream had died.
     let mut peer = Relay::new(&sealed, &theirs, CacheFormat::Sealed, &["k"]);
     peer.write(&[("a", 1), ("b", 1)], 11).await;
     peer.write(&[("a", 2)], 20).await;
@@ -274,7 +275,8 @@ async fn a_relay_that_is_not_live_writes_only_what_nobody_knows_better() {
     let written = dead.write_when_not_live(&[("a", 1), ("b", 1), ("c", 1)], 60).await;
     assert_eq!(written.rows, 0);
     assert_eq!(dead.read().await, "a2");
-    // What it knows at a higher version is added; the age of the set is not confirmed by that.
+    // Records that it knows at a higher version are added; that does not confirm the age of the
+    // set.
     let written = dead.write_when_not_live(&[("a", 3), ("b", 1)], 70).await;
     assert_eq!((written.rows, written.stamp.unwrap().confirmed_at), (2, Some(at(20))));
     assert_eq!(dead.read().await, "a3");
@@ -295,7 +297,7 @@ async fn a_record_that_is_put_back_is_not_used() {
     let reading = relay.told().await;
     assert_eq!(reading.skipped, Skipped { rolled_back: 2, ..Skipped::default() });
     assert_eq!(relay.read().await, "!");
-    // A live relay makes it right at once.
+    // A live relay corrects it at once.
     relay.write(&[("a", 2)], 3).await;
     assert_eq!(relay.read().await, "a2");
 }
@@ -345,7 +347,7 @@ async fn a_write_tells_what_is_stored_after_it() {
         too_large: Vec::new(),
     };
     assert_eq!(written, expected);
-    // The time of a manifest that stands, not that of the visit.
+    // The time of the present manifest, not that of the visit.
     assert_eq!(relay.write(&[("a", 1)], 9).await, Written { rows: 0, ..expected });
     let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);
     let written = mixed.write(&[("a", 1)], 8).await;
@@ -396,7 +398,7 @@ async fn ld_relays_rows_are_read_where_there_are_none_of_ours() {
         CacheOutcome::Loaded(set) => set.origin == SetOrigin::Adopted && set.stamp.is_none(),
         CacheOutcome::Empty | CacheOutcome::Unavailable | CacheOutcome::Unreadable => false,
     };
-    // Where sealed rows stood, ld-relay's do not take their place if only the manifest goes.
+    // ld-relay's rows do not take the place of sealed rows if only the manifest is lost.
     let codec = ours.tier.codec(CacheFormat::Sealed);
     sealed.with(|state| state.rows.remove(&codec.row_name(MANIFEST_NAME)));
     assert!(!adopted(ours.told().await.outcome));

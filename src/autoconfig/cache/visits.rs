@@ -1,24 +1,26 @@
-//! What a visit to one tier of the cache consists of: pure.
+//! Visits to one tier of the cache. Pure.
 //!
-//! Until the stream has delivered, a visit reads the tier and tells the manager, and adds what the
-//! other tier knew. From then on it makes the tier hold what was accepted.
+//! Until the stream has delivered, a visit reads the tier, reports its content to the manager, and
+//! adds records of the other tier. From then on it makes the tier hold the accepted records.
 
 mod telling;
 
 use tokio::sync::watch;
 
-pub(super) use self::telling::{Effect, Notice};
+pub use self::telling::Effect;
+pub(super) use self::telling::Notice;
+use super::orders::{Source, Wanted};
 use super::report::{ReadState, SharedReport};
-use super::tier::{CacheTier, Part, Purpose, Source, Wanted, Written};
+use super::tier::{CacheTier, Part, Purpose, Written};
 use crate::autoconfig::record_set::{CachedSet, SetOrigin};
 use crate::autoconfig::startup_race::Tier;
 use crate::replica::{Due, End, Moment, Progress, Reason, Then, Visits, Waiting};
 use crate::storage::StoreError;
 
-/// How a tier is kept.
+/// Settings for keeping a tier.
 #[derive(Clone, Debug)]
 pub struct KeeperSettings {
-    /// Which tier this is.
+    /// The tier.
     pub tier: Tier,
     /// Cached environments older than this are refused.
     pub age_max: Option<std::time::Duration>,
@@ -33,13 +35,13 @@ pub struct RecordVisits<T> {
     settings: KeeperSettings,
     tier: T,
     wanted: watch::Receiver<Option<Wanted>>,
-    /// What was wanted last is not written yet.
+    /// True while the last wanted records are not written yet.
     is_pending: bool,
     report: SharedReport,
-    /// What the tier holds, as far as it could be read.
+    /// Content of the tier, as far as it could be read.
     held: Option<CachedSet>,
     visit: Visit,
-    /// A failed write was told that is not over.
+    /// True while a reported failure of writes is not over.
     complained: bool,
     effects: Vec<Effect>,
 }
@@ -47,7 +49,7 @@ pub struct RecordVisits<T> {
 /// One visit.
 #[derive(Debug, Default)]
 struct Visit {
-    /// What is to be written, if anything is.
+    /// The records to be written, if there are any.
     wanted: Option<Wanted>,
     phase: Phase,
 }
@@ -61,7 +63,7 @@ enum Phase {
 }
 
 impl<T: CacheTier> RecordVisits<T> {
-    /// Visits that read until something is wanted, and then write that.
+    /// Visits that read until there are wanted records, and then write those.
     pub fn new(
         settings: KeeperSettings,
         tier: T,
@@ -86,7 +88,7 @@ impl<T: CacheTier> RecordVisits<T> {
         self.wanted.borrow().as_ref().is_some_and(Wanted::is_from_stream)
     }
 
-    /// Whether the manager's knowledge is to be added to the tier.
+    /// True if the wanted records are to be written to the tier.
     fn has_news(&self, wanted: &Wanted) -> bool {
         match (&wanted.source, self.settings.tier, &self.held) {
             (Source::Stream, _, _) => true,
@@ -99,12 +101,11 @@ impl<T: CacheTier> RecordVisits<T> {
         }
     }
 
-    /// What the visit reads for; `None` if it has nothing to do.
+    /// Purpose of the visit's read; `None` if it has nothing to do.
     fn purpose(&self, due: Due) -> Option<Purpose> {
         let Some(wanted) = &self.visit.wanted else { return self.reread(due) };
         if wanted.is_from_stream() {
-            // What relays share is repaired only by one that knows what is true at this moment
-            // (design D26).
+            // The shared tier is repaired only by a relay whose stream is live (design D26).
             let may_repair = self.settings.tier == Tier::Local || wanted.live;
             return (self.is_pending || may_repair).then_some(Purpose::Write);
         }
@@ -115,8 +116,8 @@ impl<T: CacheTier> RecordVisits<T> {
     }
 
     fn reread(&self, due: Due) -> Option<Purpose> {
-        // Nobody else writes to the tier of this machine. But it may have been replaced, or more of
-        // it may open with other keys.
+        // No other process writes to the tier of this machine. But it may have been replaced, or
+        // more of it may open with other keys.
         let is_disturbed = matches!(due, Due::Verify | Due::Compare(Reason::Reconnected));
         let is_known = self.settings.tier == Tier::Local
             && self.report.get().read == ReadState::Loaded
@@ -170,7 +171,7 @@ impl<T: CacheTier> RecordVisits<T> {
     }
 }
 
-/// While the stream is live, what was accepted is confirmed at every moment.
+/// Confirms accepted records at this moment, if the stream is live.
 fn confirmed(mut wanted: Wanted, at: &Moment) -> Wanted {
     if wanted.live {
         wanted.confirmed_at = Some(at.wall);
@@ -186,7 +187,7 @@ impl<T: CacheTier> Visits for RecordVisits<T> {
     fn waiting(&self) -> Waiting {
         let has_changed = self.wanted.has_changed().unwrap_or(false);
         let live = match self.settings.tier {
-            // Nobody else writes to it, so it may be written at any time.
+            // No other process writes to it, so it may be written at any time.
             Tier::Local => self.is_from_stream(),
             Tier::Shared => {
                 let wanted = self.wanted.borrow();

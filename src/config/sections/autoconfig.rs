@@ -1,4 +1,4 @@
-//! `[AutoConfig]`: environments that LaunchDarkly names, and the cache of them.
+//! `[AutoConfig]`: environments that LaunchDarkly lists, and the cache of that list.
 
 use std::time::Duration;
 
@@ -8,32 +8,32 @@ use crate::config::table::{AnyOption, Row, autoconfig as table, offline};
 use crate::config::values::{CacheAdopt, CacheFormat};
 use crate::model::{AutoConfigKey, Password};
 
-/// What stands for the environment's ID in a prefix or table name.
+/// Placeholder for the environment's ID in a prefix or table name.
 pub(in crate::config) const ID_PLACEHOLDER: &str = "$CID";
 
 /// `[AutoConfig]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AutoConfigSection {
-    /// The key that opens the autoconfig stream; `None` is manual configuration.
+    /// The key that opens the autoconfig stream; `None` means manual configuration.
     pub key: Option<SecretSource<AutoConfigKey>>,
-    /// Namespace of the shared cache, without blanks around it; `None` is no shared cache. Set
+    /// Namespace of the shared cache, without blanks around it; `None` means no shared cache. Set
     /// only together with a key.
     pub cache_key: Option<String>,
-    /// Seals what is cached, here and in the shared cache; `None` is the autoconfig key.
+    /// Seals the local store and the shared cache; `None` means the autoconfig key.
     pub cache_encryption_key: Option<SecretSource<Password>>,
     /// Keys that only decrypt.
     pub cache_previous_encryption_keys: Option<SecretSource<Vec<Password>>>,
-    /// How shared records are written.
+    /// Format in which shared records are written.
     pub cache_format: CacheFormat,
-    /// Whether ld-relay's records may be used where sealed ones are expected.
+    /// Rule for using ld-relay's records where sealed ones are expected.
     pub cache_adopt: CacheAdopt,
-    /// Older cached environments are refused; `None` is no limit.
+    /// Age above which cached environments are refused; `None` means no limit.
     pub cache_max_age: Option<Duration>,
-    /// What holds for each environment.
+    /// Defaults of each environment.
     pub environments: EnvironmentDefaults,
 }
 
-/// What is said once for all environments that the configuration does not name.
+/// Settings of all environments that the configuration does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvironmentDefaults {
     store_prefix: String,
@@ -56,7 +56,7 @@ impl EnvironmentDefaults {
     }
 }
 
-/// The rows of what holds for each environment, in `[AutoConfig]` or `[OfflineMode]`.
+/// The rows with the defaults of environments, in `[AutoConfig]` or `[OfflineMode]`.
 pub(in crate::config) fn of_environments(
     rows: &'static [&'static dyn AnyOption],
 ) -> impl Iterator<Item = &'static Row> {
@@ -66,8 +66,8 @@ pub(in crate::config) fn of_environments(
 
 /// Reads the section, and the option that switches offline mode on.
 ///
-/// ld-relay v8: the variables that both sections share belong to the one that is in use, and to
-/// autoconfig if both or none are.
+/// ld-relay v8: the variables that both sections share belong to the one in use, and to autoconfig
+/// if both or none are.
 pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
     let mut section = reader.global();
     let key = section.secret(&table::AUTO_CONFIG_KEY);
@@ -112,7 +112,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
     }
 }
 
-/// ld-relay v8: blanks around the encryption key do not count, a blank one is none.
+/// ld-relay v8: blanks around the encryption key are removed; a blank key means none.
 fn trimmed(source: SecretSource<Password>) -> Option<SecretSource<Password>> {
     let SecretSource { value, file } = source;
     let text = value.expose().trim();

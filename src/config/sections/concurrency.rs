@@ -1,16 +1,16 @@
-//! `[Concurrency]`: how many full payloads are under way at once.
+//! `[Concurrency]`: limits of the full payloads that are sent at once.
 
 use std::time::Duration;
 
 use crate::config::reader::Reader;
 use crate::config::table::concurrency as table;
 
-/// `[Concurrency]`. `None` is the default of the server.
+/// `[Concurrency]`. `None` means the default of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyConfig {
-    /// Full payloads under way at once.
+    /// Full payloads that are sent at once.
     pub max_concurrent: Option<ConcurrencyLimit>,
-    /// Requests that wait for a slot; 0 refuses at once what finds none.
+    /// Requests that wait for a slot; with 0, a request that finds none is refused at once.
     pub max_queued: Option<u32>,
     /// Longest time one payload may hold its slot.
     pub send_timeout: Option<Duration>,
@@ -19,9 +19,9 @@ pub struct ConcurrencyConfig {
 /// A limit that the operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConcurrencyLimit {
-    /// Explicitly none.
+    /// No limit.
     Off,
-    /// That many; above zero.
+    /// This many; above zero.
     AtMost(u32),
 }
 
@@ -40,7 +40,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ConcurrencyConfig {
     section.show(&table::INIT_MAX_QUEUED, Some(shown_queued.to_string()));
     if max_concurrent == Some(ConcurrencyLimit::Off) {
         section.show(&table::INIT_MAX_CONCURRENT, Some("off".to_owned()));
-        // The other two have no effect.
+        // The other two options have no effect.
         section.show(&table::INIT_MAX_QUEUED, None);
         section.show(&table::INIT_SEND_TIMEOUT, None);
     }

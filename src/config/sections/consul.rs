@@ -19,18 +19,18 @@ pub struct ConsulConfig {
     pub address: Uri,
     /// The access token.
     pub token: Option<SecretSource<Password>>,
-    /// TLS, where the address says `https`.
+    /// TLS settings, if the address has the scheme `https`.
     pub tls: DatabaseTls,
-    /// How long data read from it is served from memory.
+    /// Time for which data read from it is served from memory.
     pub local_ttl: LocalTtl,
-    /// How often it is checked; `None` is never.
+    /// Interval of checks; `None` means never.
     pub health_check_interval: Option<Duration>,
 }
 
-/// Reads the section: whether Consul is on, and what could be read of it.
+/// Reads the section. Returns true if Consul is on, and the settings if they are valid.
 ///
-/// ld-relay v8: a host in the file switches Consul on; among the variables only `USE_CONSUL` does.
-/// Unlike there, `USE_CONSUL` does not put the default in the place of the file's host.
+/// ld-relay v8: a host in the file switches Consul on; of the variables, only `USE_CONSUL` does.
+/// Unlike in ld-relay, `USE_CONSUL` does not replace the file's host by the default.
 pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<ConsulConfig>) {
     let mut section = reader.global();
     let asked_for = section.read(&table::USE_CONSUL);

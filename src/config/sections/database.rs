@@ -23,7 +23,7 @@ pub enum Database {
     DynamoDb(DynamoDbConfig),
 }
 
-/// Which database is meant.
+/// The kind of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum DatabaseKind {
     Redis,
@@ -64,7 +64,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Databases {
 }
 
 impl Databases {
-    /// Adds a database, if it is on, with what could be read of it.
+    /// Adds a database if it is on; its settings are missing if they are invalid.
     fn add<T>(&mut self, kind: DatabaseKind, read: (bool, Option<T>), wrap: fn(T) -> Database) {
         if let (true, config) = read {
             self.enabled.push(kind);
@@ -73,16 +73,16 @@ impl Databases {
     }
 }
 
-/// TLS towards a database.
+/// TLS settings of connections to a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatabaseTls {
     /// Root certificates that replace those of the system, PEM.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that the relay shows.
+    /// The relay's client certificate.
     pub client_certificate: Option<ClientCertificate>,
 }
 
-/// A certificate the relay shows, and its key.
+/// A client certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The certificate chain, PEM.
@@ -92,8 +92,8 @@ pub struct ClientCertificate {
 }
 
 impl DatabaseTls {
-    /// Reads the three files. A certificate without its key, or the reverse, is a problem; all
-    /// three are void without TLS.
+    /// Reads the paths of the three files. A certificate without its key, or the reverse, is a
+    /// problem; without TLS, all three are ignored.
     pub(super) fn read(
         section: &mut Scope<'_, '_>,
         [ca, certificate, key]: [&Opt<PathBuf>; 3],
@@ -127,8 +127,8 @@ impl DatabaseTls {
     }
 }
 
-/// Turns a database off: its variables do not count. Those that describe it are named in a warning,
-/// if its switch (`USE_REDIS`) is not set at all.
+/// Turns a database off: its variables are ignored. A warning names those that describe it, if its
+/// switch (`USE_REDIS`) is not set.
 pub(super) fn turn_off(
     section: &mut Scope<'_, '_>,
     rows: &[&dyn AnyOption],

@@ -11,20 +11,20 @@ use crate::config::values::LocalTtl;
 
 use super::database::turn_off;
 
-/// `[DynamoDB]`. Region and credentials come from where AWS's tools take them.
+/// `[DynamoDB]`. Region and credentials come from the same places as for AWS's tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamoDbConfig {
     /// The global table; `None` if each environment has its own.
     pub table: Option<String>,
-    /// Another endpoint than AWS's.
+    /// The endpoint, if it is not AWS's.
     pub endpoint: Option<Uri>,
-    /// How long data read from it is served from memory.
+    /// Time for which data read from it is served from memory.
     pub local_ttl: LocalTtl,
-    /// How often it is checked; `None` is never.
+    /// Interval of checks; `None` means never.
     pub health_check_interval: Option<Duration>,
 }
 
-/// Reads the section: whether DynamoDB is on, and what it says.
+/// Reads the section. Returns true if DynamoDB is on, and its settings.
 pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<DynamoDbConfig>) {
     let mut section = reader.global();
     let is_enabled = section.value(&table::USE_DYNAMODB);
@@ -46,7 +46,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<DynamoDbConfig>) {
     (is_enabled, Some(config))
 }
 
-/// The region may also come from the machine, which is not asked here: so this is no problem.
+/// Warns of a missing region. It is no problem, because the machine may know it, which is not
+/// checked here.
 fn warn_of_missing_region(reader: &mut Reader<'_>) {
     let variable = |row: &Row| row.variable.and_then(|name| reader.process_variable(name));
     let home = variable(&local_store::HOME);

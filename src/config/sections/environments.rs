@@ -19,7 +19,7 @@ pub struct EnvironmentConfig {
     pub mobile_key: Option<SecretSource<MobileKey>>,
     /// The client-side ID.
     pub environment_id: Option<EnvironmentId>,
-    /// Whether client-side evaluation demands a hash.
+    /// True if client-side evaluation requires a hash.
     pub secure_mode: bool,
     /// Prefix of its keys in a shared store; empty is the store's default.
     pub store_prefix: String,
@@ -29,7 +29,7 @@ pub struct EnvironmentConfig {
     pub allowed_origins: Vec<String>,
     /// Additional CORS request headers.
     pub allowed_headers: Vec<String>,
-    /// How much is logged about it.
+    /// The log level of this environment.
     pub log_level: LogLevel,
     /// Cache lifetime for PHP polling; zero sends no `Expires`.
     pub ttl: Duration,
@@ -67,7 +67,7 @@ fn read_one(section: &mut Scope<'_, '_>, level: LogLevel) -> Option<EnvironmentC
     let sdk_key = section.secret(&table::LD_ENV_);
     let mobile_key = section.secret(&table::LD_MOBILE_KEY_);
     let Some(sdk_key) = sdk_key else {
-        // Mistakes in the other options are found all the same.
+        // The other options are still checked for mistakes.
         let working = table::ROWS.iter().filter(|option| option.row().effect == Effect::Works);
         working.for_each(|option| option.judge(section));
         return None;
@@ -87,7 +87,7 @@ fn read_one(section: &mut Scope<'_, '_>, level: LogLevel) -> Option<EnvironmentC
     })
 }
 
-/// Reads the filter keys by project. ld-relay v8: blanks around them do not count.
+/// Reads the filter keys by project. ld-relay v8: blanks around them are removed.
 pub(super) fn read_filters(reader: &mut Reader<'_>) -> BTreeMap<String, Vec<FilterKey>> {
     let mut all = BTreeMap::new();
     for project in reader.names_of(&filters::LD_FILTER_KEYS_) {

@@ -1,4 +1,4 @@
-//! `[LocalStore]`: directory and rank of the embedded store. Looks at names only, not at the disk.
+//! `[LocalStore]`: directory and precedence of the embedded store. Does not access the disk.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use crate::config::reader::Reader;
 use crate::config::table::{Row, local_store as table};
 use crate::config::values::PreferOver;
 
-/// Used without being asked for if it can be written to; packages create it.
+/// A default directory, used if it can be written; packages create it.
 const SYSTEM_DIRECTORY: &str = "/var/lib/pilotlight";
 
 /// `[LocalStore]`.
@@ -14,8 +14,8 @@ const SYSTEM_DIRECTORY: &str = "/var/lib/pilotlight";
 pub struct LocalStoreConfig {
     /// `dir`.
     pub directory: LocalStoreDirectory,
-    /// `preferOver = sharedStore`: a whole local set is served alone while LaunchDarkly is away
-    /// (design D43).
+    /// `preferOver = sharedStore`: a complete local set is served alone while LaunchDarkly is
+    /// unreachable (design D43).
     pub is_preferred_over_shared: bool,
 }
 
@@ -24,10 +24,9 @@ pub struct LocalStoreConfig {
 pub enum LocalStoreDirectory {
     /// There is no embedded store.
     Off,
-    /// This directory and no other: it is created if need be, and it is an error if it cannot be
-    /// used.
+    /// Only this directory. It is created if it does not exist; an error if it cannot be used.
     Explicit(PathBuf),
-    /// The first of these that can be created and written to; without any, the relay runs without
+    /// The first of these that can be created and written; if there is none, the relay runs without
     /// an embedded store.
     FirstUsable(Vec<PathBuf>),
 }
@@ -53,13 +52,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> LocalStoreConfig {
 
 /// The directories that are tried, best first (design 6).
 fn candidates(reader: &Reader<'_>) -> Vec<PathBuf> {
-    // systemd joins several by colons when a unit asks for several; the first is the main one.
+    // systemd joins several directories by colons if a unit asks for several; the first is the main
+    // one.
     let variable = |row: &Row| row.variable.and_then(|name| reader.process_variable(name));
     let state = variable(&table::STATE_DIRECTORY);
     let state = state.and_then(|list| list.split(':').next().map(PathBuf::from));
     let user_state = variable(&table::XDG_STATE_HOME).map(PathBuf::from);
     let home = variable(&table::HOME).map(PathBuf::from);
-    // A relative path in these variables is void (XDG base directories), as it would depend on
+    // Relative paths in these variables are ignored (XDG base directories), as they would depend on
     // where the process was started.
     let own = user_state.filter(|path| path.is_absolute()).map(|path| path.join("pilotlight"));
     let own = own.or_else(|| {

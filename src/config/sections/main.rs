@@ -22,30 +22,30 @@ pub struct MainConfig {
     pub base_uri: Uri,
     /// Base of LaunchDarkly's client-side endpoints.
     pub client_side_base_uri: Uri,
-    /// Whether to end when every environment was tried once, without serving.
+    /// True if the relay connects every environment once and then exits, without serving.
     pub exit_always: bool,
     /// The port to listen on.
     pub port: u16,
     /// The address to listen on; `None` is all of them, IPv4 and IPv6.
     pub bind_address: Option<IpAddr>,
-    /// How long readiness waits for environments that have no data (design D22); zero is not at
+    /// Time for which readiness waits for environments without data (design D22); zero means not at
     /// all.
     pub init_timeout: Duration,
     /// Time to drain after the signal to stop.
     pub graceful_shutdown_timeout: Duration,
-    /// Time within it during which new connections are accepted.
+    /// The first part of that time, in which new connections are accepted.
     pub shutdown_delay: Duration,
-    /// How often a comment is sent on every stream; `None` is never.
+    /// Interval of comments on every stream; `None` means never.
     pub heartbeat_interval: Option<Duration>,
-    /// After which time a stream is closed; `None` is never.
+    /// Time after which a stream is closed; `None` means never.
     pub max_client_connection_time: Option<Duration>,
-    /// How long an environment may be interrupted before it counts as disconnected.
+    /// Time for which an environment may be interrupted before it is reported as disconnected.
     pub disconnected_status_time: Duration,
-    /// How much is logged, unless an environment says otherwise.
+    /// The log level, unless an environment has its own.
     pub log_level: LogLevel,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// How often expired keys are dropped.
+    /// Interval at which expired keys are dropped.
     pub expired_credential_cleanup_interval: Duration,
 }
 

@@ -1,8 +1,8 @@
-//! `[Datadog]`, `[Stackdriver]`, `[Prometheus]` of ld-relay v8 and `[OpenTelemetry]` of v9: none is
-//! implemented yet, so only mistakes are found here.
+//! `[Datadog]`, `[Stackdriver]`, `[Prometheus]` of ld-relay v8 and `[OpenTelemetry]` of v9. None is
+//! implemented yet; they are only checked for mistakes.
 //!
-//! ld-relay: the variables of a section count only where the section is enabled. Some of them
-//! belong to other programs as well, so they must not be judged otherwise.
+//! ld-relay: the variables of a section are read only if the section is enabled. Some of them
+//! belong to other programs as well, so otherwise they must not be checked.
 
 use crate::config::reader::Reader;
 use crate::config::table::{datadog, opentelemetry, prometheus, stackdriver};
@@ -23,7 +23,7 @@ pub(super) fn read(reader: &mut Reader<'_>) {
     check_protocol(reader);
 }
 
-/// ld-relay v9: the protocol is judged only where it is used.
+/// ld-relay v9: the protocol is checked only where it is used.
 fn check_protocol(reader: &mut Reader<'_>) {
     let mut section = reader.global();
     let Some(word) = section.read(&opentelemetry::OTEL_EXPORTER_OTLP_PROTOCOL) else { return };

@@ -1,7 +1,7 @@
 //! One module for each section of the configuration, or for a few that belong together.
 //!
-//! A section module owns the typed struct, which it fills from the rows of the table, and the checks
-//! among its own options. What concerns several sections is in [`super::rules`].
+//! A section module owns the typed struct, fills it from the rows of the table, and checks its own
+//! options. Checks that concern several sections are in [`super::rules`].
 
 pub(super) mod autoconfig;
 pub(super) mod concurrency;
@@ -19,7 +19,7 @@ use super::Config;
 use super::reader::Reader;
 use database::DatabaseKind;
 
-/// The configuration, and what the rules must know beside it.
+/// The configuration, and what the rules need in addition.
 pub(super) struct Read {
     pub(super) config: Config,
     /// Every database that is switched on, although only one may be.

@@ -1,4 +1,4 @@
-//! `[Proxy]`: the way out.
+//! `[Proxy]`: the proxy for connections to LaunchDarkly.
 
 use std::path::{Path, PathBuf};
 
@@ -9,23 +9,23 @@ use crate::config::table::{Row, proxy as table};
 use crate::config::values;
 use crate::model::{Password, RedactedUrl};
 
-/// `[Proxy]`, and what the usual variables say in its place.
+/// `[Proxy]`, and the usual proxy variables that apply without it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyConfig {
-    /// The proxy for everything that goes to LaunchDarkly; the usual variables do not count then.
+    /// The proxy for all connections to LaunchDarkly; if set, the usual variables are ignored.
     pub url: Option<RedactedUrl>,
-    /// How the relay authenticates itself to it, if the URL does not say so itself.
+    /// Authentication with the proxy.
     pub login: ProxyLogin,
-    /// Certificates that are trusted beside those of the system, PEM.
+    /// Certificates that are trusted in addition to those of the system, PEM.
     pub ca_cert_files: Vec<PathBuf>,
-    /// What counts where there is no `url`.
+    /// The proxies that apply without `url`.
     pub from_variables: VariableProxies,
 }
 
-/// How the relay authenticates itself to the proxy.
+/// Authentication of the relay with the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ProxyLogin {
-    /// As the URL says.
+    /// User and password of the URL, if it has them.
     #[default]
     FromUrl,
     /// Basic authentication.
@@ -37,14 +37,14 @@ pub enum ProxyLogin {
     },
 }
 
-/// The variables that programs share, read whether or not variables set options.
+/// The proxy variables that programs share, read even without `--from-env`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VariableProxies {
     /// Proxy for `http` addresses.
     pub http: Option<RedactedUrl>,
     /// Proxy for `https` addresses.
     pub https: Option<RedactedUrl>,
-    /// Hosts that need none, as the variable spells them.
+    /// Hosts that need no proxy, as the variable spells them.
     pub no_proxy: Option<String>,
 }
 
@@ -72,12 +72,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ProxyConfig {
     ProxyConfig { url, login, ca_cert_files, from_variables }
 }
 
-/// User and password. ld-relay v8 uses them for NTLM only; here they are for Basic as well.
+/// Reads user and password. ld-relay v8 uses them for NTLM only; Pilotlight also for Basic.
 fn read_login(section: &mut Scope<'_, '_>) -> ProxyLogin {
     let user = section.read(&table::PROXY_AUTH_USER);
     let password = section.secret(&table::PROXY_AUTH_PASSWORD);
     if section.value(&table::PROXY_AUTH_NTLM) {
-        // A problem already (see the table). The password must not be sent in any other way.
+        // Already a problem (see the table). The password must not be sent in any other way.
         return ProxyLogin::FromUrl;
     }
     let has_password = section.is_set(&table::PROXY_AUTH_PASSWORD)
@@ -110,7 +110,7 @@ impl VariableProxies {
                 section.show(row, Some(url.redacted()));
                 Some(url)
             }
-            // The operator who asks for SOCKS does not want requests to go around the proxy.
+            // An operator who configures SOCKS does not want requests to bypass the proxy.
             Err(invalid) if values::is_socks(&text) => {
                 let allowed = invalid.allowed.as_deref();
                 section.reader.problem(Place::Variable(name), invalid.what, allowed);
@@ -125,7 +125,8 @@ impl VariableProxies {
     }
 }
 
-/// The variable and its value. Upper case takes precedence over lower case, as in ld-relay v8.
+/// The name and value of the variable. Upper case takes precedence over lower case, as in ld-relay
+/// v8.
 fn either_case(section: &Scope<'_, '_>, row: &Row) -> Option<(String, String)> {
     let name = row.variable?;
     [name.to_owned(), name.to_ascii_lowercase()].into_iter().find_map(|name| {

@@ -16,17 +16,17 @@ const PORT_DEFAULT: u16 = 6379;
 /// `[Redis]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisConfig {
-    /// The servers, with `rediss` or `valkeys` as scheme where TLS is asked for.
+    /// The servers; with TLS, the scheme is `rediss` or `valkeys`.
     pub servers: RedisServers,
-    /// User name; one in a URL counts if this is `None`.
+    /// User name; if `None`, one in a URL is used.
     pub username: Option<String>,
-    /// Password; one in a URL counts if this is `None`.
+    /// Password; if `None`, one in a URL is used.
     pub password: Option<SecretSource<Password>>,
-    /// TLS, where the URL asks for it.
+    /// TLS settings, if the URL asks for TLS.
     pub tls: DatabaseTls,
-    /// How long data read from it is served from memory.
+    /// Time for which data read from it is served from memory.
     pub local_ttl: LocalTtl,
-    /// How often it is checked; `None` is never.
+    /// Interval of checks; `None` means never.
     pub health_check_interval: Option<Duration>,
     /// Longest time to connect; `None` is the default of the client.
     pub connect_timeout: Option<Duration>,
@@ -34,7 +34,7 @@ pub struct RedisConfig {
     pub read_timeout: Option<Duration>,
 }
 
-/// How the servers belong together.
+/// The topology of the servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisServers {
     /// One server.
@@ -51,7 +51,7 @@ pub enum RedisServers {
 }
 
 impl RedisServers {
-    /// All servers that are named.
+    /// The URLs of all configured servers.
     pub fn urls(&self) -> &[RedactedUrl] {
         match self {
             Self::Standalone(url) => std::slice::from_ref(url),
@@ -60,7 +60,7 @@ impl RedisServers {
         }
     }
 
-    /// Whether any of them is spoken to through TLS.
+    /// True if any of them uses TLS.
     pub fn use_tls(&self) -> bool {
         let secure = |url: &RedactedUrl| {
             url.expose().starts_with("rediss://") || url.expose().starts_with("valkeys://")
@@ -69,15 +69,14 @@ impl RedisServers {
     }
 }
 
-/// Reads the section: whether Redis is on, and what could be read of it.
+/// Reads the section. Returns true if Redis is on, and the settings if they are valid.
 ///
-/// ld-relay v8: an address in the file switches Redis on; among the variables only `USE_REDIS`
-/// does.
+/// ld-relay v8: an address in the file switches Redis on; of the variables, only `USE_REDIS` does.
 pub(super) fn read(reader: &mut Reader<'_>) -> (bool, Option<RedisConfig>) {
     let mut section = reader.global();
     let is_on = is_on(&mut section);
     let servers = read_servers(&mut section);
-    // Where the servers are a problem already, nothing is said about certificates without TLS.
+    // If the servers are already a problem, there is no warning about certificates without TLS.
     let uses_tls = servers.as_ref().is_none_or(RedisServers::use_tls);
     let files = [
         &table::REDIS_CA_FILE,
@@ -111,7 +110,7 @@ fn is_on(section: &mut Scope<'_, '_>) -> bool {
     let in_file = section.is_in_file(&table::REDIS_PORT)
         || addresses.iter().any(|row| section.is_in_file(row));
     if !in_file && asked_for != Some(true) {
-        // REDIS_PORT does not describe it: container platforms set it as a link.
+        // REDIS_PORT is not among them: container platforms set it as a link.
         let switch = table::USE_REDIS.variable.filter(|_| asked_for.is_none());
         turn_off(section, table::ROWS, &addresses, switch);
     } else if asked_for == Some(false) {
@@ -152,7 +151,7 @@ fn read_servers(section: &mut Scope<'_, '_>) -> Option<RedisServers> {
     Some(servers)
 }
 
-/// Shows the servers that the options together mean.
+/// Shows the servers that result from all options.
 fn show(section: &mut Scope<'_, '_>, servers: &RedisServers) {
     for row in [
         &*table::REDIS_URL,
@@ -171,7 +170,7 @@ fn show(section: &mut Scope<'_, '_>, servers: &RedisServers) {
     section.show(row, Some(urls.join(", ")));
 }
 
-/// Which options each mode needs and which it excludes.
+/// Checks the options that each mode needs and those that it excludes.
 fn check_fit(section: &mut Scope<'_, '_>, mode: RedisMode) {
     let [url, host, port, urls, master]: [&Row; 5] = [
         &table::REDIS_URL,
@@ -188,7 +187,7 @@ fn check_fit(section: &mut Scope<'_, '_>, mode: RedisMode) {
             }
         }
         RedisMode::Sentinel => {
-            // REDIS_PORT may be a link that the platform set.
+            // REDIS_PORT is allowed: it may be a link that the platform set.
             for row in [url, host] {
                 section.forbid(row, "is set, but the mode is sentinel", Some("urls"));
             }
@@ -218,7 +217,7 @@ fn read_urls(section: &mut Scope<'_, '_>) -> Vec<RedactedUrl> {
     urls
 }
 
-/// What the file or the variables say of the address of one server.
+/// The address of one server in the file or in the variables.
 struct Address {
     url: Option<RedactedUrl>,
     host: Option<String>,
@@ -228,8 +227,8 @@ struct Address {
 /// The one address of a standalone server.
 ///
 /// ld-relay v8: a URL excludes host and port, and the port's variable may be a container link,
-/// which takes precedence over `REDIS_HOST`. Unlike there, the exclusion holds within the file and
-/// within the variables; a variable with the other kind of address takes the place of the file's.
+/// which takes precedence over `REDIS_HOST`. Unlike in ld-relay, the exclusion applies within the
+/// file and within the variables; a variable with the other kind of address replaces the file's.
 fn read_address(section: &mut Scope<'_, '_>) -> Option<RedactedUrl> {
     let (file_url, url) = section.by_layer(&table::REDIS_URL);
     let (file_host, host) = section.by_layer(&table::REDIS_HOST);
@@ -266,8 +265,8 @@ fn read_address(section: &mut Scope<'_, '_>) -> Option<RedactedUrl> {
     })
 }
 
-/// A container link in the port's variable: the platform sets it, so it must not lead away from an
-/// address that the operator chose.
+/// Checks for a container link in the port's variable. The platform sets it, so it must not replace
+/// an address that the operator chose.
 fn check_links(section: &mut Scope<'_, '_>, file: &Address, variables: &mut Address) {
     let is_link = |port: &Option<PortOrLink>| port.as_ref().is_some_and(|it| it.host.is_some());
     if is_link(&file.port) {

@@ -1,4 +1,4 @@
-//! The kinds of values: how text becomes a value, and how a value is shown.
+//! The kinds of values: parsing, and showing to people.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -17,11 +17,11 @@ use crate::model::{AutoConfigKey, MobileKey, Password, RedactedUrl, SdkKey};
 /// A kind of values.
 pub struct Kind<T: 'static> {
     name: Name,
-    /// Makes a value of a text that is not empty.
+    /// Parses a text that is not empty.
     pub parse: fn(&str) -> Result<T, Invalid>,
     /// The value for people, without secrets; `None` if it means the same as no value.
     pub show: fn(&T) -> Option<String>,
-    /// How several values of one option become one.
+    /// Rule for several values of one option.
     pub combine: Combine,
 }
 
@@ -32,15 +32,15 @@ enum Name {
     Words(fn() -> Vec<&'static str>),
 }
 
-/// How several values of one option become one.
+/// Rule for several values of one option.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Combine {
-    /// The last one counts; an empty one means that the option is not set.
+    /// The last one applies; an empty one means that the option is not set.
     Last,
-    /// A boolean: the last one counts, a name without a value means `true`, and an empty variable
+    /// A boolean: the last one applies, a name without a value means `true`, and an empty variable
     /// changes nothing.
     Switch,
-    /// All are one list.
+    /// All are joined into one list.
     Joined,
 }
 
@@ -68,14 +68,14 @@ impl<T> Kind<T> {
 }
 
 impl<T: Display> Kind<T> {
-    /// Values that are shown as they display.
+    /// A kind whose values are shown with `Display`.
     pub const fn plain(name: &'static str, parse: fn(&str) -> Result<T, Invalid>) -> Self {
         Self::new(name, parse, |value| Some(value.to_string()))
     }
 }
 
 impl<T: Word> Kind<T> {
-    /// A few words.
+    /// A kind with a few allowed words.
     pub const fn words() -> Self {
         Self {
             name: Name::Words(|| T::WORDS.iter().map(|(word, _)| *word).collect()),
@@ -87,7 +87,7 @@ impl<T: Word> Kind<T> {
 }
 
 impl<T: SecretKind> Kind<T> {
-    /// A secret. No error holds any part of its text.
+    /// A kind of secret. No error holds any part of its text.
     const fn secret(name: &'static str, show: fn(&T) -> Option<String>) -> Self {
         let parse = |text: &str| T::from_text(text).map_err(Invalid::secret);
         Self::new(name, parse, show)
@@ -112,7 +112,7 @@ pub static IP_ADDRESS: Kind<IpAddr> = Kind::plain("IP address", values::bind_add
 pub static ADDRESS: Kind<Uri> = Kind::plain("address", values::http_url);
 
 pub static LOG_LEVEL: Kind<LogLevel> = Kind::words();
-/// ld-relay v8: any other text than `json` means text.
+/// ld-relay v8: every text other than `json` means text.
 pub static LOG_FORMAT: Kind<LogFormat> = Kind::new(
     "`json` (case-insensitive) or any other text",
     |text| {
@@ -127,12 +127,12 @@ pub static CACHE_ADOPT: Kind<CacheAdopt> = Kind::words();
 pub static REDIS_MODE: Kind<RedisMode> = Kind::words();
 pub static PREFER_OVER: Kind<PreferOver> = Kind::words();
 pub static DIRECTORY: Kind<String> = Kind::plain("path, or `off`", |text| Ok(text.to_owned()));
-/// Zero is no limit.
+/// Zero means no limit.
 pub static LIMIT: Kind<u64> = Kind::plain("number", values::limit);
-/// ld-relay v9: judged only where OpenTelemetry is on, see `sections::metrics`.
+/// ld-relay v9: checked only if OpenTelemetry is on, see `sections::metrics`.
 pub static PROTOCOL: Kind<String> =
     Kind::plain("`grpc`, `http`, `http/protobuf`, `http/json`", |text| Ok(text.to_owned()));
-/// ld-relay v9: only `none` turns a signal off, and whatever else is asked for, it is sent by OTLP.
+/// ld-relay v9: only `none` turns a signal off; with every other value it is sent by OTLP.
 pub static EXPORTER: Kind<String> = Kind::new(
     "`otlp`, `none`",
     |text| Ok(text.to_owned()),
@@ -143,17 +143,17 @@ pub static EXPORTER: Kind<String> = Kind::new(
 );
 
 pub static DURATION: Kind<Duration> = Kind::new("duration", values::duration, show_duration);
-/// Everything below zero counts as zero.
+/// Values below zero mean zero.
 pub static DURATION_FROM_ZERO: Kind<Duration> =
     Kind::new("duration", values::duration_from_zero, show_duration);
-/// Zero and everything below is *off*.
+/// Zero and values below it mean *off*.
 pub static DURATION_OR_OFF: Kind<Option<Duration>> =
     Kind::new("duration", values::duration_or_off, |duration| show_duration(duration.as_ref()?));
 pub static INTERVAL: Kind<Duration> =
     Kind::new("duration, 100ms or more", values::interval_of_100ms, show_duration);
 pub static LOCAL_TTL: Kind<LocalTtl> = Kind::plain("duration", values::local_ttl);
 
-/// Items with everything around them.
+/// Items including the blanks around them.
 pub static LIST: Kind<Vec<String>> = list("list");
 pub static FILTERS: Kind<Vec<String>> = list("list; spaces around items are ignored");
 pub static TAGS: Kind<Vec<String>> = list("list of `name:value`");
@@ -200,15 +200,15 @@ fn show_duration(duration: &Duration) -> Option<String> {
     Some(Written(*duration).to_string())
 }
 
-/// The last four characters of a long key, which LaunchDarkly's own pages show as well; nothing of
-/// a short one.
+/// The last four characters of a long key, which LaunchDarkly's own pages show as well; no
+/// character of a short one.
 fn tail(text: &str) -> Option<String> {
     let count = text.chars().count();
     let end: String = text.chars().skip(count.saturating_sub(4)).collect();
     Some(if count > 8 { format!("…{end}") } else { "set".to_owned() })
 }
 
-/// For lists of which an item with blanks around it is legal and matches nothing.
+/// Warning for lists in which an item with blanks around it is allowed but matches nothing.
 #[expect(clippy::ptr_arg, reason = "rows hold functions of their values")]
 pub fn warn_of_blanks(items: &Vec<String>) -> Option<String> {
     let is_odd = items.iter().any(|item| item.trim() != item || item.is_empty());
@@ -217,7 +217,7 @@ pub fn warn_of_blanks(items: &Vec<String>) -> Option<String> {
     is_odd.then(|| what.to_owned())
 }
 
-/// For exporters that do not exist.
+/// Warning for exporters that do not exist.
 #[expect(clippy::ptr_arg, reason = "rows hold functions of their values")]
 pub fn warn_of_other_exporters(word: &String) -> Option<String> {
     let word = word.trim();

@@ -1,12 +1,12 @@
-//! The table of all options: a row says everything about one.
+//! The table of all options, with one row for each.
 //!
-//! A row holds the option's section, its names in the file and among the variables, the kind of
-//! its values, its default, whether it has an effect, and its text. Reading, the page of
-//! `check-config`, the warnings of options without effect and of misspelt names, and the tables of
-//! docs/configuration.md all come from here.
+//! A row holds the option's section, its names in the file and among the variables, the kind of its
+//! values, its default, its effect, and its text. The reading of options, the output of
+//! `check-config`, the warnings about options without effect and misspelt names, and the tables of
+//! docs/configuration.md are all made from it.
 //!
 //! To add an option, add a row here, a field to the section's struct in `sections`, and the line
-//! there that reads the row into the field. Then run `just options`, which renews the tables of
+//! there that reads the row into the field. Then run `just options`, which updates the tables of
 //! docs/configuration.md.
 
 /// Makes the rows of one section, and `ROWS`, the list of them. The name of a row is that of its
@@ -49,7 +49,7 @@ pub use row::{AnyOption, Default, Effect, Opt, Row};
 pub struct Section {
     /// Its name.
     pub name: &'static str,
-    /// Meaning of the name behind it, for a section that may exist several times.
+    /// Meaning of the name after it, for a section that may exist several times.
     pub named_by: Option<&'static str>,
     /// Its options.
     pub rows: &'static [&'static dyn AnyOption],

@@ -1,4 +1,4 @@
-//! The parts of a row, and the functions that make one.
+//! The parts of a row, and the functions that build one.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::kind::{self, Kind};
 /// An option with values of the type `T`.
 pub struct Opt<T: 'static> {
     row: Row,
-    /// How its text becomes a value.
+    /// The kind of its values.
     pub kind: &'static Kind<T>,
     /// The file that may hold the value instead, for a secret.
     pub file: Option<&'static Opt<PathBuf>>,
@@ -25,25 +25,25 @@ pub struct Row {
     pub section: &'static str,
     /// The name in the file.
     pub option: Option<&'static str>,
-    /// The variable. One that ends in an underscore begins a family: `LD_ENV_` stands for
-    /// `LD_ENV_name`.
+    /// The variable. If it ends in an underscore, it is the prefix of a family: `LD_ENV_` stands
+    /// for `LD_ENV_name`.
     pub variable: Option<&'static str>,
     /// A second name of the variable.
     pub alias: Option<&'static str>,
     /// The value that applies if the option is not set.
     pub default: Default,
-    /// How far the option works.
+    /// The effect of the option.
     pub effect: Effect,
     /// The text in docs/configuration.md.
     pub text: &'static str,
-    /// Names that operators write instead of the variable, and what to tell them; for a family,
-    /// other beginnings.
+    /// Names that operators use by mistake instead of the variable, and the advice for them; for a
+    /// family, other prefixes.
     pub mistaken: (&'static [&'static str], &'static str),
-    /// The variable is read from the process even without `--from-env`.
+    /// True if the variable is read even without `--from-env`.
     pub is_of_process: bool,
-    /// Other programs read the variable as well.
+    /// True if other programs read the variable as well.
     pub is_shared: bool,
-    /// An empty variable changes nothing, instead of undoing the file.
+    /// True if an empty variable is ignored. Otherwise it unsets the file's value.
     pub ignores_empty: bool,
 }
 
@@ -54,18 +54,18 @@ pub enum Default {
     Nothing,
     /// This value, written as in a file.
     Value(&'static str),
-    /// No value of the option; the text says what that means.
+    /// No value; the text says what that means.
     Means(&'static str),
 }
 
-/// How far an option works.
+/// The effect of an option.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// The relay obeys it.
+    /// It works.
     Works,
     /// Not implemented yet: one warning names all such options that are set.
     NotYet,
-    /// Without a meaning here, for the reason that the row's text gives: a warning.
+    /// It has no meaning here, for the reason in the row's text: a warning.
     Never,
     /// Not implemented, and the relay would be unsafe or useless without it: a problem with this
     /// text. `None` if another check reports it.
@@ -183,7 +183,7 @@ impl<T> Opt<T> {
         }
     }
 
-    /// Adds what the macro `options` knows: the section, the name of the row, which is that of the
+    /// Adds what the macro `options` knows: the section, the row's name, which is that of the
     /// variable, and the text.
     pub const fn within(
         mut self,
@@ -199,7 +199,7 @@ impl<T> Opt<T> {
         self
     }
 
-    /// The value that holds if the option is not set.
+    /// The value that applies if the option is not set.
     pub const fn default(mut self, value: &'static str) -> Self {
         self.row.default = Default::Value(value);
         self
@@ -229,13 +229,13 @@ impl<T> Opt<T> {
         self
     }
 
-    /// Names that operators write instead of the variable, and what to tell them.
+    /// Names that operators use by mistake instead of the variable, and the advice for them.
     pub const fn mistaken(mut self, names: &'static [&'static str], advice: &'static str) -> Self {
         self.row.mistaken = (names, advice);
         self
     }
 
-    /// Beginnings that operators write instead of that of the family.
+    /// Prefixes that operators use by mistake instead of that of the family.
     pub const fn mistaken_beginnings(self, beginnings: &'static [&'static str]) -> Self {
         self.mistaken(beginnings, "")
     }
@@ -252,7 +252,7 @@ impl<T> Opt<T> {
         self
     }
 
-    /// An option that an empty variable does not undo.
+    /// An option that an empty variable does not unset.
     pub const fn ignores_empty(mut self) -> Self {
         self.row.ignores_empty = true;
         self
@@ -268,17 +268,17 @@ impl<T> Opt<T> {
         self.effect(Effect::Never)
     }
 
-    /// An option that ends the start, with this reason.
+    /// An option that prevents the start, for this reason.
     pub const fn refused(self, why: &'static str) -> Self {
         self.effect(Effect::Refused(Some(why)))
     }
 
-    /// An option that makes sense only with one that ends the start.
+    /// An option that is useful only with one that prevents the start.
     pub const fn refused_elsewhere(self) -> Self {
         self.effect(Effect::Refused(None))
     }
 
-    /// An option that ld-relay does not have any more; its text says what to do.
+    /// An option that ld-relay has removed; its text says what to do.
     pub const fn retired(self) -> Self {
         self.effect(Effect::Retired)
     }

@@ -1,5 +1,5 @@
-//! File and variables together: each row of what ld-relay's two-step reading does, and what a
-//! merge in one step does in its place.
+//! File and variables together: for each case, the difference between ld-relay's reading in two
+//! steps and a merge in one step.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn the_address_of_redis_can_be_overridden() {
     check(by_url, &[("REDIS_URL", "redis://env:3")], "redis://env:3");
     check(by_url, &[("REDIS_HOST", "env")], "redis://env:6379");
     check(by_url, &[("REDIS_HOST", "env"), ("REDIS_PORT", "2")], "redis://env:2");
-    // An address that is empty would quietly lead to this machine.
+    // An empty address would silently mean this machine.
     for name in ["REDIS_URL", "REDIS_HOST", "REDIS_PORT"] {
         check(by_url, &[(name, "")], "redis://file:1");
         check(by_host, &[(name, "")], "redis://file:1");

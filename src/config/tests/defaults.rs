@@ -1,4 +1,4 @@
-//! What holds when nothing is said.
+//! Values of options that are not set.
 
 use std::time::Duration;
 

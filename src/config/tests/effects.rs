@@ -1,4 +1,4 @@
-//! What is accepted although it has no effect.
+//! Options that are accepted although they have no effect.
 
 use super::*;
 

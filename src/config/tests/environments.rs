@@ -1,4 +1,4 @@
-//! `[Environment]`, `[Filters]`, their variables, and what becomes of them.
+//! `[Environment]`, `[Filters]`, their variables, and the resulting environments.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ fn retired_variables_of_an_environment_are_problems() {
     );
     let x = ("LD_ENV_x", "sdk-x");
     good("", &[x, ("LD_TTL_MINUTES_x", "")]);
-    // The name is also the lifetime of an environment with an odd name.
+    // The name is also the `ttl` of an environment with an odd name.
     let odd = [x, ("LD_ENV_MINUTES_x", "sdk-y"), ("LD_TTL_MINUTES_x", "5m")];
     let config = good("", &odd);
     assert_eq!(config.environments["MINUTES_x"].ttl, Duration::from_secs(300));
@@ -261,7 +261,7 @@ fn old_options_belong_to_their_section_and_have_any_case() {
             "/c.conf:11: [Environment \"e\"] ttlMinutes: ld-relay 6 renamed this option to ttl",
         ],
     );
-    // An old name is not among those that a mistake is told of.
+    // The message about a mistake does not suggest removed names.
     let problems = load_both("[Events]\nx = 1", &[]).unwrap_err().to_string();
     assert!(problems.contains("flushInterval,") && !problems.contains("Secs"), "{problems}");
 }

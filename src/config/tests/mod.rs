@@ -1,4 +1,4 @@
-//! The configuration as an operator meets it: texts in, values or complaints out.
+//! The configuration as the operator sees it: texts in, values or messages out.
 
 mod combining;
 mod defaults;
@@ -39,7 +39,7 @@ pub(super) fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Loads `/c.conf` and the variables, with the files of secrets at hand.
+/// Loads `/c.conf` and the variables; the given files and some certificates exist.
 pub(super) fn load_with(
     files: Memory,
     file: &str,
@@ -67,7 +67,7 @@ pub(super) fn good(file: &str, pairs: &[(&str, &str)]) -> Config {
     }
 }
 
-/// The same with an environment, which every configuration needs.
+/// The same with an environment added, which every configuration needs.
 #[track_caller]
 pub(super) fn with_environment(file: &str, pairs: &[(&str, &str)]) -> Config {
     loaded_with_environment(file, pairs).config
@@ -79,7 +79,7 @@ pub(super) fn loaded_with_environment(file: &str, pairs: &[(&str, &str)]) -> Loa
     load_both(&file, pairs).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// The problems are these and no others, each by its beginning and in their order.
+/// Checks that the problems are exactly these, each by its beginning, in this order.
 #[track_caller]
 pub(super) fn check_problems(file: &str, pairs: &[(&str, &str)], expected: &[&str]) {
     check_problems_with(Memory::default(), file, pairs, expected);
@@ -99,7 +99,7 @@ pub(super) fn check_problems_with(
     assert!(fit, "found:\n{problems}\nexpected:\n{}", expected.join("\n"));
 }
 
-/// The warnings are these and no others, each by its beginning and in their order.
+/// Checks that the warnings are exactly these, each by its beginning, in this order.
 #[track_caller]
 pub(super) fn check_warnings(file: &str, pairs: &[(&str, &str)], expected: &[&str]) {
     let loaded = load_both(file, pairs).unwrap_or_else(|problems| panic!("{problems}"));

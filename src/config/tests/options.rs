@@ -1,4 +1,4 @@
-//! Each option arrives by its name in the file and by its variable, and refuses what it should.
+//! Each option is read from the file and from its variable, and refuses invalid values.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::sections::proxy::VariableProxies;
 
-/// An option of a section that arrives the same way from both sides.
+/// Checks that an option is read in the same way from the file and from its variable.
 #[track_caller]
 #[expect(clippy::needless_pass_by_value, reason = "a table of literals reads better so")]
 fn check<T: Debug + PartialEq>(
@@ -20,7 +20,7 @@ fn check<T: Debug + PartialEq>(
     }
 }
 
-/// The same for an option that no code uses yet, in the form that is shown to people.
+/// The same for an option that no code uses yet, by the form that is shown to people.
 #[track_caller]
 fn check_shown(option: (&'static str, &'static str, &str), value: &str, expected: &str) {
     for (name, loaded) in from_both_sides(option, value) {
@@ -28,7 +28,7 @@ fn check_shown(option: (&'static str, &'static str, &str), value: &str, expected
     }
 }
 
-/// What is loaded with the value in the file, under the option's name in capitals, and in the
+/// The configurations with the value in the file, with the option's name in capitals, and in the
 /// variable.
 #[track_caller]
 fn from_both_sides(

@@ -1,4 +1,4 @@
-//! docs/configuration.md and the example files say what the code does.
+//! docs/configuration.md and the example files agree with the code.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ fn line(section: &Section, option: &dyn AnyOption) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// The page with the tables of all sections as they should be.
+/// The page with updated tables of all sections.
 fn renewed(page: &str) -> String {
     let mut parts = page.split("\n### ");
     let mut renewed = parts.next().unwrap_or_default().to_owned();
@@ -102,7 +102,7 @@ fn names_are_unique_and_defaults_can_be_read() {
     }
 }
 
-/// A name that ends in an underscore begins a family.
+/// A name that ends in an underscore is the prefix of a family.
 #[test]
 fn only_families_end_in_an_underscore() {
     for row in table::rows() {
@@ -113,7 +113,7 @@ fn only_families_end_in_an_underscore() {
     }
 }
 
-/// Files that the examples point to.
+/// Files that the examples refer to.
 struct Pointed;
 
 impl Files for Pointed {
@@ -141,7 +141,8 @@ fn every_example_is_a_good_configuration() {
         let loaded = load(&source, &variables(&[("AWS_REGION", "eu-west-1")]), &Pointed)
             .unwrap_or_else(|problems| panic!("{problems}"));
         for warning in &loaded.warnings {
-            // What is not implemented yet stands in examples too; anything else would be bad advice.
+            // Options that are not implemented yet are in examples too; any other warning would be
+            // bad advice.
             assert_eq!(warning.place, Place::Configuration, "{}: {warning}", path.display());
         }
         assert_eq!(loaded.shown.lines()[0], "[Main]");

@@ -1,13 +1,12 @@
-//! An option that the table says works is one that the relay obeys: outside of this module,
-//! some code reads it.
+//! Every option that works, according to the table, is read by some code outside of this module.
 //!
-//! The table names that place for each option. A copy that is only handed on is no such place.
+//! `READ_BY` names that code for each option. Code that only passes the value on does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::table::{self, Effect};
 
-/// Section, options, and the place that obeys them: a file and a text in it.
+/// Section, options, and the code that uses them: a file and a text in it.
 const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("Main", "streamUri", "src/app/prepared.rs", "config.main.stream_uri"),
     (

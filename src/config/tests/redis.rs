@@ -245,7 +245,7 @@ fn a_container_link_is_named_where_it_displaces_the_host() {
     check_warnings(file, &pairs, &[used]);
     let url = |servers: RedisServers| servers.urls()[0].expose().to_owned();
     assert_eq!(url(redis("", &pairs).servers), "redis://10.0.0.1:6380");
-    // It also takes the place of the file's address, which REDIS_HOST replaces.
+    // It also replaces the file's address, which REDIS_HOST replaces.
     assert_eq!(url(redis("url = redis://h", &pairs).servers), "redis://10.0.0.1:6380");
     let number = [("USE_REDIS", "1"), ("REDIS_HOST", "cache"), ("REDIS_PORT", "6380")];
     check_warnings(file, &number, &[]);

@@ -1,4 +1,4 @@
-//! No text ends the program, whatever is in the file and the variables.
+//! No content of the file and the variables makes the program panic.
 
 use proptest::prelude::*;
 
@@ -64,7 +64,7 @@ proptest! {
     }
 }
 
-/// What the fuzz target `config_file` begins with: a file, and variables behind a NUL byte.
+/// Checks the seeds of the fuzz target `config_file`: a file, and variables after a NUL byte.
 #[test]
 fn the_seeds_of_the_fuzz_target_reach_values_and_problems() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/config_file");

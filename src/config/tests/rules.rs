@@ -58,7 +58,7 @@ fn properties_need_their_mode() {
             "ENV_DATASTORE_TABLE_NAME: is set, but there is no autoconfig key",
         ],
     );
-    // With an archive they belong to it.
+    // With an archive, they belong to offline mode.
     check_problems(
         "[OfflineMode]\nfileDataSource = f",
         &pairs,

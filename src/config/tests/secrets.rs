@@ -70,7 +70,7 @@ fn keys_can_be_in_files() {
 
 #[test]
 fn families_of_variables_have_no_file_form() {
-    // `LD_ENV_FILE` is an environment of that name, as it always was.
+    // `LD_ENV_FILE` defines an environment with the name `FILE`, as in ld-relay.
     let config = good("", &[("LD_ENV_FILE", "sdk-1"), ("LD_ENV_x_FILE", "sdk-2")]);
     let names: Vec<&String> = config.environments.keys().collect();
     assert_eq!(names, ["FILE", "x_FILE"]);
@@ -120,7 +120,7 @@ fn a_secret_has_one_place() {
     assert_eq!(loaded.config.autoconfig.key.unwrap().value.expose(), "rel-1");
 }
 
-/// Everything that may be secret, in one configuration.
+/// All secrets in one configuration.
 const SECRETS: &str = "[AutoConfig]\ncacheEncryptionKey = hunter-encryption\n\
     cachePreviousEncryptionKeys = hunter-previous-1,hunter-previous-2\n\
     [Environment \"e\"]\nsdkKey = sdk-hunter-0001\nmobileKey = mob-hunter-0002\nprefix = p\n\

@@ -13,7 +13,7 @@ pub(super) const HTTP_URLS: &str =
 
 /// An absolute HTTP URL without user name and password.
 ///
-/// ld-relay v8 takes any text with a scheme; what is no HTTP URL fails there when it is dialled.
+/// ld-relay v8 accepts any text with a scheme; an invalid HTTP URL fails there when it is dialled.
 pub(in crate::config) fn http_url(text: &str) -> Result<Uri, Invalid> {
     let (scheme, rest) = absolute(text, &["http", "https"], HTTP_URLS)?;
     if authority(rest).contains('@') {
@@ -58,7 +58,7 @@ pub(in crate::config) fn proxy_url(text: &str) -> Result<RedactedUrl, Invalid> {
     with_user_info(text, &["http", "https"], HTTP_URLS)
 }
 
-/// Whether the text asks for a SOCKS proxy. ld-relay goes through those, by way of Go.
+/// True if the text is the URL of a SOCKS proxy. ld-relay supports those, through Go's library.
 pub(in crate::config) fn is_socks(text: &str) -> bool {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     scheme.is_some_and(|scheme| scheme.starts_with("socks"))
@@ -71,8 +71,8 @@ fn with_user_info(
     allowed: &'static str,
 ) -> Result<RedactedUrl, Invalid> {
     let (scheme, rest) = absolute(text, schemes, allowed)?;
-    // A password with a slash in it ends the authority early: the rest would count as path and
-    // be shown.
+    // A slash in a password ends the authority early: the rest would be taken for the path and
+    // shown.
     if rest[authority(rest).len()..].contains('@') {
         let what = "has a user name or password that contains /, ? or #; write %2F, %3F or %23";
         return Err(Invalid::new(what, allowed));
@@ -102,12 +102,12 @@ fn absolute<'a>(
     Ok((scheme, rest))
 }
 
-/// What stands between the scheme and the path.
+/// The part between the scheme and the path.
 fn authority(rest: &str) -> &str {
     &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())]
 }
 
-/// Whether the text is `host`, `host:port`, `[v6]` or `[v6]:port`.
+/// True if the text is `host`, `host:port`, `[v6]` or `[v6]:port`.
 fn is_host_and_port(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -181,11 +181,11 @@ pub(in crate::config) fn port_or_link(text: &str) -> Result<PortOrLink, Invalid>
 pub struct ConsulAddress {
     /// Scheme, host and port.
     pub uri: Uri,
-    /// The text names a port, or a scheme, whose default port is then meant.
+    /// True if the text has a port, or a scheme, which implies its default port.
     pub has_port: bool,
 }
 
-/// `host`, `host:port`, or the same behind `http://` or `https://`.
+/// `host`, `host:port`, or the same after `http://` or `https://`.
 pub(in crate::config) fn consul_address(text: &str) -> Result<ConsulAddress, Invalid> {
     let (bare, has_scheme) = match text.split_once("://") {
         Some((_, rest)) => (rest.trim_end_matches('/'), true),

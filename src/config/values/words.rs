@@ -26,16 +26,16 @@ pub fn as_word<T: Word>(value: T) -> &'static str {
     T::WORDS.iter().find(|(_, of_word)| *of_word == value).map_or("", |(word, _)| word)
 }
 
-/// How much is logged.
+/// The lowest level that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Everything.
     Debug,
-    /// State changes an operator expects.
+    /// State changes that an operator expects.
     Info,
-    /// What is unexpected although the relay carries on.
+    /// Unexpected events with which the relay continues.
     Warn,
-    /// What a human must act upon.
+    /// Events that require action by the operator.
     Error,
     /// Nothing.
     None,
@@ -52,12 +52,12 @@ impl Word for LogLevel {
     ];
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -71,13 +71,13 @@ impl Word for TlsVersion {
         &[("1.0", Self("1.0")), ("1.1", Self("1.1")), ("1.2", Self("1.2")), ("1.3", Self("1.3"))];
 }
 
-/// How records of the shared cache are written. Both forms are read.
+/// Format in which records of the shared cache are written. Both formats are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheFormat {
-    /// Our own: sealed, bound to its place, with a manifest.
+    /// Pilotlight's own format: sealed, bound to its place, with a manifest.
     #[default]
     Sealed,
-    /// The one ld-relay reads, for fleets of both.
+    /// The format that ld-relay reads, for fleets that run both.
     LdRelay,
 }
 
@@ -87,7 +87,7 @@ impl Word for CacheFormat {
         &[("sealed", Self::Sealed), ("ld-relay", Self::LdRelay)];
 }
 
-/// Whether ld-relay's records in the shared cache may be used where sealed ones are expected.
+/// Rule for using ld-relay's records in the shared cache where sealed ones are expected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheAdopt {
     /// Only where neither tier of the cache ever held sealed records.
@@ -105,7 +105,7 @@ impl Word for CacheAdopt {
         &[("once", Self::Once), ("always", Self::Always), ("never", Self::Never)];
 }
 
-/// How the servers of Redis belong together.
+/// The topology of the Redis servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisMode {
     /// One server.

@@ -5,7 +5,7 @@ use super::super::stream_client::{StreamClient, StreamClientError, StreamTarget}
 use super::tests::{LONG, SHORT, fake, next, open};
 use super::*;
 
-/// Opens with little patience, for what is expected not to answer.
+/// Opens a stream with a short time-out, where no answer is expected.
 async fn try_open(
     fake: &FakeLaunchDarkly,
     path: &str,
@@ -20,7 +20,7 @@ async fn is_silent(client: &mut StreamClient) -> bool {
     tokio::time::timeout(SHORT, client.next_item()).await.is_err()
 }
 
-/// Reads until the stream breaks; panics if it ends in order.
+/// Reads until the stream breaks; panics if it ends normally.
 async fn broken(client: &mut StreamClient) -> StreamClientError {
     loop {
         match tokio::time::timeout(LONG, client.next()).await.unwrap() {
@@ -130,7 +130,7 @@ async fn a_black_hole_silences_open_streams_and_gives_everything_back() {
     next(&mut flags).await.unwrap();
     next(&mut autoconfig).await.unwrap();
     inject(&fake, Fault::BlackHole);
-    // What was on its way when the fault began has still to be read.
+    // Data sent before the fault began must still be read.
     while !is_silent(&mut flags).await {}
     fake.upsert_flag("e1", json!({ "key": "f1" })).unwrap();
     assert!(is_silent(&mut flags).await);
@@ -237,7 +237,7 @@ async fn a_storm_cuts_again_and_again() {
     next(&mut autoconfig).await.unwrap();
     let id = fake.inject(storm);
     for _ in 0..3 {
-        // The storm may strike before the response head has arrived.
+        // The storm may cut the connection before the response head has arrived.
         if let Ok(mut client) = open(&fake, FLAGS_PATH, "sdk-a").await {
             broken(&mut client).await;
         }

@@ -1,8 +1,7 @@
-//! What goes wrong on command, and for whom.
+//! Faults that tests inject, and the requests that they affect.
 //!
-//! Pure: a table of rules, asked once for each request. Each fault of a matching request is
-//! decided by the oldest rule that has something to say about it, so a slow drip and a wrong
-//! content type can be in force together.
+//! Pure: a table of rules, consulted once for each request. For each aspect of a request, the
+//! oldest matching rule decides, so a slow drip and a wrong content type can apply together.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +12,10 @@ use bytes::Bytes;
 
 use crate::model::Password;
 
-/// Which requests suffer a fault.
+/// The requests that a fault affects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultScope {
-    /// All of them.
+    /// All requests.
     Everything,
     /// The autoconfig stream.
     Autoconfig,
@@ -24,7 +23,7 @@ pub enum FaultScope {
     Flags,
     /// The event routes, diagnostics included.
     Events,
-    /// All paths that begin so.
+    /// All paths with this prefix.
     Path(String),
 }
 
@@ -46,7 +45,7 @@ impl FaultScope {
     }
 }
 
-/// One thing that goes wrong.
+/// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The connection is reset when the request has arrived. For a port that refuses connections
@@ -54,19 +53,19 @@ pub enum Fault {
     Reset,
     /// The request is read and never answered, not even when the fault is cleared.
     Hang,
-    /// Nothing is read and nothing is sent any more, the socket stays open. Without a count this
-    /// takes open streams along, and with [`FaultScope::Everything`] not even the request is
-    /// read. When it is cleared, everything goes on where it stopped, as on a network that heals.
+    /// Nothing is read or sent any more; the socket stays open. Without a count this also affects
+    /// open streams, and with [`FaultScope::Everything`] not even the request is read. When the
+    /// fault is cleared, everything continues where it stopped, as on a network that heals.
     BlackHole,
-    /// This answer instead of the right one.
+    /// This answer replaces the correct one.
     Answer(FixedAnswer),
     /// The response is sent at this rate.
     SlowDrip {
-        /// Bytes a second, response head included.
+        /// Bytes per second, including the response head.
         bytes_per_second: NonZeroU32,
     },
-    /// The connection ends after that many bytes of the response, its head (about 300 bytes)
-    /// included.
+    /// The connection ends after this number of bytes of the response, including its head (about
+    /// 300 bytes).
     CutAfter {
         /// Bytes that still arrive.
         bytes: u64,
@@ -81,7 +80,7 @@ pub enum Fault {
     Preamble(Bytes),
     /// A stream answers with this content type.
     ContentType(String),
-    /// All matching connections are cut at this interval. A count is one of rounds.
+    /// All matching connections are cut at this interval. A count limits the number of rounds.
     DisconnectStorm {
         /// Time from round to round.
         every: Duration,
@@ -100,18 +99,18 @@ pub struct FixedAnswer {
 }
 
 impl Fault {
-    /// This status and nothing else.
+    /// An answer with this status and nothing else.
     pub fn status(status: u16) -> Self {
         Self::Answer(FixedAnswer { status, headers: Vec::new(), body: Bytes::new() })
     }
 
-    /// This status with `Retry-After`, in whole seconds.
+    /// An answer with this status and `Retry-After`, in whole seconds.
     pub fn status_with_retry_after(status: u16, after: Duration) -> Self {
         let headers = vec![("retry-after".to_owned(), after.as_secs().to_string())];
         Self::Answer(FixedAnswer { status, headers, body: Bytes::new() })
     }
 
-    /// 200 with a web page, as captive portals and misrouted proxies answer.
+    /// An answer 200 with a web page, as from captive portals and misrouted proxies.
     pub fn web_page() -> Self {
         let headers = vec![("content-type".to_owned(), "text/html".to_owned())];
         let body = Bytes::from_static(b"<!doctype html><title>Welcome</title>\n");
@@ -129,7 +128,7 @@ impl Fault {
         Self::PutData(Bytes::from_static(br#"{"path":"/","data":{"flags":{"a":{"key":"#))
     }
 
-    /// A `retry:` line in front of the first event.
+    /// A `retry:` line before the first event.
     pub fn retry_line(milliseconds: u64) -> Self {
         Self::Preamble(format!("retry: {milliseconds}\n\n").into())
     }
@@ -141,7 +140,7 @@ impl Fault {
     }
 }
 
-/// A fault, for whom, and for how long.
+/// A fault, the requests that it affects, and their number.
 #[derive(Clone, PartialEq, Eq)]
 pub struct FaultRule {
     scope: FaultScope,
@@ -162,7 +161,7 @@ impl FaultRule {
         Self { key: Some(Password::new(key)), ..self }
     }
 
-    /// Only for the next so many matching requests.
+    /// Only for this number of matching requests.
     #[must_use]
     pub fn times(self, count: u32) -> Self {
         Self { remaining: Some(count), ..self }
@@ -180,14 +179,14 @@ impl fmt::Debug for FaultRule {
     }
 }
 
-/// Names a rule, to clear it.
+/// Identifies a rule, to clear it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FaultId(u64);
 
 /// Path and key of the last request on a connection; `None` before the first.
 pub(super) type LastRequest<'a> = Option<(&'a str, &'a str)>;
 
-/// What is to be done with one request.
+/// The treatment of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) answer: Answer,
@@ -198,14 +197,14 @@ pub(super) struct Verdict {
     pub(super) content_type: Option<String>,
 }
 
-/// Whether and how a request is answered.
+/// The answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Answer {
     #[default]
     Right,
     Reset,
     Hang,
-    /// Held for as long as that rule is there.
+    /// Held until the rule is cleared.
     BlackHole(FaultId),
     Fixed(FixedAnswer),
 }
@@ -228,7 +227,7 @@ pub(super) struct FaultTable {
 }
 
 impl FaultTable {
-    /// Puts a rule into force.
+    /// Adds a rule.
     pub(super) fn inject(&mut self, rule: FaultRule) -> FaultId {
         let id = FaultId(self.next_id);
         self.next_id += 1;
@@ -236,23 +235,23 @@ impl FaultTable {
         id
     }
 
-    /// Takes a rule out.
+    /// Removes a rule.
     pub(super) fn clear(&mut self, id: FaultId) {
         self.rules.remove(&id);
     }
 
-    /// Takes all rules out.
+    /// Removes all rules.
     pub(super) fn clear_all(&mut self) {
         self.rules.clear();
     }
 
-    /// Whether the rule is still there, exhausted or not.
+    /// True if the rule was not cleared, even if its count is exhausted.
     pub(super) fn contains(&self, id: FaultId) -> bool {
         self.rules.contains_key(&id)
     }
 
-    /// Whether a connection whose last request is this one stands still. Counted rules hold only
-    /// the requests they were spent on.
+    /// True if a connection with this last request is frozen. Rules with a count hold only the
+    /// requests that they were counted for.
     pub(super) fn freezes(&self, request: LastRequest<'_>) -> bool {
         self.rules.values().any(|rule| {
             rule.fault == Fault::BlackHole
@@ -264,7 +263,7 @@ impl FaultTable {
         })
     }
 
-    /// Decides about one request and counts it against the rules it meets.
+    /// Decides the treatment of one request and counts it against the rules that apply.
     pub(super) fn verdict(&mut self, path: &str, key: &str) -> Verdict {
         let mut verdict = Verdict::default();
         for (&id, rule) in &mut self.rules {
@@ -281,7 +280,7 @@ impl FaultTable {
         verdict
     }
 
-    /// The storms in force and their intervals.
+    /// The active storms and their intervals.
     pub(super) fn storms(&self) -> BTreeMap<FaultId, Duration> {
         let mut storms = BTreeMap::new();
         for (&id, rule) in &self.rules {
@@ -294,7 +293,8 @@ impl FaultTable {
         storms
     }
 
-    /// Begins a round of a storm: counts it, and tells for a request whether it is struck.
+    /// Begins a round of a storm and counts it. Returns a function that is true for requests whose
+    /// connection is cut.
     pub(super) fn storm_round(&mut self, id: FaultId) -> impl Fn(LastRequest<'_>) -> bool + use<> {
         let rule = self.rules.get_mut(&id);
         let struck = rule.filter(|rule| rule.remaining != Some(0)).map(|rule| {
@@ -318,7 +318,7 @@ impl Verdict {
         }
     }
 
-    /// Takes the fault in; false if an older rule has already decided what it is about.
+    /// Applies the fault; false if an older rule has already decided the same aspect.
     fn add(&mut self, id: FaultId, fault: &Fault) -> bool {
         match fault {
             Fault::Reset => self.decide_answer(Answer::Reset),
@@ -437,7 +437,7 @@ mod tests {
         };
         assert_eq!(table.verdict("/all", ""), expected);
         table.clear(reset);
-        // The first request was not counted against the hang, which did not come to act.
+        // The first request was not counted against the hang, which did not apply to it.
         assert_eq!(table.verdict("/all", "").answer, Answer::Hang);
         assert_eq!(table.verdict("/all", "").answer, Answer::Right);
         table.clear_all();

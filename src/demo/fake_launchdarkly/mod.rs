@@ -1,11 +1,11 @@
-//! LaunchDarkly in a box: autoconfig, flag streams and polls, event sink, and faults on command.
+//! A fake LaunchDarkly: autoconfig, flag streams and polls, event sink, and injected faults.
 //!
-//! Everything is driven through one cloneable handle, [`FakeLaunchDarkly`]; the service runs
-//! until the last handle is dropped. It does not evaluate flags, check event schemas or speak
-//! TLS, and it closes no stream of its own accord, not even when a key is revoked: what happens
-//! is what the test says.
+//! Everything is controlled through one cloneable handle, [`FakeLaunchDarkly`]; the service runs
+//! until the last handle is dropped. It does not evaluate flags, check event schemas or use TLS. It
+//! closes streams only when the test asks it to, not even when a key is revoked.
 //!
-//! Invariant: a change is in the state and on its way to all streams when its method returns.
+//! Invariant: when a method that makes a change returns, the change is in the state and queued for
+//! all streams.
 
 mod faults;
 mod request_log;
@@ -48,21 +48,21 @@ pub const AUTOCONFIG_PATH: &str = "/relay_auto_config";
 /// Path of the flag stream.
 pub const FLAGS_PATH: &str = "/all";
 
-/// How long [`FakeLaunchDarkly::stop`] waits for connections to end; they end at once, so running
-/// out of it means a defect here.
+/// Time-out of [`FakeLaunchDarkly::stop`]. Connections end at once, so reaching it means a defect
+/// here.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// A running fake service. Cheap to clone; ends with its last handle.
 #[derive(Clone, Debug)]
 pub struct FakeLaunchDarkly {
     shared: Arc<Shared>,
-    /// Never touched: aborts the tasks when the last handle goes.
+    /// Aborts the tasks when the last handle is dropped.
     _tasks: Arc<TaskGroup>,
 }
 
-/// Coming and going.
+/// Start and stop.
 impl FakeLaunchDarkly {
-    /// Starts the service. To be called within a tokio runtime.
+    /// Starts the service. Must be called within a tokio runtime.
     pub fn launch(settings: &FakeSettings) -> io::Result<Self> {
         let port = KeptPort::reserve(settings.listen)?;
         port.open()?;
@@ -73,22 +73,22 @@ impl FakeLaunchDarkly {
         Ok(Self { shared, _tasks: Arc::new(tasks) })
     }
 
-    /// Where it listens; stays the same over stops and starts.
+    /// Its address, which stays the same across stops and starts.
     pub fn address(&self) -> SocketAddr {
         self.shared.address()
     }
 
-    /// Base URI for every one of LaunchDarkly's services.
+    /// Base URI of all of LaunchDarkly's services.
     pub fn uri(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// Closes the listener: new connections are refused, open ones go on.
+    /// Closes the listener: new connections are refused, open ones continue.
     pub fn refuse(&self) {
         self.shared.port.close();
     }
 
-    /// Refuses connections and cuts those that are open. Nothing is left when it returns; state,
+    /// Refuses connections and cuts those that are open. All have ended when it returns; state,
     /// faults and logs stay.
     pub async fn stop(&self) {
         self.shared.port.close();
@@ -105,13 +105,13 @@ impl FakeLaunchDarkly {
     }
 
     /// Accepts connections again after [`refuse`](Self::refuse) or [`stop`](Self::stop), on the
-    /// same port. To be called within a tokio runtime.
+    /// same port. Must be called within a tokio runtime.
     pub fn start(&self) -> io::Result<()> {
         self.shared.with(|inner| inner.set_stopped(false));
         self.shared.port.open()
     }
 
-    /// Whether connections are accepted.
+    /// True if connections are accepted.
     pub fn is_accepting(&self) -> bool {
         self.shared.port.is_open()
     }
@@ -119,12 +119,12 @@ impl FakeLaunchDarkly {
 
 /// Keys and environments.
 impl FakeLaunchDarkly {
-    /// Accepts one more key on the autoconfig stream.
+    /// Accepts another key on the autoconfig stream.
     pub fn add_autoconfig_key(&self, key: &str) {
         self.shared.with(|inner| inner.world.add_autoconfig_key(key));
     }
 
-    /// Refuses a key on the autoconfig stream from its next request on.
+    /// Refuses a key on the autoconfig stream from the next request on.
     pub fn revoke_autoconfig_key(&self, key: &str) {
         self.shared.with(|inner| inner.world.revoke_autoconfig_key(key));
     }
@@ -135,14 +135,14 @@ impl FakeLaunchDarkly {
         self.upsert_environment(composed.rep.clone());
     }
 
-    /// Adds or changes an environment and sends its patch. Its version is raised above every
-    /// earlier one if it is not already; returns it.
+    /// Adds or changes an environment and sends its patch. Returns its version, which is raised
+    /// above every earlier one if necessary.
     pub fn upsert_environment(&self, rep: EnvironmentRep) -> u64 {
         self.announce(|inner| inner.world.upsert_environment(rep))
     }
 
-    /// Deletes an environment and sends its delete, whose version it returns. Its keys are
-    /// refused from now on, open streams stay, its data is kept for its return.
+    /// Deletes an environment, sends its delete and returns the version. Its keys are refused from
+    /// now on, open streams stay, and its data is kept in case it is added again.
     pub fn delete_environment(&self, id: &str) -> u64 {
         self.announce(|inner| inner.world.delete_environment(id))
     }
@@ -152,8 +152,8 @@ impl FakeLaunchDarkly {
         self.shared.with(|inner| inner.world.environment(id).cloned())
     }
 
-    /// Adds or changes a payload filter and sends its patch; returns its version. Its data is
-    /// given by [`replace_data`](Self::replace_data) and is empty until then.
+    /// Adds or changes a payload filter and sends its patch; returns its version. Its data is set
+    /// with [`replace_data`](Self::replace_data) and empty until then.
     pub fn upsert_filter(&self, id: &str, rep: FilterRep) -> u64 {
         self.announce(|inner| inner.world.upsert_filter(id, rep))
     }
@@ -197,14 +197,14 @@ impl FakeLaunchDarkly {
         });
     }
 
-    /// The data as it is, tombstones included.
+    /// The current data, including tombstones.
     pub fn data(&self, scope: impl Into<DataScope>) -> DataSet {
         let scope = scope.into();
         self.shared.with(|inner| inner.world.data(&scope).0.clone())
     }
 
-    /// Adds or changes a flag and sends its patch. Its version is raised above every earlier one
-    /// if it is not already; returns it.
+    /// Adds or changes a flag and sends its patch. Returns its version, which is raised above every
+    /// earlier one if necessary.
     pub fn upsert_flag(&self, scope: impl Into<DataScope>, json: Value) -> Result<u64, FakeError> {
         self.upsert_item(scope.into(), ItemKind::Flag, json)
     }
@@ -218,7 +218,7 @@ impl FakeLaunchDarkly {
         self.upsert_item(scope.into(), ItemKind::Segment, json)
     }
 
-    /// Deletes a flag and sends its delete, whose version it returns.
+    /// Deletes a flag, sends its delete and returns the version.
     pub fn delete_flag(&self, scope: impl Into<DataScope>, key: &str) -> u64 {
         self.delete_item(scope.into(), &ItemKey::new(ItemKind::Flag, key))
     }
@@ -228,8 +228,8 @@ impl FakeLaunchDarkly {
         self.delete_item(scope.into(), &ItemKey::new(ItemKind::Segment, key))
     }
 
-    /// Sends a patch with these very bytes. They become the state only if `version`, which should
-    /// be the one in the JSON, is newer than what is held.
+    /// Sends a patch with exactly these bytes. They become the state only if `version`, which
+    /// should be that in the JSON, is newer than the current one.
     pub fn upsert_raw(
         &self,
         scope: impl Into<DataScope>,
@@ -270,20 +270,20 @@ impl FakeLaunchDarkly {
     }
 }
 
-/// Streams, as they are.
+/// Open streams.
 impl FakeLaunchDarkly {
     /// Changes the interval of heartbeats, on open streams too; `None` stops them.
     pub fn set_heartbeat(&self, interval: Option<Duration>) {
         self.shared.with(|inner| inner.set_heartbeat(interval));
     }
 
-    /// Sends an event that means nothing to the state: malformed, unknown, out of order. Line
-    /// feeds in the data begin a new `data:` line. Returns how many streams took it.
+    /// Sends an event that does not change the state: malformed, unknown or out of order. Line
+    /// feeds in the data begin a new `data:` line. Returns the number of streams that accepted it.
     pub fn push_raw(&self, selector: &StreamSelector, event: &str, data: &[u8]) -> usize {
         self.push_bytes(selector, wire::event(event, data))
     }
 
-    /// Sends bytes that need not even be SSE. Returns how many streams took them.
+    /// Sends bytes, which need not be SSE. Returns the number of streams that accepted them.
     pub fn push_bytes(&self, selector: &StreamSelector, bytes: impl Into<Bytes>) -> usize {
         self.shared.with(|inner| inner.publish(selector, &bytes.into()))
     }
@@ -293,7 +293,7 @@ impl FakeLaunchDarkly {
         self.shared.with(|inner| inner.stream_count(selector))
     }
 
-    /// Waits until exactly so many streams are open.
+    /// Waits until exactly this number of streams are open.
     pub async fn wait_for_streams(
         &self,
         selector: &StreamSelector,
@@ -305,7 +305,7 @@ impl FakeLaunchDarkly {
         self.shared.wait(&format!("{count} open streams"), within, reached, seen).await
     }
 
-    /// Ends streams in order, after what was sent; returns their number.
+    /// Ends streams normally, after what was sent; returns their number.
     pub fn close_streams(&self, selector: &StreamSelector) -> usize {
         self.shared.with(|inner| inner.close_streams(selector))
     }
@@ -323,18 +323,18 @@ impl FakeLaunchDarkly {
 
 /// Faults.
 impl FakeLaunchDarkly {
-    /// Lets something go wrong from the next request on; a black hole without a count and storms
-    /// take what is open along. A response that has begun keeps its pace and its end.
+    /// Injects a fault from the next request on. A black hole without a count, and storms, also
+    /// affect open connections. A response that has begun keeps its rate and its end.
     pub fn inject(&self, rule: FaultRule) -> FaultId {
         self.change_faults(|faults| faults.inject(rule))
     }
 
-    /// Ends one fault.
+    /// Clears one fault.
     pub fn clear_fault(&self, id: FaultId) {
         self.change_faults(|faults| faults.clear(id));
     }
 
-    /// Ends all faults. A listener that refuses stays closed: see [`start`](Self::start).
+    /// Clears all faults. A closed listener stays closed: see [`start`](Self::start).
     pub fn clear_faults(&self) {
         self.change_faults(faults::FaultTable::clear_all);
     }
@@ -350,7 +350,7 @@ impl FakeLaunchDarkly {
     }
 }
 
-/// What clients asked and delivered.
+/// Requests and deliveries of clients.
 impl FakeLaunchDarkly {
     /// All requests, oldest first.
     pub fn requests(&self) -> Vec<RequestRecord> {
@@ -362,7 +362,7 @@ impl FakeLaunchDarkly {
         self.shared.with(|inner| requests_for(inner, path))
     }
 
-    /// Waits until there have been at least so many requests for that path, and returns all.
+    /// Waits for at least this number of requests for the path, and returns all.
     pub async fn wait_for_requests(
         &self,
         path: &str,
@@ -382,7 +382,7 @@ impl FakeLaunchDarkly {
         self.shared.with(|inner| inner.log.deliveries().cloned().collect())
     }
 
-    /// Waits until there have been at least so many distinct deliveries, and returns all.
+    /// Waits for at least this number of distinct deliveries, and returns all.
     pub async fn wait_for_deliveries(
         &self,
         count: usize,
@@ -394,7 +394,7 @@ impl FakeLaunchDarkly {
         self.shared.wait(&format!("{count} deliveries"), within, enough, seen).await
     }
 
-    /// Forgets requests and deliveries.
+    /// Clears the logs of requests and deliveries.
     pub fn clear_log(&self) {
         self.shared.with(|inner| inner.log.clear());
     }

@@ -1,4 +1,4 @@
-//! What clients asked and what they delivered.
+//! Logs of the requests and deliveries of clients.
 //!
 //! Invariant: a payload that arrives again under the same `X-LaunchDarkly-Payload-ID` is counted
 //! on its first delivery and not stored again (as LaunchDarkly's event service does).
@@ -10,16 +10,17 @@ use bytes::Bytes;
 use hyper::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
-/// Requests kept; the oldest go first. Enough for a reconnect storm of a large fleet.
+/// Requests kept; the oldest are dropped first. Enough for a reconnect storm of a large fleet.
 const REQUESTS_MAX: usize = 100_000;
 
-/// Event deliveries kept; the oldest go first. Bounds memory in a demo that runs for days.
+/// Event deliveries kept; the oldest are dropped first. Bounds the memory of a demo that runs for
+/// days.
 const DELIVERIES_MAX: usize = 10_000;
 
-/// The header by which deliveries are recognised.
+/// The header that identifies deliveries.
 const PAYLOAD_ID: &str = "x-launchdarkly-payload-id";
 
-/// One request, whatever became of it.
+/// One request, answered or not.
 #[derive(Clone)]
 pub struct RequestRecord {
     /// Method.
@@ -30,7 +31,7 @@ pub struct RequestRecord {
     pub query: String,
     /// Headers as sent.
     pub headers: HeaderMap,
-    /// When its head had arrived.
+    /// The time at which its head had arrived.
     pub at: Instant,
 }
 
@@ -62,7 +63,7 @@ pub struct Delivery {
     pub headers: HeaderMap,
     /// Body as sent: still compressed if it came compressed.
     pub body: Bytes,
-    /// How often it arrived; more than once only with a payload ID.
+    /// The number of times it arrived; more than one only with a payload ID.
     pub copies: u32,
 }
 
@@ -81,12 +82,12 @@ pub(super) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Takes note of a request.
+    /// Records a request.
     pub(super) fn note(&mut self, request: RequestRecord) {
         push_bounded(&mut self.requests, request, REQUESTS_MAX);
     }
 
-    /// Takes a delivery, or counts it if it has been here before.
+    /// Records a delivery, or counts it if it arrived before.
     pub(super) fn deliver(&mut self, path: String, headers: HeaderMap, body: Bytes) {
         let id = headers.get(PAYLOAD_ID);
         let mut held = self.deliveries.iter_mut();
@@ -110,7 +111,7 @@ impl RequestLog {
         self.deliveries.iter()
     }
 
-    /// Forgets both logs.
+    /// Clears both logs.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -1,6 +1,6 @@
-//! Requests to responses: credentials, routes, headers.
+//! Answers requests: credentials, routes, headers.
 //!
-//! Statuses are LaunchDarkly's: 401 for an unknown SDK, mobile or autoconfig key, 404 for an
+//! The statuses are LaunchDarkly's: 401 for an unknown SDK, mobile or autoconfig key, 404 for an
 //! unknown environment ID or filter, 202 for events.
 
 use std::fmt;
@@ -25,13 +25,13 @@ use crate::model::{ItemKey, ItemKind};
 /// Largest accepted body of events; LaunchDarkly's own limit is of this order.
 const EVENT_BODY_BYTES_MAX: usize = 10 * 1024 * 1024;
 
-/// Tells SDKs which environment answered.
+/// Names the answering environment to SDKs.
 const ENVIRONMENT_HEADER: &str = "x-ld-envid";
 
 type FakeBody = Either<Full<Bytes>, StreamBody>;
 type FakeResponse = Response<FakeBody>;
 
-/// The connection is to be reset instead of an answer.
+/// Error that resets the connection instead of an answer.
 #[derive(Debug)]
 pub(super) struct ResetOnCommand;
 
@@ -43,7 +43,7 @@ impl fmt::Display for ResetOnCommand {
 
 impl std::error::Error for ResetOnCommand {}
 
-/// One request with what was found out about it.
+/// One request with its connection, key and verdict.
 struct Asked {
     shared: Arc<Shared>,
     connection: u64,
@@ -54,7 +54,7 @@ struct Asked {
     headers: HeaderMap,
 }
 
-/// Answers one request, or does to it what the faults in force demand.
+/// Answers one request, or applies the active faults to it.
 pub(super) async fn respond(
     shared: Arc<Shared>,
     connection: u64,
@@ -174,7 +174,7 @@ impl Asked {
         response
     }
 
-    /// `None` polls everything, else the map of one collection.
+    /// Answers a poll: `None` for all data, else the map of one collection.
     fn poll(&self, kind: Option<ItemKind>) -> FakeResponse {
         self.with_data(|data| {
             Some(match kind {
@@ -189,7 +189,7 @@ impl Asked {
         self.with_data(|data| data.item(&key)?.json.clone())
     }
 
-    /// Answers with JSON made of the data that was asked for; 304 if the client has it.
+    /// Answers with JSON made from the requested data; 304 if the client has it.
     fn with_data(
         &self,
         body: impl FnOnce(&crate::model::DataSet) -> Option<Bytes>,
@@ -217,7 +217,7 @@ impl Asked {
         response
     }
 
-    /// The data that key and `?filter=` stand for.
+    /// The data that key and `?filter=` select.
     fn scope(&self) -> Result<DataScope, StatusCode> {
         let filter = self.query.split('&').find_map(|pair| pair.strip_prefix("filter="));
         let filter = filter.map(percent_decoded).unwrap_or_default();
@@ -257,7 +257,7 @@ fn presented_key(path: &str, headers: &HeaderMap) -> String {
 }
 
 fn now_milliseconds() -> u64 {
-    // Only for the expiry of keys; a clock before 1970 counts as 1970.
+    // Only for the expiry of keys; a clock before 1970 means 1970.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis().try_into().unwrap_or(u64::MAX)
 }
@@ -299,7 +299,7 @@ fn json(body: Bytes) -> FakeResponse {
     response
 }
 
-/// Sets a header; a value that cannot stand in one is left out.
+/// Sets a header; a value that is not allowed in one is left out.
 fn insert(headers: &mut HeaderMap, name: impl header::IntoHeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);

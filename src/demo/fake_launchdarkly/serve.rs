@@ -1,4 +1,4 @@
-//! The tasks: accepting, serving, storms.
+//! The tasks of the service: accepting, serving, storms.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use super::routes;
 use super::shared::Shared;
 use crate::tasks::TaskGroup;
 
-/// Connections at a time; more are dropped. Above the largest fleet of streams that one process
-/// is measured with, below the usual limit of open files.
+/// Connections at a time; more are dropped. Above the largest fleet of streams that one process is
+/// measured with, and below the usual limit of open files.
 const CONNECTIONS_MAX: usize = 30_000;
 
-/// Waits between rounds while no storm is in force; any change wakes it earlier.
+/// Pause between rounds while no storm is active; any change ends it early.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Accepts connections until cancelled, over any number of stops and starts.
+/// Accepts connections until cancelled, across any number of stops and starts.
 pub(super) async fn accept_connections(shared: Arc<Shared>, cancel: CancellationToken) {
     let begin = |stream, connections: &mut TaskGroup| serve(&shared, stream, connections);
     shared.port.serve(CONNECTIONS_MAX, cancel, begin).await;
@@ -52,7 +52,7 @@ fn serve(shared: &Arc<Shared>, stream: TcpStream, connections: &mut TaskGroup) {
     });
 }
 
-/// Cuts connections in the rounds of the storms in force.
+/// Cuts connections in the rounds of the active storms.
 pub(super) async fn rage(shared: Arc<Shared>, cancel: CancellationToken) {
     let mut due = std::collections::BTreeMap::new();
     loop {

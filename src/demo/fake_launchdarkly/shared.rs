@@ -1,8 +1,8 @@
-//! The one place where the service's state, its connections and its streams meet.
+//! The shared state of the service: its data, connections and streams.
 //!
-//! One lock guards all of it: a stream that begins is shown the state and entered into the list
-//! of streams in the same moment, so no change falls between its `put` and its first `patch`.
-//! Nothing waits while the lock is held.
+//! One lock guards all of it: a new stream receives its `put` and is added to the list of streams
+//! in one step, so no change is lost between its `put` and its first `patch`. No code waits while
+//! it holds the lock.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,22 +22,23 @@ use super::world::World;
 use super::{DataScope, FakeError, FakeSettings, StreamSelector, wire};
 use crate::model::Password;
 
-/// Events that wait for one stream. A client that reads less is cut off, as LaunchDarkly does;
-/// large enough for a test that changes every flag of an environment in one go.
+/// Events that wait for one stream. A client that reads more slowly is disconnected, as by
+/// LaunchDarkly; large enough for a test that changes every flag of an environment at once.
 const STREAM_QUEUE_MAX: usize = 16_384;
 
-/// What is shared by the handles, the accept loop, the connections and the streams.
+/// State shared by the handles, the accept loop, the connections and the streams.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) port: KeptPort,
     inner: Mutex<Inner>,
-    /// Something changed that a waiting caller may look for.
+    /// Notified after each change, for waiting callers.
     changed: Notify,
-    /// The storms in force may have changed. One permit: there is one storm task.
+    /// Notified when the active storms may have changed. One permit suffices for the one storm
+    /// task.
     pub(super) storms_changed: Notify,
 }
 
-/// Everything behind the lock.
+/// The state behind the lock.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) world: World,
@@ -46,7 +47,7 @@ pub(super) struct Inner {
     connections: BTreeMap<u64, Connection>,
     streams: BTreeMap<u64, Stream>,
     heartbeat: Option<Duration>,
-    /// Connections accepted while the service is being stopped are dropped.
+    /// True while the service is stopped; connections accepted then are dropped.
     stopped: bool,
     next_id: u64,
 }
@@ -59,7 +60,7 @@ struct Connection {
     cut: CancellationToken,
     /// Path and key of the last request.
     request: Option<(String, Password)>,
-    /// The counted black hole that holds it.
+    /// The black hole with a count that holds it.
     held_by: Option<FaultId>,
 }
 
@@ -69,19 +70,19 @@ struct Stream {
     connection: u64,
     kind: StreamKind,
     key: Password,
-    /// A silent stream gets neither events nor heartbeats.
+    /// True for a stream that receives neither events nor heartbeats.
     silent: bool,
     outbox: mpsc::Sender<Message>,
 }
 
-/// What a stream carries.
+/// The content of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamKind {
     Autoconfig,
     Flags(DataScope),
 }
 
-/// What is handed to the body of a stream.
+/// A message to the body of a stream.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// Bytes to send.
@@ -90,7 +91,7 @@ pub(super) enum Message {
     Heartbeat(Option<Duration>),
 }
 
-/// What a stream needs to begin.
+/// The parts of a new stream.
 #[derive(Debug)]
 pub(super) struct OpenedStream {
     pub(super) id: u64,
@@ -120,7 +121,7 @@ impl Shared {
         self.port.address()
     }
 
-    /// Looks at or changes the state, and lets waiting callers look again.
+    /// Reads or changes the state, and wakes waiting callers.
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
         let result = act(&mut self.lock());
         self.changed.notify_waiters();
@@ -131,7 +132,7 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `look` finds something. `describe` tells what was there instead.
+    /// Waits until `look` returns a value. `describe` describes the state for the error.
     pub(super) async fn wait<T>(
         &self,
         what: &str,
@@ -142,7 +143,7 @@ impl Shared {
         let found = async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
-                // Enabled before looking: a change in between is not missed.
+                // Enabled before the check: a change in between is not missed.
                 changed.as_mut().enable();
                 if let Some(found) = look(&self.lock()) {
                     return found;
@@ -163,7 +164,7 @@ impl Inner {
         self.stopped = stopped;
     }
 
-    /// Enters a connection; `None` while the service is stopped.
+    /// Registers a connection; `None` while the service is stopped.
     pub(super) fn add_connection(&mut self) -> Option<(u64, Shape, CancellationToken)> {
         if self.stopped {
             return None;
@@ -181,12 +182,12 @@ impl Inner {
         self.connections.remove(&id);
     }
 
-    /// The remote control of a connection.
+    /// The control of a connection.
     pub(super) fn shape_of(&self, id: u64) -> Option<Shape> {
         self.connections.get(&id).map(|connection| connection.shape.clone())
     }
 
-    /// Logs a request, decides about it, and shapes its connection accordingly.
+    /// Logs a request, decides its treatment, and controls its connection accordingly.
     pub(super) fn admit(&mut self, id: u64, record: RequestRecord, key: &str) -> Verdict {
         let verdict = self.faults.verdict(&record.path, key);
         if let Some(connection) = self.connections.get_mut(&id) {
@@ -207,7 +208,7 @@ impl Inner {
         }
     }
 
-    /// Cuts all connections that are struck, as seen by their last request (path and key).
+    /// Cuts all connections for whose last request (path and key) `struck` is true.
     pub(super) fn cut_where(&mut self, struck: impl Fn(LastRequest<'_>) -> bool) {
         for connection in self.connections.values() {
             if struck(connection.last_request()) {
@@ -220,7 +221,7 @@ impl Inner {
         self.connections.len()
     }
 
-    /// Begins a stream: enters it and shows it the state as the verdict wants it.
+    /// Begins a stream: registers it and queues the first events that the verdict asks for.
     pub(super) fn open_stream(
         &mut self,
         connection: u64,
@@ -246,7 +247,7 @@ impl Inner {
         OpenedStream { id, messages, heartbeat }
     }
 
-    /// The `put` that shows all there is.
+    /// The `put` with the whole state.
     pub(super) fn put_of(&self, kind: &StreamKind) -> Bytes {
         match kind {
             StreamKind::Autoconfig => self.world.autoconfig_put(),
@@ -254,7 +255,7 @@ impl Inner {
         }
     }
 
-    /// Sends the bytes to the selected streams; returns how many took them.
+    /// Sends the bytes to the selected streams; returns the number of streams that accepted them.
     pub(super) fn publish(&mut self, selector: &StreamSelector, bytes: &Bytes) -> usize {
         self.tell(selector, &Message::Bytes(bytes.clone()))
     }
@@ -275,14 +276,14 @@ impl Inner {
                     told += 1;
                     true
                 }
-                // Too slow, or gone: the stream ends when its queue is drained.
+                // Too slow, or closed: the stream ends when its queue is drained.
                 Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
             }
         });
         told
     }
 
-    /// Ends the selected streams in order, after what is queued; returns their number.
+    /// Ends the selected streams normally, after what is queued; returns their number.
     pub(super) fn close_streams(&mut self, selector: &StreamSelector) -> usize {
         let before = self.streams.len();
         self.streams.retain(|_, stream| !stream.is_selected_by(selector));

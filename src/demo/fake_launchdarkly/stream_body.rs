@@ -1,6 +1,6 @@
 //! The body of an SSE response: queued events, and comments that keep the connection alive.
 //!
-//! Invariant: a stream leaves the list of streams when its body is dropped, however it ends.
+//! Invariant: a stream is removed from the list of streams when its body is dropped.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::shared::{Message, OpenedStream, Shared};
 use super::wire;
 
-/// See the module.
+/// The body of one SSE response.
 #[derive(Debug)]
 pub(super) struct StreamBody {
     shared: Arc<Shared>,
@@ -42,7 +42,7 @@ impl Heartbeat {
 }
 
 impl StreamBody {
-    /// The body of a stream that was just entered.
+    /// The body of a stream that was just registered.
     pub(super) fn new(shared: Arc<Shared>, opened: OpenedStream) -> Self {
         let OpenedStream { id, messages, heartbeat } = opened;
         Self { shared, id, messages, heartbeat: heartbeat.map(Heartbeat::new) }

@@ -9,10 +9,10 @@ use super::super::representations::{ExpiringKeyRep, KeyRep, SdkKeyRep};
 use super::super::stream_client::{StreamClient, StreamClientError, StreamItem, StreamTarget};
 use super::*;
 
-/// Long enough that running out of it is a failure, not a slow machine.
+/// Long enough that reaching it means a failure, not a slow machine.
 pub(super) const LONG: Duration = Duration::from_secs(10);
 
-/// Silence of that length counts as silence.
+/// A stream without data for this time is silent.
 pub(super) const SHORT: Duration = Duration::from_millis(30);
 
 /// A service with environment `e1` (`sdk-a`, `mob-a`) and two flags.

@@ -1,4 +1,4 @@
-//! What the handle takes and gives: settings, names of data sets, selections of streams, errors.
+//! Types of the handle's methods: settings, names of data sets, selections of streams, errors.
 //!
 //! Invariant: `Debug` shows no key.
 
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::model::{ItemKind, Password};
 
-/// What has to be said before the service starts.
+/// Settings of the service.
 #[derive(Clone)]
 pub struct FakeSettings {
-    /// Where to listen; port 0 for any free one.
+    /// The address to listen on; port 0 means any free port.
     pub listen: SocketAddr,
     /// The key that opens the autoconfig stream.
     pub autoconfig_key: String,
@@ -19,7 +19,7 @@ pub struct FakeSettings {
 }
 
 impl Default for FakeSettings {
-    /// Loopback, any port, LaunchDarkly's heartbeat of three minutes, and a composed key.
+    /// Loopback, any port, LaunchDarkly's heartbeat of three minutes, and a generated key.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -36,12 +36,12 @@ impl std::fmt::Debug for FakeSettings {
     }
 }
 
-/// Names one data set: an environment, or an environment seen through a payload filter.
+/// Identifies one data set: an environment, unfiltered or with a payload filter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DataScope {
     /// Environment ID.
     pub environment: String,
-    /// Filter key; empty: unfiltered.
+    /// Filter key; empty means unfiltered.
     pub filter: String,
 }
 
@@ -64,10 +64,10 @@ impl From<(&str, &str)> for DataScope {
     }
 }
 
-/// Which open streams are meant.
+/// A selection of open streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamSelector {
-    /// All of them.
+    /// All streams.
     All,
     /// Autoconfig streams.
     Autoconfig,
@@ -91,23 +91,23 @@ impl StreamSelector {
     }
 }
 
-/// What a call to the handle can end in.
+/// An error of a call to the handle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FakeError {
     /// The item is not an object with a text as `key`.
     #[error("{kind:?} without a key")]
     NoKey {
-        /// What it was meant to be.
+        /// The kind of the item.
         kind: ItemKind,
     },
-    /// What was waited for did not happen.
+    /// An awaited event did not happen in time.
     #[error("no {what} within {within:?}; seen: {seen}")]
     TimedOut {
-        /// What was waited for.
+        /// The awaited event.
         what: String,
-        /// How long.
+        /// The time-out.
         within: Duration,
-        /// What was there instead.
+        /// The state at the time-out.
         seen: String,
     },
 }

@@ -1,7 +1,7 @@
 //! The bytes that LaunchDarkly sends: SSE events, and the JSON inside.
 //!
-//! Pure. Item JSON goes out as it was put in, byte for byte. Written by hand where the order of
-//! members is part of what clients may rely on: `path` before `data`.
+//! Pure. The JSON of items is sent unchanged, byte for byte. Written by hand where clients may rely
+//! on the order of members: `path` before `data`.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 use super::super::representations::{EnvironmentRep, FilterRep};
 use crate::model::{DataSet, ItemKind};
 
-/// The comment that keeps a connection alive; no blank line follows (as LaunchDarkly writes it).
+/// The comment that keeps a connection alive; as from LaunchDarkly, no blank line follows.
 pub(super) const HEARTBEAT: Bytes = Bytes::from_static(b":\n");
 
-/// One event. Line feeds in the data begin a new `data:` line; other bytes go out as they are.
+/// One event. Line feeds in the data begin a new `data:` line; other bytes are sent unchanged.
 pub(super) fn event(name: &str, data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(name.len() + data.len() + 24);
     out.extend_from_slice(b"event: ");
@@ -55,7 +55,7 @@ pub(super) fn all_json(data: &DataSet) -> Bytes {
     out.freeze()
 }
 
-/// One collection as a map from key to item, without the deleted.
+/// One collection as a map from key to item, without deleted items.
 pub(super) fn collection_json(data: &DataSet, kind: ItemKind) -> Bytes {
     let mut out = BytesMut::from(&b"{"[..]);
     for (key, item) in data.collection(kind).iter() {

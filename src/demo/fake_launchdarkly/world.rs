@@ -1,10 +1,10 @@
-//! What this LaunchDarkly knows: environments, filters, flag data, keys.
+//! The state of the fake LaunchDarkly: environments, filters, flag data, keys.
 //!
-//! Pure: a change goes in, the event that announces it comes out. Versions of each environment,
-//! filter and item only ever rise, over deletion and return.
+//! Pure: each change returns the event that announces it. The versions of each environment, filter
+//! and item only rise, even if it is deleted and added again.
 //!
-//! Invariant: what a new stream is shown, and what the events say, is one and the same state;
-//! the caller holds one lock over both.
+//! Invariant: the first put of a new stream and the events describe the same state; the caller
+//! holds one lock over both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,7 +17,7 @@ use super::super::representations::{EnvironmentRep, FilterRep};
 use super::{DataScope, FakeError, wire};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
 
-/// Everything the service knows.
+/// The complete state of the service.
 #[derive(Debug, Default)]
 pub(super) struct World {
     environments: BTreeMap<String, Versioned<EnvironmentRep>>,
@@ -26,7 +26,7 @@ pub(super) struct World {
     autoconfig_keys: BTreeSet<String>,
 }
 
-/// A thing and its version; deleted things keep theirs.
+/// A representation and its version; deleted ones keep their version.
 #[derive(Debug)]
 struct Versioned<T> {
     version: u64,
@@ -38,11 +38,11 @@ struct Versioned<T> {
 struct ServedData {
     set: DataSet,
     revision: u64,
-    /// The put that shows it, encoded at most once between two changes and shared by all streams.
+    /// Its put, encoded at most once between two changes and shared by all streams.
     put: OnceLock<Bytes>,
 }
 
-/// What a credential opens.
+/// The routes that a credential opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
     /// The routes of server-side SDKs and relays.
@@ -52,22 +52,22 @@ pub(super) enum Audience {
 }
 
 impl World {
-    /// Accepts that key on the autoconfig stream.
+    /// Accepts the key on the autoconfig stream.
     pub(super) fn add_autoconfig_key(&mut self, key: &str) {
         self.autoconfig_keys.insert(key.to_owned());
     }
 
-    /// Accepts that key no longer.
+    /// Refuses the key on the autoconfig stream.
     pub(super) fn revoke_autoconfig_key(&mut self, key: &str) {
         self.autoconfig_keys.remove(key);
     }
 
-    /// Whether the key opens the autoconfig stream.
+    /// True if the key opens the autoconfig stream.
     pub(super) fn accepts_autoconfig_key(&self, key: &str) -> bool {
         self.autoconfig_keys.contains(key)
     }
 
-    /// The environment that the key opens at that time (milliseconds since 1970).
+    /// The environment that the key opens at this time (milliseconds since 1970).
     pub(super) fn environment_of(&self, key: &str, audience: Audience, now: u64) -> Option<&str> {
         let opens = |rep: &EnvironmentRep| match audience {
             Audience::Server => rep.accepts_sdk_key(key, now),
@@ -77,12 +77,13 @@ impl World {
         reps.find(|rep| opens(rep)).map(|rep| rep.env_id.as_str())
     }
 
-    /// The environment as it is, unless it is deleted.
+    /// The environment, unless it is deleted.
     pub(super) fn environment(&self, id: &str) -> Option<&EnvironmentRep> {
         self.environments.get(id)?.rep.as_ref()
     }
 
-    /// Adds or changes an environment at a version above all it had; returns version and event.
+    /// Adds or changes an environment at a version above all earlier ones; returns version and
+    /// event.
     pub(super) fn upsert_environment(&mut self, mut rep: EnvironmentRep) -> (u64, Bytes) {
         rep.version = next_version(&self.environments, &rep.env_id, rep.version);
         let event = wire::environment_patch(&rep);
@@ -114,13 +115,13 @@ impl World {
         (version, wire::filter_delete(id, version))
     }
 
-    /// What a new autoconfig stream is shown.
+    /// The first put of a new autoconfig stream.
     pub(super) fn autoconfig_put(&self) -> Bytes {
         wire::autoconfig_put(&live(&self.environments), &live(&self.filters))
     }
 
-    /// Whether that data can be asked for: the environment exists, and so does the filter, in its
-    /// project or because data was given for it.
+    /// True if clients can request this data: the environment exists, and so does the filter, in
+    /// its project or because data was set for it.
     pub(super) fn serves(&self, scope: &DataScope) -> bool {
         let Some(environment) = self.environment(&scope.environment) else { return false };
         scope.filter.is_empty()
@@ -132,7 +133,7 @@ impl World {
                 .any(|filter| filter.key == scope.filter && filter.proj_key == environment.proj_key)
     }
 
-    /// The data and its ETag; empty for a scope that never got any.
+    /// The data and its ETag; empty for a scope without data.
     pub(super) fn data(&self, scope: &DataScope) -> (&DataSet, String) {
         static EMPTY: std::sync::LazyLock<DataSet> = std::sync::LazyLock::new(DataSet::default);
         let (set, revision) =
@@ -141,11 +142,12 @@ impl World {
         for (kind, key, item) in set.iter() {
             (kind, key, item.version).hash(&mut hasher);
         }
-        // The hash tells data sets apart, the number of changes contents of equal versions.
+        // The hash distinguishes data sets; the number of changes distinguishes contents of equal
+        // versions.
         (set, format!("\"{:x}-{revision:x}\"", hasher.finish()))
     }
 
-    /// What a new flag stream is shown.
+    /// The first put of a new flag stream.
     pub(super) fn flags_put(&self, scope: &DataScope) -> Bytes {
         match self.data.get(scope) {
             Some(data) => data.put(),
@@ -153,7 +155,7 @@ impl World {
         }
     }
 
-    /// Replaces the data; returns the put that says so.
+    /// Replaces the data; returns the put.
     pub(super) fn replace_data(&mut self, scope: &DataScope, set: DataSet) -> Bytes {
         let data = self.data.entry(scope.clone()).or_default();
         data.set = set;
@@ -161,7 +163,7 @@ impl World {
         data.put()
     }
 
-    /// Adds or changes an item at a version above all it had and not below the one in the JSON;
+    /// Adds or changes an item at a version above all earlier ones and not below that in the JSON;
     /// returns version and event.
     pub(super) fn upsert_item(
         &mut self,
@@ -181,8 +183,8 @@ impl World {
         Ok((version, event))
     }
 
-    /// Takes an item as it is, version included. It is kept only if it is newer than what is
-    /// held, and announced in any case.
+    /// Takes an item unchanged, including its version. It is kept only if it is newer than the
+    /// current one, but always announced.
     pub(super) fn upsert_raw(
         &mut self,
         scope: &DataScope,

@@ -1,15 +1,15 @@
-//! Lines to events: a splitter as small as an SDK's.
+//! Splits lines into events, in as little code as an SDK does.
 //!
-//! Keeps at most so many bytes of an event's data and counts the rest, so that a fleet of
+//! Keeps a limited number of bytes of an event's data and counts the rest, so that a fleet of
 //! clients can receive large payloads without holding them.
 //!
-//! Invariant: between events and at a line start nothing is held; an idle client costs no buffer.
+//! Invariant: between events, at the start of a line, no buffer is held; an idle client needs none.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// Names of fields and events longer than this are not known to any SDK; the rest is dropped.
+/// Largest length of names of fields and events that any SDK knows; the rest is dropped.
 const FIELD_NAME_BYTES_MAX: usize = 256;
 
 /// One event of a stream.
@@ -24,13 +24,13 @@ pub struct StreamEvent {
 }
 
 impl StreamEvent {
-    /// Whether the data was kept whole.
+    /// True if the data was kept completely.
     pub fn is_whole(&self) -> bool {
         self.data.len() == self.data_bytes
     }
 }
 
-/// What a stream brings.
+/// An item of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamItem {
     /// An event.
@@ -43,19 +43,19 @@ pub enum StreamItem {
 #[derive(Debug)]
 pub(super) struct Splitter {
     data_kept_bytes: usize,
-    /// The line so far: the field name whole, of data no more than is kept.
+    /// The line so far: the complete field name, and as much data as is kept.
     line: Vec<u8>,
     line_bytes: usize,
     name: String,
     data: Vec<u8>,
     data_bytes: usize,
     has_data: bool,
-    /// A line feed now belongs to the carriage return before.
+    /// True after a carriage return, to which a line feed would belong.
     after_carriage_return: bool,
 }
 
 impl Splitter {
-    /// A splitter that keeps at most so many bytes of each event's data.
+    /// A splitter that keeps at most this number of bytes of each event's data.
     pub(super) fn new(data_kept_bytes: usize) -> Self {
         Self {
             data_kept_bytes,
@@ -95,7 +95,7 @@ impl Splitter {
     }
 
     fn end_line(&mut self, items: &mut VecDeque<StreamItem>) {
-        // Taken, not cleared: an idle client shall not hold the buffer of its largest line.
+        // Taken, not cleared: an idle client must not hold the buffer of its largest line.
         let line = std::mem::take(&mut self.line);
         let line_bytes = std::mem::take(&mut self.line_bytes);
         if line_bytes == 0 {
@@ -123,7 +123,7 @@ impl Splitter {
                 self.data.push(b'\n');
             }
         } else if self.data.is_empty() {
-            // The usual event has one data line: its buffer becomes the event's.
+            // Most events have one data line: its buffer becomes the event's.
             line.drain(..start);
             line.truncate(self.data_kept_bytes);
             self.data = line;
@@ -149,7 +149,7 @@ impl Splitter {
     }
 }
 
-/// Where the first line ends. Whole blocks without an end are passed over at once, in a form that
+/// The end of the first line. Blocks without a line end are skipped as a whole, in a form that
 /// compilers turn into vector instructions: data lines are long.
 fn line_end(bytes: &[u8]) -> Option<usize> {
     const BLOCK_BYTES: usize = 32;

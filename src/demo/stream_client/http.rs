@@ -1,7 +1,7 @@
-//! As much of HTTP/1.1 as a reader of streams needs, without a socket.
+//! The part of HTTP/1.1 that a reader of streams needs, without a socket.
 //!
-//! Invariant: the body decoder gives every byte of the payload once, in order, however the wire
-//! bytes were cut.
+//! Invariant: the body decoder returns every byte of the payload once, in order, however the input
+//! is divided.
 
 use super::StreamClientError;
 
@@ -11,7 +11,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longest line of a chunk size with its extensions, and longest trailer line.
 const CHUNK_LINE_BYTES_MAX: usize = 1024;
 
-/// What the head of a response says.
+/// The head of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResponseHead {
     pub(super) status: u16,
@@ -19,7 +19,7 @@ pub(super) struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Reads a head once its end is there: the head and the number of bytes it took.
+    /// Parses a head once it is complete: the head and its number of bytes.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, StreamClientError> {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
             return match bytes.len() {
@@ -47,7 +47,7 @@ impl ResponseHead {
         self.headers.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
     }
 
-    /// How the body that follows is delimited.
+    /// The decoder for the body that follows.
     pub(super) fn body(&self) -> BodyDecoder {
         let chunked = self
             .header("transfer-encoding")
@@ -61,7 +61,7 @@ impl ResponseHead {
     }
 }
 
-/// Takes the transfer coding off a body.
+/// Decodes the transfer coding of a body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyDecoder(Framing);
 
@@ -72,7 +72,7 @@ enum Framing {
     UntilClosed,
 }
 
-/// Where within the chunked coding the next byte stands.
+/// The position of the next byte in the chunked coding.
 #[derive(Clone, Copy, Debug)]
 enum Chunk {
     Size {
@@ -97,8 +97,8 @@ enum Chunk {
 }
 
 impl BodyDecoder {
-    /// The next piece of payload in `input`, which is advanced over what was used up. `None`
-    /// when it is used up wholly.
+    /// The next piece of payload in `input`, which is advanced behind it. `None` when the input is
+    /// used up.
     pub(super) fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -114,7 +114,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Whether the body has ended, given whether the connection has.
+    /// True if the body has ended; `closed` is true if the connection has.
     pub(super) fn is_complete(&self, closed: bool) -> bool {
         match self.0 {
             Framing::Chunked(Chunk::Done) | Framing::Length { left: 0 } => true,
@@ -141,7 +141,7 @@ impl Chunk {
         }
     }
 
-    /// One byte of framing. Carriage returns are passed over: only line feeds end lines.
+    /// Consumes one byte of framing. Carriage returns are ignored: only line feeds end lines.
     fn after(self, byte: u8) -> Result<Self, StreamClientError> {
         let malformed = |what| Err(StreamClientError::Malformed { what });
         Ok(match (self, byte) {
@@ -180,7 +180,7 @@ impl Chunk {
     }
 }
 
-/// Splits at most so many bytes off; `None` if that leaves nothing.
+/// Splits off at most this number of bytes; `None` if there are none.
 fn take<'a>(input: &mut &'a [u8], max: u64) -> Option<&'a [u8]> {
     let (piece, rest) = input.split_at(input.len().min(usize::try_from(max).unwrap_or(usize::MAX)));
     *input = rest;

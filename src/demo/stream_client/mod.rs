@@ -1,8 +1,8 @@
 //! A reader of streams like the one inside an SDK, lean enough for tens of thousands in one
 //! process: one socket, no task of its own, no buffer while idle.
 //!
-//! It speaks plain HTTP/1.1 by hand and follows nothing: no redirects, no keep-alive, no TLS. It
-//! does not look into the data of events.
+//! It implements plain HTTP/1.1 itself, without redirects, keep-alive or TLS. It does not parse the
+//! data of events.
 //!
 //! Invariant: [`StreamClient::next`] and [`ReconnectingClient::next`] may be dropped at any point
 //! and called again; nothing is lost.
@@ -38,25 +38,25 @@ pub use reconnecting::{Observation, ReconnectingClient};
 const READ_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// Where a thread's clients read into, one after the other: no client holds a buffer while it
-    /// waits, and none is cleared for each read.
+    /// The read buffer of all clients of a thread, used by one after the other: no client holds a
+    /// buffer while it waits, and the buffer is not cleared for each read.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Bytes read at once until the response head is there.
+/// Bytes read at once until the response head is complete.
 const HEAD_READ_BYTES: usize = 4 * 1024;
 
-/// Reads in a row before other tasks get their turn.
+/// Successive reads before other tasks may run.
 const READS_MAX: usize = 4;
 
-/// How long connecting and the response head may take unless the target says otherwise.
+/// Default time-out for connecting and the response head.
 const OPENING_MAX: Duration = Duration::from_secs(30);
 
-/// Connections from one source address to one server. The range of free ports is 28,232 wide by
-/// default; the rest is left to others.
+/// Connections from one source address to one server. By default, 28,232 ports are available; the
+/// rest is left to other programs.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
-/// Where and how to connect.
+/// The server of a stream, and how to connect.
 #[derive(Clone)]
 pub struct StreamTarget {
     /// The server.
@@ -69,9 +69,9 @@ pub struct StreamTarget {
     pub headers: Vec<(String, String)>,
     /// The address to connect from; `None` leaves it to the kernel.
     pub source: Option<IpAddr>,
-    /// How long connecting and the response head may take together.
+    /// Time-out for connecting and the response head together.
     pub opening_max: Duration,
-    /// How many bytes of each event's data are kept; the rest is read and counted.
+    /// Number of bytes kept of each event's data; the rest is read and counted.
     pub data_kept_bytes: usize,
 }
 
@@ -89,7 +89,7 @@ impl StreamTarget {
         }
     }
 
-    /// The same without a key: for paths that carry an environment ID.
+    /// The same without a key, for paths that contain an environment ID.
     pub fn without_key(address: SocketAddr, path: &str) -> Self {
         Self { authorization: None, ..Self::new(address, path, "") }
     }
@@ -116,15 +116,15 @@ impl fmt::Debug for StreamTarget {
     }
 }
 
-/// A loopback address to connect from, for the client of that index: more clients than one
-/// address has ports for are spread over several.
+/// The loopback address from which the client with this index connects: more clients than one
+/// address has ports are spread over several.
 pub fn loopback_source(index: usize) -> IpAddr {
     let number = index / CONNECTIONS_PER_SOURCE + 1;
     let [_, _, high, low] = u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 0, high, low.max(1)))
 }
 
-/// Why a stream did not begin, or ended.
+/// The reason why a stream did not begin, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamClientError {
     /// No connection.
@@ -132,17 +132,17 @@ pub enum StreamClientError {
     Connect {
         /// The server.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
     /// No complete response head in time.
     #[error("no answer within {within:?}")]
     NoAnswer {
-        /// How long.
+        /// The time-out.
         within: Duration,
     },
-    /// Another status than 200.
+    /// A status other than 200.
     #[error("answered with status {status}")]
     Refused {
         /// The status.
@@ -153,7 +153,7 @@ pub enum StreamClientError {
     /// The bytes are not HTTP/1.1.
     #[error("not an HTTP/1.1 response: {what}")]
     Malformed {
-        /// What is wrong.
+        /// The problem.
         what: &'static str,
     },
     /// The connection broke.
@@ -164,7 +164,7 @@ pub enum StreamClientError {
     CutShort,
 }
 
-/// How a stream ended; `None` while it has not.
+/// The end of a stream; `None` while it is open.
 type End = Option<Result<(), StreamClientError>>;
 
 /// One open stream.
@@ -179,12 +179,12 @@ pub struct StreamClient {
     opened_after: Duration,
     first_put_after: Option<Duration>,
     comments: u64,
-    /// How the stream ended, told when all items have been given out.
+    /// The end of the stream, returned after all items.
     end: End,
 }
 
 impl StreamClient {
-    /// Connects, asks, and waits for the response head.
+    /// Connects, sends the request, and waits for the response head.
     pub async fn connect(target: &StreamTarget) -> Result<Self, StreamClientError> {
         let within = target.opening_max;
         match tokio::time::timeout(within, Self::open(target)).await {
@@ -222,8 +222,7 @@ impl StreamClient {
         Ok(client)
     }
 
-    /// The next event; `None` when the server ended the stream in order. Comments are passed
-    /// over.
+    /// The next event; `None` when the server ended the stream normally. Comments are skipped.
     pub async fn next(&mut self) -> Result<Option<StreamEvent>, StreamClientError> {
         loop {
             match self.next_item().await? {
@@ -234,7 +233,7 @@ impl StreamClient {
         }
     }
 
-    /// The next event or comment; `None` when the server ended the stream in order.
+    /// The next event or comment; `None` when the server ended the stream normally.
     pub async fn next_item(&mut self) -> Result<Option<StreamItem>, StreamClientError> {
         loop {
             if let Some(item) = self.items.pop_front() {
@@ -251,12 +250,12 @@ impl StreamClient {
         }
     }
 
-    /// From the beginning of connecting to the response head.
+    /// Time from the beginning of connecting to the response head.
     pub fn opened_after(&self) -> Duration {
         self.opened_after
     }
 
-    /// From the beginning of connecting to the first complete `put`, once it is there.
+    /// Time from the beginning of connecting to the first complete `put`, once it has arrived.
     pub fn first_put_after(&self) -> Option<Duration> {
         self.first_put_after
     }
@@ -277,7 +276,7 @@ impl StreamClient {
         self.stream.local_addr()
     }
 
-    /// Reads what is there; tells how the stream ended if it did.
+    /// Reads the available bytes; returns the end of the stream if it ended.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<End> {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let mut has_read = false;
@@ -336,7 +335,7 @@ async fn dial(target: &StreamTarget) -> io::Result<TcpStream> {
     TcpSocket::from_std_stream(socket.into()).connect(target.address).await
 }
 
-/// Reads up to the end of the head; returns it with the bytes that came after it.
+/// Reads up to the end of the head; returns it with the bytes after it.
 async fn read_head(stream: &TcpStream) -> Result<(ResponseHead, Vec<u8>), StreamClientError> {
     let mut held = Vec::new();
     loop {

@@ -7,24 +7,24 @@ use tokio::time::Instant;
 use super::{StreamClient, StreamClientError, StreamEvent, StreamTarget};
 use crate::backoff::Backoff;
 
-/// What a reconnecting client sees, in order.
+/// An observation of a reconnecting client.
 #[derive(Debug)]
 pub enum Observation {
     /// A stream was opened.
     Opened {
-        /// From the beginning of connecting to the response head.
+        /// Time from the beginning of connecting to the response head.
         after: Duration,
     },
     /// An event arrived.
     Event(StreamEvent),
-    /// The server ended the stream in order.
+    /// The server ended the stream normally.
     Ended,
     /// An attempt failed or the stream broke.
     Failed(StreamClientError),
 }
 
-/// Opens a stream again whenever it ends, with growing delays, for ever: unlike an SDK it takes
-/// no status as final.
+/// Opens a stream again whenever it ends, with growing delays and without limit: unlike an SDK, it
+/// treats no status as final.
 #[derive(Debug)]
 pub struct ReconnectingClient {
     target: StreamTarget,
@@ -43,7 +43,7 @@ impl ReconnectingClient {
         Self { target, backoff, client, failures, retry_at, first_put_after }
     }
 
-    /// Waits for whatever happens next.
+    /// Waits for the next observation.
     pub async fn next(&mut self) -> Observation {
         let Some(client) = &mut self.client else {
             return self.open().await;
@@ -62,13 +62,13 @@ impl ReconnectingClient {
         observed
     }
 
-    /// Whether a stream is open.
+    /// True if a stream is open.
     pub fn is_open(&self) -> bool {
         self.client.is_some()
     }
 
-    /// From the beginning of connecting to the first complete `put`, of the first connection
-    /// that brought one.
+    /// Time from the beginning of connecting to the first complete `put`, for the first connection
+    /// that received one.
     pub fn first_put_after(&self) -> Option<Duration> {
         self.first_put_after
     }

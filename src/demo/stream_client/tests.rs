@@ -9,7 +9,7 @@ use crate::tasks::TaskGroup;
 
 const OPENING: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
-/// A server that gives each connection the next of its answers, and then ends it.
+/// A server that sends each connection the next of its answers and then closes it.
 struct Script {
     address: SocketAddr,
     requests: tokio::sync::mpsc::Receiver<(SocketAddr, String)>,

@@ -1,4 +1,4 @@
-//! Data sets out of stores: reading the embedded one, and what a reading means for the core.
+//! Data sets from stores: reads the embedded one, and translates readings for the core.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Runner {
     }
 }
 
-/// What a reading of the embedded store is worth, and why it cannot be served if it cannot.
+/// Translates a reading of the embedded store for the core, with the reason if it cannot be served.
 pub(super) fn answer_of_local(outcome: Result<ReadOutcome, String>) -> (Answer, Option<String>) {
     match outcome {
         Ok(ReadOutcome::Complete(set)) => {
@@ -56,7 +56,7 @@ pub(super) fn answer_of_local(outcome: Result<ReadOutcome, String>) -> (Answer, 
     }
 }
 
-/// What a reading of the shared store is worth.
+/// Translates a reading of the shared store for the core.
 pub fn answer_of_shared(read: SharedRead) -> Answer {
     match read {
         SharedRead::Complete(set) => Answer::Set(StoredSet {
@@ -72,19 +72,19 @@ pub fn answer_of_shared(read: SharedRead) -> Answer {
     }
 }
 
-/// What the embedded store had to say.
+/// Result of reading the embedded store.
 pub(super) struct Stored {
-    /// The store; `None` if there is none for now. Then an error says that it may come.
+    /// The store; `None` if there is none for now. Then an error means that it may open later.
     pub(super) local: Option<LocalFlags>,
     pub(super) outcome: Result<ReadOutcome, String>,
 }
 
-/// How long the embedded store is waited for.
+/// Limit of the wait for the embedded store.
 #[derive(Clone, Copy)]
 pub(super) enum Patience {
     /// Until it is known whether there is one.
     UntilKnown,
-    /// Until there is one: another process may hold it still.
+    /// Until there is one: another process may still hold it.
     ForEver,
 }
 
@@ -121,9 +121,9 @@ async fn read_stored(
 
 /// The name of the environment's data set in stores.
 ///
-/// With an environment ID that is the name. A manual environment without one is named after a
-/// hash of its SDK key, because the configured name may be given to another environment while
-/// the relay is down, and its stored flags must not be served for that one.
+/// The environment ID is the name if there is one. A manual environment without one is named after
+/// a hash of its SDK key, because the configured name may be given to another environment while the
+/// relay is down, and its stored flags must not be served for that one.
 pub(in crate::environments) fn set_id(environment: &Environment) -> DataSetId {
     use sha2::{Digest, Sha256};
     let spec = environment.spec();

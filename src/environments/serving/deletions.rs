@@ -1,22 +1,22 @@
-//! Deletions that the data set no longer tells of: a put leaves deleted items out.
+//! Deletions that the data set no longer contains: a put leaves deleted items out.
 
 use std::collections::BTreeMap;
 
 use crate::model::{ChangeSet, DataSet, ItemKey};
 
-/// Most deletions that are kept in mind; with more, clients are sent everything once.
+/// Most deletions that are remembered; with more, clients are sent everything once.
 const DELETIONS_MAX: usize = 1_000;
 
 /// The versions at which items were deleted.
 ///
-/// Clients that were told of a deletion ignore an older version of the item. And a store that holds
-/// an older version knows nothing newer.
+/// Clients that got a deletion ignore an older version of the item. A store that holds an older
+/// version has nothing newer.
 #[derive(Debug, Default)]
 pub struct Deletions(BTreeMap<ItemKey, u64>);
 
 impl Deletions {
-    /// Notes which deletions `before` tells of and `after` does not, or at a lower version. Returns
-    /// false if those were too many: all are forgotten then, and clients must be sent everything.
+    /// Notes the deletions of `before` that `after` lacks or has at a lower version. Returns false
+    /// if there are too many: all are forgotten then, and clients must be sent everything.
     pub fn note(&mut self, before: &DataSet, after: &DataSet) -> bool {
         for (kind, key, item) in before.iter().filter(|(_, _, item)| item.is_tombstone()) {
             let told = after.collection(kind).get(key);
@@ -32,7 +32,7 @@ impl Deletions {
         is_bounded
     }
 
-    /// Clients are sent this as a whole: what they were told of its items no longer counts.
+    /// Forgets the deletions of items in a data set that clients are sent as a whole.
     pub fn told_all(&mut self, data: &DataSet) {
         self.0.retain(|key, _| data.item(key).is_none());
     }
@@ -42,7 +42,7 @@ impl Deletions {
         self.0.get(key).copied()
     }
 
-    /// Those changes that are not older than a deletion.
+    /// The changes that are newer than a deletion of their item.
     pub fn without_deleted(&self, changes: ChangeSet) -> ChangeSet {
         let is_newer =
             |key: &ItemKey, version: u64| self.version(key).is_none_or(|deleted| deleted < version);

@@ -1,5 +1,4 @@
-//! What follows from an event: what clients hear, what stores are told, and what happens to the
-//! upstream connections.
+//! Effects of an event: on clients, on stores, and on the upstream connections.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,7 +6,7 @@ use std::time::SystemTime;
 use crate::model::{ChangeSet, DataSet, ItemKey, SdkKey};
 use crate::streams::Snapshot;
 
-/// Which connection.
+/// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// The one that the data comes from.
@@ -16,7 +15,7 @@ pub enum Which {
     Next,
 }
 
-/// What is to be done. Clients hear first, stores after them.
+/// Effects to carry out: on clients first, then on stores.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub announce: Option<Announcement>,
@@ -25,14 +24,14 @@ pub struct Effects {
     pub upstream: Option<UpstreamOrder>,
 }
 
-/// A new snapshot, and what connected clients are told of it.
+/// A new snapshot, and the message about it to connected clients.
 #[derive(Debug)]
 pub struct Announcement {
     pub snapshot: Arc<Snapshot>,
     pub told: Told,
 }
 
-/// What connected clients are told.
+/// Message to connected clients.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
     /// Nothing, because they have the same already.
@@ -43,21 +42,21 @@ pub enum Told {
     Everything,
 }
 
-/// What the embedded store is told.
+/// Order to the embedded store.
 #[derive(Debug)]
 pub enum LocalOrder {
-    /// It is to hold this and nothing else.
+    /// Hold this and nothing else.
     Replace(Arc<DataSet>),
     /// These items changed, and this is the data set now.
     Change(Arc<DataSet>, Vec<ItemKey>),
-    /// What was read from it is served; nothing is to be written.
+    /// The data that was read from it is served; nothing is to be written.
     Adopt(Arc<DataSet>, SystemTime),
 }
 
-/// What the keeper of the shared store is told.
+/// Order to the keeper of the shared store.
 #[derive(Debug)]
 pub enum SharedOrder {
-    /// LaunchDarkly says that this is the data set: the store is to hold exactly this.
+    /// LaunchDarkly sent this data set: the store is to hold exactly this.
     Put(Arc<DataSet>),
     /// These items changed, and this is the data set now.
     Changed(Arc<DataSet>, Vec<ItemKey>),
@@ -66,11 +65,11 @@ pub enum SharedOrder {
     Served { data: Arc<DataSet>, is_partial: bool },
     /// The source gave a sign of life.
     Heard,
-    /// What is served is no longer what LaunchDarkly says at this moment.
+    /// The served data is no longer live.
     NotLive,
 }
 
-/// What happens to the upstream connections.
+/// Action on the upstream connections.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UpstreamOrder {
     /// Open the next connection under this key, in place of one that may be opening already.
@@ -79,6 +78,6 @@ pub enum UpstreamOrder {
     DropNext,
     /// The next connection is the current one from now on.
     PromoteNext,
-    /// Give up a connection that brought data which cannot be used.
+    /// Give up a connection that delivered unusable data.
     RestartMalformed(Which, u64),
 }

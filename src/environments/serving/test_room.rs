@@ -10,12 +10,12 @@ use crate::environments::test_support::{data, flag, items, word};
 use crate::source::FlagMessageError;
 use crate::upstream::StreamFailure;
 
-/// An environment and a client that was told everything about it. Each event is a second later.
+/// An environment and a client that gets everything from it. Each event is a second later.
 pub(super) struct Room {
     pub(super) serving: Serving,
-    /// What the client holds.
+    /// The data that the client holds.
     pub(super) client: Option<DataSet>,
-    /// What the embedded and the shared store were told to hold.
+    /// The data that the embedded and the shared store were told to hold.
     pub(super) stores: [Option<DataSet>; 2],
     pub(super) now: SystemTime,
 }
@@ -89,7 +89,7 @@ impl Room {
         shown.join(", ")
     }
 
-    /// Carries out what is to be done, and checks what holds always.
+    /// Carries out the effects, and checks the invariants.
     fn take(&mut self, effects: Effects, shown: &mut Vec<String>) {
         if let Some(Announcement { snapshot, told }) = effects.announce {
             let origin = snapshot.origin.as_str();
@@ -105,7 +105,7 @@ impl Room {
                     text
                 }
                 Told::Everything => {
-                    // What is deleted is not in it.
+                    // It does not contain deleted items.
                     let items = snapshot.data.iter().filter(|(_, _, item)| !item.is_tombstone());
                     let mut client = DataSet::default();
                     items.for_each(|(_, name, item)| {

@@ -1,5 +1,4 @@
-//! What surrounds the visits to a shared flag store: the database, the environment that learns
-//! what is stored, and the log.
+//! Connects the visits to a shared flag store with the database, the environment and the log.
 
 use tokio::sync::{mpsc, watch};
 
@@ -29,7 +28,7 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
             biased;
             () = self.orders.changed() => {}
             true = new_connection(&mut self.health, seen_epoch) => {}
-            // So is this task soon.
+            // The database's owner is gone; this task ends soon.
             else => std::future::pending().await,
         }
     }
@@ -57,7 +56,7 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
 
     async fn carry_out(&mut self, effect: Effect) {
         match effect {
-            // An error means that the environment is going.
+            // An error means that the environment's task has ended.
             Effect::Read(read) => drop(self.reads.send(read).await),
             Effect::Notice(notice) => log(notice),
         }
@@ -91,12 +90,12 @@ fn log(notice: Notice) {
         Notice::NotServable(problem) => {
             tracing::warn!(problem, "the shared flag store cannot be served from");
         }
-        Notice::Left(left) => tracing::warn!(
-            behind = left.behind,
-            ahead = left.ahead,
-            unmarked = left.unmarked,
-            "the shared flag store differs from what is served; it is left as it is until \
-             LaunchDarkly is there"
+        Notice::Unrepaired(found) => tracing::warn!(
+            outdated_items = found.outdated_items,
+            newer_items = found.newer_items,
+            no_valid_marker = found.no_valid_marker,
+            "the shared flag store differs from what is served; it is repaired when LaunchDarkly \
+             can be reached"
         ),
         Notice::Repopulated { items, reason } => tracing::warn!(
             items,

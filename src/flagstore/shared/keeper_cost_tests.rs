@@ -1,4 +1,4 @@
-//! How many calls a keeper makes: what costs a full reading, and what does not.
+//! Tests of the number of a keeper's calls: what costs a full reading, and what does not.
 
 use super::*;
 
@@ -68,7 +68,8 @@ async fn an_item_that_launchdarkly_deleted_meanwhile_costs_two_reads() {
     bench.put("a1");
     bench.settle().await;
     bench.calls();
-    // LaunchDarkly sends a heartbeat every three minutes; until then a second look settles nothing.
+    // LaunchDarkly sends a heartbeat every three minutes; until then a second check settles
+    // nothing.
     bench.pass(Duration::from_secs(150)).await;
     assert_eq!(bench.full_reads(), 0);
     bench.hear();
@@ -99,7 +100,7 @@ async fn a_new_connection_to_the_same_server_costs_a_look() {
 
 #[tokio::test(start_paused = true)]
 async fn only_what_was_lost_is_told_as_a_loss() {
-    // A flag that is created while the store is looked at, and a tombstone that is not there.
+    // A flag that is created during a look, and a tombstone that is missing.
     let mut bench = Bench::start("").await;
     bench.put("a1 b1");
     bench.expect("a1 b1 !").await;
@@ -113,7 +114,7 @@ async fn only_what_was_lost_is_told_as_a_loss() {
     bench.store.content().rows.remove(&flag("c"));
     bench.store.content().server = 4;
     bench.expect("a1 b1 c-2 !").await;
-    // What a peer wrote and LaunchDarkly does not have.
+    // A row that a peer wrote and LaunchDarkly does not have.
     let row = layout::row(&flag("z"), &Item::live(1, r#"{"version":1}"#));
     bench.store.content().rows.insert(flag("z"), row.json);
     bench.store.content().server = 5;
@@ -122,7 +123,7 @@ async fn only_what_was_lost_is_told_as_a_loss() {
     bench.expect("a1 b1 c-2 !").await;
     bench.settle().await;
     assert_eq!(bench.status().last_repopulation, None);
-    // What was there and is gone.
+    // A row that is lost.
     bench.store.content().rows.remove(&flag("a"));
     bench.store.content().server = 6;
     bench.expect("a1 b1 c-2 !").await;

@@ -1,4 +1,4 @@
-//! What a keeper writes into the marker, and what it takes from it.
+//! Tests of what a keeper writes into the marker, and what it reads from it.
 
 use std::time::SystemTime;
 
@@ -60,7 +60,7 @@ async fn the_marker_tells_how_many_rows_there_are() {
         bench.settle().await;
         assert_eq!(bench.noted(), "3 e", "tombstones too");
         let token = Marker::read(bench.store.content().marker.clone().unwrap(), 0).token;
-        // It never tells more than there is, also while an item is removed.
+        // It never counts more rows than there are, also while an item is removed.
         bench.put("a1");
         bench.pass(Duration::from_secs(1)).await;
         assert_eq!((bench.noted(), bench.store.shown()), ("3 e".into(), "a1 b1 c-4 !".into()));
@@ -206,7 +206,7 @@ async fn a_relay_that_lacks_items_fills_no_empty_store() {
     bench.flags.served(data("a1 b1"), false);
     bench.pass(3 * REREAD).await;
     assert_eq!((bench.store.shown(), bench.noted()), ("a1 b1 !".into(), "2 ours".into()));
-    // LaunchDarkly's word is whole, whatever was missing before.
+    // A data set from LaunchDarkly is whole, whatever was missing before.
     let mut bench = Bench::of("ours", "", true).await;
     bench.flags.served(data("a1"), true);
     bench.put("a1 b1");
@@ -253,7 +253,7 @@ async fn a_set_is_taken_over_before_the_first_of_its_rows_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_does_not_know_its_environment_signs_for_none() {
-    // Nothing is to be written: the set is the same, whoever it belongs to.
+    // Nothing is to be written: the set is the same, whichever environment it belongs to.
     let mut bench = Bench::start("! a1 b1").await;
     bench.mark_for("theirs", 2);
     bench.put("a1 b1");
@@ -284,7 +284,7 @@ async fn a_relay_that_lags_does_not_lower_the_count() {
     bench.put("a1 b1 c1");
     bench.pass(Duration::from_secs(1)).await;
     assert_eq!(bench.noted(), "9 e");
-    // It hears of n: nothing is in doubt any more.
+    // It receives n: nothing is in doubt any more.
     bench.change("a1 b1 c1 n1", "n");
     bench.pass(3 * SECOND_LOOK).await;
     bench.flags.heard(Instant::now());

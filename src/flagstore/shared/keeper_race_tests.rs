@@ -1,10 +1,10 @@
-//! What others do to a store between two calls of a keeper.
+//! Tests of what other writers do to a store between two calls of a keeper.
 
 use super::super::super::memory::Content;
 use super::*;
 use crate::replica::SECOND_LOOK;
 
-/// Somebody wipes everything out.
+/// Removes everything.
 fn wipe(content: &mut Content) {
     content.rows.clear();
     content.marker = None;
@@ -141,7 +141,7 @@ async fn a_relay_that_is_not_live_writes_nothing_into_what_a_peer_filled() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_comes_back_empty_is_filled_whole_also_when_launchdarkly_goes_at_that_moment()
 {
-    // A database without transactions does not refuse single items for want of a marker.
+    // A database without transactions does not refuse single items when the marker is missing.
     for fills in [true, false] {
         let mut bench = Bench::start_with("", None, fills).await;
         bench.store.content().ignores_condition = true;

@@ -109,7 +109,7 @@ impl Bench {
         bench
     }
 
-    /// Lets the keeper do what is due, and gives its readings away.
+    /// Lets the keeper do what is due, and drops its readings.
     async fn settle(&mut self) {
         for _ in 0..50 {
             tokio::task::yield_now().await;
@@ -141,7 +141,7 @@ impl Bench {
         self.flags.put(data(text), Instant::now());
     }
 
-    /// A change of an item that was accepted.
+    /// Passes an accepted change of an item.
     fn change(&self, all: &str, changed: &str) {
         self.flags.changed(data(all), [flag(changed)]);
     }
@@ -201,7 +201,7 @@ async fn changes_are_written_at_once_and_coalesced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loss_is_noticed_by_each_of_its_signs() {
-    // What happens to the store, and how it is noticed.
+    // Name of a loss, what happens to the store, and the reason by which it is noticed.
     type Happens = fn(&Bench);
     let wipe = |bench: &Bench| {
         let mut content = bench.store.content();
@@ -300,12 +300,12 @@ async fn a_relay_that_is_not_live_only_fills_what_is_empty() {
     bench.flags.served(data("a3 b1"), false);
     bench.pass(3 * REREAD).await;
     assert_eq!(bench.store.shown(), "a1 b5 !");
-    let left = bench.status().left;
-    assert_eq!((left.behind, left.ahead, left.unmarked), (1, 1, false));
+    let found = bench.status().unrepaired;
+    assert_eq!((found.outdated_items, found.newer_items, found.no_valid_marker), (1, 1, false));
     bench.store.content().marker = None;
     bench.pass(3 * REREAD).await;
     assert_eq!(bench.store.shown(), "a1 b5");
-    assert!(bench.status().left.unmarked);
+    assert!(bench.status().unrepaired.no_valid_marker);
     bench.store.content().rows.clear();
     bench.expect("a3 b1 !").await;
 }
@@ -326,7 +326,7 @@ async fn what_waits_when_launchdarkly_goes_is_reported_and_written_by_a_live_rel
     assert_eq!(bench.store.shown(), "a1 b1 !");
     let status = bench.status();
     assert_eq!((status.dirty, status.write_pending), (1, true));
-    assert_eq!((status.state, status.left.behind), (SharedState::Interrupted, 1));
+    assert_eq!((status.state, status.unrepaired.outdated_items), (SharedState::Interrupted, 1));
     bench.put("a2 b1");
     bench.expect("a2 b1 !").await;
     bench.pass(Duration::from_secs(1)).await;
@@ -360,7 +360,7 @@ async fn what_launchdarkly_does_not_have_goes_after_a_second_look() {
     bench.expect("a9 b1 z1 !").await;
     bench.pass(Duration::from_millis(4_000)).await;
     assert_eq!(bench.store.shown(), "a9 b1 z1 !");
-    // Without a sign of life the line may be stuck, and what is stored the truth.
+    // Without a sign of life the stream may be stuck, and the stored item may be right.
     bench.pass(Duration::from_millis(60_000)).await;
     assert_eq!(bench.store.shown(), "a9 b1 z1 !");
     bench.flags.heard(Instant::now());
@@ -372,7 +372,7 @@ async fn what_launchdarkly_does_not_have_goes_after_a_second_look() {
 async fn readings_are_told_while_upstream_is_not_live() {
     let check = async |stored: &str, expected: &str| {
         let mut bench = Bench::start(stored).await;
-        // The first reading was given away; the next one comes by itself.
+        // The first reading was dropped; the next one comes by itself.
         let read = loop {
             advance(Duration::from_millis(500)).await;
             tokio::task::yield_now().await;

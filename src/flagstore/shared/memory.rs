@@ -17,7 +17,7 @@ use crate::storage::StoreError;
 /// JSON longer than this is too large.
 pub const BYTES_MAX: usize = 1_000;
 
-/// What somebody else does to the store.
+/// Action of another writer on the store.
 type Happens = fn(&mut Content);
 
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Content {
     pub away: bool,
     /// Reads are answered and writes refused, as by a full Redis.
     pub refuses_writes: bool,
-    /// Whether a fill is possible at once.
+    /// True if a fill is possible at once.
     pub fills: bool,
     /// A row to which others write all the time.
     pub busy: Option<ItemKey>,
@@ -39,7 +39,7 @@ pub struct Content {
     pub ignores_condition: bool,
     /// Calls so far, by their initial letters: r, l, f, u, c, m.
     pub calls: String,
-    /// What somebody else does right before the next call of that letter.
+    /// Action of another writer right before the next call of that letter.
     pub meanwhile: Option<(char, Happens)>,
 }
 
@@ -80,7 +80,7 @@ impl MemoryFlags {
 }
 
 impl Content {
-    /// What a database of this content answers, and what becomes of it.
+    /// Applies a call, and returns the answer of a database with this content.
     pub fn answer(&mut self, call: Call) -> Answer {
         match call {
             Call::Read => Answer::Read(self.read()),

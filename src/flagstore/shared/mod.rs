@@ -5,10 +5,10 @@
 //! runner <--(SharedRead: what is stored, while upstream is not live)-- keeper
 //! ```
 //!
-//! The keeper is a task of [`crate::replica`] beside the environment's own: clients hear of a
-//! change before any database does, and a database that hangs delays nobody. What it is told is
-//! coalesced by item, so a long outage costs no more memory than the data itself. What it does is
-//! decided in [`visits`], which is pure.
+//! The keeper is a task of [`crate::replica`] beside the environment's own: clients get a change
+//! before any database does, and a database that hangs delays no client. Its orders are coalesced
+//! by item, so a long outage costs no more memory than the data itself. [`visits`], which is pure,
+//! decides what it does.
 
 mod keeper;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::keeper::Keeper;
 pub use self::orders::SharedFlags;
 pub use self::reading::{Completeness, SharedRead};
-pub use self::report::{SharedReport, SharedStatus};
+pub use self::report::{DatabaseFacts, SharedReport, SharedStatus, StoreFacts};
 use self::visits::FlagVisits;
 use super::backend::FlagBackend;
 use crate::flagstore::marker::Identity;
@@ -39,7 +39,7 @@ use crate::replica::task::CopyTask;
 use crate::replica::{Moment, Replica};
 use crate::storage::Health;
 
-/// What the simulation plays with.
+/// Types that the simulation uses.
 #[cfg(test)]
 pub mod simulated {
     pub use super::memory::Content;
@@ -51,11 +51,11 @@ pub mod simulated {
 
 /// The shared store of one environment, with the task that keeps it.
 pub struct OpenShared {
-    /// Tells the keeper what is served.
+    /// Passes the served data to the keeper.
     pub flags: SharedFlags,
-    /// What the keeper reads. One at a time: the keeper waits until it is taken.
+    /// Readings of the keeper. One at a time: the keeper waits until it is taken.
     pub reads: mpsc::Receiver<SharedRead>,
-    /// Runs the keeper until it is told to stop.
+    /// Runs the keeper until it is cancelled.
     pub run: Box<dyn FnOnce(CancellationToken) -> KeeperTask + Send>,
 }
 
@@ -103,34 +103,5 @@ impl SharedStores {
     /// The store of an environment.
     pub fn open(&self, spec: &EnvironmentSpec) -> OpenShared {
         (self.0)(spec)
-    }
-}
-
-/// What `/status` tells of where an environment's flags are.
-#[derive(Clone, Debug, Default)]
-pub struct StoreFacts {
-    /// The database.
-    pub database: Arc<DatabaseFacts>,
-    /// The prefix of the environment's keys (ld-relay v8: `dbPrefix`).
-    pub prefix: Option<String>,
-    /// Its table (ld-relay v8: `dbTable`).
-    pub table: Option<String>,
-}
-
-/// What `/status` tells of the database itself.
-#[derive(Clone, Debug, Default)]
-pub struct DatabaseFacts {
-    /// `redis`, `dynamodb` or `consul` (ld-relay v8: `database`).
-    pub kind: &'static str,
-    /// Where it is, without passwords (ld-relay v8: `dbServer`).
-    pub server: Option<String>,
-    /// Told where the database may be set up to remove items when its memory is full.
-    pub evicts: Option<watch::Receiver<Option<Arc<str>>>>,
-}
-
-impl DatabaseFacts {
-    /// The policy by which the database removes items when its memory is full, if it does.
-    pub fn eviction_policy(&self) -> Option<Arc<str>> {
-        self.evicts.as_ref()?.borrow().clone()
     }
 }

@@ -1,5 +1,5 @@
-//! What a keeper is told by its environment: the newest data, what of it is not stored yet, and
-//! how sure we are of it. Telling never waits.
+//! Orders of an environment to its keeper: the newest data, what of it is not stored yet, and its
+//! authority. Sending them never waits.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::report::SharedReport;
 use crate::model::{DataSet, ItemKey};
 use crate::replica::{Authority, Heard, Waiting};
 
-/// The environment's end. Clones tell the same keeper.
+/// The environment's end. Clones reach the same keeper.
 #[derive(Clone, Debug)]
 pub struct SharedFlags {
     shared: Arc<Shared>,
@@ -33,27 +33,26 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     data: Option<Arc<DataSet>>,
-    /// When the put came with which the present connection began; `None` while upstream is not
-    /// live.
+    /// Time of the put with which the current connection began; `None` while upstream is not live.
     put_at: Option<Instant>,
     heard: Option<Heard>,
-    /// Items are missing in the data, because no store holds them in a readable form.
+    /// True if items are missing in the data, because no store holds them in a readable form.
     is_partial: bool,
-    /// A put waits to be compared with what is stored.
+    /// True while a put waits to be compared with the stored data.
     put_waits: bool,
     /// Items that were accepted from upstream and are not stored yet. Never more than there are
     /// items.
     dirty: BTreeSet<ItemKey>,
-    /// Those of them of which no row may be stored: they are counted before they are written.
+    /// Those of them that may have no stored row: they are counted before they are written.
     fresh: BTreeSet<ItemKey>,
 }
 
-/// What the keeper works with at a moment.
+/// Input of the keeper at a moment.
 #[derive(Clone, Debug)]
 pub struct Task {
-    /// What is served; `None` before there is anything.
+    /// The served data; `None` before there is any.
     pub data: Option<Arc<DataSet>>,
-    /// Items are missing in it.
+    /// True if items are missing in it.
     pub is_partial: bool,
     pub authority: Authority,
 }
@@ -65,7 +64,7 @@ impl Task {
     }
 }
 
-/// A keeper's two ends.
+/// Creates the two ends of a keeper's orders.
 pub fn channel(report: SharedReport) -> (SharedFlags, Orders) {
     let (state, changed) = (Mutex::default(), Notify::new());
     let shared = Arc::new(Shared { state, changed, report });
@@ -73,7 +72,7 @@ pub fn channel(report: SharedReport) -> (SharedFlags, Orders) {
 }
 
 impl SharedFlags {
-    /// A put was accepted: the store is to hold exactly this.
+    /// Passes an accepted put: the store is to hold exactly this.
     pub fn put(&self, data: Arc<DataSet>, now: Instant) {
         self.tell(|state| {
             // The comparison will find these too, unless the connection ends before it: then they
@@ -88,7 +87,7 @@ impl SharedFlags {
         });
     }
 
-    /// Changes from upstream were accepted, and this is served now.
+    /// Passes accepted changes from upstream, and the data that is served now.
     pub fn changed(&self, data: Arc<DataSet>, keys: impl IntoIterator<Item = ItemKey>) {
         self.tell(|state| {
             let before = state.data.take().unwrap_or_default();
@@ -97,18 +96,18 @@ impl SharedFlags {
         });
     }
 
-    /// This is served now; it came from a store. `is_partial`: some items are missing in it,
+    /// Passes data from a store that is served now. `is_partial`: some items are missing in it,
     /// because no store holds them in a readable form.
     pub fn served(&self, data: Arc<DataSet>, is_partial: bool) {
         self.tell(|state| (state.data, state.is_partial) = (Some(data), is_partial));
     }
 
-    /// The upstream connection delivered something, if only a heartbeat.
+    /// Notes that the upstream connection delivered something, if only a heartbeat.
     pub fn heard(&self, now: Instant) {
         self.shared.lock().heard.get_or_insert(Heard::first(now)).again(now);
     }
 
-    /// The upstream connection is gone.
+    /// Notes that the upstream connection is lost.
     pub fn not_live(&self) {
         if self.shared.lock().put_at.is_some() {
             self.tell(|state| {
@@ -118,12 +117,12 @@ impl SharedFlags {
         }
     }
 
-    /// The environment is gone for good: nothing is written any more.
+    /// Notes that the environment is removed for good: nothing is written any more.
     pub fn forget(&self) {
         self.tell(|state| *state = State::default());
     }
 
-    /// What `/status` shows.
+    /// The status for `/status`.
     pub fn report(&self) -> &SharedReport {
         &self.shared.report
     }
@@ -136,7 +135,7 @@ impl SharedFlags {
 }
 
 impl Orders {
-    /// Waits until something was told since the last time. Cancel-safe.
+    /// Waits until there are new orders since the last time. Cancel-safe.
     pub async fn changed(&self) {
         self.shared.changed.notified().await;
     }
@@ -150,7 +149,7 @@ impl Orders {
         }
     }
 
-    /// What is served at this moment, and with what right.
+    /// The data that is served now, and its authority.
     pub fn task(&self) -> Task {
         let state = self.shared.lock();
         let authority = match (state.put_at, state.heard) {
@@ -160,17 +159,17 @@ impl Orders {
         Task { data: state.data.clone(), is_partial: state.is_partial, authority }
     }
 
-    /// What is to be written item by item.
+    /// Items to be written one by one.
     pub fn dirty(&self) -> BTreeSet<ItemKey> {
         self.shared.lock().dirty.clone()
     }
 
-    /// How many items are to be written.
+    /// Number of items to be written.
     pub fn dirty_len(&self) -> usize {
         self.shared.lock().dirty.len()
     }
 
-    /// These items are not stored, as a comparison has shown.
+    /// Notes items that are not stored, as a comparison has shown.
     pub fn missing(&self, keys: impl IntoIterator<Item = ItemKey>) {
         let mut state = self.shared.lock();
         for key in keys {
@@ -179,12 +178,13 @@ impl Orders {
         }
     }
 
-    /// True if no row may be stored of some of the items to be written.
+    /// True if some of the items to be written may have no stored row.
     pub fn has_fresh(&self) -> bool {
         !self.shared.lock().fresh.is_empty()
     }
 
-    /// These items are stored at these versions. What has changed since still waits.
+    /// Notes that these items are stored at these versions. Those that have changed since still
+    /// wait.
     pub fn stored<'a>(&self, items: impl Iterator<Item = (&'a ItemKey, u64)>) {
         let mut state = self.shared.lock();
         let State { data, dirty, fresh, .. } = &mut *state;
@@ -197,7 +197,7 @@ impl Orders {
         }
     }
 
-    /// A comparison with this right ended well: the put that it was for waits no longer.
+    /// Notes that a comparison with this authority succeeded: its put waits no longer.
     pub fn compared(&self, authority: Authority) {
         let mut state = self.shared.lock();
         match authority {
@@ -212,14 +212,14 @@ impl Orders {
         &self.shared.report
     }
 
-    /// Tells how much is left to write.
+    /// Reports how much is left to write.
     pub fn report_waiting(&self) {
         self.shared.report_waiting();
     }
 }
 
 impl State {
-    /// These items are not written yet.
+    /// Notes items that are not written yet.
     fn changed(
         &mut self,
         before: &DataSet,

@@ -1,9 +1,9 @@
-//! What a shared store holds, as an environment may serve it (design D44): pure.
+//! Judges what of a shared store an environment may serve (design D44). Pure.
 //!
 //! | marker | rows | the set is |
 //! | --- | --- | --- |
 //! | none | none | absent |
-//! | none | some | incomplete, and nothing of it is used: nobody says whose it is |
+//! | none | some | incomplete, and nothing of it is used: its environment is not known |
 //! | of another environment | any | foreign: nothing of it is used |
 //! | says that rows of several environments are mixed | any | foreign |
 //! | says that rows are not confirmed | any | incomplete, and nothing of it is used |
@@ -23,7 +23,7 @@ use crate::flagstore::layout;
 use crate::flagstore::marker::{Identity, Unsettled};
 use crate::model::{DataSet, ItemKey, ItemKind};
 
-/// What the shared store holds, told while upstream is not live.
+/// Content of the shared store, reported while upstream is not live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharedRead {
     /// A data set that can be served.
@@ -32,34 +32,34 @@ pub enum SharedRead {
     Absent,
     /// Less than a data set. Its items may complete another set.
     Incomplete {
-        /// What could be read.
+        /// The items that could be read.
         data: DataSet,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The data of another environment. Nothing of it may be used.
     Foreign {
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// The store did not answer, or refuses.
+    /// The store did not answer, or refused.
     Failed(String),
 }
 
-/// A data set out of a shared store.
+/// A data set from a shared store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedSet {
     /// The items that can be served, tombstones included.
     pub data: Arc<DataSet>,
     /// Items that are stored but cannot be decoded, so that they are missing in the data.
     pub undecodable: Vec<ItemKey>,
-    /// How sure it is that nothing else is missing.
+    /// Evidence that nothing else is missing.
     pub completeness: Completeness,
-    /// When LaunchDarkly last confirmed the data, if the marker tells.
+    /// Time at which LaunchDarkly last confirmed the data, if the marker has it.
     pub confirmed_at: Option<SystemTime>,
 }
 
-/// How sure it is that a stored set is whole.
+/// Evidence that a stored set is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
     /// The marker counts the rows.
@@ -68,7 +68,7 @@ pub enum Completeness {
     Presumed,
 }
 
-/// Judges what was read for the environment with this identity.
+/// Judges the rows that were read for the environment with this identity.
 pub fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedRead {
     let Some(marker) = &stored.marker else {
         return if stored.rows.is_empty() {
@@ -89,7 +89,7 @@ pub fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedRead {
             let problem = "its marker says that some of its items were not confirmed by \
                            LaunchDarkly"
                 .to_owned();
-            // As without a marker: whose they are is not known yet.
+            // As without a marker: their environment is not known yet.
             return SharedRead::Incomplete { data: DataSet::default(), problem };
         }
         None => {}

@@ -1,17 +1,17 @@
-//! What a shared store lacks or should not hold, judged by versions and content: pure.
+//! Finds what a shared store lacks or should not hold, by versions and content. Pure.
 //!
-//! Who may write what (design D28):
+//! Writes that a relay may make (design D28):
 //!
 //! | store | relay that is live | relay that is not |
 //! | --- | --- | --- |
 //! | no marker, no items | fills it | fills it |
 //! | an item is absent or older | writes it | reports it |
-//! | an item is newer, unknown to us, or differs at the same version | looks again, then corrects it | leaves it |
+//! | an item is newer, unknown here, or differs at the same version | checks it again, then corrects it | leaves it |
 //! | no marker, some items | writes the marker, last | reports it |
 //!
-//! Invariant: an item that a peer may have written since we last heard of LaunchDarkly is never
-//! touched. A correction needs the same content twice, five seconds apart, and something that
-//! LaunchDarkly sent after the change could have reached this relay.
+//! Invariant: an item that a peer may have written since this relay last heard from LaunchDarkly is
+//! never touched. A correction needs the same content twice, five seconds apart, and something that
+//! LaunchDarkly sent after the change should have reached this relay.
 
 use std::collections::BTreeSet;
 
@@ -23,42 +23,42 @@ use crate::flagstore::layout::is_as_wanted;
 use crate::model::{DataSet, Item, ItemKey};
 use crate::replica::{Authority, Doubts};
 
-/// Most tombstones that may stay in a store although no relay knows them: a data set of LaunchDarkly
-/// does not have them, and a relay that was cut off learns from them.
+/// Most tombstones that may stay in a store although no relay knows them: data sets from
+/// LaunchDarkly do not contain them, and a relay that was disconnected learns deletions from them.
 const UNKNOWN_TOMBSTONES_MAX: usize = 1_000;
 
-/// Rows that should not be as they are.
+/// Doubtful rows.
 pub(super) type RowDoubts = Doubts<ItemKey, Found>;
 
-/// What a row held that should not be there: its JSON and the database's own revision of it.
+/// Content of a doubtful row: its JSON and the database's own revision of it.
 pub(super) type Found = (Bytes, u64);
 
-/// What is to be done.
+/// Actions that follow from a comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// Write everything at once.
+    /// True if everything is to be written at once.
     pub(super) fill: bool,
     /// Items to write because the store holds none or an older one.
     pub(super) upserts: BTreeSet<ItemKey>,
     /// Places of the stored rows that are to be replaced by what is served, or removed.
     pub(super) corrections: Vec<usize>,
-    /// What a relay that is not live leaves as it is.
-    pub(super) left: Left,
+    /// Differences that a relay that is not live does not repair.
+    pub(super) unrepaired: Unrepaired,
 }
 
 /// Differences that are reported only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub struct Unrepaired {
     /// Items that are absent in the store, or older there.
-    pub behind: u64,
+    pub outdated_items: u64,
     /// Items that are newer in the store, not known here, or different at the same version.
-    pub ahead: u64,
+    pub newer_items: u64,
     /// There are items, and no marker or one that vouches for nothing because a relay had not
     /// confirmed them.
-    pub unmarked: bool,
+    pub no_valid_marker: bool,
 }
 
-/// Compares what is stored with what is served.
+/// Compares the stored rows with the served data.
 pub(super) fn decide(
     stored: &StoredRows,
     served: &DataSet,
@@ -80,7 +80,7 @@ pub(super) fn decide(
         absent.remove(&row.key);
         match compare(row, served) {
             Standing::AsWanted => {}
-            // What relays do not know any more is deleted all the same.
+            // An item that relays no longer know stays deleted.
             Standing::UnknownTombstone if unknown_tombstones < UNKNOWN_TOMBSTONES_MAX => {
                 unknown_tombstones += 1;
             }
@@ -94,10 +94,10 @@ pub(super) fn decide(
     match authority {
         Authority::Provisional => {
             doubts.clear();
-            decision.left = Left {
-                behind: std::mem::take(&mut decision.upserts).len() as u64,
-                ahead: ahead.len() as u64,
-                unmarked: stored.marker.as_ref().is_none_or(|it| it.unsettled.is_some()),
+            decision.unrepaired = Unrepaired {
+                outdated_items: std::mem::take(&mut decision.upserts).len() as u64,
+                newer_items: ahead.len() as u64,
+                no_valid_marker: stored.marker.as_ref().is_none_or(|it| it.unsettled.is_some()),
             };
         }
         Authority::Live { heard, .. } => {
@@ -112,13 +112,13 @@ pub(super) fn decide(
     decision
 }
 
-/// How a stored row stands to what is served.
+/// Relation of a stored row to the served data.
 enum Standing {
     AsWanted,
     Older,
-    /// It tells that an item is deleted that is not known here.
+    /// The tombstone of an item that is not known here.
     UnknownTombstone,
-    /// It must not be overwritten before a second look.
+    /// It must not be overwritten before a second check.
     Doubtful,
 }
 
@@ -130,7 +130,7 @@ fn compare(row: &StoredRow, served: &DataSet) -> Standing {
         return if is_whole_tombstone { Standing::UnknownTombstone } else { Standing::Doubtful };
     };
     match row.head {
-        // What cannot be decoded counts as version 0, as with ld-relay's own stores.
+        // A row that cannot be decoded counts as version 0, as with ld-relay's own stores.
         None if mine.version > 0 => Standing::Older,
         None => Standing::Doubtful,
         Some(theirs) if theirs.version < mine.version => Standing::Older,
@@ -208,9 +208,10 @@ mod tests {
         words.extend(decision.upserts.iter().map(|key| format!("+{}", key.key)));
         let place = |place: &usize| format!("={}", stored.rows[*place].key.key);
         words.extend(decision.corrections.iter().map(place));
-        let Left { behind, ahead, unmarked } = decision.left;
-        if decision.left != Left::default() {
-            words.push(format!("left {behind} {ahead}{}", if unmarked { " !" } else { "" }));
+        let Unrepaired { outdated_items, newer_items, no_valid_marker } = decision.unrepaired;
+        if decision.unrepaired != Unrepaired::default() {
+            let mark = if no_valid_marker { " !" } else { "" };
+            words.push(format!("left {outdated_items} {newer_items}{mark}"));
         }
         words.join(" ")
     }
@@ -238,21 +239,21 @@ mod tests {
         check("! a1", "a-2", "+a", "left 1 0");
         check("! a-2", "a3", "+a", "left 1 0");
         check("! a-2", "a-2", "", "");
-        // Other content at the same version: not at the first look.
+        // Other content at the same version: not at the first check.
         check("! a-2", "a2", "", "left 0 1");
         check("! a2", "a-2", "", "left 0 1");
-        // Newer or unknown: not at the first look.
+        // Newer or unknown: not at the first check.
         check("! a3", "a2", "", "left 0 1");
         check("! a3 z1", "a3", "", "left 0 1");
         // It contradicts nothing.
         check("! a3 y-7", "a3", "", "");
-        // What cannot be decoded counts as version 0.
+        // A row that cannot be decoded counts as version 0.
         check("! a?", "a1", "+a", "left 1 0");
         check("! a?", "a0", "", "left 0 1");
         check("! a?", "", "", "left 0 1");
     }
 
-    /// `at stored memory heard`: looks of one relay whose put came at 0.
+    /// `at stored memory heard`: checks of one relay whose put came at 0.
     #[track_caller]
     fn looks(steps: &[(u64, &str, &str, u64)], expected: &[&str]) {
         let origin = Instant::now();
@@ -276,9 +277,9 @@ mod tests {
         looks(&[(1, "! z1", "", 0), (6, "! z1", "", 3)], &["", "=z"]);
         looks(&[(1, "! a?", "a0", 0), (6, "! a?", "a0", 3)], &["", "=a"]);
         looks(&[(1, "! a-2", a2, 0), (6, "! a-2", a2, 3)], &["", "=a"]);
-        // A peer has changed it meanwhile: the time begins anew.
+        // A peer has changed it meanwhile: the time starts again.
         looks(&[(1, a3, a2, 0), (6, "! a4", a2, 6), (11, "! a4", a2, 8)], &["", "", "=a"]);
-        // We have heard of it ourselves meanwhile.
+        // This relay has received it meanwhile.
         looks(&[(1, a3, a2, 0), (6, a3, "a3", 4)], &["", ""]);
         looks(&[(1, a3, a2, 0), (6, a3, "a4", 4)], &["", "+a"]);
         // It was gone in between.
@@ -288,13 +289,13 @@ mod tests {
     #[test]
     fn a_stuck_relay_corrects_nothing() {
         let (a3, a2) = ("! a3", "a2");
-        // Nothing came since the first look, neither long after the put nor right after it.
+        // Nothing came since the first check, neither long after the put nor right after it.
         looks(&[(100, a3, a2, 99), (105, a3, a2, 99), (400, a3, a2, 99)], &["", "", ""]);
         looks(&[(1, a3, a2, 0), (6, a3, a2, 0), (400, a3, a2, 1)], &["", "", ""]);
-        // What came just after the first look may have been sent before the peer's change was.
+        // A message just after the first check may have been sent before the peer's change.
         looks(&[(100, a3, a2, 99), (105, a3, a2, 101)], &["", ""]);
         looks(&[(100, a3, a2, 99), (400, a3, a2, 101)], &["", ""]);
-        // A later sign of life shows that LaunchDarkly had nothing to tell.
+        // A later sign of life shows that LaunchDarkly had nothing to send.
         looks(&[(100, a3, a2, 99), (105, a3, a2, 102)], &["", "=a"]);
         looks(&[(1, a3, a2, 0), (6, a3, a2, 1), (180, a3, a2, 179)], &["", "", "=a"]);
     }

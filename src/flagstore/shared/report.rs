@@ -1,4 +1,4 @@
-//! What `/status` tells of one environment's shared store.
+//! Status of one environment's shared store, for `/status`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,18 +6,47 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::reconcile::Left;
-use super::{DatabaseFacts, StoreFacts};
+use super::reconcile::Unrepaired;
 use crate::model::ItemKey;
 use crate::replica::Reason;
 use crate::storage::{BreakerState, Health};
 
-/// Whether the store holds what it should (ld-relay v8: `dataStoreStatus.state`).
+/// Facts for `/status` about the place of an environment's flags.
+#[derive(Clone, Debug, Default)]
+pub struct StoreFacts {
+    /// The database.
+    pub database: Arc<DatabaseFacts>,
+    /// The prefix of the environment's keys (ld-relay v8: `dbPrefix`).
+    pub prefix: Option<String>,
+    /// Its table (ld-relay v8: `dbTable`).
+    pub table: Option<String>,
+}
+
+/// Facts for `/status` about the database itself.
+#[derive(Clone, Debug, Default)]
+pub struct DatabaseFacts {
+    /// `redis`, `dynamodb` or `consul` (ld-relay v8: `database`).
+    pub kind: &'static str,
+    /// Its address, without passwords (ld-relay v8: `dbServer`).
+    pub server: Option<String>,
+    /// Watches the policy by which it removes items when its memory is full; `None` for a database
+    /// without such a setting.
+    pub evicts: Option<watch::Receiver<Option<Arc<str>>>>,
+}
+
+impl DatabaseFacts {
+    /// The policy by which the database removes items when its memory is full, if it does.
+    pub fn eviction_policy(&self) -> Option<Arc<str>> {
+        self.evicts.as_ref()?.borrow().clone()
+    }
+}
+
+/// State of the store (ld-relay v8: `dataStoreStatus.state`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedState {
     /// Not known yet.
     Initializing,
-    /// At the last look it did.
+    /// It held what it should at the last check.
     Valid,
     /// It cannot be reached, or something could not be written to it.
     Interrupted,
@@ -37,15 +66,15 @@ impl SharedState {
 /// The last time that lost data was written again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repopulation {
-    /// When it was done.
+    /// Time of the repair.
     pub at: SystemTime,
-    /// How the loss was noticed.
+    /// Sign by which the loss was noticed.
     pub reason: Reason,
     /// Items that were written.
     pub items: u64,
 }
 
-/// What is known of the store.
+/// Status of the store.
 #[derive(Clone, Debug)]
 pub struct SharedStatus {
     /// The database it is in.
@@ -54,33 +83,33 @@ pub struct SharedStatus {
     pub prefix: Option<String>,
     /// Its DynamoDB table.
     pub table: Option<String>,
-    /// Who may use the database.
+    /// State of the database's circuit breaker.
     pub breaker: BreakerState,
-    /// Whether it holds what it should.
+    /// State of the store.
     pub state: SharedState,
-    /// Since when.
+    /// Time since which it has that state.
     pub since: SystemTime,
-    /// Why it does not.
+    /// Reason if it does not hold what it should.
     pub error: Option<String>,
     /// Accepted changes that are not stored yet.
     pub dirty: usize,
-    /// Whether anything that LaunchDarkly said may not be stored yet: a put that was not compared
-    /// with the store, or changes.
+    /// True if data from LaunchDarkly may not be stored yet: a put that was not compared with the
+    /// store, or changes.
     pub write_pending: bool,
-    /// Whether the store may have lost something, and is still to be compared for that.
+    /// True if the store may have lost something, and is still to be compared for that.
     pub in_doubt: bool,
-    /// When what LaunchDarkly said was last written, or found to be stored.
+    /// Time at which LaunchDarkly's data was last written, or found to be stored.
     pub last_write: Option<SystemTime>,
     /// The last repair of a loss.
     pub last_repopulation: Option<Repopulation>,
     /// Items that the database does not take, with the bytes of their JSON.
     pub dropped: BTreeMap<ItemKey, u64>,
-    /// Why what was read could not be served, if it could not.
+    /// Reason why the rows that were read could not be served, if they could not.
     pub problem: Option<String>,
     /// Stored items that cannot be decoded, at the last reading.
     pub undecodable: Vec<ItemKey>,
-    /// What this relay would write or correct if its upstream were live.
-    pub left: Left,
+    /// Differences that this relay would repair if its upstream were live.
+    pub unrepaired: Unrepaired,
 }
 
 /// The newest status, shared between keeper and server.
@@ -108,7 +137,7 @@ impl SharedReport {
             dropped: BTreeMap::new(),
             problem: None,
             undecodable: Vec::new(),
-            left: Left::default(),
+            unrepaired: Unrepaired::default(),
         };
         Self { status: Mutex::new(status), health }
     }

@@ -1,4 +1,4 @@
-//! What a visit to the shared flag store of one environment consists of: pure.
+//! Visits to the shared flag store of one environment. Pure.
 //!
 //! | visit | steps |
 //! | --- | --- |
@@ -28,10 +28,10 @@ use crate::model::{DataSet, ItemKey};
 use crate::replica::{Authority, Due, End, Moment, Progress, Reason, Then, Visits, Waiting};
 use crate::storage::StoreError;
 
-/// So many items are handled on the spot.
+/// Up to this many items are handled on a thread of the runtime.
 const FEW_ITEMS: usize = 100;
 
-/// What the database is asked: the calls of [`crate::flagstore::backend::FlagBackend`].
+/// A call to the database, as in [`crate::flagstore::backend::FlagBackend`].
 #[derive(Clone, Debug)]
 pub enum Call {
     Read,
@@ -40,7 +40,7 @@ pub enum Call {
         rows: Arc<Vec<Row>>,
         note: Note,
     },
-    /// `marker`: only into a store that has this marker still.
+    /// `marker`: only into a store that still has this marker.
     Upsert {
         rows: Vec<Row>,
         marker: Option<Marker>,
@@ -52,7 +52,7 @@ pub enum Call {
     },
 }
 
-/// What it answers.
+/// An answer of the database.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Read(StoredRows),
@@ -60,7 +60,7 @@ pub enum Answer {
     Fill(Filled),
     Upsert(Vec<Upserted>),
     Correct(Vec<bool>),
-    /// The marker that stands then.
+    /// The marker after the call.
     Mark(Option<Marker>),
 }
 
@@ -73,12 +73,12 @@ pub struct FlagVisits {
     known: Known,
     doubts: RowDoubts,
     visit: Visit,
-    /// A failure was told that is not over.
+    /// True while a reported failure is not over.
     complained: bool,
     effects: Vec<Effect>,
 }
 
-/// What the last visits showed of the store, to tell a loss by.
+/// Facts about the store from the last visits, by which a loss is noticed.
 #[derive(Debug, Default)]
 struct Known {
     marker: Option<Marker>,
@@ -87,16 +87,16 @@ struct Known {
     server: Option<Arc<str>>,
     /// True once a marker was seen: from then on an empty store is a loss.
     complete: bool,
-    /// True once everything that LaunchDarkly said was found or written: from then on an item
-    /// that is missing is a loss.
+    /// True once everything that LaunchDarkly sent was found or written: from then on an item that
+    /// is missing is a loss.
     verified: bool,
     /// True if the last comparison could read the store.
     was_read: bool,
-    /// True if the last comparison left something in place of what LaunchDarkly says, until it is
-    /// certain that no relay knows better.
+    /// True if the last comparison left something that contradicts LaunchDarkly, until it is
+    /// certain that no relay has newer data.
     unsettled: bool,
-    /// True if the store refused a write since the last comparison that ended well: it may lack
-    /// more than that by the time it takes writes again.
+    /// True if the store refused a write since the last successful comparison: it may lack more
+    /// than that by the time it accepts writes again.
     unwritten: bool,
 }
 
@@ -104,48 +104,48 @@ struct Known {
 #[derive(Debug)]
 struct Visit {
     due: Due,
-    /// What was served when it began.
+    /// The data that was served when it began.
     task: Task,
-    /// What was not written then.
+    /// Items that were not written then.
     unwritten: BTreeSet<ItemKey>,
-    /// What is still to be done.
+    /// Steps that are still to be done.
     steps: VecDeque<Step>,
-    /// What the database was asked last.
+    /// The last step that called the database.
     asked: Option<Step>,
     /// The marker under which rows are written.
     found: Option<Marker>,
-    /// What was read, and what was decided about it.
+    /// The rows that were read, and the decision about them.
     stored: StoredRows,
     decision: Decision,
     /// Items that the store has lost: written before, and neither changed since nor deleted.
     lost: BTreeSet<ItemKey>,
     /// Items that were written because they were absent or older.
     written: Vec<ItemKey>,
-    /// Items to which others wrote at each attempt.
+    /// Items that other writers changed at each attempt.
     contended: BTreeSet<ItemKey>,
-    /// The counts that the marker is to tell.
+    /// The counts to write into the marker.
     counts: Counts,
-    /// The counts that it told before new items were counted.
+    /// Its counts before new items were counted.
     counts_before: Counts,
-    /// Items that the database turned out not to take.
+    /// Number of items that the database refused.
     refused: usize,
     /// Items of the set that was written into an empty store.
     filled: u64,
-    /// Rows that stood otherwise twice and were replaced or removed.
+    /// Rows that differed at two checks and were replaced or removed.
     corrected: usize,
     outcome: Outcome,
 }
 
-/// One thing to do.
+/// One step of a visit.
 #[derive(Clone, Debug)]
 enum Step {
     Read,
     /// Wait a random time before a fill that several relays may begin.
     Wait,
     Fill(Arc<Vec<Row>>),
-    /// Look whether a peer was faster, before the store is filled item by item.
+    /// Check whether a peer was faster, before the store is filled item by item.
     LookBeforeFill,
-    /// Look at the marker of the fill.
+    /// Read the marker of the fill.
     LookAfterFill,
     Upsert(Vec<Row>),
     Mark(Purpose),
@@ -153,39 +153,39 @@ enum Step {
     Look,
 }
 
-/// Why the marker is written.
+/// Reason for writing the marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     /// It names another environment, and rows under it are about to be replaced.
     TakeOver,
-    /// Counts are lowered before rows are removed, so that the marker never tells more than there
+    /// Counts are lowered before rows are removed, so that the marker never counts more than there
     /// is.
     Counts,
     /// The store was filled item by item.
     Filled,
-    /// The rows are this environment's, all of them.
+    /// All rows are this environment's.
     Sign,
-    /// There will be new items. Counted before they are written, they cannot stand for others that
-    /// were lost: a partial set would be called whole. `bool`: a second attempt.
+    /// New items are about to be written. They are counted first, so that they cannot stand in for
+    /// lost ones: a partial set would count as whole. `bool`: a second attempt.
     Raise(bool),
-    /// The database did not take some of those.
+    /// The database refused some of those.
     Settle,
-    /// LaunchDarkly still says the same.
+    /// LaunchDarkly still confirms the data.
     Confirm,
 }
 
-/// How a visit has gone so far.
+/// Outcome of a visit so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// The store holds what is served, but for what is contended.
+    /// The store holds the served data, except for contended items.
     InOrder,
-    /// It may not, and this relay leaves it as it is.
+    /// The store may differ, and this relay leaves it as it is.
     Left,
     /// A peer changed it meanwhile: it is to be compared again, for that reason.
     Overtaken(Reason),
     /// A sign of a loss.
     Loss(Reason),
-    /// Only a comparison can tell whether anything was lost.
+    /// Only a comparison can show whether anything was lost.
     Unknown,
 }
 
@@ -216,7 +216,7 @@ impl Visit {
         self.task.authority.is_live()
     }
 
-    /// The rest of the visit is left.
+    /// Skips the rest of the visit.
     fn stop(&mut self, outcome: Outcome) {
         self.steps.clear();
         self.outcome = outcome;
@@ -268,7 +268,7 @@ impl FlagVisits {
         }
     }
 
-    /// These items are stored, except those to which others wrote.
+    /// Notes that these items are stored, except contended ones.
     fn note_stored(&self, data: &DataSet, keys: &BTreeSet<ItemKey>) {
         let written = keys.difference(&self.visit.contended);
         self.orders.stored(written.filter_map(|key| Some((key, data.item(key)?.version))));
@@ -307,7 +307,7 @@ impl FlagVisits {
         }
     }
 
-    /// The next step that has something to ask; the end of the visit if there is none.
+    /// Begins the next step that has a call; ends the visit if there is none.
     fn go_on(&mut self, at: &Moment) -> Progress<Call> {
         while let Some(step) = self.visit.steps.pop_front() {
             let call = match &step {

@@ -5,7 +5,7 @@ use super::*;
 
 const LIMITS: Limits = Limits { line_bytes_max: 64, event_bytes_max: 256 };
 
-/// Everything that chunks give, and the error that ended it, if one did.
+/// Findings in the chunks, and the error that ended them, if there is one.
 fn parse<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Parsed>, Option<ParseError>) {
     let mut parser = Parser::new(LIMITS);
     let mut found = Vec::new();
@@ -38,8 +38,8 @@ fn event_with_id(name: &str, data: &str, id: &str) -> Parsed {
     })
 }
 
-/// The stream gives these findings, whole, byte by byte, and with every line end written in each
-/// of the three ways.
+/// Checks that the stream gives these findings: whole, byte by byte, and with every line end
+/// written in each of the three ways.
 #[track_caller]
 fn check(stream: &[u8], expected: &[Parsed]) {
     let plain = !stream.contains(&b'\r');

@@ -1,7 +1,7 @@
 //! A few HTTP/1.1 connections to one Consul agent, shared by all callers.
 //!
-//! A connection serves one request at a time and is kept only after a complete answer, so a
-//! request that is dropped or times out takes its connection with it.
+//! A connection serves one request at a time and is kept only after a complete answer. A request
+//! that is dropped or times out closes its connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,18 +18,18 @@ use crate::storage::net::{self, Endpoint};
 use crate::storage::{Cause, Meter, StoreError};
 use crate::tasks::TaskGroup;
 
-/// Connections of one pool to the agent; each bulk call has a pool for itself. The agent allows 200 per client address by default
-/// (`http_max_conns_per_client`), shared by all processes of a machine.
+/// Connections of one pool to the agent; each bulk call has its own pool. The agent allows 200 per
+/// client address by default (`http_max_conns_per_client`), shared by all processes of a machine.
 const CONNECTIONS_MAX: usize = 8;
 
 /// The longest answer that is read: a listing of a whole tree, values in base64.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Connections of one period of connectedness.
+/// The connections made by one dial.
 pub(super) struct Pool {
     endpoint: Endpoint,
     token: Arc<Token>,
-    /// Counts what all its connections move.
+    /// Counts the bytes of all its connections.
     meter: Meter,
     places: Semaphore,
     idle: Mutex<Vec<Http>>,
@@ -37,7 +37,7 @@ pub(super) struct Pool {
 
 struct Http {
     sender: SendRequest<Full<Bytes>>,
-    /// Runs the connection; it ends with it.
+    /// Runs the connection until this is dropped.
     _driver: TaskGroup,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Answer {
 }
 
 impl Pool {
-    /// A pool with one connection made.
+    /// A pool with one open connection.
     pub(super) async fn connect(
         endpoint: Endpoint,
         token: Arc<Token>,
@@ -148,8 +148,8 @@ mod tests {
     use super::super::token::TokenSource;
     use super::*;
 
-    /// An agent with a script for each connection: `?` reads a request, `.` closes, anything else
-    /// is sent. After its script a connection goes silent.
+    /// An agent with a script for each connection: `?` reads a request, `.` closes, any other step
+    /// is sent. After its script, a connection stays silent.
     async fn pool_of(scripts: &'static [&'static [&'static str]]) -> (Pool, TaskGroup) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

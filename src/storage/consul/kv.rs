@@ -1,4 +1,4 @@
-//! Consul's key-value interface: what is asked and how answers are read.
+//! Consul's key-value interface: requests and parsing of answers.
 
 use std::fmt::Write as _;
 
@@ -12,28 +12,28 @@ use super::http::Answer;
 use super::{ConsulConnection, ConsulFailure};
 use crate::storage::StoreError;
 
-/// Operations of one transaction; older servers allow no more.
+/// Largest number of operations in one transaction of older servers.
 pub const TRANSACTION_OPERATIONS_MAX: usize = 64;
 
-/// Bytes of one transaction's request, as [`Operation::encoded_bytes`] counts them. The servers'
-/// limit is 512 KiB; the rest is a margin.
+/// Largest size of one transaction's request, as [`Operation::encoded_bytes`] counts it. The
+/// servers' limit is 512 KiB; the rest is a margin.
 pub const TRANSACTION_BYTES_MAX: usize = 400 * 1024;
 
-/// The longest value that a server takes by default.
+/// The longest value that a server accepts by default.
 pub const VALUE_BYTES_MAX: usize = 512 * 1024;
 
 /// One stored value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The whole key.
+    /// The complete key.
     pub key: String,
     /// Its value.
     pub value: Bytes,
-    /// Changes with each write of the key.
+    /// A number that changes with each write of the key.
     pub modify_index: u64,
 }
 
-/// Shows the size of the content and not the content.
+/// Shows the size of the content instead of the content.
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry")
@@ -47,16 +47,16 @@ impl std::fmt::Debug for Entry {
 /// One step of a transaction.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Writes if the key has this index; 0: only if it does not exist.
+    /// Writes if the key has this index; 0 means: if it does not exist.
     CompareAndSet {
         /// The key.
         key: String,
         /// The value to write.
         value: Bytes,
-        /// What the index must be.
+        /// The required index.
         index: u64,
     },
-    /// Writes.
+    /// Writes without a condition.
     Set {
         /// The key.
         key: String,
@@ -67,7 +67,7 @@ pub enum Operation {
     CheckIndex {
         /// The key.
         key: String,
-        /// What the index must be.
+        /// The required index.
         index: u64,
     },
     /// Fails if the key exists.
@@ -75,14 +75,14 @@ pub enum Operation {
         /// The key.
         key: String,
     },
-    /// Removes the key, if it is there.
+    /// Removes the key, if it exists.
     Delete {
         /// The key.
         key: String,
     },
 }
 
-/// Shows the size of a value and not the value.
+/// Shows the size of a value instead of the value.
 impl std::fmt::Debug for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -97,28 +97,28 @@ impl std::fmt::Debug for Operation {
     }
 }
 
-/// How a transaction ended.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transaction {
     /// All operations were carried out.
     Applied,
     /// A condition did not hold; nothing was changed.
     RolledBack {
-        /// Places of the operations that failed, as far as the server tells.
+        /// Indices of the failed operations, as far as the server names them.
         failed: Vec<usize>,
     },
-    /// The server takes no request of this size; nothing was changed.
+    /// The server does not accept a request of this size; nothing was changed.
     TooLarge,
 }
 
-/// How a single write ended.
+/// The outcome of a single write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// The value was written.
     Applied,
-    /// The index did not fit; nothing was changed.
+    /// The index differs; nothing was changed.
     Conflict,
-    /// The server takes no value of this size; nothing was changed.
+    /// The server does not accept a value of this size; nothing was changed.
     TooLarge,
 }
 
@@ -172,7 +172,7 @@ struct WireOperation<'a> {
 }
 
 impl Operation {
-    /// An upper bound of what it adds to a request.
+    /// An upper bound of the bytes that it adds to a request.
     pub fn encoded_bytes(&self) -> usize {
         // Names of the members, verb, index and punctuation.
         const FRAME: usize = 96;
@@ -265,7 +265,8 @@ impl ConsulConnection {
         }
     }
 
-    /// The server reads this key from a body only, and a body carries less than the longest value.
+    /// Writes by a transaction: the server reads this key only from a body, whose limit is below
+    /// that of a value.
     async fn put_by_transaction(
         &self,
         key: &str,
@@ -287,8 +288,8 @@ impl ConsulConnection {
         })
     }
 
-    /// Removes one key, with `index` only if the key has this index. Says whether it is gone; a
-    /// key that was not there is.
+    /// Removes one key, with `index` only if the key has this index. Returns true if the key does
+    /// not exist afterwards.
     pub async fn delete(&self, key: &str, index: Option<u64>) -> Result<bool, StoreError> {
         let query = index.map(|index| format!("?cas={index}")).unwrap_or_default();
         let answer = self.pool.send(Method::DELETE, &kv_path(key, &query), Bytes::new()).await?;
@@ -321,7 +322,7 @@ impl ConsulConnection {
         self.pool.send(Method::PUT, "/v1/txn", body.into()).await
     }
 
-    /// Whether the agent knows a leader, without which nothing can be read or written.
+    /// Fails if the agent knows no leader, without which no key can be read or written.
     pub(super) async fn check_leader(&self) -> Result<(), StoreError> {
         let answer = self.pool.send(Method::GET, "/v1/status/leader", Bytes::new()).await?;
         leader(&answer)
@@ -365,8 +366,8 @@ impl WireEntry {
     }
 }
 
-/// Whether the server takes the key from a path: it redirects from one that is not in its
-/// shortest form, also when it is percent-encoded, and refuses characters that cannot be printed.
+/// True if the server accepts the key in a path. It redirects paths that are not in their shortest
+/// form, even if they are percent-encoded, and refuses characters that cannot be printed.
 fn fits_path(key: &str) -> bool {
     let is_printable = |char: char| matches!(char, ' '..='~') || char.is_alphanumeric();
     let is_step = |part: &str| matches!(part, "." | "..");
@@ -376,7 +377,7 @@ fn fits_path(key: &str) -> bool {
         && !key.split('/').any(is_step)
 }
 
-/// The path of a key. Everything but letters, digits, `-`, `_` and `/` is percent-encoded; the
+/// The path of a key. All characters but letters, digits, `-`, `_` and `/` are percent-encoded; the
 /// dot too, so that no key looks like a relative path.
 fn kv_path(key: &str, query: &str) -> String {
     let mut path = String::with_capacity("/v1/kv/".len() + key.len() + query.len());

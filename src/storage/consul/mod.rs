@@ -1,7 +1,7 @@
 //! Consul: its key-value interface over plain HTTP or TLS, behind deadlines and a breaker.
 //!
-//! Settings are given; variables of Consul's own tools are not read here. No sessions, no locks,
-//! no namespaces.
+//! All settings are passed in; variables of Consul's own tools are not read. Sessions, locks and
+//! namespaces are not used.
 
 mod http;
 mod kv;
@@ -24,10 +24,10 @@ pub use kv::{
 pub use table::ConsulTable;
 pub use token::TokenSource;
 
-/// Where an agent listens unless the address says otherwise.
+/// The default port of an agent.
 const DEFAULT_PORT: u16 = 8500;
 
-/// How much of an error's text is kept.
+/// Largest length of an error's text.
 const ERROR_CHARACTERS_MAX: usize = 200;
 
 /// A Consul agent behind deadlines and a breaker.
@@ -36,13 +36,13 @@ pub type ConsulStore = FailFast<ConsulDialer>;
 /// Settings of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsulSettings {
-    /// Where it listens, with TLS or not.
+    /// Its address, with TLS or without.
     pub endpoint: Endpoint,
     /// The ACL token.
     pub token: TokenSource,
 }
 
-/// Why a text is not the address of a Consul agent.
+/// The error for a text that is not the address of a Consul agent.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{text:?} is not an address of the form [http://|https://]host[:port] or unix://path")]
 pub struct ConsulAddressError {
@@ -70,7 +70,7 @@ impl ConsulSettings {
         Ok(Self { endpoint, token: TokenSource::None })
     }
 
-    /// Turns TLS on with these settings. A Unix socket stays as it is.
+    /// Turns TLS on with these settings, except for a Unix socket.
     #[must_use]
     pub fn with_tls(mut self, settings: TlsSettings) -> Self {
         if let Endpoint::Tcp { tls, .. } = &mut self.endpoint {
@@ -137,7 +137,7 @@ impl Dialer for ConsulDialer {
     }
 }
 
-/// An answer that is an error.
+/// An error answer.
 #[derive(Debug, thiserror::Error)]
 #[error("consul answered {status}: {text}")]
 pub struct ConsulFailure {
@@ -148,7 +148,7 @@ pub struct ConsulFailure {
 }
 
 impl ConsulFailure {
-    /// Server errors and throttling pass by themselves, other statuses need somebody.
+    /// Server errors and throttling are transient, other statuses require action by the operator.
     fn classify(answer: &Answer) -> StoreError {
         let text = String::from_utf8_lossy(&answer.body);
         let text = text.trim().chars().take(ERROR_CHARACTERS_MAX).collect();

@@ -1,8 +1,8 @@
-//! Rows in Consul: one key each, `SPACE/KEY`, or `NAME` for a row that stands alone.
+//! Rows in Consul: one key each, `SPACE/KEY`, or `NAME` for a row outside of name spaces.
 //!
-//! The separator is part of every listing, so a name space never sees the keys of its siblings
-//! (`ld` and `ld-staging`). Rows are written by transactions of compare-and-set. A transaction is
-//! all or nothing while rows stand each on their own: of one that is rolled back, the rows that
+//! Every listing includes the separator, so a name space never includes the keys of its siblings
+//! (`ld` and `ld-staging`). Rows are written by transactions of compare-and-set. A transaction
+//! applies completely or not at all, but rows are independent: if one is rolled back, the rows that
 //! failed are conflicts, and the others are sent again.
 
 use std::collections::HashSet;
@@ -19,14 +19,14 @@ use crate::storage::table::{
     batches, get_one, read_between_markers, taken,
 };
 
-/// Requests under way at a time where each row needs its own.
+/// Concurrent requests where each row needs its own.
 const IN_FLIGHT: usize = 8;
 
-/// With more rows of a name space than this, its keys are listed, so that those that do not exist
-/// need not be asked for one by one.
+/// With more rows of a name space than this, its keys are listed, so that missing rows need not be
+/// requested one by one.
 const ASKED_MAX: usize = 16;
 
-/// Transactions tried with what is left of a batch. Each one shows all rows that have changed.
+/// Transactions tried with the rest of a batch. Each one reports all rows that have changed.
 const ATTEMPTS: usize = 4;
 
 /// The rows of one Consul agent.
@@ -48,7 +48,7 @@ impl ConsulTable {
         Self { store }
     }
 
-    /// Asks for rows one by one. Those whose keys are known not to exist are not asked for.
+    /// Reads rows one by one, except those whose keys are known not to exist.
     async fn get_each(
         &self,
         conn: &ConsulConnection,
@@ -77,8 +77,8 @@ impl ConsulTable {
         join_bounded(IN_FLIGHT, gets.collect()).await.into_iter().collect()
     }
 
-    /// Looks up the index of an expected row that was put together from memory. `None`: another
-    /// value is stored.
+    /// Looks up the index of an expected row that was built from memory. `None` if another value is
+    /// stored.
     async fn resolve(
         &self,
         conn: &ConsulConnection,
@@ -171,17 +171,17 @@ impl Step<'_> {
             Some(value) => {
                 vec![Operation::CompareAndSet { key, value: value.bytes.clone(), index }]
             }
-            // No row is expected and none is to be stored: a question.
+            // No row is expected and none is to be stored: only a check.
             None if index == 0 => vec![Operation::CheckAbsent { key }],
-            // A conditional removal alone would count a key that is gone as removed.
+            // A conditional removal alone would also succeed for a key that does not exist.
             None => {
                 vec![Operation::CheckIndex { key: key.clone(), index }, Operation::Delete { key }]
             }
         }
     }
 
-    /// Writes one row: in a transaction of its own, or without one and without the guard, because
-    /// a transaction carries less than the longest value.
+    /// Writes one row: in its own transaction, or without a transaction and without the guard,
+    /// because the limit of a transaction is below that of a value.
     async fn alone(
         &self,
         conn: &ConsulConnection,
@@ -207,7 +207,7 @@ impl Step<'_> {
     }
 }
 
-/// Sends a transaction that is not larger than servers take.
+/// Sends a transaction, unless it is larger than servers accept.
 async fn transact(
     conn: &ConsulConnection,
     operations: &[Operation],
@@ -264,8 +264,8 @@ impl Table for ConsulTable {
         Ok(outcomes)
     }
 
-    /// Only a set that fits into one transaction. A row that another client writes meanwhile, and
-    /// that is not among these, stays beside them.
+    /// Creates only a set that fits into one transaction. Another row that another client writes
+    /// meanwhile is kept.
     async fn create(&self, set: &NewSet<'_>) -> Result<Created, StoreError> {
         let all = || set.rows.iter().chain([&set.marker]);
         if set.rows.len() >= TRANSACTION_OPERATIONS_MAX
@@ -315,7 +315,7 @@ fn folder(space: &str) -> String {
     format!("{space}/")
 }
 
-/// True for the bare prefix of a name space: a folder that an operator made by hand.
+/// True for the bare prefix of a name space: a folder that an operator created.
 fn is_folder(name: &RowName) -> bool {
     name.key.as_ref().is_some_and(|key| key.is_empty())
 }
@@ -331,7 +331,7 @@ fn check(guard: &Row) -> Operation {
     Operation::CheckIndex { key: full_key(&guard.name), index: guard.revision }
 }
 
-/// An upper bound of what the operations of a write add to a transaction.
+/// An upper bound of the bytes that the operations of a write add to a transaction.
 fn encoded_bytes(write: &Write) -> usize {
     let step = Step { place: 0, write, index: u64::MAX };
     step.operations().iter().map(Operation::encoded_bytes).sum()

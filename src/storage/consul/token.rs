@@ -14,11 +14,11 @@ use crate::storage::StoreError;
 /// The header that carries the token.
 pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
 
-/// How often the file is looked at, at most: a renewed token counts within a second, and a busy
-/// relay does not ask the file system for each request.
+/// Shortest interval between checks of the file: a renewed token is used within a second, and a
+/// busy relay does not access the file system for each request.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the ACL token comes from.
+/// The source of the ACL token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TokenSource {
     /// No token; the agent's default applies.
@@ -26,12 +26,12 @@ pub enum TokenSource {
     None,
     /// This text.
     Fixed(Password),
-    /// The content of this file without surrounding white space, read again when it changes. A
-    /// file that cannot be used changes nothing.
+    /// The content of this file without surrounding white space, read again when it changes. While
+    /// the file cannot be used, the last token stays in use.
     File {
         /// The file.
         path: PathBuf,
-        /// The token as it was read before, if it was.
+        /// The token that was read before, if any.
         last: Option<Password>,
     },
 }
@@ -50,7 +50,7 @@ enum TokenError {
     NotAHeader,
 }
 
-/// A token source with what was last read from it.
+/// A token source with the token last read from it.
 #[derive(Debug)]
 pub(super) struct Token {
     source: TokenSource,
@@ -62,7 +62,7 @@ struct FileToken {
     looked: Instant,
     stamp: Stamp,
     token: Password,
-    /// Why the file cannot be used at the moment.
+    /// The reason why the file currently cannot be used.
     problem: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Token {
         Ok(Some(value))
     }
 
-    /// The token in the file; the last one while the file cannot be used.
+    /// The token in the file, or the last one while the file cannot be used.
     async fn token_of_file(
         &self,
         path: &PathBuf,
@@ -120,7 +120,7 @@ impl Token {
     }
 }
 
-/// Time of change and length of a file: one that differs is read again.
+/// Modification time and length of a file; if either differs, the file is read again.
 type Stamp = (Option<SystemTime>, u64);
 
 async fn read_file(

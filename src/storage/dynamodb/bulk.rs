@@ -1,4 +1,4 @@
-//! Requests that are part of a bulk call, whose progress decides how long they may take.
+//! Requests that are part of a bulk call, whose progress limits their time.
 
 use aws_sdk_dynamodb::client::customize::CustomizableOperation;
 use aws_sdk_dynamodb::config::interceptors::BeforeDeserializationInterceptorContextMut;
@@ -13,8 +13,8 @@ use http_body_util::BodyExt as _;
 use super::CONNECT_TIMEOUT;
 use crate::storage::Meter;
 
-/// Makes a request part of a bulk call: instead of the SDK's fixed times, which a long page does
-/// not keep on a slow line, the progress that the meter shows decides how long it may take.
+/// Makes a request part of a bulk call: its time is limited by the progress that the meter shows,
+/// not by the SDK's fixed times, which a long page exceeds on a slow connection.
 pub fn as_part_of_bulk<T, E, B>(
     operation: CustomizableOperation<T, E, B>,
     meter: Meter,

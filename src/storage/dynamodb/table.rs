@@ -4,14 +4,14 @@
 //! | --- | --- | --- | --- |
 //! | row of a name space, as text | the name space | its key | `item` (S), `version` (N) |
 //! | row of a name space, as bytes | the name space | its key | `item` (B) |
-//! | row that stands alone | its name | its name | `pilotlight` (S) |
+//! | row outside of name spaces | its name | its name | `pilotlight` (S) |
 //!
-//! Each row is written by a request of its own, under the condition that each attribute is as it
-//! was read. Transactions of many rows would cost twice the capacity, and one row that a peer has
-//! written cancels them. So nothing is created at once, and the guard is not checked. The order
-//! of writes is kept roughly: no row goes more than `IN_FLIGHT` places before its turn.
+//! Each row is written by its own request, under the condition that each attribute is as it was
+//! read. Transactions of many rows would cost twice the capacity, and one row that another relay
+//! has written cancels them. So no set is created atomically, and the guard is not checked. The
+//! order of writes is kept roughly: no row is written more than `IN_FLIGHT` places early.
 //!
-//! Futures of the SDK are large, so each is boxed where a call begins.
+//! Futures of the SDK are large, so each is boxed at the beginning of a call.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ use crate::storage::table::{
 };
 use crate::storage::{Meter, StoreError};
 
-/// Requests under way at a time. At 5 ms each these are 3 000 rows a second, about what a young
-/// on-demand table takes; a server on the same machine is not faster with more.
+/// Concurrent requests. At 5 ms each these are 3 000 rows a second, about the capacity of a new
+/// on-demand table; a server on the same machine is not faster with more.
 const IN_FLIGHT: usize = 16;
 
 /// Rows of one call: few enough to be repeated several times within its budget.
@@ -44,14 +44,14 @@ const BATCH: Limits = Limits { count: 128, bytes: 4 * 1024 * 1024 };
 const ITEM_BYTES_MAX: usize = 400_000;
 const ITEM_OVERHEAD_BYTES: usize = 100;
 
-/// The longest sort key that the service takes. It takes no empty one either.
+/// The longest sort key that the service accepts. It does not accept an empty one either.
 const KEY_BYTES_MAX: usize = 1024;
 
 const NAMESPACE: &str = "namespace";
 const KEY: &str = "key";
 const VERSION: &str = "version";
 const ITEM: &str = "item";
-/// The content of a row that stands alone. Other programs write such a row without it.
+/// The content of a row outside of name spaces. Other programs write such a row without it.
 const ALONE: &str = "pilotlight";
 
 type Attributes = HashMap<String, AttributeValue>;
@@ -61,7 +61,7 @@ type Attributes = HashMap<String, AttributeValue>;
 pub enum Form {
     /// Text, with a version. A row that lacks either is read without it.
     Text,
-    /// Bytes. A row without bytes belongs to another program and counts as absent.
+    /// Bytes. A row without bytes belongs to another program and is treated as absent.
     Binary,
 }
 
@@ -79,7 +79,7 @@ impl DynamoDbTable {
         Self { store, table: table.into(), form }
     }
 
-    /// The form of a row. A row that stands alone is always text.
+    /// The form of a row. A row outside of name spaces is always text.
     fn form_of(&self, name: &RowName) -> Form {
         if name.key.is_some() { self.form } else { Form::Text }
     }
@@ -173,7 +173,7 @@ impl DynamoDbTable {
         Ok((rows, output.last_evaluated_key.filter(|key| !key.is_empty())))
     }
 
-    /// The condition of a write, with exactly the names and values that stand in it.
+    /// The condition of a write, with exactly the names and values that it uses.
     fn condition(&self, write: &Write) -> Condition {
         let content = content_attribute(&write.name);
         let form = self.form_of(&write.name);
@@ -254,7 +254,7 @@ impl DynamoDbTable {
         patiently(deadline, request).await
     }
 
-    /// Does something with each of a few entries, within the budget of one call.
+    /// Runs `work` for each of a few entries, within the budget of one call.
     async fn with_each<'a, E, T, F, Fut>(
         &self,
         load: Load,
@@ -272,7 +272,8 @@ impl DynamoDbTable {
         let budget = if load == Load::Small { budgets.call } else { budgets.bulk };
         let all = async move |client: Client| {
             let deadline = last_attempt_at(budget);
-            // After one failed, those that have not begun do not: the service is away.
+            // After a failure, requests that have not begun are not sent: the service is
+            // unavailable.
             let failed = AtomicBool::new(false);
             let (failed, client) = (&failed, &client);
             let requests = entries.into_iter().map(|entry| async move {
@@ -353,7 +354,7 @@ impl Table for DynamoDbTable {
     }
 }
 
-/// A condition expression that is put together from parts that must all hold.
+/// A condition expression of parts that must all hold.
 #[derive(Debug, Default)]
 struct Condition {
     text: String,
@@ -377,7 +378,8 @@ impl Condition {
     }
 }
 
-/// All outcomes, or the first error that tells something: what did not begin does not.
+/// All outcomes, or the first error other than `CoolingDown`, which marks requests that were not
+/// sent.
 fn first_error<T>(outcomes: Vec<Result<T, StoreError>>) -> Result<Vec<T>, StoreError> {
     let mut done = Vec::with_capacity(outcomes.len());
     let mut first = None;

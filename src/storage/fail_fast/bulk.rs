@@ -1,4 +1,4 @@
-//! Calls that move whole data sets: how long one may take, and what its failure comes to.
+//! Calls that transfer whole data sets: their time limit, and the effect of their failure.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{Dialer, FailFast, Shared, error_text};
 use crate::storage::{Meter, StoreError};
 
 impl<D: Dialer> FailFast<D> {
-    /// Runs `op`, which moves much data, when its turn comes, on a connection of its own.
+    /// Runs `op`, which transfers much data, when its turn comes, on its own connection.
     pub async fn bulk<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
     where
         F: FnOnce(D::Conn) -> Fut + Send,
@@ -20,8 +20,8 @@ impl<D: Dialer> FailFast<D> {
         self.metered(|conn, _meter| op(conn)).await
     }
 
-    /// The same, for an `op` that moves bytes beside its connection: what it counts with the meter
-    /// is progress of the call too.
+    /// The same, for an `op` that transfers bytes outside of its connection: bytes that it counts
+    /// with the meter are also progress of the call.
     pub async fn metered<T, F, Fut>(&self, op: F) -> Result<T, StoreError>
     where
         F: FnOnce(D::Conn, Meter) -> Fut + Send,
@@ -30,13 +30,13 @@ impl<D: Dialer> FailFast<D> {
         let turn = self.turn().await?;
         let (lane, generation) = (turn.lane(), AtomicU64::new(0));
         let metered = |conn| op(conn, turn.meter().clone());
-        // Boxed, because a call that moves much may also be a large future.
+        // Boxed, because such a call may also be a large future.
         let attempt = Box::pin(self.attempt(lane, &generation, metered));
         let outcome = self.paced(turn.meter(), attempt).await;
         let generation = generation.into_inner();
         let lost = outcome.as_ref().err().filter(|error| self.is_loss(error));
         if let Some(error) = lost {
-            // The turn takes its connection along.
+            // Dropping the turn also drops its connection.
             drop(turn);
             let error = error_text(error);
             tracing::debug!(store = self.shared.name, %error, "a bulk call failed");
@@ -48,8 +48,8 @@ impl<D: Dialer> FailFast<D> {
         outcome
     }
 
-    /// Waits for a bulk call as long as it makes progress. Silence is looked into after the budget
-    /// of a small call, so that a database that is away is noticed as soon as by small calls.
+    /// Waits for a bulk call as long as it makes progress. If it is silent for the budget of a
+    /// small call, the database is checked, so that an outage is noticed as soon as by small calls.
     async fn paced<T>(
         &self,
         meter: &Meter,
@@ -74,7 +74,7 @@ impl<D: Dialer> FailFast<D> {
                     continue;
                 }
                 Progress::Silent if is_looked_into => {
-                    // Another call may have found out meanwhile that the database is away.
+                    // Another call may have noticed meanwhile that the database is unavailable.
                     if !self.core().breaker.admits() {
                         return given_up;
                     }
@@ -101,7 +101,7 @@ impl<D: Dialer> FailFast<D> {
         }
     }
 
-    /// Whether a bulk call has failed by its connection, as far as that can be told.
+    /// True if a bulk call probably failed because of its connection.
     fn is_loss(&self, error: &StoreError) -> bool {
         match error {
             StoreError::TimedOut { .. } | StoreError::Unreachable(_) => {
@@ -114,8 +114,8 @@ impl<D: Dialer> FailFast<D> {
         }
     }
 
-    /// Asks by a small call, after a bulk call has failed on a connection of its own. If that fails
-    /// too, it opens the breaker.
+    /// Checks the database with a small call, after a bulk call has failed on its own connection.
+    /// If that fails too, it opens the breaker.
     async fn ask_whether_away(&self, generation: u64, error: Arc<str>) {
         {
             let mut core = self.core();

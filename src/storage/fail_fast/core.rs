@@ -1,6 +1,6 @@
-//! What [`super::FailFast`] knows about its connections: pure, given the time.
+//! The state of the connections of [`super::FailFast`]. Pure: the caller passes the time.
 //!
-//! It dials nothing; it says which connection to use, which to drop and what the health is.
+//! It does not dial; it decides which connection to use, which to drop and what the health is.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use super::{FIRST, IDLE_LIMIT, REFUSAL_MEMORY};
 use crate::storage::breaker::{Breaker, BreakerState, LastError};
 use crate::storage::{Meter, StoreError};
 
-/// What others may know about a database.
+/// The health of a database, as other modules see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Who may use it.
+    /// The state of its breaker.
     pub state: BreakerState,
-    /// Since when it counts as available or as away.
+    /// The time since which it is available or unavailable.
     pub since: Instant,
-    /// Whether a connection stands. Closed and not connected: not asked yet, or refused.
+    /// True if a connection is open. Closed and not connected means: not used yet, or refused.
     pub connected: bool,
     /// Grows when the database may have been restarted or replaced: with each connection that was
-    /// made after none stood, and when a connection was ended and its successor leads to a
-    /// database of another identity, or of an unknown one.
+    /// made when none was open, and when the database ended a connection and the next one leads to
+    /// a database of another or of an unknown identity.
     pub connected_epoch: u64,
     /// The newest failure, kept after recovery.
     pub last_error: Option<LastError>,
@@ -30,7 +30,7 @@ pub struct Health {
 
 #[cfg(test)]
 impl Health {
-    /// A database with its first connection, for tests of those who follow the health.
+    /// A database with its first connection, for tests of code that follows the health.
     pub fn connected_at(now: Instant) -> Self {
         Self {
             state: BreakerState::Closed,
@@ -49,21 +49,21 @@ pub(super) struct Core<C> {
     lanes: Vec<LaneSlot<C>>,
     /// The group of the meters of all bulk calls.
     bulk_meter: Meter,
-    /// Who answers, as of `identified_generation`.
+    /// The identity of the database, as of `identified_generation`.
     identity: Option<String>,
     identified_generation: Option<u64>,
-    /// True after a connection was ended, until the database was asked who it is.
+    /// True after the database ended a connection, until its identity is known again.
     is_doubted: bool,
     connected_epoch: u64,
     connections: u64,
     /// The generation that the epoch was counted for.
     connected_generation: Option<u64>,
-    /// The connection whose end is to be noticed: the first lane's, if that has one.
+    /// The connection whose end is watched: the first lane's, if that has one.
     standing: Option<Standing<C>>,
     refusal: Option<Refusal>,
 }
 
-/// A connection whose end is to be noticed.
+/// A connection whose end is watched.
 #[derive(Clone)]
 pub(super) struct Standing<C> {
     pub(super) generation: u64,
@@ -73,11 +73,11 @@ pub(super) struct Standing<C> {
 
 struct LaneSlot<C> {
     cell: Arc<OnceCell<C>>,
-    /// Counts what its connections move, one after the other.
+    /// Counts the bytes of its successive connections.
     meter: Meter,
-    /// Whether a bulk call has it to itself.
+    /// True while a bulk call has it exclusively.
     is_taken: bool,
-    /// When the connection last answered; `None` before it was made.
+    /// The time of the connection's last answer; `None` before it was made.
     answered: Option<Instant>,
 }
 
@@ -86,7 +86,7 @@ struct Refusal {
     text: Arc<str>,
 }
 
-/// A refusal that is repeated without asking again.
+/// A refusal that is repeated without dialling again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct RepeatedRefusal(Arc<str>);
@@ -124,12 +124,12 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// How many connections for small calls were made.
+    /// The number of connections for small calls that were made.
     pub(super) fn connections(&self) -> u64 {
         self.connections
     }
 
-    /// How long the database has been away.
+    /// The time for which the database has been unavailable.
     pub(super) fn away(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.breaker.since())
     }
@@ -142,17 +142,17 @@ impl<C: Clone> Core<C> {
         self.lanes[lane].cell.clone()
     }
 
-    /// The connection whose end is to be noticed.
+    /// The connection whose end is watched.
     pub(super) fn standing(&self) -> Option<Standing<C>> {
         self.standing.clone()
     }
 
-    /// The count of what the lane's connections move.
+    /// The meter of the lane's connections.
     pub(super) fn meter(&self, lane: usize) -> Meter {
         self.lanes[lane].meter.clone()
     }
 
-    /// A meter for one bulk call on a connection that it shares.
+    /// A meter for one bulk call on a shared connection.
     pub(super) fn bulk_meter(&self) -> Meter {
         self.bulk_meter.sibling()
     }
@@ -162,8 +162,9 @@ impl<C: Clone> Core<C> {
         self.bulk_meter.arrived()
     }
 
-    /// Takes a lane for a bulk call: the first free one, so that a relay with little to do keeps
-    /// few connections. The first lane is shared, where bulk calls have none of their own.
+    /// Takes a lane for a bulk call: the first free one, so that a relay with little load keeps few
+    /// connections. If bulk calls have no connections of their own, it is the first lane, which is
+    /// shared.
     pub(super) fn take_lane(&mut self) -> usize {
         let free = self.lanes.iter().skip(1).position(|lane| !lane.is_taken);
         let lane = free.map_or(FIRST, |place| 1 + place);
@@ -171,7 +172,7 @@ impl<C: Clone> Core<C> {
         lane
     }
 
-    /// Gives a lane back, without its connection if that may still be busy with the call.
+    /// Gives a lane back. Its connection is dropped if it may still be busy with the call.
     pub(super) fn give_back(&mut self, lane: usize, is_usable: bool) {
         self.lanes[lane].is_taken = false;
         if !is_usable && lane != FIRST {
@@ -179,8 +180,8 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// The database has ended the connection of a lane, or all of them. The lane's is dropped, so
-    /// that the next call dials, and the database is to be asked who it is.
+    /// Handles that the database has ended the connection of a lane, or all of them. The lane's is
+    /// dropped, so that the next call dials, and the identity of the database must be checked.
     pub(super) fn connection_ended(&mut self, lane: usize, generation: u64) {
         if generation == self.generation {
             self.drop_connection(lane);
@@ -188,9 +189,9 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// The connection of a lane did not answer when it was to be used again. That of small calls
-    /// stands for all, unless bulk calls received bytes meanwhile (`is_busy`). A connection that
-    /// bulk calls share is then alive.
+    /// Handles that the connection of a lane did not answer a check before use. For the connection
+    /// of small calls, all connections are dropped, unless bulk calls received bytes meanwhile
+    /// (`is_busy`). If bulk calls share that connection, it is then alive.
     pub(super) fn was_mute(&mut self, lane: usize, generation: u64, now: Instant, is_busy: bool) {
         if lane == FIRST && !is_busy {
             self.drop_generation(generation);
@@ -201,13 +202,14 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// Whether bulk calls use the connection of small calls.
+    /// True if bulk calls use the connection of small calls.
     fn is_first_shared(&self) -> bool {
         self.lanes.len() == 1
     }
 
-    /// A small call that began then ran out of time while bulk calls received bytes: the database
-    /// is there. The call costs at most its own connection, if that has not answered anybody since.
+    /// Handles a small call that ran out of time while bulk calls received bytes: the database is
+    /// available. At most the call's own connection is dropped, if it has answered no call since
+    /// `began`.
     pub(super) fn was_late(
         &mut self,
         generation: u64,
@@ -230,19 +232,19 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// Whether nothing is to be asked about who answers.
+    /// True if the identity of the database need not be checked.
     pub(super) fn is_identified(&self) -> bool {
         let is_connected = self.connected_generation == Some(self.generation);
         let is_known = self.identified_generation == Some(self.generation);
         !is_connected || (is_known && !self.is_doubted)
     }
 
-    /// Whether a connection was ended since the database was last asked who it is.
+    /// True if the database ended a connection since its identity was last checked.
     pub(super) fn is_doubted(&self) -> bool {
         self.is_doubted
     }
 
-    /// The database has said who it is, over a connection of this generation.
+    /// Handles the identity of the database, from a connection of this generation.
     pub(super) fn identified(&mut self, generation: u64, identity: Option<String>) {
         if generation != self.generation {
             return;
@@ -256,7 +258,7 @@ impl<C: Clone> Core<C> {
         self.identified_generation = Some(generation);
     }
 
-    /// Whether an ordinary call may dial.
+    /// Decides if an ordinary call may dial.
     pub(super) fn admit(&self, now: Instant) -> Result<(), StoreError> {
         if !self.breaker.admits() {
             return Err(StoreError::CoolingDown);
@@ -269,7 +271,7 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// Whether the connection must be checked before use.
+    /// True if the connection must be checked before use.
     pub(super) fn is_quiet(&self, lane: usize, now: Instant) -> bool {
         let answered = self.lanes[lane].answered;
         answered.is_some_and(|at| now.saturating_duration_since(at) >= IDLE_LIMIT)
@@ -297,7 +299,7 @@ impl<C: Clone> Core<C> {
         }
     }
 
-    /// Takes over the connection of a successful probe as the only one.
+    /// Makes the connection of a successful probe the only one.
     pub(super) fn adopt(&mut self, now: Instant, conn: C) {
         self.drop_all();
         self.connected(FIRST, self.generation, now, &conn);
@@ -314,7 +316,7 @@ impl<C: Clone> Core<C> {
         self.refusal = None;
     }
 
-    /// Drops the connections of a generation; says whether they were still in use.
+    /// Drops the connections of a generation; returns true if they were in use.
     pub(super) fn drop_generation(&mut self, generation: u64) -> bool {
         let current = generation == self.generation;
         if current {
@@ -326,7 +328,7 @@ impl<C: Clone> Core<C> {
     pub(super) fn drop_all(&mut self) {
         self.generation += 1;
         self.standing = None;
-        // The next connection is a new epoch anyway.
+        // The next connection begins a new epoch anyway.
         self.is_doubted = false;
         for slot in &mut self.lanes {
             (slot.cell, slot.answered) = (Arc::default(), None);
@@ -348,7 +350,7 @@ mod tests {
         core
     }
 
-    /// What is left: the connections, and whether everything stored is in doubt.
+    /// The remaining connections, and true if the database is not connected.
     fn left(core: &Core<u32>) -> (Vec<Option<u32>>, bool) {
         let conns = (0..core.lanes.len()).map(|lane| core.cell(lane).get().copied()).collect();
         (conns, !core.health().connected)

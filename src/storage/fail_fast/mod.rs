@@ -1,40 +1,41 @@
 //! One database behind deadlines and one breaker.
 //!
-//! Each call gets a time budget that covers dialling and asking together. A timeout or transport
-//! failure of a small call costs the connections and opens the breaker; while it is open, calls
-//! are refused at once and only the probe dials ([`FailFast::run_probe`], design D23). Nothing is
-//! repeated here: a caller that wants a retry has a queue. This module knows no database and no
-//! data.
+//! Each call has a time budget that covers dialling and the request together. A time-out or
+//! transport failure of a small call drops the connections and opens the breaker; while it is open,
+//! calls are refused at once and only the probe dials ([`FailFast::run_probe`], design D23). Calls
+//! are not repeated here: a caller that wants a retry keeps its own queue. This module knows
+//! nothing about specific databases or data.
 //!
-//! Bulk calls move whole data sets, which may take long over a slow line (design D45):
+//! Bulk calls transfer whole data sets, which may take long on a slow connection (design D45):
 //!
 //! - A few are admitted at a time ([`Dialer::BULK_CALLS`]), the others wait in the order in which
-//!   they came. An environment has one call under way, so the environment that has waited longest
-//!   is next, and the first data sets are complete early instead of all being complete late. The
+//!   they arrived. An environment runs one call at a time, so the environment that has waited
+//!   longest is next, and some data sets are complete early instead of all being complete late. The
 //!   budget begins with the admission.
-//! - An admitted call has a connection for itself, so that small calls do not stand behind a long
-//!   answer, and so that the bytes on the connection are this call's progress.
-//! - A call that makes progress has no deadline: it must move so many bytes in each budget.
-//! - A call that is given up, or whose connection breaks, costs that connection only. Then a small
-//!   call on the first connection decides whether the database is away.
-//! - Small calls may stand behind bulk calls all the same, in a queue on the way that all
-//!   connections share. So a small call waits on while bulk calls receive bytes, up to
-//!   [`LATE_LIMIT`]. If that is not enough, the call has failed, and the database is not away.
-//!   The same limit holds for a bulk call that gets too little while small calls are late and
-//!   other bulk calls receive bytes.
+//! - An admitted call has its own connection, so that small calls do not wait behind a long answer,
+//!   and the bytes on the connection measure this call's progress.
+//! - A call that makes progress has no deadline: it must transfer a minimum of bytes in each
+//!   budget.
+//! - If a call is given up or its connection breaks, only that connection is dropped. Then a small
+//!   call on the first connection decides whether the database is unavailable.
+//! - Small calls may still wait behind bulk calls, in a network queue that all connections share.
+//!   So a small call continues to wait while bulk calls receive bytes, up to [`LATE_LIMIT`]. After
+//!   that the call has failed, but the database is not unavailable. The same limit applies to a
+//!   bulk call that receives too little while small calls are late and other bulk calls receive
+//!   bytes.
 //!
-//! Connections are shared handles ([`Dialer::Conn`] is `Clone`): a multiplexed Redis connection,
-//! an HTTP client. That lets any number of small calls wait at the same time without a lock held
-//! over I/O, and the caller of a small call that goes away takes nothing with it.
+//! Connections are shared handles ([`Dialer::Conn`] is `Clone`): a multiplexed Redis connection, an
+//! HTTP client. So any number of small calls can wait at the same time without a lock held over
+//! I/O, and a small call whose caller is dropped does not affect the connection.
 //!
-//! A connection that the database has ended is replaced without a word. Whether the database was
-//! restarted or replaced at that moment is told by its identity ([`Dialer::identity`]); only if
-//! that changed, or is not known, is the new connection a new *epoch* ([`Health`]), in which
-//! everything stored is in doubt.
+//! A connection that the database has ended is replaced silently. The identity of the database
+//! ([`Dialer::identity`]) shows if it was restarted or replaced at that moment. Only if the
+//! identity changed, or is not known, the new connection begins a new *epoch* ([`Health`]), in
+//! which all stored data is in doubt.
 //!
-//! Invariant: all connections of one *generation* are dropped together, and a failure counts only
-//! against the generation it was seen on. A hundred calls that time out on one dead connection
-//! are one loss, and none of them reopens the breaker after the probe has closed it.
+//! Invariant: all connections of one *generation* are dropped together, and a failure affects only
+//! the generation in which it occurred. A hundred calls that time out on one dead connection are
+//! one loss, and none of them reopens the breaker after the probe has closed it.
 
 mod bulk;
 mod core;
@@ -56,31 +57,30 @@ pub use self::core::Health;
 use self::pace::{Patience, Wait};
 use super::{Meter, StoreError};
 
-/// Budget of an ordinary call (stores.md 4.3: the socket timeout that proved itself).
+/// Budget of an ordinary call (stores.md 4.3: the proven socket time-out).
 pub const CALL_BUDGET: Duration = Duration::from_secs(2);
 
-/// Budget in which a call that moves a whole data set must end, or make progress.
+/// Budget in which a call that transfers a whole data set must end, or make progress.
 pub const BULK_BUDGET: Duration = Duration::from_secs(5);
 
 /// Longest time that a call waits for its answer while bulk calls of the same database receive
-/// bytes: what they move may stand before the answer, in a queue on the way that all connections
-/// share.
+/// bytes: the answer may wait behind those bytes, in a network queue that all connections share.
 pub const LATE_LIMIT: Duration = Duration::from_secs(30);
 
-/// A connection that was quiet for so long is checked before use: load balancers and connection
-/// tracking drop quiet connections without telling either end.
+/// Time without traffic after which a connection is checked before use: load balancers and
+/// connection tracking drop idle connections without notice to either end.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Budget of that check. A quarter of a call's budget, so that a dead connection leaves time to
 /// dial a new one within the same call.
 pub const CHECK_BUDGET: Duration = Duration::from_millis(500);
 
-/// How long a refusal at the dial (wrong password) is repeated to callers without dialling, so
-/// that a hundred environments do not each ask.
+/// Time for which a refusal of a dial (wrong password) is repeated to callers without dialling, so
+/// that a hundred environments do not each dial.
 pub const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
 
 /// Longest random wait before a connection that the database ended is replaced: relays do not all
-/// dial in one moment, and a database that ends each connection at once is not hammered.
+/// dial at the same moment, and a database that ends each connection at once is not flooded.
 pub const REPLACE_WAIT: Duration = Duration::from_millis(300);
 
 /// Makes connections to one database.
@@ -88,21 +88,21 @@ pub trait Dialer: Send + Sync + 'static {
     /// A handle that may be cloned and used by many callers at once.
     type Conn: Clone + Send + Sync + 'static;
 
-    /// Bulk calls under way at a time. Few, because calls that share a slow line end later the
-    /// more of them there are; and more than one, because a database that is far away leaves most
-    /// of the time of a call unused.
+    /// Concurrent bulk calls. Few, because the more calls share a slow connection, the later they
+    /// end; and more than one, because with a distant database a call spends most of its time
+    /// waiting.
     const BULK_CALLS: usize = 4;
 
-    /// Whether each bulk call has a connection of its own. Otherwise bulk calls share the first
-    /// connection: a client that itself opens what it needs.
+    /// True if each bulk call has its own connection. Otherwise bulk calls share the first
+    /// connection: a client that opens the connections it needs.
     const BULK_ON_OWN_CONNECTIONS: bool = true;
 
-    /// Connects and authenticates. The caller keeps the time. What the connection moves from the
-    /// first byte on is counted by `meter`. A dialer that cannot count leaves it alone; then bulk
-    /// calls count for themselves ([`FailFast::metered`]) or must end within their budget.
+    /// Connects and authenticates. The caller limits the time. `meter` counts the bytes of the
+    /// connection from the first one on. A dialer that cannot count does not use it; then bulk
+    /// calls count themselves ([`FailFast::metered`]) or must end within their budget.
     fn dial(&self, meter: &Meter) -> impl Future<Output = Result<Self::Conn, StoreError>> + Send;
 
-    /// Asks something cheap. An error that is not transient counts as an answer.
+    /// Sends a cheap request. An error that is not transient is an answer.
     fn check(&self, conn: Self::Conn) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The identity of the database that the connection leads to, which changes when the database
@@ -114,13 +114,13 @@ pub trait Dialer: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
-    /// Whether the database has ended the connection, where that shows while nobody asks anything.
+    /// True if the database has ended the connection, if that is visible without a request.
     fn has_ended(&self, _conn: &Self::Conn) -> bool {
         false
     }
 
     /// True if the error is an answer of the database about its own state, such as that it loads
-    /// its data. False if the error may be the connection's alone.
+    /// its data. False if the error may concern only the connection.
     fn is_answer(&self, _error: &StoreError) -> bool {
         false
     }
@@ -130,7 +130,7 @@ pub trait Dialer: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// Told of each failure that cost the connections.
+    /// Called for each failure for which the connections are dropped.
     fn lost(&self, _error: &StoreError) {}
 }
 
@@ -139,7 +139,7 @@ pub trait Dialer: Send + Sync + 'static {
 pub struct Budgets {
     /// For [`FailFast::call`] and for a probe.
     pub call: Duration,
-    /// For [`FailFast::bulk`], from its admission on; renewed by progress.
+    /// For [`FailFast::bulk`], from its admission on; progress renews it.
     pub bulk: Duration,
 }
 
@@ -176,11 +176,11 @@ impl<D: Dialer> std::fmt::Debug for FailFast<D> {
     }
 }
 
-/// The place of the connection of small calls among all connections.
+/// The lane of the connection for small calls.
 const FIRST: usize = 0;
 
 impl<D: Dialer> FailFast<D> {
-    /// A database that is not dialled before the first call. `name` stands in log lines.
+    /// A database that is not dialled before the first call. `name` appears in log lines.
     pub fn new(name: &'static str, dialer: D, budgets: Budgets) -> Self {
         let own_connections = if D::BULK_ON_OWN_CONNECTIONS { D::BULK_CALLS } else { 0 };
         let core = Core::new(Instant::now(), own_connections);
@@ -191,7 +191,7 @@ impl<D: Dialer> FailFast<D> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// What makes the connections, for callers that need one of their own.
+    /// The dialer, for callers that need their own connection.
     pub fn dialer(&self) -> &D {
         &self.shared.dialer
     }
@@ -201,19 +201,19 @@ impl<D: Dialer> FailFast<D> {
         self.shared.budgets
     }
 
-    /// The present health.
+    /// The current health.
     pub fn health(&self) -> Health {
         self.shared.health.borrow().clone()
     }
 
-    /// The health and its changes. A borrowed value must not be kept over an `await`: calls wait
-    /// for its return when they have something to report.
+    /// The health and its changes. A borrowed value must not be kept across an `await`: calls that
+    /// report a change wait until it is returned.
     pub fn watch_health(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
     }
 
-    /// The number of connections for small calls that were made so far. It also grows where the
-    /// epoch of the health does not: when a connection that was ended is replaced.
+    /// The number of connections for small calls that were made so far. Unlike the epoch of the
+    /// health, it also grows when a connection that the database ended is replaced.
     pub fn watch_connections(&self) -> watch::Receiver<u64> {
         self.shared.connections.subscribe()
     }
@@ -225,7 +225,7 @@ impl<D: Dialer> FailFast<D> {
         Fut: Future<Output = Result<T, StoreError>> + Send,
     {
         let began = Instant::now();
-        // Written by the attempt and read after it, also when it ran out of time.
+        // Written by the attempt and read after it, even if it ran out of time.
         let generation = AtomicU64::new(0);
         let attempt = std::pin::pin!(self.attempt(FIRST, &generation, op));
         let (outcome, is_late) = self.patiently(attempt).await;
@@ -237,8 +237,8 @@ impl<D: Dialer> FailFast<D> {
         outcome
     }
 
-    /// Waits for a small call or a probe: for its budget, and on as long as bulk calls receive
-    /// bytes. Says also whether it ran out of time while they did.
+    /// Waits for a small call or a probe: for its budget, and longer while bulk calls receive
+    /// bytes. Also returns true if it ran out of time while they did.
     async fn patiently<T>(
         &self,
         mut attempt: Pin<&mut (impl Future<Output = Result<T, StoreError>> + Send)>,
@@ -250,7 +250,7 @@ impl<D: Dialer> FailFast<D> {
             tokio::select! {
                 biased;
                 outcome = &mut attempt => {
-                    // A client may have times of its own.
+                    // A client may have its own time-outs.
                     let is_timeout = matches!(outcome, Err(StoreError::TimedOut { .. }));
                     return (outcome, is_timeout && patience.is_busy(arrived()));
                 }
@@ -264,8 +264,8 @@ impl<D: Dialer> FailFast<D> {
         }
     }
 
-    /// Drops the connections and forgets a refusal, because the settings changed (a new
-    /// password). The next call dials; calls in flight finish on the old connections.
+    /// Drops the connections and a remembered refusal, because the settings changed (a new
+    /// password). The next call dials; running calls finish on the old connections.
     pub fn reconnect(&self) {
         let mut core = self.core();
         core.drop_all();
@@ -273,7 +273,7 @@ impl<D: Dialer> FailFast<D> {
         self.publish(&core);
     }
 
-    /// Runs `op` on the lane's connection, and notes of which generation that is.
+    /// Runs `op` on the lane's connection, and stores its generation in `generation`.
     async fn attempt<T, F, Fut>(
         &self,
         lane: usize,
@@ -288,8 +288,8 @@ impl<D: Dialer> FailFast<D> {
         op(conn).await
     }
 
-    /// The lane's connection: checked if it was quiet, dialled if there is none. Callers of one
-    /// lane wait for one dial; if its caller goes away, the next one takes it over.
+    /// The lane's connection: checked if it was idle, dialled if there is none. Callers of one lane
+    /// wait for one dial; if its caller is dropped, the next one continues with a new dial.
     async fn connection(&self, lane: usize, used: &AtomicU64) -> Result<D::Conn, StoreError> {
         loop {
             let (generation, cell, quiet) = {
@@ -317,7 +317,8 @@ impl<D: Dialer> FailFast<D> {
                 }
                 Ok(Err(error)) if !error.is_transient() => return Ok(conn),
                 Ok(Err(_)) | Err(_) => {
-                    // It may have died unnoticed. That alone is no outage: dial a new one.
+                    // The connection may have died unnoticed. That alone is no outage: dial a new
+                    // one.
                     let mut core = self.core();
                     let is_busy = core.arrived() > arrived;
                     core.was_mute(lane, generation, Instant::now(), is_busy);
@@ -351,7 +352,7 @@ impl<D: Dialer> FailFast<D> {
         outcome
     }
 
-    /// Draws the consequences of an ended call.
+    /// Handles the outcome of a call.
     fn settle(&self, lane: usize, generation: u64, error: Option<&StoreError>) {
         let now = Instant::now();
         let mut core = self.core();
@@ -376,7 +377,7 @@ impl<D: Dialer> FailFast<D> {
         }
     }
 
-    /// Draws the consequences of a small call that ran out of time behind bulk calls.
+    /// Handles a small call that ran out of time behind bulk calls.
     fn settle_late(&self, generation: u64, began: Instant, error: &StoreError) {
         let text = error_text(error);
         tracing::debug!(store = self.shared.name, error = %text, "a small call came too late");
@@ -401,12 +402,12 @@ impl<D: Dialer> FailFast<D> {
     }
 
     fn core(&self) -> MutexGuard<'_, Core<D::Conn>> {
-        // A panic of another thread leaves the fields as valid as before: each is set on its own.
+        // A panic of another thread leaves the fields valid: each is set separately.
         self.shared.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An error and its causes in one line. Errors of this crate and of the clients carry no secrets.
+/// An error and its causes on one line. Errors of this crate and of the clients contain no secrets.
 fn error_text(error: &dyn std::error::Error) -> Arc<str> {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,34 +1,35 @@
-//! Whether a call goes on: pure, given the time and the bytes that bulk calls have moved.
+//! Decides if a call continues. Pure: the caller passes the time and the bytes that bulk calls have
+//! transferred.
 //!
-//! The time that a large data set takes depends on its size and on the line, and neither is known
-//! beforehand. So a bulk call has no deadline as a whole: it goes on as long as it moves
-//! [`BYTES_MIN`] in each budget. A call that moves less in all must end within one budget.
+//! The time of a large data set depends on its size and on the connection, and neither is known
+//! beforehand. So a bulk call has no deadline as a whole: it continues as long as it transfers
+//! [`BYTES_MIN`] in each budget. A call that transfers less in total must end within one budget.
 //!
-//! On the way to the database all connections may share one queue, and what bulk calls receive
-//! stands before all other answers there. Then small calls are late, and so is the first byte of
-//! another bulk call. Nothing is wrong as long as bulk calls receive bytes: [`Patience`] prolongs
-//! a small call, [`Pace::excuse`] a bulk call, both up to [`LATE_LIMIT`].
+//! All connections may share one network queue on the way to the database, where the bytes for bulk
+//! calls delay all other answers. Then small calls are late, and so is the first byte of another
+//! bulk call. That is no failure as long as bulk calls receive bytes: [`Patience`] prolongs a small
+//! call, [`Pace::excuse`] a bulk call, both up to [`LATE_LIMIT`].
 
 use tokio::time::{Duration, Instant};
 
 use super::{Budgets, CHECK_BUDGET, LATE_LIMIT};
 
-/// Bytes that must move within each budget (with 5 s: 3 KB/s). Far below any line on which a
-/// relay is of use, and enough that a database which sends a byte now and then keeps nobody's
-/// place.
+/// Bytes that must be transferred within each budget (with 5 s: 3 KB/s). Far below any connection
+/// on which a relay is useful, and enough that a database which sends a byte now and then does not
+/// block a bulk call's place.
 pub(super) const BYTES_MIN: u64 = 16 * 1024;
 
-/// Pause between two observations: short against every budget.
+/// Pause between two observations; short compared with every budget.
 const OBSERVED_EVERY: Duration = Duration::from_millis(250);
 
-/// What an observation shows.
+/// The result of an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The call may go on.
+    /// The call may continue.
     Enough,
-    /// Not a byte has moved for the budget of a small call.
+    /// No byte was transferred for the budget of a small call.
     Silent,
-    /// Too little has moved within the budget: the call is to be given up.
+    /// Too little was transferred within the budget: the call must be given up.
     TooLittle,
 }
 
@@ -36,19 +37,21 @@ pub(super) enum Progress {
 #[derive(Debug)]
 pub(super) struct Pace {
     budgets: Budgets,
-    /// The present budget: when it began, and the bytes moved before it.
+    /// The current budget: its begin, and the bytes transferred before it.
     began: Instant,
     bytes_before: u64,
-    /// The newest progress: when it was observed, and the bytes moved by then.
+    /// The newest progress: the time of its observation, and the bytes transferred by then.
     moved_at: Instant,
     bytes: u64,
-    /// When enough had moved the last time, and what all bulk calls had received by then.
+    /// The last time at which enough was transferred, and the bytes that all bulk calls had
+    /// received by then.
     enough_at: Instant,
     arrived_before: u64,
 }
 
 impl Pace {
-    /// `bytes`: what the call's meter shows. `arrived`: what all bulk calls have received.
+    /// `bytes`: the count of the call's meter. `arrived`: the bytes that all bulk calls have
+    /// received.
     pub(super) fn new(budgets: Budgets, now: Instant, bytes: u64, arrived: u64) -> Self {
         Self {
             budgets,
@@ -66,7 +69,7 @@ impl Pace {
         (now + OBSERVED_EVERY).min(self.began + self.budgets.bulk)
     }
 
-    /// Takes note of the bytes moved so far.
+    /// Records the bytes transferred so far.
     pub(super) fn observe(&mut self, now: Instant, bytes: u64, arrived: u64) -> Progress {
         if bytes > self.bytes {
             (self.moved_at, self.bytes) = (now, bytes);
@@ -81,9 +84,9 @@ impl Pace {
         if now >= self.moved_at + self.budgets.call { Progress::Silent } else { Progress::Enough }
     }
 
-    /// Gives a call that has moved too little another budget, if the whole line is slow: a small
-    /// call was answered late, and the other bulk calls have received enough meanwhile. Says
-    /// whether it does.
+    /// Gives a call that has transferred too little another budget, if the whole connection is
+    /// slow: a small call was answered late, and the other bulk calls have received enough
+    /// meanwhile. Returns true if it does.
     pub(super) fn excuse(&mut self, now: Instant, answered_after: Duration, arrived: u64) -> bool {
         let own = self.bytes.saturating_sub(self.bytes_before);
         let others = arrived.saturating_sub(self.arrived_before).saturating_sub(own);
@@ -98,30 +101,30 @@ impl Pace {
     }
 }
 
-/// Whether a small call waits longer for its answer.
+/// The decision about a small call that has no answer yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Bulk calls receive bytes: the answer may stand behind them.
+    /// It waits longer: bulk calls receive bytes, and the answer may be delayed behind them.
     Longer,
-    /// The same, but it has waited long enough. The call has failed, and it alone.
+    /// Bulk calls receive bytes, but it has reached the limit. Only this call has failed.
     Late,
-    /// Nothing arrives, or too little.
+    /// No bytes arrive, or too few.
     Lost,
 }
 
-/// The time that a small call has.
+/// The time limit of a small call.
 #[derive(Debug)]
 pub(super) struct Patience {
     budget: Duration,
     limit: Instant,
-    /// The end of the present budget, and what bulk calls had received at its beginning.
+    /// The end of the current budget, and the bytes that bulk calls had received at its beginning.
     deadline: Instant,
     arrived_before: u64,
     is_prolonged: bool,
 }
 
 impl Patience {
-    /// `arrived`: what all bulk calls have received so far.
+    /// `arrived`: the bytes that all bulk calls have received so far.
     pub(super) fn new(budget: Duration, now: Instant, arrived: u64) -> Self {
         Self {
             budget,
@@ -137,7 +140,7 @@ impl Patience {
         self.deadline
     }
 
-    /// Whether bulk calls have received bytes in this budget or the one before.
+    /// True if bulk calls have received bytes in this budget or the one before.
     pub(super) fn is_busy(&self, arrived: u64) -> bool {
         self.is_prolonged || self.has_enough(arrived)
     }
@@ -164,7 +167,7 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// Observations as `seconds:kibibytes` under budgets of 2 s and 5 s; what they show, as `+`,
+    /// Checks observations (`seconds:kibibytes`) under budgets of 2 s and 5 s; the results are `+`,
     /// `silent` or `give-up`.
     #[track_caller]
     fn check(observations: &str, expected: &str) {
@@ -212,9 +215,9 @@ mod tests {
         check(4_900, 5_000);
     }
 
-    /// A bulk call that moves nothing. At these seconds it has used up its budget, a small call
-    /// was answered after so many milliseconds, and the other bulk calls have received so many
-    /// kibibytes in all: `seconds:ms:kibibytes`.
+    /// A bulk call that transfers nothing. Each step is `seconds:ms:kibibytes`: at this second it
+    /// has used up its budget, a small call was answered after this time, and the other bulk calls
+    /// have received this much in total.
     #[track_caller]
     fn check_excuse(steps: &str, expected: &str) {
         let origin = Instant::now();
@@ -233,19 +236,19 @@ mod tests {
     #[test]
     fn a_bulk_call_is_excused_while_the_whole_line_is_slow() {
         check_excuse("8:3300:1000 15:3300:3000 22:3300:5000", "on on on");
-        // Small calls are answered: it is too slow by itself.
+        // Small calls are answered: only this call is too slow.
         check_excuse("5:100:1000", "give-up");
         check_excuse("5:500:1000", "give-up");
         // The others receive nothing either.
         check_excuse("8:3300:15", "give-up");
         check_excuse("8:3300:1000 14:3300:1015", "on give-up");
-        // Not for ever.
+        // Not without a limit.
         check_excuse("25:3300:1000", "on");
         check_excuse("26:3300:1000", "give-up");
     }
 
-    /// A small call with a budget of 2 s. At its deadlines bulk calls have received so many
-    /// kibibytes in all.
+    /// A small call with a budget of 2 s. `arrived` lists the total kibibytes that bulk calls have
+    /// received at its deadlines.
     #[track_caller]
     fn check_patience(arrived: &[u64], expected_end: (u64, Wait)) {
         let origin = Instant::now();

@@ -1,5 +1,5 @@
-//! The task of one database: probes it while it is away, notices when it ends a connection, and
-//! asks it who it is.
+//! The task of one database: probes it while it is unavailable, notices when it ends a connection,
+//! and checks its identity.
 
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -9,12 +9,11 @@ use super::{Dialer, FIRST, FailFast, REPLACE_WAIT, Shared, error_text};
 use crate::telemetry::Rounded;
 
 impl<D: Dialer> FailFast<D> {
-    /// Dials while the breaker is open, and when the database has ended a connection that nobody
-    /// used just then: it may have been restarted or replaced. Until cancelled. One task of the
-    /// owner runs it.
+    /// Dials while the breaker is open, and when the database has ended an unused connection: it
+    /// may have been restarted or replaced. Runs until cancelled. The owner runs it in one task.
     pub async fn run_probe(self, cancel: CancellationToken) {
-        // Dropping a step midway is safe: the breaker has scheduled the next probe already, and
-        // what is not identified is identified by the next step.
+        // Dropping a step midway is safe: the breaker has already scheduled the next probe, and the
+        // next step repeats the check of the identity.
         tokio::select! {
             biased;
             () = cancel.cancelled() => {}
@@ -36,7 +35,7 @@ impl<D: Dialer> FailFast<D> {
             let far = Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 biased;
-                // An error would mean that the sender is gone, and `self` holds it.
+                // An error would mean that the sender was dropped, but `self` holds it.
                 _ = health.changed() => continue,
                 (generation, lane) = self.ended(standing) => {
                     let mut core = self.core();
@@ -52,7 +51,7 @@ impl<D: Dialer> FailFast<D> {
         }
     }
 
-    /// Waits for the end of a connection; gives its generation and its place.
+    /// Waits for the end of a connection; returns its generation and lane.
     async fn ended(&self, standing: Option<Standing<D::Conn>>) -> (u64, usize) {
         match standing {
             Some(Standing { generation, lane, conn }) => {
@@ -63,8 +62,8 @@ impl<D: Dialer> FailFast<D> {
         }
     }
 
-    /// Asks the database who it is: it is new, or it has ended a connection. What a failure comes
-    /// to is settled as for any call.
+    /// Checks the identity of the database, because it is new or has ended a connection. A failure
+    /// is handled as for any call.
     async fn identify(&self) {
         let (generation, is_doubted) = {
             let core = self.core();
@@ -103,7 +102,7 @@ impl<D: Dialer> FailFast<D> {
             dialer.check(conn.clone()).await?;
             Ok(conn)
         };
-        // Bulk calls of before may still be under way.
+        // Earlier bulk calls may still be running.
         let (outcome, _) = self.patiently(std::pin::pin!(attempt)).await;
         let now = Instant::now();
         let mut core = self.core();
@@ -111,7 +110,7 @@ impl<D: Dialer> FailFast<D> {
             Ok(conn) => {
                 let (away, relapsed) = (Rounded(core.away(now)), core.breaker.has_relapsed());
                 core.adopt(now, conn);
-                // A database that answers probes and nothing else comes back again and again.
+                // A database that answers only probes becomes available again and again.
                 if relapsed {
                     tracing::debug!(store = name, %away, "store answers again");
                 } else {
@@ -124,7 +123,7 @@ impl<D: Dialer> FailFast<D> {
                 tracing::debug!(store = name, error = %error_text(&error), "probe failed");
             }
             Err(error) => {
-                // The database is there and does not want us: calls must be told so.
+                // The database is available but refuses the relay: calls must return that error.
                 core.drop_all();
                 core.breaker.on_probe_success(now);
                 core.refused(now, error_text(&error));

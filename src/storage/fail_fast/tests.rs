@@ -9,18 +9,18 @@ use super::*;
 use crate::storage::breaker::BreakerState;
 use crate::tasks::TaskGroup;
 
-/// What the next dial or check does; when the list is empty, it succeeds.
+/// The behaviour of the next dial or check; when the list is empty, it succeeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {
     Work,
     Fail,
     Refuse,
     Hang,
-    /// Works, later than a small call may take.
+    /// Works, but takes longer than the budget of a small call.
     Slow,
 }
 
-/// How long the slow ones take: a router's queue of 1 MB at 300 KB/s.
+/// Time of slow ones: a router's queue of 1 MB at 300 KB/s.
 const SLOW: Duration = Duration::from_millis(3_300);
 
 async fn act(script: &Mutex<VecDeque<Act>>) -> Result<(), StoreError> {
@@ -45,15 +45,15 @@ struct Fake {
     checked: AtomicUsize,
     lost: AtomicUsize,
     ends: Notify,
-    /// Who answers, if it says.
+    /// The identity of the database, if it has one.
     identity: Mutex<Option<&'static str>>,
     /// Connections that were ended.
     ended: Mutex<BTreeSet<usize>>,
-    /// The counts of all connections, in the order of the dials.
+    /// The meters of all connections, in the order of the dials.
     meters: Mutex<Vec<Meter>>,
 }
 
-/// Two bulk calls at a time, so that waiting shows.
+/// Two bulk calls at a time, so that the tests see others wait.
 impl Dialer for Arc<Fake> {
     type Conn = usize;
     const BULK_CALLS: usize = 2;

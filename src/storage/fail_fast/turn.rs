@@ -1,4 +1,4 @@
-//! The turn of a bulk call: its admission, and the connection that it has to itself meanwhile.
+//! The turn of a bulk call: its admission, and its exclusive connection.
 
 use tokio::sync::{SemaphorePermit, watch};
 
@@ -6,18 +6,18 @@ use super::{Dialer, FIRST, FailFast, Health};
 use crate::storage::{BreakerState, Meter, StoreError};
 
 /// A turn. A call that is dropped midway, or given up, leaves a connection on which an answer may
-/// still be under way, so a turn that was not finished takes its connection along.
+/// still arrive, so a turn that was not finished drops its connection.
 pub(super) struct Turn<'a, D: Dialer> {
     database: &'a FailFast<D>,
     lane: usize,
     meter: Meter,
     is_finished: bool,
-    /// Last, so that the lane is free when the next call is admitted.
+    /// Dropped last, so that the lane is free when the next call is admitted.
     _permit: SemaphorePermit<'a>,
 }
 
 impl<D: Dialer> FailFast<D> {
-    /// Waits for a turn, in the order of asking; refused while the database is away.
+    /// Waits for a turn, in the order of the calls; refused while the database is unavailable.
     pub(super) async fn turn(&self) -> Result<Turn<'_, D>, StoreError> {
         let mut health = self.watch_health();
         let permit = tokio::select! {
@@ -28,30 +28,30 @@ impl<D: Dialer> FailFast<D> {
         let Ok(permit) = permit else { return Err(StoreError::CoolingDown) };
         let mut core = self.core();
         let lane = core.take_lane();
-        // On a connection that is shared, only what the call itself counts is its progress.
+        // On a shared connection, only bytes that the call itself counts are its progress.
         let meter = if lane == FIRST { core.bulk_meter() } else { core.meter(lane) };
         Ok(Turn { database: self, lane, meter, is_finished: false, _permit: permit })
     }
 }
 
-/// Waits until the database counts as away.
+/// Waits until the database is unavailable.
 async fn away(health: &mut watch::Receiver<Health>) {
-    // An error would mean that the sender is gone, and the caller holds it.
+    // An error would mean that the sender was dropped, but the caller holds it.
     let _ = health.wait_for(|health| health.state != BreakerState::Closed).await;
 }
 
 impl<D: Dialer> Turn<'_, D> {
-    /// The place of its connection.
+    /// The lane of its connection.
     pub(super) fn lane(&self) -> usize {
         self.lane
     }
 
-    /// The count of what the call moves.
+    /// The meter of the call's bytes.
     pub(super) fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// Ends the turn after an answer: the connection serves the next call.
+    /// Ends the turn after an answer: the next call uses the connection.
     pub(super) fn finish(mut self) {
         self.is_finished = true;
     }

@@ -1,8 +1,9 @@
-//! The copy: a fresh file under a fresh data key, with what an older file holds.
+//! The copy: a new file under a new data key, with the content of an older file.
 //!
-//! One act serves rotation, compaction, repair and a change of format: fill a file under another
-//! name, make it durable, rename it. Every record is opened under the old data key and sealed under
-//! the new one, so nothing that opens with the old one is left once the old file is gone.
+//! Rotation, compaction, repair and a change of format all work in the same way: fill a file under
+//! another name, make it durable, rename it. Every record is opened under the old data key and
+//! sealed under the new one, so no record that opens with the old key remains once the old file is
+//! removed.
 //!
 //! | killed | found by the next start |
 //! | --- | --- |
@@ -11,9 +12,9 @@
 //! | after the old file was set aside (repair) | the old file, and a second name of it |
 //! | after the rename | the new file |
 //!
-//! In the background the copy goes on a portion at a time ([`Copy`]). The old file is read and
-//! written as before meanwhile; what changes in it is copied again. A repair copies what can still
-//! be read, at once ([`renew`]).
+//! In the background the copy proceeds in portions ([`Copy`]). Meanwhile the old file is read and
+//! written as before; changes in it are copied again. A repair copies everything that can still be
+//! read at once ([`renew`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,11 +27,11 @@ use super::format::sets::{self, WholeSet};
 use super::start::directory::{Directory, Removal};
 use crate::sealing::KeyRing;
 
-/// Bytes that one portion copies, or little more. Changes wait while it is copied.
+/// Bytes that one portion copies, or slightly more. Changes wait while it is copied.
 pub(super) const PORTION_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A file is copied to make it smaller from this length on, if it is [`SLACK`] times as long as
-/// what it holds.
+/// Smallest length of a file that is copied to make it smaller, if it is [`SLACK`] times as long as
+/// its content.
 const COMPACT_BYTES_MIN: u64 = 8 * 1024 * 1024;
 const SLACK: u64 = 4;
 
@@ -41,13 +42,13 @@ pub(crate) struct Fresh {
     file: Option<OpenFile>,
 }
 
-/// The fate of the file that a fresh one replaces, and of files that were set aside.
+/// The treatment of the file that the new one replaces, and of files that were set aside.
 #[derive(Clone, Copy)]
 pub(crate) enum Publication<'a> {
-    /// There is none.
+    /// There is no such file.
     First,
-    /// It goes, and with it all files that were set aside: they may hold anything that was ever
-    /// sealed here.
+    /// It is removed, and with it all files that were set aside: they may contain anything that was
+    /// ever sealed here.
     Replace,
     /// It is set aside.
     SetAside { reason: SetAsideReason, ring: &'a KeyRing },
@@ -61,7 +62,7 @@ impl Fresh {
         Ok(fresh)
     }
 
-    /// Stores a part of what the file is to hold.
+    /// Stores a part of the content.
     pub(crate) fn put(&self, sets: &[WholeSet], named: Option<&AllNamed>) -> Result<(), Fault> {
         self.change(&[], sets, named)
     }
@@ -90,7 +91,7 @@ impl Fresh {
         })
     }
 
-    /// Gives the file its name. Returns it, and where the file that it replaces is if that was set
+    /// Gives the file its name. Returns it, and the path of the replaced file if that was set
     /// aside.
     pub(crate) fn publish(
         mut self,
@@ -100,11 +101,11 @@ impl Fresh {
         let file = self.file.take().ok_or_else(Fault::no_file)?;
         let aside = match publication {
             Publication::First => None,
-            // First: after the rename nothing would remind the next start of them.
+            // Before the rename: afterwards the next start would not know of them.
             Publication::Replace => directory.remove_aside(Removal::All).map(|_| None)?,
             Publication::SetAside { reason, ring } => match directory.set_aside(reason, ring) {
                 Ok(path) => Some(path),
-                // The file is gone already, for instance by the hand of an operator.
+                // The file does not exist any more; for instance, an operator removed it.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error.into()),
             },
@@ -116,14 +117,14 @@ impl Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        // After it was published there is no file of that name. One that cannot be removed now is
-        // removed by the next copy or the next start.
+        // After it was published there is no file of this name. If it cannot be removed now, the
+        // next copy or the next start removes it.
         drop(self.file.take());
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// True if the file holds much less than its length.
+/// True if the file's content is much smaller than the file.
 pub(super) fn is_wasteful(reading: &Reading<'_>, length: u64) -> Result<bool, redb::Error> {
     if length < COMPACT_BYTES_MIN {
         return Ok(false);
@@ -149,13 +150,13 @@ pub(super) struct Portion {
     states: Vec<(String, Option<Tag>)>,
     named: Option<AllNamed>,
     bytes: u64,
-    /// True if the new file holds everything once it holds this.
+    /// True if the new file is complete with this portion.
     is_last: bool,
 }
 
 impl Portion {
-    /// True if the new file may take the old one's place once it holds this. A large portion must
-    /// be followed by another one: it took so long that changes may have come meanwhile.
+    /// True if the new file may replace the old one after this portion. A large portion must be
+    /// followed by another one: it took so long that there may be changes.
     pub(super) fn completes(&self) -> bool {
         self.is_last && self.bytes <= PORTION_BYTES
     }
@@ -171,7 +172,7 @@ impl Copy {
         Ok(Self { fresh, sets: BTreeMap::new(), named: None })
     }
 
-    /// Reads what the new file does not hold yet, up to a limit.
+    /// Reads records that the new file does not contain yet, up to a limit.
     pub(super) fn gather(&self, reading: &Reading<'_>) -> Result<Portion, redb::Error> {
         let markers = sets::markers(reading)?;
         let is_there =
@@ -219,13 +220,13 @@ impl Copy {
         Ok(())
     }
 
-    /// Puts the new file in the place of the old one.
+    /// Replaces the old file by the new one.
     pub(super) fn finish(self, directory: &Directory) -> Result<OpenFile, Fault> {
         Ok(self.fresh.publish(directory, Publication::Replace)?.0)
     }
 }
 
-/// Copies all of a file at once. Returns the new file, which has taken the old one's place.
+/// Copies a complete file at once. Returns the new file, which has replaced the old one.
 pub(super) fn copy_all(
     directory: &Directory,
     ring: &KeyRing,
@@ -242,8 +243,8 @@ pub(super) fn copy_all(
     }
 }
 
-/// Sets a file aside, and puts a new one in its place with what can still be read of the old one:
-/// complete sets, and named records that open.
+/// Sets a file aside, and replaces it by a new one with the parts of the old one that can still be
+/// read: complete sets, and named records that open.
 pub(super) fn renew(
     directory: &Directory,
     ring: &KeyRing,

@@ -1,31 +1,33 @@
-//! The embedded store: one ACID file of sealed records in a directory of its own (design D7, D40).
+//! The embedded store: one ACID file of sealed records in its own directory (design D7, D40).
 //!
-//! It holds two things. *Sets* are complete or not there: all parts and a marker that lists them,
-//! written in one transaction, given to the store as the newest snapshot and the changes in it.
-//! *Named records* stand for themselves and are written by changes that are acknowledged.
+//! It contains two things. *Sets* are complete or absent: all parts and a marker that lists them
+//! are written in one transaction; callers pass the newest snapshot and its changes. *Named
+//! records* are independent and are written by changes that are acknowledged.
 //!
-//! | room | purpose |
+//! | module | purpose |
 //! | --- | --- |
 //! | `format` | the content of the file: header page, tables, records |
 //! | `file` | the embedded database, open to read or to write, and the guard against damage |
-//! | `start` | from a directory to an open file: trust, keys, adoption, the former format |
-//! | `writer` | the one thread that writes, and what waits for it |
-//! | `copy` | a fresh file under a fresh data key: rotation, compaction, repair |
+//! | `start` | finds and opens the file of a directory: trust, keys, adoption, the former format |
+//! | `writer` | the one thread that writes, and the changes that wait for it |
+//! | `copy` | copies a file under a new data key: rotation, compaction, repair |
 //!
-//! Everything that waits goes into the next transaction, which begins at most
+//! All pending changes go into the next transaction, which begins at most
 //! [`COMMIT_DELAY`](writer::COMMIT_DELAY) after the first change, so a kill loses at most a quarter
-//! of a second (design promise 4). Callers never wait for the disk: what cannot be written stays
-//! waiting, as references to data that is served anyway, and is tried again.
+//! of a second (design promise 4). Callers never wait for the disk: changes that cannot be written
+//! stay pending, as references to data that is served anyway, and are tried again.
 //!
-//! It does not log: what its owner should say is in [`Opened`], [`LocalStoreStatus`] and the
-//! results. It does not know what the records mean.
+//! It does not log: messages for its owner are in [`Opened`], [`LocalStoreStatus`] and the results.
+//! It does not know the meaning of the records.
 //!
-//! The invariant: what a read calls complete is exactly what was stored for that set, at one
-//! moment. Damage of any kind shows as missing or undecodable parts, or as an error, and never as
-//! other data nor as a panic. (An older copy of the whole file is a sound file: putting one in its
-//! place is not noticed.)
+//! Invariant: a set that a read reports as complete is exactly the set that was stored at one
+//! moment. Damage of any kind appears as missing or undecodable parts, or as an error, and never as
+//! other data or as a panic. (An older copy of the whole file is an intact file: replacing the file
+//! by one is not noticed.)
 
 mod copy;
+#[cfg(test)]
+mod faults;
 mod file;
 mod format;
 mod report;
@@ -60,11 +62,10 @@ pub use report::{LocalStoreError, LocalStoreStatus, Problem, SetAside, SetAsideR
 pub use start::adoption::Adoption;
 pub use start::key_file::{KeyFile, KeyFileError, KeyFileWarning};
 
-/// Checks for arbitrary bytes in the place of a file's header and of the plaintexts of records
-/// (fuzz targets).
+/// Parsing of arbitrary bytes as a file's header and as plaintexts of records (fuzz targets).
 pub mod decoding;
 
-/// Names a set. The text does not appear in the file in clear.
+/// Identifies a set. The text does not appear in the file unencrypted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SetId(Arc<str>);
 
@@ -80,30 +81,30 @@ impl SetId {
     }
 }
 
-/// A store that was opened, and what its owner should say about it.
+/// A store that was opened, with messages for its owner.
 #[derive(Debug)]
 pub struct Opened {
     /// The store.
     pub store: LocalStore,
     /// The file that was found and could not be used.
     pub set_aside: Option<SetAside>,
-    /// Others than the owner can enter the directory. The records are sealed, so this is worth a
-    /// warning, not a refusal.
+    /// True if users other than the owner can enter the directory. The records are sealed, so this
+    /// causes a warning, not a refusal.
     pub open_to_others: bool,
-    /// What became of a key file that was there although a key is configured.
+    /// The treatment of a key file that was found although a key is configured.
     pub adoption: Option<Adoption>,
 }
 
-/// What an open does about a key file.
+/// The treatment of a key file when a store is opened.
 #[derive(Clone, Copy, Debug)]
 enum KeyFileUse {
     Ignore,
     Adopt,
 }
 
-/// The embedded store; clones are handles to the same one. It is closed by
-/// [`close`](Self::close); when the last handle goes without that, the thread writes what waits
-/// and ends, unwatched. It does not make a directory again that was removed.
+/// The embedded store; clones are handles to the same one. [`close`](Self::close) closes it. If the
+/// last handle is dropped without that, the thread writes the pending changes and ends by itself.
+/// The store does not create a removed directory again.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     shared: Arc<Shared>,
@@ -120,21 +121,21 @@ impl Drop for StopOnDrop {
 }
 
 impl LocalStore {
-    /// Opens the store in a directory, making both if need be. Takes milliseconds, and blocks: not
-    /// for a runtime's thread.
+    /// Opens the store in a directory, creating both if necessary. Takes milliseconds, and blocks:
+    /// not for a runtime's thread.
     pub fn open(directory: &Path, ring: KeyRing) -> Result<Opened, LocalStoreError> {
         let directory = Directory::hold(directory)?;
         Self::open_in(directory, ring, Timing::default(), KeyFileUse::Ignore)
     }
 
-    /// As [`open`](Self::open), for a ring of configured keys: if the directory has a key file, the
-    /// store that was written before a key was configured is adopted (design D41).
+    /// Like [`open`](Self::open), for a ring of configured keys: if the directory has a key file,
+    /// the store that was written before a key was configured is adopted (design D41).
     pub fn open_and_adopt(directory: &Path, ring: KeyRing) -> Result<Opened, LocalStoreError> {
         let directory = Directory::hold(directory)?;
         Self::open_in(directory, ring, Timing::default(), KeyFileUse::Adopt)
     }
 
-    /// True if the directory holds the file of a store. An error if it cannot be looked into.
+    /// True if the directory contains the file of a store; an error if it cannot be read.
     pub fn exists_in(directory: &Path) -> std::io::Result<bool> {
         directory.join(directory::FILE_NAME).try_exists()
     }
@@ -164,8 +165,8 @@ impl LocalStore {
         Ok(Opened { store, set_aside, open_to_others, adoption })
     }
 
-    /// Reads a set; `part` gets the plaintext of each part that opens, in no order. Only if the
-    /// result says that nothing is missing or undecodable were that all. Blocks.
+    /// Reads a set; `part` gets the plaintext of each part that opens, in any order. The set is
+    /// complete only if the result reports no missing or undecodable parts. Blocks.
     pub fn read_set(
         &self,
         id: &SetId,
@@ -189,36 +190,34 @@ impl LocalStore {
         Ok(found.into_iter().map(|(_, marker)| SetId::new(marker.id)).collect())
     }
 
-    /// The set holds this and nothing else, whatever was stored before.
+    /// Replaces the content of the set.
     pub fn replace_set(&self, id: &SetId, content: Arc<dyn Content>) {
         let dirty = Dirty::All;
         let written_at = SystemTime::now();
         self.shared.add(id.clone(), SetWork::Store { content, dirty, written_at });
     }
 
-    /// The set now holds this, which differs from what the last call for this set gave in the
-    /// items of these slots only. (The first call for a set may be this one: everything is compared
-    /// then.)
+    /// Changes the content of the set. It differs from that of the last call for this set only in
+    /// the items of these slots. (If this is the first call for a set, everything is compared.)
     pub fn change_set(&self, id: &SetId, content: Arc<dyn Content>, slots: &[u64]) {
         let dirty = Dirty::Slots(slots.iter().copied().collect());
         let written_at = SystemTime::now();
         self.shared.add(id.clone(), SetWork::Store { content, dirty, written_at });
     }
 
-    /// The set is served from memory as it was read. Nothing is written, but if the file is lost
-    /// while the process runs, it is stored again from there.
+    /// Registers a set that was read and is served from memory. Nothing is written, but if the file
+    /// is lost while the process runs, the set is stored again from there.
     pub fn adopt_set(&self, id: &SetId, content: &Arc<dyn Content>, written_at: SystemTime) {
         self.shared.adopt(id, content, written_at);
     }
 
-    /// The set is forgotten.
+    /// Removes the set.
     pub fn remove_set(&self, id: &SetId) {
         self.shared.add(id.clone(), SetWork::Remove);
     }
 
-    /// All sets but these are forgotten, and with them files that were set aside because they are
-    /// sealed under a key that is not configured. Only for a caller who knows the list of sets with
-    /// authority.
+    /// Removes all sets except these, and files that were set aside because they are sealed under a
+    /// key that is not configured. Only for a caller with an authoritative list of sets.
     pub fn retain_sets(&self, kept: &[SetId]) {
         self.shared.retain(kept.to_vec());
     }
@@ -226,15 +225,15 @@ impl LocalStore {
     /// All named records of a space. Blocks.
     pub fn read_named(&self, space: &str) -> Result<NamedRecords, LocalStoreError> {
         let read = self.shared.read(|reading| named::read(reading, space))?;
-        // How many records an unreadable file holds is not known.
+        // The number of records in an unreadable file is not known.
         let skipped = Skipped { unknown_key: 1, ..Skipped::default() };
         let read = read.unwrap_or(NamedRecords { records: Vec::new(), skipped });
         self.shared.skipped(read.skipped);
         Ok(read)
     }
 
-    /// Changes named records of a space in one transaction. Done when the future says so, durably;
-    /// after an error nothing was changed. The change goes ahead whether or not the future is
+    /// Changes named records of a space in one transaction. The change is durable when the future
+    /// completes; after an error nothing was changed. It proceeds whether or not the future is
     /// awaited.
     pub fn write_named(
         &self,
@@ -245,8 +244,8 @@ impl LocalStore {
         self.change_named(Change { space, puts, deletes, others: Others::Keep })
     }
 
-    /// As [`write_named`](Self::write_named), and all other records of the space go, also those
-    /// that do not open.
+    /// Like [`write_named`](Self::write_named), but also removes all other records of the space,
+    /// even those that do not open.
     pub fn replace_named(
         &self,
         space: &'static str,
@@ -264,18 +263,19 @@ impl LocalStore {
         async move { answer.await.unwrap_or(Err(LocalStoreError::Unavailable)) }
     }
 
-    /// Exchanges the keys, live. A file whose data key is wrapped under another key than the current
-    /// one is copied in the background. A file that no key opened is tried with the new ones.
+    /// Replaces the keys while the store runs. A file whose data key is wrapped under another key
+    /// than the current one is copied in the background. A file that no key opened is tried with
+    /// the new ones.
     pub fn set_ring(&self, ring: KeyRing) {
         self.shared.set_ring(ring);
     }
 
-    /// True if a file was set aside, so that what was stored in it is not known.
+    /// True if a file was set aside, so that its content is not known.
     pub fn has_set_aside(&self) -> bool {
         self.shared.has_set_aside()
     }
 
-    /// How the store does at this moment.
+    /// The current status of the store.
     pub fn status(&self) -> LocalStoreStatus {
         self.shared.status()
     }
@@ -285,16 +285,16 @@ impl LocalStore {
         self.shared.subscribe()
     }
 
-    /// Stores at once what waits. Returns whether all of it was stored within that time.
+    /// Stores all pending changes at once. Returns true if all were stored within this time.
     pub async fn flush(&self, within: Duration) -> bool {
         let (done, answer) = oneshot::channel();
         self.shared.flush(done);
         matches!(tokio::time::timeout(within, answer).await, Ok(Ok(true)))
     }
 
-    /// Stores what waits, closes the file and ends the thread. Later changes are dropped, later
-    /// reads fail. Returns whether everything was stored and closed within that time; the thread
-    /// goes on by itself otherwise.
+    /// Stores the pending changes, closes the file and ends the thread. Later changes are dropped,
+    /// later reads fail. Returns true if everything was stored and closed within this time;
+    /// otherwise the thread continues by itself.
     pub async fn close(&self, within: Duration) -> bool {
         self.shared.stop();
         let ended = tokio::time::timeout(within, self.shared.until_ended()).await;

@@ -8,7 +8,7 @@ use super::start::trust::NotTrusted;
 use crate::sealing::OpenError;
 use crate::storage::Cause;
 
-/// The reason for which the store could not be opened, or a call could not be carried out.
+/// The reason why the store could not be opened, or why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalStoreError {
     /// Another process, or another store of this one, holds the directory.
@@ -17,38 +17,38 @@ pub enum LocalStoreError {
         /// The directory or file.
         path: PathBuf,
     },
-    /// The directory cannot be made or entered.
+    /// The directory cannot be created or entered.
     #[error("the directory of the local store, {}, cannot be used", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
     /// The directory or a file in it could have been written by another user (design D41).
     #[error("the local store is not used")]
     NotTrusted(#[source] NotTrusted),
-    /// The file can neither be opened nor made.
+    /// The file can neither be opened nor created.
     #[error("the local store {} cannot be opened", path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Cause,
     },
-    /// The file is damaged where this call read. The store copies what can be read of it as soon as
-    /// there is something to store.
+    /// The file is damaged where this call read. The store copies the readable part of it as soon
+    /// as there is something to store.
     #[error("the local store is damaged")]
     Damaged(#[source] Cause),
-    /// The disk failed this call; the change that it was about is not stored.
+    /// The disk failed in this call; its change is not stored.
     #[error("the local store cannot use its disk")]
     Disk(#[source] Cause),
     /// The store failed before and has not recovered yet, or was closed.
     #[error("the local store is not available at the moment")]
     Unavailable,
-    /// Too much waits to be written.
+    /// Too many changes wait to be written.
     #[error("too many changes wait for the local store")]
     Overloaded,
 }
@@ -63,7 +63,7 @@ impl From<Fault> for LocalStoreError {
     }
 }
 
-/// The kind of reason for which a file was set aside.
+/// The kind of reason why a file was set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetAsideReason {
     /// It cannot be read.
@@ -77,15 +77,15 @@ pub enum SetAsideReason {
 /// A file that was set aside, and replaced by another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
-    /// Where it is now.
+    /// Its current path.
     pub path: PathBuf,
-    /// The reason, for decisions.
+    /// The kind of reason, for decisions.
     pub reason: SetAsideReason,
     /// The reason, for the log.
     pub cause: String,
 }
 
-/// Records that were met and not opened, by reason.
+/// Numbers of records that did not open, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     /// Not of this format.
@@ -97,7 +97,7 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    /// All together.
+    /// The sum.
     pub fn total(&self) -> u64 {
         self.format + self.unknown_key + self.forged
     }
@@ -117,12 +117,12 @@ impl Skipped {
     }
 }
 
-/// A failure of the writer that is not over yet.
+/// A current failure of the writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What went wrong, causes included.
+    /// The error and its causes.
     pub text: String,
-    /// When it was last seen.
+    /// The time at which it last occurred.
     pub at: SystemTime,
     /// Failures in a row.
     pub failures: u32,
@@ -135,24 +135,24 @@ pub struct LocalStoreStatus {
     pub available: bool,
     /// Sets and named changes that are not stored yet.
     pub pending: usize,
-    /// When something was last stored.
+    /// The time of the last commit.
     pub last_commit: Option<SystemTime>,
-    /// What keeps the store from storing, while it does.
+    /// The problem that currently prevents storing.
     pub problem: Option<Problem>,
-    /// Number of times that another file took the place of the one in use while the store ran: an
-    /// empty one, or a repaired copy. Sets are then stored again from memory; owners of named
-    /// records must read and write theirs again.
+    /// Number of times that the file in use was replaced while the store ran, by an empty one or by
+    /// a repaired copy. Sets are then stored again from memory; owners of named records must read
+    /// and write theirs again.
     pub replaced: u64,
     /// The file that was set aside last.
     pub set_aside: Option<SetAside>,
-    /// Records that reads met and did not open.
+    /// Records that did not open in reads.
     pub skipped: Skipped,
-    /// True while the file is sealed under a key that is not configured: nothing of it is read, and
+    /// True while the file is sealed under a key that is not configured: no part of it is read, and
     /// it is set aside when there is something to store.
     pub unreadable: bool,
-    /// 1 while the file is under a key that is not the current one, 0 once it was copied; `None`
-    /// while there is no readable file.
+    /// 1 while the file is sealed under a key that is not the current one, 0 once it was copied;
+    /// `None` while there is no readable file.
     pub to_reseal: Option<usize>,
-    /// The reason for which the file could not be copied after a change of keys; it is tried again.
+    /// The reason why the file could not be copied after a change of keys; the copy is tried again.
     pub copy_problem: Option<String>,
 }

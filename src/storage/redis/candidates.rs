@@ -1,7 +1,8 @@
-//! Servers of which any one will do: where to begin asking.
+//! Lists of equivalent servers: the server with which each round begins.
 //!
-//! Relays that start together do not all ask the first one of the list. Who answered is asked
-//! first the next time; who did not is asked last, also if the caller ran out of time over it.
+//! Relays that start together do not all ask the first server of the list. A server that answered
+//! is asked first the next time; one that did not, even for lack of the caller's time, is asked
+//! last.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::telemetry::Chain;
 pub(super) struct Start(AtomicUsize);
 
 impl Start {
-    /// A random one.
+    /// A random start.
     pub(super) fn random() -> Self {
         Self(AtomicUsize::new(fastrand::usize(..usize::MAX / 2)))
     }
@@ -31,14 +32,14 @@ impl Start {
         })
     }
 
-    /// The server at this place gave what was wanted.
+    /// Records that the server at this place answered as wanted.
     pub(super) fn found(&self, place: usize) {
         self.0.store(place, Ordering::Relaxed);
     }
 }
 
-/// Gives one server of a round its share of the caller's time, so that some is left for the
-/// others; without a share it may use it all, as the last one should.
+/// Limits one server of a round to its share of the caller's time, so that some is left for the
+/// others; without a share, as for the last one, there is no limit.
 pub(super) async fn within<T>(
     share: Option<Duration>,
     attempt: impl Future<Output = Result<T, StoreError>>,
@@ -51,14 +52,14 @@ pub(super) async fn within<T>(
     }
 }
 
-/// What each server said in a round that led to nothing.
+/// The errors of the servers in a round without success.
 #[derive(Default)]
 pub(super) struct Failures {
     texts: Vec<String>,
     any_passes: bool,
 }
 
-/// A round that led to nothing.
+/// The error of a round without success.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} ({})", .texts.join("; "))]
 struct Fruitless {
@@ -72,7 +73,7 @@ impl Failures {
         self.texts.push(format!("{server}: {}", Chain(error)));
     }
 
-    /// Transient if one of them was: that server may have a better answer later.
+    /// Transient if one of the errors was: that server may answer later.
     pub(super) fn into_error(self, what: &'static str) -> StoreError {
         let cause = Box::new(Fruitless { what, texts: self.texts });
         if self.any_passes { StoreError::Unreachable(cause) } else { StoreError::Refused(cause) }

@@ -1,4 +1,4 @@
-//! What commands are sent through: one server, or the servers of a cluster.
+//! The connection for commands: to one server, or to the servers of a cluster.
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, Value};
@@ -8,7 +8,7 @@ use super::errors::classify;
 use super::node::Node;
 use crate::storage::StoreError;
 
-/// A shared connection. Commands of all clones to one server go out in the order they were sent.
+/// A shared connection. Commands of all clones to one server are sent in the order of the calls.
 #[derive(Clone)]
 pub struct RedisConnection(Kind);
 
@@ -25,7 +25,7 @@ impl From<Kind> for RedisConnection {
 }
 
 impl RedisConnection {
-    /// Asks something cheap.
+    /// Sends a cheap request.
     pub(super) async fn check(self) -> Result<(), StoreError> {
         match self.0 {
             Kind::Node(mut node) => {
@@ -35,7 +35,7 @@ impl RedisConnection {
         }
     }
 
-    /// Whether a server has ended the connection.
+    /// True if a server has ended the connection.
     pub(super) fn has_ended(&self) -> bool {
         match &self.0 {
             Kind::Node(node) => node.has_ended(),
@@ -52,9 +52,8 @@ impl RedisConnection {
     }
 }
 
-/// The identity of the running server process, which changes with each restart; of a cluster,
-/// those of all masters, so that one that was lost is noticed. `None` where a server does not
-/// tell.
+/// The identity of the running server process, which changes with each restart; of a cluster, those
+/// of all masters, so that a lost one is noticed. `None` if a server does not report it.
 pub async fn run_id(conn: &mut RedisConnection) -> Result<Option<String>, StoreError> {
     match &mut conn.0 {
         Kind::Node(node) => node.run_id().await,
@@ -62,8 +61,8 @@ pub async fn run_id(conn: &mut RedisConnection) -> Result<Option<String>, StoreE
     }
 }
 
-/// What each server that holds data does when its memory is full (`maxmemory-policy`), as far as
-/// the servers tell.
+/// The eviction policy (`maxmemory-policy`) of each server with data, as far as the servers report
+/// it.
 pub(super) async fn eviction_policies(
     conn: &mut RedisConnection,
 ) -> Result<Vec<String>, StoreError> {

@@ -1,27 +1,27 @@
-//! Remembers for a while that a server denies scripts.
+//! Remembers for some time that a server denies scripts.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a denial is remembered. Rules change, so it is not for ever.
+/// Time for which a denial is remembered. Access rules may change, so it is limited.
 const DENIAL_MEMORY: Duration = Duration::from_secs(600);
 
-/// Whether scripts were denied lately.
+/// A recent denial of scripts.
 #[derive(Debug, Default)]
 pub struct ScriptDenial {
     until: Mutex<Option<Instant>>,
 }
 
 impl ScriptDenial {
-    /// Whether trying a script is not worth it.
+    /// True if scripts were denied recently.
     pub fn is_remembered(&self) -> bool {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// A script was denied. What takes its place is said in the log, by `instead`.
+    /// Records that a script was denied. `instead` describes the replacement in the log.
     pub fn remember(&self, instead: &str) {
         tracing::info!("redis denies scripts; {instead}");
         let until = Instant::now() + DENIAL_MEMORY;

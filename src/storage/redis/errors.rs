@@ -1,8 +1,8 @@
-//! What a Redis error means for us. The only place that looks at error codes and texts.
+//! Classifies Redis errors. The only module that reads error codes and texts.
 //!
-//! An error is transient only if a new connection or time alone may cure it, and if the probe's
-//! PING shows it too or a new connection is worth it. Whatever else the server answers is a
-//! refusal: opening the breaker for an error that PING does not show would make it flap.
+//! An error is transient only if time or a new connection may cure it, and if the probe's PING
+//! fails too or a new connection is useful. Every other error answer is a refusal: opening the
+//! breaker for an error that PING does not show would make it flap.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ use redis::{ErrorKind, RedisError, ServerError};
 
 use crate::storage::StoreError;
 
-/// A Redis error that shows no arguments: old servers and proxies repeat those of commands they
-/// do not know, passwords included.
+/// A Redis error without arguments: old servers and proxies repeat the arguments of unknown
+/// commands, including passwords.
 pub struct RedisFailure {
     code: Option<String>,
     text: String,
@@ -29,7 +29,7 @@ impl RedisFailure {
         Self { code: Some(code), text }
     }
 
-    /// The error code of the server, such as `WRONGTYPE`; `None` for errors on this side.
+    /// The error code of the server, such as `WRONGTYPE`; `None` for errors of the client.
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
     }
@@ -49,7 +49,7 @@ impl fmt::Debug for RedisFailure {
 
 impl std::error::Error for RedisFailure {}
 
-/// Sorts an error by what a caller can do about it.
+/// Classifies an error by what a caller can do about it.
 #[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
 pub fn classify(error: RedisError) -> StoreError {
     let cause = Box::new(RedisFailure::new(&error));
@@ -58,7 +58,7 @@ pub fn classify(error: RedisError) -> StoreError {
         return if transient { StoreError::Unreachable(cause) } else { StoreError::Refused(cause) };
     }
     match error.kind() {
-        // Broken framing: nothing that follows on this connection can be trusted.
+        // Broken framing: further data on this connection cannot be trusted.
         ErrorKind::Io | ErrorKind::Parse => StoreError::Unreachable(cause),
         ErrorKind::MasterNameNotFoundBySentinel
         | ErrorKind::NoValidReplicasFoundBySentinel
@@ -75,17 +75,17 @@ pub fn classify(error: RedisError) -> StoreError {
     }
 }
 
-/// Whether the server is a replica that takes no writes.
+/// True if the server is a replica that refuses writes.
 pub(super) fn is_read_only(error: &StoreError) -> bool {
     failure(error).and_then(RedisFailure::code) == Some("READONLY")
 }
 
-/// Whether a server has answered with this error, so that the connection to it is sound.
+/// True if a server answered with this error, so that the connection to it works.
 pub(super) fn is_answer(error: &StoreError) -> bool {
     failure(error).is_some_and(|failure| failure.code().is_some())
 }
 
-/// Whether the server knows no scripts or forbids them to this user: rules (ACL) deny commands
+/// True if the server does not know scripts or forbids them to this user: rules (ACL) deny commands
 /// with NOPERM, managed services remove them.
 pub fn scripts_are_denied(error: &RedisError) -> bool {
     let Some(server) = server_error(error) else { return false };
@@ -111,22 +111,22 @@ fn failure(error: &StoreError) -> Option<&RedisFailure> {
     }
 }
 
-/// States of a server that pass by themselves or by a failover.
+/// Server states that end by themselves or by a failover.
 fn is_transient_code(code: &str) -> bool {
     // READONLY: the master became a replica, a new connection may find the new master.
-    // ASK: a slot of a cluster is on its way to another server.
+    // ASK: a slot of a cluster is being moved to another server.
     const TRANSIENT: [&str; 7] =
         ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "ASK"];
     TRANSIENT.contains(&code)
 }
 
-/// The server has no place for another connection and closes this one; it has no code for that.
+/// True if the server closes this connection because it has too many. There is no error code.
 fn is_full(text: &str) -> bool {
     text.contains("max number of clients reached")
 }
 
-/// The server's error code; for an error inside a script, on servers before Redis 7 that wrap
-/// it, the code of the error inside.
+/// The server's error code. For an error inside a script, which servers before Redis 7 wrap, the
+/// code of the inner error.
 fn effective_code<'a>(code: &'a str, detail: &'a str) -> &'a str {
     if code != "ERR" || !detail.starts_with("Error running script") {
         return code;
@@ -147,7 +147,7 @@ fn without_arguments(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// What becomes of a line that a server sends.
+    /// Checks the classification of an error line from a server.
     #[track_caller]
     fn check(line: &str, expected: &str) {
         let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();

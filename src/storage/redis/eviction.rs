@@ -1,10 +1,10 @@
-//! Whether the servers remove keys that never expire when their memory is full.
+//! Warns if the servers remove keys without expiry when their memory is full.
 //!
-//! Redis is often set up as a cache, with a `maxmemory-policy` that begins with `allkeys-`. Flags
-//! vanish there one by one, and whoever reads them in daemon mode is told that they do not exist.
-//! An operator can know that before it happens, so the policy is asked for beside the work: after
-//! each new connection, and now and then. Nothing waits for the answer, and a server that does not
-//! tell is left alone.
+//! Redis is often set up as a cache, with a `maxmemory-policy` that begins with `allkeys-`. Then
+//! flags vanish one by one, and SDKs that read them in daemon mode find that they do not exist. To
+//! warn the operator before that happens, the policy is read in the background: after each new
+//! connection, and at intervals. No call waits for the answer, and a server that does not report
+//! its policy is ignored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::telemetry::Chain;
 /// The policy by which a server removes keys, if one does.
 pub type EvictionWarning = watch::Receiver<Option<Arc<str>>>;
 
-/// Looks at the policy of one database.
+/// Checks the policy of one database.
 #[derive(Debug)]
 pub struct EvictionWatch {
     store: RedisStore,
@@ -28,19 +28,19 @@ pub struct EvictionWatch {
 }
 
 impl EvictionWatch {
-    /// A watch that looks again after `pause`; without one, only after a new connection.
+    /// A watch that checks again after `pause`; without one, only after a new connection.
     pub fn new(store: RedisStore, pause: Option<Duration>) -> Self {
         Self { store, pause, warning: watch::Sender::new(None) }
     }
 
-    /// What it finds.
+    /// The current warning.
     pub fn warning(&self) -> EvictionWarning {
         self.warning.subscribe()
     }
 
-    /// Looks until it is told to stop.
+    /// Checks until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        // Dropped at any await: it only reads.
+        // May be dropped at any await: it only reads.
         tokio::select! {
             biased;
             () = cancel.cancelled() => {}
@@ -54,12 +54,12 @@ impl EvictionWatch {
         loop {
             tokio::select! {
                 changed = connections.wait_for(|connections| *connections != seen) => {
-                    // An error would mean that the sender is gone, and `self` holds it.
+                    // An error would mean that the sender was dropped, but `self` holds it.
                     seen = changed.map_or(seen, |connections| *connections);
                 }
                 () = passed(self.pause), if seen > 0 => {}
             }
-            // It opens no connection: whoever needs one does.
+            // The check opens no connection by itself.
             if self.store.health().connected {
                 self.look().await;
             }
@@ -92,7 +92,7 @@ impl EvictionWatch {
     }
 }
 
-/// Waits; for ever without a pause.
+/// Waits for the pause; without one, forever.
 async fn passed(pause: Option<Duration>) {
     match pause {
         Some(pause) => tokio::time::sleep(pause).await,

@@ -1,13 +1,13 @@
-//! Redis and Valkey: multiplexed connections, watched by our own deadlines.
+//! Redis and Valkey: multiplexed connections with the relay's own deadlines.
 //!
-//! The client's own response timeout and reconnecting are not used: the first keeps a connection
-//! that a black hole swallowed, the second makes every command wait through its retries
-//! (stores.md 4.2). [`super::FailFast`] replaces both: it drops what failed, and each dial finds
-//! the servers anew, whether there is one of them, a master that sentinels name, or a cluster.
+//! The client's own response time-out and reconnecting are not used: the first keeps a dead
+//! connection, the second makes every command wait for its retries (stores.md 4.2).
+//! [`super::FailFast`] replaces both: it drops failed connections, and each dial finds the servers
+//! again: a single server, a master that sentinels name, or a cluster.
 //!
-//! What stands above uses [`ConnectionLike`](redis::aio::ConnectionLike) with one key per
-//! command, and keys of one slot per pipeline or script ([`RedisDialer::keeps_together`]), so it
-//! need not know which of the three it talks to.
+//! Callers use [`ConnectionLike`](redis::aio::ConnectionLike) with one key per command, and keys of
+//! one slot per pipeline or script ([`RedisDialer::keeps_together`]), so they need not know which
+//! of the three it is.
 //!
 //! Invariant: a password is sent to the server and appears nowhere else.
 
@@ -85,12 +85,12 @@ impl RedisDialer {
     }
 
     /// Uses another password from the next connection on. To use it at once, follow with
-    /// [`FailFast::reconnect`]; connections that stand were let in and stay valid.
+    /// [`FailFast::reconnect`]; open connections stay valid.
     pub fn replace_password(&self, password: Option<Password>) {
         self.shared.entrance.replace_password(password);
     }
 
-    /// Whether the keys are spread over several servers.
+    /// True if the keys are spread over several servers.
     pub fn is_cluster(&self) -> bool {
         match self.shared.servers {
             Servers::Standalone(_) | Servers::Sentinel(_) => false,
@@ -98,13 +98,13 @@ impl RedisDialer {
         }
     }
 
-    /// Whether these keys may stand in one pipeline, transaction or script.
+    /// True if these keys may be used in one pipeline, transaction or script.
     pub fn keeps_together<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> bool {
         !self.is_cluster() || slots::in_one_slot(keys)
     }
 
-    /// A connection that nobody shares, for `WATCH`: to the server that holds `key`. It does not
-    /// follow a slot that moves to another server later. What it moves is counted by `meter`.
+    /// An unshared connection, for `WATCH`, to the server that owns `key`. It does not follow a
+    /// slot that moves to another server later. `meter` counts its bytes.
     pub async fn dial_for_key(
         &self,
         key: &[u8],
@@ -158,8 +158,8 @@ impl Dialer for RedisDialer {
             Servers::Standalone(server) if errors::is_read_only(error) => {
                 server.master_wanted.store(true, Ordering::Relaxed);
             }
-            // A master behind sentinels must say so at each dial, and in a cluster replicas name
-            // the owner of a slot.
+            // The role of a master behind sentinels is checked at each dial, and in a cluster
+            // replicas name the owner of a slot.
             Servers::Standalone(_) | Servers::Sentinel(_) | Servers::Cluster(_) => {}
         }
     }
@@ -168,7 +168,7 @@ impl Dialer for RedisDialer {
 /// One server, or one name that leads to a master.
 struct Standalone {
     endpoint: Endpoint,
-    /// A write met a replica: until a master is found, replicas are not good enough.
+    /// True after a replica refused a write: no replica is accepted until a master is found.
     master_wanted: AtomicBool,
 }
 

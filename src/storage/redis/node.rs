@@ -1,6 +1,6 @@
-//! One connection to one server: entered with its login, driven by a task of its own.
+//! One connection to one server: authenticated with its login, driven by its own task.
 //!
-//! It knows nothing of topologies. No deadline here: the caller keeps the time.
+//! It knows nothing about topologies. There is no deadline here: the caller limits the time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::storage::net::{self, Endpoint};
 use crate::storage::{Meter, StoreError};
 use crate::tasks::TaskGroup;
 
-/// How to get in, the same for all servers that hold the data.
+/// The login for all servers with data.
 pub(super) struct Entrance(Mutex<Login>);
 
 impl Entrance {
@@ -44,7 +44,7 @@ impl Entrance {
 #[derive(Clone)]
 pub(super) struct Node {
     conn: MultiplexedConnection,
-    /// Runs the connection; it ends with the last clone.
+    /// Runs the connection until the last clone is dropped.
     _driver: Arc<TaskGroup>,
     /// Cancelled when the connection has ended.
     ended: CancellationToken,
@@ -80,7 +80,7 @@ impl Node {
         self.ended.cancelled().await;
     }
 
-    /// Whether the connection has ended.
+    /// True if the connection has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
     }
@@ -103,8 +103,7 @@ impl Node {
         pipeline.exec_async(self).await.map_err(classify)
     }
 
-    /// Makes sure that it takes writes. Servers that do not tell their role are taken as they
-    /// are.
+    /// Ensures that it accepts writes. Servers that do not report their role are accepted.
     pub(super) async fn must_be_master(&mut self) -> Result<(), StoreError> {
         let role: Option<Vec<Value>> = told(redis::cmd("ROLE").query_async(self).await)?;
         match role.unwrap_or_default().first() {
@@ -115,15 +114,15 @@ impl Node {
         }
     }
 
-    /// The identity of the running process, which changes with each restart. `None` where the
-    /// server does not tell.
+    /// The identity of the running process, which changes with each restart. `None` if the server
+    /// does not report it.
     pub(super) async fn run_id(&mut self) -> Result<Option<String>, StoreError> {
         let info = self.info("server").await?;
         Ok(info_field(&info, "run_id").map(str::to_owned))
     }
 
-    /// What it does when its memory is full (`maxmemory-policy`). `None` where the server does
-    /// not tell: managed services know no `CONFIG`, and rules may deny `INFO` too.
+    /// Its eviction policy (`maxmemory-policy`). `None` if the server does not report it: managed
+    /// services do not support `CONFIG`, and rules may deny `INFO` too.
     pub(super) async fn eviction_policy(&mut self) -> Result<Option<String>, StoreError> {
         let mut config = redis::cmd("CONFIG");
         config.arg("GET").arg("maxmemory-policy");
@@ -135,7 +134,7 @@ impl Node {
         Ok(info_field(&info, "maxmemory_policy").map(str::to_owned))
     }
 
-    /// A section of what the server tells of itself; empty where it tells nothing.
+    /// A section of the server's `INFO`; empty if the server does not report it.
     async fn info(&mut self, section: &str) -> Result<String, StoreError> {
         let info = redis::cmd("INFO").arg(section).query_async(self).await;
         Ok(told(info)?.unwrap_or_default())
@@ -161,7 +160,7 @@ impl ConnectionLike for Node {
     }
 }
 
-/// The answer to a question that a server need not answer; `None` if it refuses.
+/// The answer to an optional request; `None` if the server refuses it.
 fn told<T>(answer: RedisResult<T>) -> Result<Option<T>, StoreError> {
     match answer.map_err(classify) {
         Ok(answer) => Ok(Some(answer)),

@@ -1,8 +1,8 @@
-//! Redis Sentinel: asks which server is the master, at each dial anew.
+//! Redis Sentinel: asks for the current master at each dial.
 //!
-//! Nobody listens for announcements of the sentinels: whoever loses the connection or meets a
-//! replica with a write dials again, and so asks again. A sentinel that was cut off names the
-//! old master, so what it names must say of itself that it is one.
+//! Announcements of the sentinels are not used: a caller that loses the connection or whose write
+//! reaches a replica dials again, and so asks again. A sentinel that was cut off names the old
+//! master, so the named server must confirm that it is a master.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use super::settings::RedisSettings;
 use super::topology::SentinelSettings;
 use crate::storage::{Meter, StoreError};
 
-/// How long one sentinel is given before the next one is asked. A quarter of a call's budget:
-/// silent sentinels must leave time for the others and for the master.
+/// Time-out for one sentinel before the next one is asked. A quarter of a call's budget: silent
+/// sentinels must leave time for the others and for the master.
 const SENTINEL_BUDGET: Duration = Duration::from_millis(500);
 
-/// How long a server that a sentinel names is given: another sentinel may name another one.
+/// Time-out for a server that a sentinel names: another sentinel may name another one.
 const MASTER_BUDGET: Duration = Duration::from_secs(1);
 
 /// Finds the master of one group of servers.
@@ -80,7 +80,7 @@ impl Sentinels {
             .query_async(&mut node)
             .await
             .map_err(classify)?;
-        // A sentinel that was only started may still learn the name.
+        // A sentinel that has just started may still learn the name.
         let unknown = || {
             let text = format!("the sentinel knows no master named {:?}", self.settings.master);
             StoreError::Unreachable(text.into())

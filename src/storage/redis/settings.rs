@@ -1,4 +1,4 @@
-//! Where a Redis or Valkey server is and how to enter it.
+//! The address and login of a Redis or Valkey server.
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
@@ -10,21 +10,21 @@ use crate::storage::tls::TlsSettings;
 /// Settings of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// Where it listens, with TLS or not.
+    /// Its address, with TLS or without.
     pub endpoint: Endpoint,
     /// The number of the logical database.
     pub database: i64,
-    /// The ACL user; `None`: the default user.
+    /// The ACL user; `None` means the default user.
     pub username: Option<String>,
-    /// The password at the start; [`super::RedisDialer::replace_password`] changes it live.
+    /// The password at the start; [`super::RedisDialer::replace_password`] changes it at run time.
     pub password: Option<Password>,
 }
 
-/// Why a text is not the URL of a Redis server. Shows nothing of the text, which may hold a
-/// password.
+/// The reason why a text is not the URL of a Redis server. Shows no part of the text, which may
+/// hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisUrlError {
-    /// It cannot be parsed; the cause says where it fails.
+    /// It cannot be parsed; the cause names the error.
     #[error("not the URL of a Redis server")]
     NotRedis(#[source] RedisFailure),
     /// `#insecure` would accept any certificate.
@@ -34,43 +34,43 @@ pub enum RedisUrlError {
     /// password.
     #[error("unknown option {0:?} in the URL")]
     UnknownOption(String),
-    /// Something else than an option behind `#`.
+    /// A `#` part other than an option.
     #[error("the URL has a `#` part, which has no meaning")]
     UnknownFragment,
     /// Databases are counted from 0.
     #[error("the number of the database is negative")]
     NegativeDatabase,
-    /// The port is one that nothing listens on.
+    /// The port is 0.
     #[error("port 0 is not a port")]
     NoPort,
-    /// Several servers are asked for and none is named.
+    /// Several servers are required but none is named.
     #[error("there is no URL")]
     NoServer,
-    /// Other servers are found through the network only.
+    /// A Unix socket among several servers, which must be reachable over the network.
     #[error("a Unix socket cannot be one of several servers")]
     Socket,
-    /// It would be anybody's guess whether the servers found later use TLS.
+    /// Only some URLs use TLS, so it is unknown whether other servers of the group use it.
     #[error("some of the URLs use TLS and others do not")]
     MixedTls,
-    /// There is one database.
+    /// The URLs have different database numbers.
     #[error("the URLs name different databases")]
     MixedDatabases,
 }
 
-/// How to sign in to a server.
+/// The login for a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
-    /// The ACL user; `None`: the default user.
+    /// The ACL user; `None` means the default user.
     pub username: Option<String>,
-    /// The password at the start; [`super::RedisDialer::replace_password`] changes it live.
+    /// The password at the start; [`super::RedisDialer::replace_password`] changes it at run time.
     pub password: Option<Password>,
     /// The number of the logical database.
     pub database: i64,
 }
 
 impl RedisSettings {
-    /// Understands `redis`, `rediss`, `valkey`, `valkeys` (host, port 6379, user-info, database
-    /// number as path), `unix`, `redis+unix` and `valkey+unix` (path, query `db`, `user`, `pass`).
+    /// Parses `redis`, `rediss`, `valkey`, `valkeys` (host, port 6379, user-info, database number
+    /// as path), `unix`, `redis+unix` and `valkey+unix` (path, query `db`, `user`, `pass`).
     pub fn from_url(url: &RedactedUrl) -> Result<Self, RedisUrlError> {
         let parsed = url
             .expose()
@@ -104,7 +104,7 @@ impl RedisSettings {
         })
     }
 
-    /// How to sign in to it.
+    /// Its login.
     pub fn login(&self) -> Login {
         Login {
             username: self.username.clone(),
@@ -113,7 +113,7 @@ impl RedisSettings {
         }
     }
 
-    /// Signs in this way.
+    /// Replaces the login.
     #[must_use]
     pub fn with_login(mut self, login: Login) -> Self {
         let Login { username, password, database } = login;
@@ -121,8 +121,8 @@ impl RedisSettings {
         self
     }
 
-    /// Turns TLS on (ld-relay v8: `tls` turns `redis` into `rediss`) with these settings. A Unix
-    /// socket stays as it is.
+    /// Turns TLS on (ld-relay v8: `tls` turns `redis` into `rediss`) with these settings, except
+    /// for a Unix socket.
     #[must_use]
     pub fn with_tls(mut self, settings: TlsSettings) -> Self {
         if let Endpoint::Tcp { tls, .. } = &mut self.endpoint {
@@ -132,8 +132,8 @@ impl RedisSettings {
     }
 }
 
-/// Options of the URL that the parser knows. It ignores all others, `db` of a TCP URL among them,
-/// and the relay would use another database than the operator meant.
+/// Refuses options of the URL that the parser does not know. It would ignore them, for instance
+/// `db` of a TCP URL, and the relay would use another database than the operator intended.
 fn check_options(url: &str, is_socket: bool) -> Result<(), RedisUrlError> {
     let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
     if !fragment.is_empty() {

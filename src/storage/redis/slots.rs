@@ -1,7 +1,7 @@
-//! Which slot of a cluster a key belongs to (Redis Cluster specification: key distribution model).
+//! The slot of a key in a cluster (Redis Cluster specification: key distribution model).
 //!
-//! Pure. Keys of one slot are always on one server, so only they may stand in one transaction or
-//! script.
+//! Pure. Keys of one slot are always on one server, so only such keys may be used in one
+//! transaction or script.
 
 /// Number of slots of every cluster.
 pub const SLOT_COUNT: u16 = 16_384;
@@ -11,7 +11,7 @@ pub fn slot_of(key: &[u8]) -> u16 {
     crc16(hash_tag(key).unwrap_or(key)) % SLOT_COUNT
 }
 
-/// What stands between the first `{` and the next `}`, unless nothing does.
+/// The text between the first `{` and the next `}`; `None` if empty or missing.
 pub fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let open = key.iter().position(|byte| *byte == b'{')?;
     let inside = &key[open + 1..];
@@ -19,7 +19,7 @@ pub fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     (close > 0).then(|| &inside[..close])
 }
 
-/// Whether a cluster keeps all these keys on one server at all times.
+/// True if a cluster always keeps all these keys on one server.
 pub fn in_one_slot<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = K>) -> bool {
     let mut slots = keys.into_iter().map(|key| slot_of(key.as_ref()));
     let Some(first) = slots.next() else { return true };

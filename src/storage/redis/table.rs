@@ -1,11 +1,11 @@
-//! Rows in Redis and Valkey: the fields of a hash, and strings that stand alone.
+//! Rows in Redis and Valkey: the fields of a hash, and strings for rows outside of name spaces.
 //!
-//! Rows of one hash are written by one script, which compares and writes each; other clients'
-//! `WATCH` sees that as a change. Where scripts are denied, a transaction under `WATCH` does it.
+//! Rows of one hash are written by one script, which compares and writes each; `WATCH` of other
+//! clients detects that as a change. Where scripts are denied, a transaction under `WATCH` is used.
 //! The guard is checked in the same step if it is in the same slot as the rows.
 //!
 //! Rows and marker are read in one transaction. A Redis whose memory is full (`maxmemory` is
-//! reached, `noeviction`) refuses every command of a transaction, also those that only read, and
+//! reached, `noeviction`) refuses every command of a transaction, even those that only read, and
 //! rules (ACL) may deny `MULTI`. Then they are read without one: the marker, the rows, the marker
 //! again.
 
@@ -24,17 +24,17 @@ use crate::storage::table::{
     batches, taken,
 };
 
-/// Rows written in one call. Small enough that a slow line moves them within the budget.
+/// Rows written in one call. Small enough to be transferred within the budget on a slow connection.
 const BATCH: Limits = Limits { count: 512, bytes: 4 * 1024 * 1024 };
 
-/// The server takes no longer string (`proto-max-bulk-len`).
+/// The longest string that the server accepts (`proto-max-bulk-len`).
 const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
-/// KEYS: the hash or string, and the guard if there is one. ARGV: `hash` or `string`; the value
-/// that the guard must have, if there is one; then for each row its field, how it is written, the
-/// expected value, the new value. The second of these begins with `=` if a value is expected, and
-/// ends with `+` if there is a new value. Returns 1 for each row that was written and 0 for each
-/// other one, or a single -1 if the guard has another value.
+/// KEYS: the hash or string, and the guard if there is one. ARGV: `hash` or `string`; the required
+/// value of the guard, if there is one; then for each row its field, the kind of write, the
+/// expected value, the new value. The kind begins with `=` if a value is expected, and ends with
+/// `+` if there is a new value. Returns 1 for each row that was written and 0 for each other one,
+/// or a single -1 if the guard has another value.
 const WRITE: &str = "\
 local first = 2
 if KEYS[2] then
@@ -100,7 +100,7 @@ impl RedisTable {
         self.write_under_watch(space, writes, guard).await
     }
 
-    /// `None` where scripts are denied; nothing was changed then.
+    /// Writes by a script. `None` if scripts are denied; then nothing was changed.
     async fn write_by_script(
         &self,
         space: &Arc<str>,
@@ -147,8 +147,8 @@ impl Table for RedisTable {
         spaces: &[Arc<str>],
         marker: Option<&RowName>,
     ) -> Result<Contents, StoreError> {
-        // The marker before the rows, because it is the last thing that a creation writes, and
-        // after them, because rows that were wiped out meanwhile are not complete.
+        // The marker is read before the rows, because a creation writes it last, and after them,
+        // because rows that were deleted meanwhile are not complete.
         let get = marker.map(|marker| redis::cmd("GET").arg(&*marker.space).take());
         let all = spaces.iter().map(|space| redis::cmd("HGETALL").arg(&**space).take());
         let commands: Vec<Cmd> = get.clone().into_iter().chain(all).chain(get).collect();
@@ -156,8 +156,8 @@ impl Table for RedisTable {
         let answers = self.store.bulk(async |mut conn| {
             if together && marker.is_some() {
                 match ask(&mut conn, &commands, Manner::Transaction).await.map_err(classify) {
-                    // What is refused for another reason than the transaction (a key of a wrong
-                    // type) is refused in a plain reading too.
+                    // A refusal for another reason than the transaction (a key of a wrong type)
+                    // also occurs in a plain read.
                     Err(StoreError::Refused(_)) => {}
                     outcome => return outcome,
                 }
@@ -173,7 +173,7 @@ impl Table for RedisTable {
         for (space, answer) in spaces.iter().zip(answers.by_ref()) {
             let fields: Fields = decoded(Some(answer))?;
             contents.rows.extend(fields.into_iter().filter_map(|(field, value)| {
-                // A name that is not text was written by nobody we know, and nobody asks for it.
+                // A name that is not text is of no known program, and is ignored.
                 row(&RowName::new(space, String::from_utf8(field).ok()?), Some(value))
             }));
         }
@@ -264,7 +264,7 @@ fn row(name: &RowName, value: Option<Vec<u8>>) -> Option<Row> {
     Some(Row { name: name.clone(), value, revision: 0 })
 }
 
-/// The places of the names in each name space.
+/// Groups the places of the names by name space.
 fn by_space<'a>(names: impl Iterator<Item = (usize, &'a RowName)>) -> Vec<(Arc<str>, Vec<usize>)> {
     let mut groups: Vec<(Arc<str>, Vec<usize>)> = Vec::new();
     for (place, name) in names {
@@ -276,13 +276,13 @@ fn by_space<'a>(names: impl Iterator<Item = (usize, &'a RowName)>) -> Vec<(Arc<s
     groups
 }
 
-/// How several commands are sent.
+/// The way in which several commands are sent.
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Transaction,
-    /// In one packet, so that next to nothing comes between them.
+    /// In one packet, so that hardly any other command comes between them.
     Pipeline,
-    /// Each to the server that has its key.
+    /// Each separately, to the server that owns its key.
     Apart,
 }
 

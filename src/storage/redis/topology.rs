@@ -1,11 +1,11 @@
-//! How several Redis servers belong together, as an operator describes it.
+//! The topology of several Redis servers, from the configuration.
 
 use super::settings::{Login, RedisSettings, RedisUrlError};
 use crate::model::RedactedUrl;
 use crate::storage::net::Endpoint;
 use crate::storage::tls::TlsSettings;
 
-/// Where sentinels listen if a URL does not say.
+/// The default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
 /// The servers of a [`super::RedisDialer`].
@@ -20,7 +20,7 @@ pub enum RedisTopology {
 }
 
 impl RedisTopology {
-    /// How to sign in to the servers that hold the data.
+    /// The login for the servers with data.
     pub fn login(&self) -> Login {
         match self {
             Self::Standalone(server) => server.login(),
@@ -51,19 +51,19 @@ impl From<ClusterSettings> for RedisTopology {
 /// A master that sentinels watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentinelSettings {
-    /// The name the sentinels know it by.
+    /// Its name at the sentinels.
     pub master: String,
     /// The sentinels, each with its own login. They have no databases.
     pub sentinels: Vec<RedisSettings>,
-    /// How to sign in to the master and its replicas.
+    /// The login for the master and its replicas.
     pub login: Login,
-    /// TLS towards the master and its replicas.
+    /// TLS settings for the master and its replicas.
     pub tls: Option<TlsSettings>,
 }
 
 impl SentinelSettings {
-    /// Understands the URLs of sentinels. User and password in them are for the sentinels; the
-    /// number of the database is for the servers behind them, who have TLS if the sentinels have.
+    /// Parses the URLs of sentinels. User and password in them are for the sentinels; the database
+    /// number is for the master and its replicas, which use TLS if the sentinels do.
     pub fn from_urls(
         master: impl Into<String>,
         urls: &[RedactedUrl],
@@ -88,7 +88,7 @@ impl SentinelSettings {
         Ok(Self { master: master.into(), sentinels, login, tls })
     }
 
-    /// Uses these settings where TLS is on.
+    /// Uses these settings for servers with TLS.
     #[must_use]
     pub fn with_tls(mut self, settings: &TlsSettings) -> Self {
         let secured = |it: RedisSettings| {
@@ -105,15 +105,15 @@ impl SentinelSettings {
 pub struct ClusterSettings {
     /// Servers to ask for all the others.
     pub seeds: Vec<Endpoint>,
-    /// How to sign in, everywhere alike.
+    /// The login for all servers.
     pub login: Login,
-    /// TLS towards the servers that the seeds name.
+    /// TLS settings for the servers that the seeds name.
     pub tls: Option<TlsSettings>,
 }
 
 impl ClusterSettings {
-    /// Understands the URLs of some servers of a cluster. The first user and the first password
-    /// in them count for all servers.
+    /// Parses the URLs of some servers of a cluster. The first user and password in them are used
+    /// for all servers.
     pub fn from_urls(urls: &[RedactedUrl]) -> Result<Self, RedisUrlError> {
         let servers =
             urls.iter().map(RedisSettings::from_url).collect::<Result<Vec<_>, RedisUrlError>>()?;
@@ -124,7 +124,7 @@ impl ClusterSettings {
         Ok(Self { seeds, login, tls })
     }
 
-    /// Uses these settings where TLS is on.
+    /// Uses these settings for servers with TLS.
     #[must_use]
     pub fn with_tls(mut self, settings: &TlsSettings) -> Self {
         for seed in &mut self.seeds {
@@ -137,7 +137,7 @@ impl ClusterSettings {
     }
 }
 
-/// TLS and the number of the database, which servers that belong together have in common.
+/// TLS and the database number, which must be equal for all servers of a group.
 fn what_they_share(servers: &[RedisSettings]) -> Result<(Option<TlsSettings>, i64), RedisUrlError> {
     let first = servers.first().ok_or(RedisUrlError::NoServer)?;
     for server in servers {
@@ -154,7 +154,7 @@ fn what_they_share(servers: &[RedisSettings]) -> Result<(Option<TlsSettings>, i6
     Ok((first.endpoint.tls().cloned(), first.database))
 }
 
-/// Whether the URL says which port.
+/// True if the URL contains a port.
 fn names_port(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -80,8 +80,8 @@ impl Bench {
         head
     }
 
-    /// Sees a connection closed for that reason, and the next attempt announced for `seconds`
-    /// from now, less up to half.
+    /// Expects a connection to be closed for that reason, and the next attempt to be announced for
+    /// `seconds` from now, less up to half.
     async fn closed(&mut self, connection: u64, failure: Option<StreamFailure>, seconds: u64) {
         let closed = self.next().await;
         let StreamEvent::Closed { connection: number, failure: told, retry_in } = closed else {
@@ -93,7 +93,7 @@ impl Bench {
     }
 }
 
-/// Lets time pass without anything else having to happen.
+/// Lets time pass.
 async fn pass(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }

@@ -37,7 +37,7 @@ async fn get_text(client: &HttpClient, url: &str) -> Result<(u16, String), Conne
     Ok((response.status.as_u16(), read_all(response).await?))
 }
 
-/// Answers one request and tells the test its head.
+/// Answers one request and passes its head to the test.
 fn answering(answer: &str, heads: &mpsc::UnboundedSender<String>) -> Behaviour {
     let (answer, heads) = (answer.to_owned(), heads.clone());
     behaviour(async move |mut peer: Peer| {
@@ -137,7 +137,7 @@ async fn what_cannot_be_sent_costs_no_connection() {
     check(request, |error| matches!(error, ConnectError::Credential)).await;
 }
 
-/// What a request ends in against a peer that the test drives, with all time under control.
+/// Result and duration of a request to a peer that the test drives, in paused time.
 async fn against<F: Future<Output = ()>>(
     act: impl FnOnce(Peer) -> F,
 ) -> (Result<String, ConnectError>, Duration) {
@@ -147,7 +147,7 @@ async fn against<F: Future<Output = ()>>(
         async { read_all(client.send(&get("http://h/"), &Deadlines::default()).await?).await };
     let peer = async {
         act(dials.recv().await.expect("an attempt").accept()).await;
-        // What the peer does is over; what becomes of the request is what counts.
+        // The peer is done; the result of the request is what counts.
         std::future::pending().await
     };
     let result = tokio::select! {
@@ -277,7 +277,7 @@ async fn other_redirects_are_responses() {
         let response = plain().send(&request, &Deadlines::default()).await.unwrap();
         assert!(response.status.is_redirection(), "{answer}");
     };
-    // The log-in page of a network that stands in the way.
+    // The log-in page of a captive portal.
     check(&moved(302, "https://login.example/"), Method::GET).await;
     check(&moved(303, "http://127.0.0.1:1/"), Method::GET).await;
     check(&moved(300, "/"), Method::GET).await;

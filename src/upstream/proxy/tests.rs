@@ -140,7 +140,7 @@ fn debug_shows_no_credentials() {
     assert!(!shown.contains("secret"), "{shown}");
 }
 
-/// Lets the proxy answer `answer` and tells what becomes of the tunnel.
+/// Lets the proxy answer `answer`; returns the result of the tunnel and the head of the request.
 async fn ask(answer: &[u8]) -> (Result<(), ConnectError>, String) {
     let (ours, theirs): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
     let target = Target { secure: true, host: "h.example".to_owned(), port: 443 };

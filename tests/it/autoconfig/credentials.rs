@@ -6,8 +6,8 @@ use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope}
 use pilotlight::testing::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
 use serde_json::Value;
 
-use crate::support::relay::next_event;
-use crate::support::scene::{
+use pilotlight_test_kit::relay::next_event;
+use pilotlight_test_kit::scene::{
     Scene, assert_ends, environment, from_now, load, patch_of, sdk, wait_for_mobile, with_keys,
 };
 

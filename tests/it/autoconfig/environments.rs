@@ -4,8 +4,8 @@ use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope,
 use pilotlight::testing::demo::representations::{EnvironmentRep, KeyRep};
 use serde_json::{Value, json};
 
-use crate::support::relay::{LONG, next_event};
-use crate::support::scene::{
+use pilotlight_test_kit::relay::{LONG, next_event};
+use pilotlight_test_kit::scene::{
     Scene, assert_ends, code, environment, flags, load, patch_of, put_of, sdk, wait_for_code,
     wait_for_mobile, with_anchor, with_keys,
 };
@@ -197,7 +197,7 @@ async fn a_key_in_two_environments_opens_the_first_and_is_told_once() {
     assert_eq!(told, 1, "{}", scene.relay.log());
     // When the first one gives it up, the second one has it.
     load(&scene.launchdarkly, &environment("e1"));
-    crate::support::eventually("the key moves", async || {
+    pilotlight_test_kit::eventually("the key moves", async || {
         let (_, put) = scene.stream("sdk-both").await;
         if flags(&put) == ["of-e2"] { Ok(()) } else { Err(put.to_string()) }
     })

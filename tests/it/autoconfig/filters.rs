@@ -3,8 +3,8 @@
 use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, StreamSelector};
 use pilotlight::testing::demo::representations::FilterRep;
 
-use crate::support::relay::{LONG, next_event};
-use crate::support::scene::{
+use pilotlight_test_kit::relay::{LONG, next_event};
+use pilotlight_test_kit::scene::{
     Scene, assert_ends, code, environment, flag, flags, load, sdk, wait_for_code,
 };
 

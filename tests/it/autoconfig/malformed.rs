@@ -7,9 +7,9 @@ use pilotlight::testing::demo::fake_launchdarkly::{
 use pilotlight::testing::demo::representations::FilterRep;
 use serde_json::{Value, json};
 
-use crate::support::eventually;
-use crate::support::relay::LONG;
-use crate::support::scene::{
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::LONG;
+use pilotlight_test_kit::scene::{
     Scene, environment, flag, load, patch_of, put_of, sdk, wait_for_code, with_anchor,
 };
 

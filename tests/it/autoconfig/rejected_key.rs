@@ -10,8 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::support::relay::{LONG, RelayProcess, RelaySettings, next_event};
-use crate::support::scene::{
+use pilotlight_test_kit::relay::{LONG, RelayProcess, RelaySettings, next_event};
+use pilotlight_test_kit::scene::{
     Scene, autoconfig_key, code, environment, flag, load, sdk, wait_for_code,
 };
 

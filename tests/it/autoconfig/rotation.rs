@@ -6,8 +6,8 @@ use std::time::Duration;
 use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope, StreamSelector};
 use pilotlight::testing::demo::representations::{EnvironmentRep, ExpiringKeyRep, KeyRep};
 
-use crate::support::relay::{LONG, next_event};
-use crate::support::scene::{
+use pilotlight_test_kit::relay::{LONG, next_event};
+use pilotlight_test_kit::scene::{
     Scene, assert_ends, environment, flags, from_now, load, sdk, with_anchor, with_keys,
 };
 

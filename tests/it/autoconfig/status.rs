@@ -6,8 +6,8 @@ use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope,
 use pilotlight::testing::demo::representations::KeyRep;
 use serde_json::Value;
 
-use crate::support::relay::{LONG, RelaySettings};
-use crate::support::scene::{Scene, environment, from_now, load, sdk, with_keys};
+use pilotlight_test_kit::relay::{LONG, RelaySettings};
+use pilotlight_test_kit::scene::{Scene, environment, from_now, load, sdk, with_keys};
 
 fn on_autoconfig(fault: Fault) -> FaultRule {
     FaultRule::new(FaultScope::Autoconfig, fault)

@@ -7,8 +7,8 @@ use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope}
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::support::eventually;
-use crate::support::scene::{
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::scene::{
     Scene, assert_ends, code, environment, load, put_of, sdk, wait_for_code,
 };
 

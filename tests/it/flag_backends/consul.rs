@@ -17,7 +17,7 @@ use super::contract::contract;
 use super::peers::{
     Fills, Peer, flag, holds, jsons, letters, live_row, rows, upserts, wanted, write_whole,
 };
-use crate::support::databases::{Consul, MASTER_TOKEN};
+use pilotlight_test_kit::databases::{Consul, MASTER_TOKEN};
 
 fn store(settings: ConsulSettings) -> ConsulStore {
     FailFast::new("consul", ConsulDialer::new(settings), Budgets::default())

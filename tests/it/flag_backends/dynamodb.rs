@@ -23,9 +23,9 @@ use super::contract::contract;
 use super::peers::{
     Fills, Peer, flag, holds, letters, live_row, rows, segment, upserts, write_whole,
 };
-use crate::support::databases::{DynamoDb, settings_at};
-use crate::support::dynamodb_faults::{DynamoDbFaults, Fault};
-use crate::support::eventually;
+use pilotlight_test_kit::databases::{DynamoDb, settings_at};
+use pilotlight_test_kit::dynamodb_faults::{DynamoDbFaults, Fault};
+use pilotlight_test_kit::eventually;
 
 fn store(settings: DynamoDbSettings) -> DynamoDbStore {
     FailFast::new("dynamodb", DynamoDbDialer::new(settings), Budgets::default())

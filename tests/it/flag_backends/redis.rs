@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use super::contract::contract;
 use super::peers::{Fills, Peer, flag, holds, live_row, rows, segment, shown, upserts, wanted};
-use crate::support::LIMIT;
-use crate::support::databases::Redis;
+use pilotlight_test_kit::LIMIT;
+use pilotlight_test_kit::databases::Redis;
 
 pub(super) fn store(settings: impl Into<RedisTopology>) -> RedisStore {
     FailFast::new("redis", RedisDialer::new(settings), Budgets::default())

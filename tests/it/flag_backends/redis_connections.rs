@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::peers::{holds, rows, write_whole};
 use super::redis::{redis_flags, store};
-use crate::support::databases::Redis;
+use pilotlight_test_kit::databases::Redis;
 
 /// The server behind the old connection is silent, the one behind a new connection is not.
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use super::contract::contract;
 use super::peers::{Fills, Peer, jsons, wanted};
 use super::redis::{RedisFlags, key_of, many, redis_flags, store};
-use crate::support::LIMIT;
-use crate::support::databases::{RedisCluster, SentinelGroup};
+use pilotlight_test_kit::LIMIT;
+use pilotlight_test_kit::databases::{RedisCluster, SentinelGroup};
 
 /// A cluster whose slots part the keys of an environment.
 struct Cluster<'a>(&'a RedisCluster<'a>);

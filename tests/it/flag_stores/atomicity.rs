@@ -5,40 +5,40 @@ use pilotlight::testing::demo::composed_data::environment_id;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::onlooker::Onlooker;
-use super::scene::{wait_until_complete, wait_until_in_order};
-use super::witness::Witness;
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{OFTEN, Scene};
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::fleet::{Fleet, OFTEN};
+use pilotlight_test_kit::stored_flags::onlooker::Onlooker;
+use pilotlight_test_kit::stored_flags::witness::Witness;
+use pilotlight_test_kit::stored_flags::{wait_until_complete, wait_until_in_order};
 
 /// More flags than go to the server in one piece.
 const FLAGS: usize = 600;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_sees_nothing_or_everything() {
-    let mut scene = Scene::on_mortal(Kind::Redis, 1, FLAGS).await;
-    let onlooker = Onlooker::of(&scene);
+    let mut fleet = Fleet::on_mortal(Kind::Redis, 1, FLAGS).await;
+    let onlooker = Onlooker::of(&fleet);
     onlooker.finds_nothing().await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, OFTEN)).await;
     let witness = Witness::of(&relay, 0).await;
     let mut round = 0;
     for _ in 0..3 {
         onlooker.finds_everything(1).await;
-        scene.database.wipe().await;
+        fleet.database.wipe().await;
         for _ in 0..15 {
-            witness.change(&scene, round).await;
+            witness.change(&fleet, round).await;
             round += 1;
         }
-        wait_until_complete(&scene, Kind::Redis, 0).await;
+        wait_until_complete(&fleet, Kind::Redis, 0).await;
     }
-    scene.database.kill();
+    fleet.database.kill();
     for _ in 0..15 {
-        witness.change(&scene, round).await;
+        witness.change(&fleet, round).await;
         round += 1;
     }
-    scene.database.restart().await;
-    wait_until_complete(&scene, Kind::Redis, 0).await;
+    fleet.database.restart().await;
+    wait_until_complete(&fleet, Kind::Redis, 0).await;
     wait_until_in_order(&relay).await;
     onlooker.finds_everything(10).await;
     onlooker.assert_untroubled();
@@ -49,14 +49,14 @@ async fn a_reader_sees_nothing_or_everything() {
 /// written: they must not be all that is there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_into_a_store_that_is_wiped_meanwhile_is_no_part() {
-    let scene = Scene::on(Kind::Redis, 1, 60).await;
-    let onlooker = Onlooker::of(&scene);
+    let fleet = Fleet::on(Kind::Redis, 1, 60).await;
+    let onlooker = Onlooker::of(&fleet);
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, OFTEN)).await;
     let environment = environment_id(0);
     for round in 0..20 {
-        wait_until_complete(&scene, Kind::Redis, 0).await;
-        let mut data = scene.launchdarkly.data(environment.as_str());
+        wait_until_complete(&fleet, Kind::Redis, 0).await;
+        let mut data = fleet.launchdarkly.data(environment.as_str());
         for flag in ["put-1", "put-2", "put-3"] {
             let json = json!({"key": flag, "version": round + 1, "on": true});
             let item = pilotlight::testing::model::Item::live(round + 1, json.to_string());
@@ -66,10 +66,10 @@ async fn a_put_into_a_store_that_is_wiped_meanwhile_is_no_part() {
             );
             data.upsert(&key, std::sync::Arc::new(item));
         }
-        scene.launchdarkly.replace_data(environment.as_str(), data);
-        scene.database.wipe().await;
+        fleet.launchdarkly.replace_data(environment.as_str(), data);
+        fleet.database.wipe().await;
     }
-    wait_until_complete(&scene, Kind::Redis, 0).await;
+    wait_until_complete(&fleet, Kind::Redis, 0).await;
     wait_until_in_order(&relay).await;
     onlooker.assert_untroubled();
 }

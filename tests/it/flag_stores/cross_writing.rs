@@ -10,12 +10,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::reader::{Expected, Reader, languages, signature, signatures, signed_flag};
-use super::scene::{VERY_OFTEN, store_status, wait_until_complete, wait_until_in_order};
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::relay::{RelayProcess, next_event};
-use crate::support::{eventually, futures_of};
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::relay::{RelayProcess, next_event};
+use pilotlight_test_kit::stored_flags::reader::{
+    Expected, Reader, languages, signature, signatures, signed_flag,
+};
+use pilotlight_test_kit::stored_flags::{
+    VERY_OFTEN, store_status, wait_until_complete, wait_until_in_order,
+};
+use pilotlight_test_kit::{eventually, futures_of};
 
 /// How often relay and SDK write the same flags at the same time.
 const ROUNDS: u64 = 12;
@@ -39,21 +43,21 @@ on_every_database!(
     what_an_sdk_resets_is_brought_back,
 );
 
-async fn live_relay(scene: &Scene, kind: Kind, disk: &TempDir, interval: &str) -> RelayProcess {
-    let relay = scene.filled_by(&scene.relay(disk, interval)).await;
+async fn live_relay(fleet: &Fleet, kind: Kind, disk: &TempDir, interval: &str) -> RelayProcess {
+    let relay = fleet.filled_by(&fleet.relay(disk, interval)).await;
     for index in 0..languages(kind).len() {
-        wait_until_complete(scene, kind, index).await;
+        wait_until_complete(fleet, kind, index).await;
     }
     relay
 }
 
 async fn the_higher_version_wins_whoever_writes_it(kind: Kind) {
-    let scene = Scene::on(kind, languages(kind).len(), FLAGS).await;
+    let fleet = Fleet::on(kind, languages(kind).len(), FLAGS).await;
     let disk = TempDir::new().unwrap();
     // A comparison would correct what only the SDK says.
-    let relay = live_relay(&scene, kind, &disk, NEVER).await;
-    let mut readers = Reader::start_all(&scene, kind).await.unwrap();
-    futures_of(readers.iter_mut().map(|reader| contend(&scene, &relay, reader))).await.unwrap();
+    let relay = live_relay(&fleet, kind, &disk, NEVER).await;
+    let mut readers = Reader::start_all(&fleet, kind).await.unwrap();
+    futures_of(readers.iter_mut().map(|reader| contend(&fleet, &relay, reader))).await.unwrap();
     for reader in readers {
         reader.sdk.quit().await.unwrap();
     }
@@ -61,7 +65,7 @@ async fn the_higher_version_wins_whoever_writes_it(kind: Kind) {
 
 /// Lets relay and SDK write different versions of the same flags at the same time, again and
 /// again, and compares what stays.
-async fn contend(scene: &Scene, relay: &RelayProcess, reader: &mut Reader) -> anyhow::Result<()> {
+async fn contend(fleet: &Fleet, relay: &RelayProcess, reader: &mut Reader) -> anyhow::Result<()> {
     let environment = environment_id(reader.environment);
     let (mut client, _) = relay.stream_with_put("/all", &sdk_key(reader.environment)).await;
     for round in 1..=ROUNDS {
@@ -79,12 +83,12 @@ async fn contend(scene: &Scene, relay: &RelayProcess, reader: &mut Reader) -> an
         let relays = async {
             for (place, key) in CONTESTED.iter().enumerate() {
                 let flag = signed_flag(key, version(!is_sdks(place)), "launchdarkly");
-                scene.launchdarkly.upsert_flag(&environment, flag)?;
+                fleet.launchdarkly.upsert_flag(&environment, flag)?;
                 // One after the other, as the relay takes them, while the SDK writes.
                 next_event(&mut client).await;
             }
             let fence = signed_flag(FENCE, version(true), "launchdarkly");
-            scene.launchdarkly.upsert_flag(&environment, fence)?;
+            fleet.launchdarkly.upsert_flag(&environment, fence)?;
             next_event(&mut client).await;
             anyhow::Ok(())
         };
@@ -125,20 +129,20 @@ async fn wait_until_written(relay: &RelayProcess, reader: &mut Reader, fence: u6
 
 async fn what_only_an_sdk_says_is_corrected_at_the_second_look(kind: Kind) {
     let environments = languages(kind).len();
-    let scene = Scene::on(kind, environments, FLAGS).await;
+    let fleet = Fleet::on(kind, environments, FLAGS).await;
     for index in 0..environments {
         for key in ["newer", "known", "older", "removed"] {
             let flag = signed_flag(key, 5, "launchdarkly");
-            scene.launchdarkly.upsert_flag(&environment_id(index), flag).unwrap();
+            fleet.launchdarkly.upsert_flag(&environment_id(index), flag).unwrap();
         }
-        scene.launchdarkly.upsert_segment(&environment_id(index), crowd(5)).unwrap();
+        fleet.launchdarkly.upsert_segment(&environment_id(index), crowd(5)).unwrap();
     }
     let disk = TempDir::new().unwrap();
-    let relay = live_relay(&scene, kind, &disk, NEVER).await;
-    let mut readers = Reader::start_all(&scene, kind).await.unwrap();
-    futures_of(readers.iter_mut().map(|reader| correct(&scene, reader))).await.unwrap();
+    let relay = live_relay(&fleet, kind, &disk, NEVER).await;
+    let mut readers = Reader::start_all(&fleet, kind).await.unwrap();
+    futures_of(readers.iter_mut().map(|reader| correct(&fleet, reader))).await.unwrap();
     for reader in &readers {
-        wait_until_complete(&scene, kind, reader.environment).await;
+        wait_until_complete(&fleet, kind, reader.environment).await;
     }
     relay.wait_for_log("they were corrected").await;
     wait_until_in_order(&relay).await;
@@ -158,7 +162,7 @@ fn crowd(version: u64) -> Value {
 }
 
 /// The SDK writes what LaunchDarkly has not said; only after a pause the relay undoes it.
-async fn correct(scene: &Scene, reader: &mut Reader) -> anyhow::Result<()> {
+async fn correct(fleet: &Fleet, reader: &mut Reader) -> anyhow::Result<()> {
     const KEYS: [&str; 5] = ["newer", "known", "older", "removed", "stranger"];
     let environment = environment_id(reader.environment);
     let written = [
@@ -176,8 +180,8 @@ async fn correct(scene: &Scene, reader: &mut Reader) -> anyhow::Result<()> {
 
     let begun = Instant::now();
     // A put is compared with what is stored; then LaunchDarkly says one of the versions too.
-    scene.launchdarkly.send_flags_put(&environment);
-    scene.launchdarkly.upsert_flag(&environment, signed_flag("known", 9, "launchdarkly"))?;
+    fleet.launchdarkly.send_flags_put(&environment);
+    fleet.launchdarkly.upsert_flag(&environment, signed_flag("known", 9, "launchdarkly"))?;
     // Also the one that has another content at the same version.
     let expected = ["launchdarkly 5", "launchdarkly 9", "launchdarkly 5", "launchdarkly 5", "-"];
     eventually("the store is corrected", async || {
@@ -195,16 +199,16 @@ async fn correct(scene: &Scene, reader: &mut Reader) -> anyhow::Result<()> {
 
 async fn what_an_sdk_resets_is_brought_back(kind: Kind) {
     let environments = languages(kind).len();
-    let scene = Scene::on(kind, environments, FLAGS).await;
+    let fleet = Fleet::on(kind, environments, FLAGS).await;
     let disk = TempDir::new().unwrap();
     for index in 0..environments {
         for flag in 0..FLAGS {
             let changed = changed_flag(index, flag, 1);
-            scene.launchdarkly.upsert_flag(&environment_id(index), changed).unwrap();
+            fleet.launchdarkly.upsert_flag(&environment_id(index), changed).unwrap();
         }
     }
-    let _relay = live_relay(&scene, kind, &disk, VERY_OFTEN).await;
-    let mut readers = Reader::start_all(&scene, kind).await.unwrap();
+    let _relay = live_relay(&fleet, kind, &disk, VERY_OFTEN).await;
+    let mut readers = Reader::start_all(&fleet, kind).await.unwrap();
     let expected = Expected { flags: FLAGS, changed: (0..FLAGS).collect(), ..Expected::default() };
     let reset = futures_of(readers.iter_mut().map(async |reader| {
         reader.compare(&expected).await?;
@@ -212,7 +216,7 @@ async fn what_an_sdk_resets_is_brought_back(kind: Kind) {
         // in an older version, and no segments.
         let old = (1..FLAGS).map(|flag| signed_flag(&flag_key(flag), 1, "sdk"));
         reader.sdk.store_init(&old.collect::<Vec<_>>(), &[]).await?;
-        wait_until_complete(&scene, kind, reader.environment).await;
+        wait_until_complete(&fleet, kind, reader.environment).await;
         reader.compare(&expected).await
     }));
     reset.await.unwrap();

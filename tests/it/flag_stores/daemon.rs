@@ -6,11 +6,11 @@ use pilotlight::testing::demo::composed_data::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::reader::{Expected, Reader, languages};
-use super::scene::{VERY_OFTEN, wait_until_complete};
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::{eventually, futures_of};
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::stored_flags::reader::{Expected, Reader, languages};
+use pilotlight_test_kit::stored_flags::{VERY_OFTEN, wait_until_complete};
+use pilotlight_test_kit::{eventually, futures_of};
 
 /// Enough for several prerequisites and a segment that many rules ask for.
 const FLAGS: usize = 30;
@@ -31,17 +31,17 @@ on_every_database!(sdks_evaluate_what_a_relay_writes, sdks_live_through_the_loss
 
 async fn sdks_evaluate_what_a_relay_writes(kind: Kind) {
     let environments = languages(kind).len();
-    let scene = Scene::on(kind, environments, FLAGS).await;
+    let fleet = Fleet::on(kind, environments, FLAGS).await;
     let disk = TempDir::new().unwrap();
-    let _relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    let _relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
     for index in 0..environments {
-        wait_until_complete(&scene, kind, index).await;
+        wait_until_complete(&fleet, kind, index).await;
     }
     let mut expected = Expected { flags: FLAGS, ..Expected::default() };
-    let mut readers = Reader::start_all(&scene, kind).await.unwrap();
+    let mut readers = Reader::start_all(&fleet, kind).await.unwrap();
     let first = futures_of(readers.iter_mut().map(async |reader| {
         reader.compare(&expected).await?;
-        reader.tells_members_apart().await
+        tells_members_apart(reader).await
     }));
     first.await.unwrap();
 
@@ -51,21 +51,21 @@ async fn sdks_evaluate_what_a_relay_writes(kind: Kind) {
     expected.changed.insert(CHANGED);
     for index in 0..environments {
         let environment = environment_id(index);
-        scene.launchdarkly.upsert_flag(&environment, changed_flag(index, CHANGED, 1)).unwrap();
-        scene.launchdarkly.delete_flag(&environment, &flag_key(DELETED));
+        fleet.launchdarkly.upsert_flag(&environment, changed_flag(index, CHANGED, 1)).unwrap();
+        fleet.launchdarkly.delete_flag(&environment, &flag_key(DELETED));
         let mut with_newcomer = segment(index, 0);
         with_newcomer["included"] = json!(["newcomer"]);
-        scene.launchdarkly.upsert_segment(&environment, with_newcomer).unwrap();
+        fleet.launchdarkly.upsert_segment(&environment, with_newcomer).unwrap();
     }
     let second = futures_of(readers.iter_mut().map(async |reader| {
         reader.sees(&expected).await?;
-        reader.gives_to(&json!("newcomer"), FOR_MEMBERS, "RULE_MATCH").await;
+        gives_to(reader, &json!("newcomer"), FOR_MEMBERS, "RULE_MATCH").await;
         Ok(())
     }));
     second.await.unwrap();
     // Everything once more, which writes nothing.
     for index in 0..environments {
-        scene.launchdarkly.send_flags_put(&environment_id(index));
+        fleet.launchdarkly.send_flags_put(&environment_id(index));
     }
     let third = futures_of(readers.iter_mut().map(async |reader| {
         reader.has_not_fallen_back().await?;
@@ -79,30 +79,30 @@ async fn sdks_evaluate_what_a_relay_writes(kind: Kind) {
 
 async fn sdks_live_through_the_loss_of_everything(kind: Kind) {
     let environments = languages(kind).len();
-    let mut scene = Scene::on_mortal(kind, environments, FLAGS).await;
+    let mut fleet = Fleet::on_mortal(kind, environments, FLAGS).await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, VERY_OFTEN)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, VERY_OFTEN)).await;
     let mut expected = Expected { flags: FLAGS, ..Expected::default() };
     expected.deleted.insert(DELETED);
     for index in 0..environments {
-        scene.launchdarkly.delete_flag(&environment_id(index), &flag_key(DELETED));
-        wait_until_complete(&scene, kind, index).await;
+        fleet.launchdarkly.delete_flag(&environment_id(index), &flag_key(DELETED));
+        wait_until_complete(&fleet, kind, index).await;
     }
-    let mut readers = Reader::start_all(&scene, kind).await.unwrap();
+    let mut readers = Reader::start_all(&fleet, kind).await.unwrap();
     let begin = futures_of(readers.iter_mut().map(async |reader| {
         reader.compare(&expected).await?;
         reader.watch(&expected).await
     }));
     begin.await.unwrap();
 
-    scene.database.wipe().await;
-    see_everything_again(&scene, kind, &mut readers, &expected).await;
+    fleet.database.wipe().await;
+    see_everything_again(&fleet, kind, &mut readers, &expected).await;
     // The process goes, and everything with it; meanwhile a flag changes.
-    scene.database.kill();
+    fleet.database.kill();
     expected.changed.insert(CHANGED_LATER);
     for index in 0..environments {
         let changed = changed_flag(index, CHANGED_LATER, 1);
-        scene.launchdarkly.upsert_flag(&environment_id(index), changed).unwrap();
+        fleet.launchdarkly.upsert_flag(&environment_id(index), changed).unwrap();
     }
     relay
         .wait_for_status("the relay notices", |status| {
@@ -110,9 +110,9 @@ async fn sdks_live_through_the_loss_of_everything(kind: Kind) {
             stores.into_iter().all(|it| it["dataStoreStatus"]["state"] == "INTERRUPTED")
         })
         .await;
-    scene.database.restart().await;
-    scene.database.create_table().await;
-    see_everything_again(&scene, kind, &mut readers, &expected).await;
+    fleet.database.restart().await;
+    fleet.database.create_table().await;
+    see_everything_again(&fleet, kind, &mut readers, &expected).await;
     for reader in readers {
         reader.sdk.quit().await.unwrap();
     }
@@ -120,13 +120,13 @@ async fn sdks_live_through_the_loss_of_everything(kind: Kind) {
 
 /// Waits until the database is whole; then the same SDKs give everything, and go on doing so.
 async fn see_everything_again(
-    scene: &Scene,
+    fleet: &Fleet,
     kind: Kind,
     readers: &mut [Reader],
     expected: &Expected,
 ) {
     for reader in &*readers {
-        wait_until_complete(scene, kind, reader.environment).await;
+        wait_until_complete(fleet, kind, reader.environment).await;
     }
     let again = futures_of(readers.iter_mut().map(async |reader| {
         reader.sees(expected).await?;
@@ -135,32 +135,30 @@ async fn see_everything_again(
     again.await.unwrap();
 }
 
-impl Reader {
-    /// A member of a segment gets what the rule for it says, and what depends on that.
-    async fn tells_members_apart(&mut self) -> anyhow::Result<()> {
-        let member = segment(self.environment, 0)["included"][0].clone();
-        self.gives_to(&member, FOR_MEMBERS, "RULE_MATCH").await;
-        self.gives_to(&member, FOR_MEMBERS_TOO, "RULE_MATCH").await;
-        self.gives_to(&member, DEPENDENT, "PREREQUISITE_FAILED").await;
-        self.gives_to(&json!("newcomer"), FOR_MEMBERS, "FALLTHROUGH").await;
-        Ok(())
-    }
+/// A member of a segment gets what the rule for it says, and what depends on that.
+async fn tells_members_apart(reader: &mut Reader) -> anyhow::Result<()> {
+    let member = segment(reader.environment, 0)["included"][0].clone();
+    gives_to(reader, &member, FOR_MEMBERS, "RULE_MATCH").await;
+    gives_to(reader, &member, FOR_MEMBERS_TOO, "RULE_MATCH").await;
+    gives_to(reader, &member, DEPENDENT, "PREREQUISITE_FAILED").await;
+    gives_to(reader, &json!("newcomer"), FOR_MEMBERS, "FALLTHROUGH").await;
+    Ok(())
+}
 
-    /// Waits until a user of that key gets a flag's value for that reason.
-    async fn gives_to(&mut self, user: &Value, flag: usize, reason: &str) {
-        let context = json!({"kind": "user", "key": user, "country": "se"});
-        let usual = expected_value(self.environment, flag);
-        let what = format!("flag {flag} gives {reason} to {user}");
-        eventually(&what, async || {
-            let given = self.sdk.eval_for(&flag_key(flag), "none", context.clone()).await;
-            let given = given.map_err(|error| format!("{error:#}"))?;
-            let is_usual = given.value == usual;
-            if given.reason.kind == reason && is_usual == (reason == "FALLTHROUGH") {
-                Ok(())
-            } else {
-                Err(format!("{given:?}"))
-            }
-        })
-        .await;
-    }
+/// Waits until a user of that key gets a flag's value for that reason.
+async fn gives_to(reader: &mut Reader, user: &Value, flag: usize, reason: &str) {
+    let context = json!({"kind": "user", "key": user, "country": "se"});
+    let usual = expected_value(reader.environment, flag);
+    let what = format!("flag {flag} gives {reason} to {user}");
+    eventually(&what, async || {
+        let given = reader.sdk.eval_for(&flag_key(flag), "none", context.clone()).await;
+        let given = given.map_err(|error| format!("{error:#}"))?;
+        let is_usual = given.value == usual;
+        if given.reason.kind == reason && is_usual == (reason == "FALLTHROUGH") {
+            Ok(())
+        } else {
+            Err(format!("{given:?}"))
+        }
+    })
+    .await;
 }

@@ -5,11 +5,13 @@ use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::scene::{is_complete, store_status, stored, wait_for_store, wait_until_complete};
-use super::witness::Witness;
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::eventually;
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::stored_flags::witness::Witness;
+use pilotlight_test_kit::stored_flags::{
+    is_complete, store_status, stored, wait_for_store, wait_until_complete,
+};
 
 /// Above DynamoDB's 400 KB and Consul's 512 KiB.
 const LARGE: usize = 600_000;
@@ -25,19 +27,19 @@ async fn an_item_that_consul_does_not_take_stops_no_other() {
 }
 
 async fn check(kind: Kind) {
-    let scene = Scene::on(kind, 1, 20).await;
+    let fleet = Fleet::on(kind, 1, 20).await;
     let environment = environment_id(0);
     let disk = TempDir::new().unwrap();
     // One that is there from the beginning, and one that grows.
     let flag = |key: &str, bytes: usize| json!({"key": key, "on": true, "text": "x".repeat(bytes)});
-    scene.launchdarkly.upsert_flag(environment.as_str(), flag("born-large", LARGE)).unwrap();
-    scene.launchdarkly.upsert_flag(environment.as_str(), flag("growing", 10)).unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    fleet.launchdarkly.upsert_flag(environment.as_str(), flag("born-large", LARGE)).unwrap();
+    fleet.launchdarkly.upsert_flag(environment.as_str(), flag("growing", 10)).unwrap();
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
     wait_for_store(&relay, "the large one is named", |store| names(store) == ["born-large"]).await;
     let witness = Witness::of(&relay, 0).await;
-    witness.change_flag(&scene, flag("growing", LARGE)).await;
+    witness.change_flag(&fleet, flag("growing", LARGE)).await;
     for round in 0..5 {
-        witness.change(&scene, round).await;
+        witness.change(&fleet, round).await;
     }
     let status = wait_for_store(&relay, "both are named, and nothing waits", |store| {
         names(store) == ["born-large", "growing"] && store["dirty"] == 0
@@ -53,7 +55,7 @@ async fn check(kind: Kind) {
         assert_eq!(log.lines().filter(named).count(), 1, "{log}");
     }
     // All others are stored, and what was stored of the one that grew.
-    let flags = stored(&scene, kind, 0, ItemKind::Flag).await;
+    let flags = stored(&fleet, kind, 0, ItemKind::Flag).await;
     assert_eq!((&flags["growing"]["version"], flags.get("born-large")), (&json!(1), None));
     assert_eq!(flags["tick-4"]["round"], 4);
     assert_eq!(flags.len(), 20 + 1 + 5);
@@ -62,8 +64,8 @@ async fn check(kind: Kind) {
     relay.kill().await.unwrap();
 
     // The local store has them, whole.
-    scene.launchdarkly.stop().await;
-    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    fleet.launchdarkly.stop().await;
+    let relay = fleet.relay(&disk, NEVER).start().unwrap();
     // The shared store may be read first; it has no more than it could take.
     eventually("what the local store has is served too", async || {
         let answer = relay.get_with_key("/sdk/latest-all", &sdk_key(0)).await;
@@ -72,15 +74,15 @@ async fn check(kind: Kind) {
         if is_whole("born-large") && is_whole("growing") { Ok(()) } else { Err(answer.status) }
     })
     .await;
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     wait_for_store(&relay, "they are named again", |store| names(store).len() == 2).await;
 
     // One that shrinks and one that goes are stored like any other.
-    scene.launchdarkly.upsert_flag(environment.as_str(), flag("growing", 10)).unwrap();
-    scene.launchdarkly.delete_flag(environment.as_str(), "born-large");
-    wait_until_complete(&scene, kind, 0).await;
+    fleet.launchdarkly.upsert_flag(environment.as_str(), flag("growing", 10)).unwrap();
+    fleet.launchdarkly.delete_flag(environment.as_str(), "born-large");
+    wait_until_complete(&fleet, kind, 0).await;
     wait_for_store(&relay, "nothing is left out", |store| names(store).is_empty()).await;
-    eventually("everything is stored", async || is_complete(&scene, kind, 0).await).await;
+    eventually("everything is stored", async || is_complete(&fleet, kind, 0).await).await;
 }
 
 /// Keys of the items that are named as left out.

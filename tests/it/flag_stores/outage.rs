@@ -2,10 +2,12 @@
 
 use tempfile::TempDir;
 
-use super::scene::{complaints, wait_for_store, wait_until_complete, wait_until_in_order};
-use super::witness::{TICKS, Witness};
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::stored_flags::witness::{TICKS, Witness};
+use pilotlight_test_kit::stored_flags::{
+    complaints, wait_for_store, wait_until_complete, wait_until_in_order,
+};
 
 on_every_database!(
     clients_notice_no_frozen_database,
@@ -28,22 +30,22 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn begin(self, scene: &mut Scene) {
+    fn begin(self, fleet: &mut Fleet) {
         match self {
-            Self::Frozen => scene.database.freeze(),
-            Self::Silent => scene.database.proxy().freeze(),
-            Self::BlackHole => scene.database.proxy().black_hole(),
-            Self::Killed => scene.database.kill(),
+            Self::Frozen => fleet.database.freeze(),
+            Self::Silent => fleet.database.proxy().freeze(),
+            Self::BlackHole => fleet.database.proxy().black_hole(),
+            Self::Killed => fleet.database.kill(),
         }
     }
 
-    async fn end(self, scene: &mut Scene) {
+    async fn end(self, fleet: &mut Fleet) {
         match self {
-            Self::Frozen => scene.database.thaw(),
-            Self::Silent | Self::BlackHole => scene.database.proxy().pass().unwrap(),
+            Self::Frozen => fleet.database.thaw(),
+            Self::Silent | Self::BlackHole => fleet.database.proxy().pass().unwrap(),
             Self::Killed => {
-                scene.database.restart().await;
-                scene.database.create_table().await;
+                fleet.database.restart().await;
+                fleet.database.create_table().await;
             }
         }
     }
@@ -66,15 +68,15 @@ async fn clients_notice_no_killed_database(kind: Kind) {
 }
 
 async fn clients_notice_nothing(kind: Kind, trouble: Trouble) {
-    let mut scene = Scene::on_mortal(kind, 1, 20).await;
+    let mut fleet = Fleet::on_mortal(kind, 1, 20).await;
     let disk = TempDir::new().unwrap();
     // No look would come within the life of this test.
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
-    wait_until_complete(&scene, kind, 0).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
+    wait_until_complete(&fleet, kind, 0).await;
     let witness = Witness::of(&relay, 0).await;
-    trouble.begin(&mut scene);
+    trouble.begin(&mut fleet);
     for round in 0..20 {
-        witness.change(&scene, round).await;
+        witness.change(&fleet, round).await;
     }
     wait_for_store(&relay, "what waits shows, once for each item", |store| {
         store["state"] == "INTERRUPTED"
@@ -84,11 +86,11 @@ async fn clients_notice_nothing(kind: Kind, trouble: Trouble) {
     })
     .await;
     for round in 20..25 {
-        witness.change(&scene, round).await;
+        witness.change(&fleet, round).await;
     }
     witness.asks(10).await;
-    trouble.end(&mut scene).await;
-    wait_until_complete(&scene, kind, 0).await;
+    trouble.end(&mut fleet).await;
+    wait_until_complete(&fleet, kind, 0).await;
     wait_until_in_order(&relay).await;
     assert_eq!(complaints(&relay), 1, "{}", relay.log());
     witness.assert_untroubled();

@@ -6,14 +6,14 @@ use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::scene::{
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::relay::{RelayProcess, next_event};
+use pilotlight_test_kit::stored_flags::{
     namespace, prefix, store_status, stored, wait_for_store, wait_until_complete,
     wait_until_in_order,
 };
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::eventually;
-use crate::support::relay::{RelayProcess, next_event};
 
 const FLAGS: usize = 20;
 
@@ -27,23 +27,23 @@ on_every_database!(
 );
 
 /// Removes all items of a kind, or only the first.
-async fn remove(scene: &Scene, kind: Kind, items: ItemKind, only_one: bool) {
-    let keys: Vec<String> = stored(scene, kind, 0, items).await.into_keys().collect();
+async fn remove(fleet: &Fleet, kind: Kind, items: ItemKind, only_one: bool) {
+    let keys: Vec<String> = stored(fleet, kind, 0, items).await.into_keys().collect();
     let count = if only_one { 1 } else { keys.len() };
     for key in &keys[..count] {
-        scene.database.remove(&namespace(kind, 0, items), key).await;
+        fleet.database.remove(&namespace(kind, 0, items), key).await;
     }
 }
 
 /// Database and local store hold everything; the relay that filled them and LaunchDarkly are gone.
-async fn filled_and_cut_off(kind: Kind) -> (Scene, TempDir) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
+async fn filled_and_cut_off(kind: Kind) -> (Fleet, TempDir) {
+    let fleet = Fleet::on(kind, 1, FLAGS).await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
-    wait_until_complete(&scene, kind, 0).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
+    wait_until_complete(&fleet, kind, 0).await;
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
-    (scene, disk)
+    fleet.launchdarkly.stop().await;
+    (fleet, disk)
 }
 
 async fn latest(relay: &RelayProcess) -> (u16, Value) {
@@ -52,15 +52,15 @@ async fn latest(relay: &RelayProcess) -> (u16, Value) {
 }
 
 async fn a_marker_without_its_items_is_not_served(kind: Kind) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
-    scene.fill().await;
-    scene.launchdarkly.stop().await;
+    let fleet = Fleet::on(kind, 1, FLAGS).await;
+    fleet.fill().await;
+    fleet.launchdarkly.stop().await;
     let whole = [ItemKind::Segment, ItemKind::Flag];
     let steps = [(whole[0], true), (whole[0], false), (whole[1], true), (whole[1], false)];
     for (items, only_one) in steps {
-        remove(&scene, kind, items, only_one).await;
+        remove(&fleet, kind, items, only_one).await;
         let disk = TempDir::new().unwrap();
-        let relay = scene.relay(&disk, NEVER).start().unwrap();
+        let relay = fleet.relay(&disk, NEVER).start().unwrap();
         wait_for_store(&relay, "it shows what is missing", |store| {
             store["problem"].as_str().is_some_and(|text| text.contains("are left"))
         })
@@ -70,18 +70,18 @@ async fn a_marker_without_its_items_is_not_served(kind: Kind) {
         relay.kill().await.unwrap();
     }
     // A live relay repairs it.
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     let disk = TempDir::new().unwrap();
-    let relay = scene.relay(&disk, NEVER).start().unwrap();
-    wait_until_complete(&scene, kind, 0).await;
+    let relay = fleet.relay(&disk, NEVER).start().unwrap();
+    wait_until_complete(&fleet, kind, 0).await;
     wait_until_in_order(&relay).await;
 }
 
 async fn a_whole_local_store_wins_over_a_database_that_lost_items(kind: Kind) {
-    let (scene, disk) = filled_and_cut_off(kind).await;
+    let (fleet, disk) = filled_and_cut_off(kind).await;
     for items in [ItemKind::Flag, ItemKind::Segment] {
-        remove(&scene, kind, items, false).await;
-        let relay = scene.relay(&disk, NEVER).start().unwrap();
+        remove(&fleet, kind, items, false).await;
+        let relay = fleet.relay(&disk, NEVER).start().unwrap();
         let (_client, put) = relay.stream_with_put("/all", &sdk_key(0)).await;
         assert_eq!(put["data"]["flags"].as_object().unwrap().len(), FLAGS);
         let (status, all) = latest(&relay).await;
@@ -91,11 +91,11 @@ async fn a_whole_local_store_wins_over_a_database_that_lost_items(kind: Kind) {
 }
 
 async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
-    let (scene, disk) = filled_and_cut_off(kind).await;
+    let (fleet, disk) = filled_and_cut_off(kind).await;
     // A person who can write the database writes a newer flag.
     let planted = format!(r#"{{"key":"{}","version":9000,"on":true}}"#, flag_key(2));
     let flags = namespace(kind, 0, ItemKind::Flag);
-    scene.database.put_item(&flags, &flag_key(2), 9_000, &planted).await;
+    fleet.database.put_item(&flags, &flag_key(2), 9_000, &planted).await;
     let version =
         async |relay: &RelayProcess| latest(relay).await.1["flags"][flag_key(2)]["version"].clone();
     let is_taken_over = async |relay: &RelayProcess| {
@@ -106,7 +106,7 @@ async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
         .await;
     };
     // By default the newest version counts, wherever it is from.
-    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    let relay = fleet.relay(&disk, NEVER).start().unwrap();
     is_taken_over(&relay).await;
     let status = relay.status().await;
     let data = &status["environments"][environment_id(0)]["data"];
@@ -115,10 +115,10 @@ async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
     assert_eq!(data["itemsFromSharedStore"], expected, "{data}");
     relay.kill().await.unwrap();
     let preferring =
-        |disk: &TempDir| scene.relay(disk, NEVER).with("LOCAL_STORE_PREFER_OVER", "sharedStore");
+        |disk: &TempDir| fleet.relay(disk, NEVER).with("LOCAL_STORE_PREFER_OVER", "sharedStore");
     let relay = preferring(&disk).start().unwrap();
     wait_for_store(&relay, "it is seen to hold something else", |store| {
-        store["left"]["ahead"].as_u64() > Some(0)
+        store["unrepaired"]["newerItems"].as_u64() > Some(0)
     })
     .await;
     assert_eq!(version(&relay).await, 3);
@@ -134,14 +134,14 @@ async fn a_local_store_that_is_preferred_excludes_the_database(kind: Kind) {
 }
 
 async fn an_item_that_cannot_be_decoded_is_left_out_and_named(kind: Kind) {
-    let (scene, disk) = filled_and_cut_off(kind).await;
+    let (fleet, disk) = filled_and_cut_off(kind).await;
     let flags = namespace(kind, 0, ItemKind::Flag);
     let deep = format!(r#"{{"version":1,"x":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    scene.database.put_item(&flags, &flag_key(2), 0, "{\"key\": ").await;
-    scene.database.put_item(&flags, &flag_key(3), 0, &deep).await;
+    fleet.database.put_item(&flags, &flag_key(2), 0, "{\"key\": ").await;
+    fleet.database.put_item(&flags, &flag_key(3), 0, &deep).await;
 
     let fresh = TempDir::new().unwrap();
-    let relay = scene.relay(&fresh, NEVER).start().unwrap();
+    let relay = fleet.relay(&fresh, NEVER).start().unwrap();
     let (_client, put) = relay.stream_with_put("/all", &sdk_key(0)).await;
     let served = put["data"]["flags"].as_object().unwrap();
     assert_eq!(served.len(), FLAGS - 2);
@@ -163,7 +163,7 @@ async fn an_item_that_cannot_be_decoded_is_left_out_and_named(kind: Kind) {
     relay.kill().await.unwrap();
 
     // The local store of a relay that ran before has both.
-    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    let relay = fleet.relay(&disk, NEVER).start().unwrap();
     eventually("both stores are read", async || {
         let status = relay.status().await;
         let undecodable = store_status(&status, 0)["undecodable"].clone();
@@ -178,16 +178,16 @@ async fn an_item_that_cannot_be_decoded_is_left_out_and_named(kind: Kind) {
 }
 
 async fn odd_versions_are_served(kind: Kind) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
-    scene.fill().await;
-    scene.launchdarkly.stop().await;
+    let fleet = Fleet::on(kind, 1, FLAGS).await;
+    fleet.fill().await;
+    fleet.launchdarkly.stop().await;
     let flags = namespace(kind, 0, ItemKind::Flag);
     for (index, version) in [(2, "1.5"), (3, "-1")] {
         let json = format!(r#"{{"key":"{}","on":true,"version":{version}}}"#, flag_key(index));
-        scene.database.put_item(&flags, &flag_key(index), 0, &json).await;
+        fleet.database.put_item(&flags, &flag_key(index), 0, &json).await;
     }
     let disk = TempDir::new().unwrap();
-    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    let relay = fleet.relay(&disk, NEVER).start().unwrap();
     let (_client, put) = relay.stream_with_put("/all", &sdk_key(0)).await;
     let served = &put["data"]["flags"];
     assert_eq!(served.as_object().unwrap().len(), FLAGS);
@@ -196,26 +196,26 @@ async fn odd_versions_are_served(kind: Kind) {
 }
 
 async fn other_content_at_the_same_version_is_corrected(kind: Kind) {
-    let scene = Scene::on(kind, 1, FLAGS).await;
-    scene.fill().await;
-    let said = scene.launchdarkly.data(environment_id(0).as_str());
+    let fleet = Fleet::on(kind, 1, FLAGS).await;
+    fleet.fill().await;
+    let said = fleet.launchdarkly.data(environment_id(0).as_str());
     let version = |key: &str| said.flags.get(key).unwrap().version;
     let flags = namespace(kind, 0, ItemKind::Flag);
     let (changed, deleted) = (flag_key(2), flag_key(3));
     let other = json!({"key": changed, "version": version(&changed), "on": false, "x": "other"});
-    scene.database.put_item(&flags, &changed, version(&changed), &other.to_string()).await;
+    fleet.database.put_item(&flags, &changed, version(&changed), &other.to_string()).await;
     // As SDKs of several languages write it.
     let tombstone = json!({"version": version(&deleted), "deleted": true});
-    scene.database.put_item(&flags, &deleted, version(&deleted), &tombstone.to_string()).await;
+    fleet.database.put_item(&flags, &deleted, version(&deleted), &tombstone.to_string()).await;
     // No relay can read this one, whatever version it claims.
     let unreadable = flag_key(4);
     let odd = json!({"key": unreadable, "version": 9000, "deleted": 1});
-    scene.database.put_item(&flags, &unreadable, 9000, &odd.to_string()).await;
-    scene.launchdarkly.set_heartbeat(Some(std::time::Duration::from_secs(1)));
+    fleet.database.put_item(&flags, &unreadable, 9000, &odd.to_string()).await;
+    fleet.launchdarkly.set_heartbeat(Some(std::time::Duration::from_secs(1)));
     let disk = TempDir::new().unwrap();
-    let _relay = scene.relay(&disk, NEVER).start().unwrap();
+    let _relay = fleet.relay(&disk, NEVER).start().unwrap();
     eventually("what LaunchDarkly says is stored", async || {
-        let stored = stored(&scene, kind, 0, ItemKind::Flag).await;
+        let stored = stored(&fleet, kind, 0, ItemKind::Flag).await;
         for key in [&changed, &deleted, &unreadable] {
             let wanted: Value =
                 serde_json::from_slice(said.flags.get(key).unwrap().json.as_ref().unwrap())
@@ -231,16 +231,16 @@ async fn other_content_at_the_same_version_is_corrected(kind: Kind) {
     .await;
     // A deletion that an SDK wrote gets the form that strict readers can decode.
     let key = segment_key(0);
-    scene.launchdarkly.delete_segment(environment_id(0).as_str(), &key);
-    wait_until_complete(&scene, kind, 0).await;
+    fleet.launchdarkly.delete_segment(environment_id(0).as_str(), &key);
+    wait_until_complete(&fleet, kind, 0).await;
     let segments = namespace(kind, 0, ItemKind::Segment);
-    let version = stored(&scene, kind, 0, ItemKind::Segment).await[&key]["version"].clone();
+    let version = stored(&fleet, kind, 0, ItemKind::Segment).await[&key]["version"].clone();
     let tombstone = json!({"key": key, "version": version, "deleted": true});
     let number = version.as_u64().unwrap();
-    scene.database.put_item(&segments, &key, number, &tombstone.to_string()).await;
-    scene.launchdarkly.send_flags_put(environment_id(0).as_str());
+    fleet.database.put_item(&segments, &key, number, &tombstone.to_string()).await;
+    fleet.launchdarkly.send_flags_put(environment_id(0).as_str());
     eventually("the tombstone is whole or gone", async || {
-        let stored = stored(&scene, kind, 0, ItemKind::Segment).await;
+        let stored = stored(&fleet, kind, 0, ItemKind::Segment).await;
         match stored.get(&key) {
             None => Ok(()),
             Some(found) if found.get("rules").is_some() => Ok(()),
@@ -253,23 +253,23 @@ async fn other_content_at_the_same_version_is_corrected(kind: Kind) {
 /// The prefix was used by another environment before.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_flags_of_another_environment_are_not_served() {
-    let scene = Scene::on(Kind::Redis, 1, FLAGS).await;
-    scene.fill().await;
+    let fleet = Fleet::on(Kind::Redis, 1, FLAGS).await;
+    fleet.fill().await;
     let marker = format!("{}:$inited", prefix(0));
-    let redis = scene.database.redis();
+    let redis = fleet.database.redis();
     let ours = redis.command(&["GET", &marker]);
     assert!(ours.contains(environment_id(0).as_str()), "{ours}");
     let theirs = ours.replace(environment_id(0).as_str(), "another");
     assert_eq!(redis.command(&["SET", &marker, &theirs]), "OK");
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.relay(&disk, NEVER).start().unwrap();
+    let relay = fleet.relay(&disk, NEVER).start().unwrap();
     wait_for_store(&relay, "it shows whose flags these are", |store| {
         store["problem"].as_str().is_some_and(|text| text.contains("another environment"))
     })
     .await;
     assert_eq!(latest(&relay).await.0, 503);
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     eventually("the set is ours", async || {
         let found = redis.command(&["GET", &marker]);
         if found.contains(environment_id(0).as_str()) { Ok(()) } else { Err(found) }
@@ -280,14 +280,14 @@ async fn the_flags_of_another_environment_are_not_served() {
 /// A flag that changed while LaunchDarkly's connection was gone reaches clients as that change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_that_changes_little_reaches_clients_as_changes() {
-    let scene = Scene::on(Kind::Redis, 1, FLAGS).await;
+    let fleet = Fleet::on(Kind::Redis, 1, FLAGS).await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
     let (mut client, _) = relay.stream_with_put("/all", &sdk_key(0)).await;
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let flag = json!({"key": flag_key(5), "on": true, "news": true});
-    scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+    fleet.launchdarkly.start().unwrap();
     let (name, data) = next_event(&mut client).await;
     assert_eq!(
         (name.as_str(), &data["path"]),

@@ -6,15 +6,15 @@ use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::onlooker::Onlooker;
-use super::scene::{
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{Fleet, NEVER, OFTEN};
+use pilotlight_test_kit::relay::RelayProcess;
+use pilotlight_test_kit::stored_flags::onlooker::Onlooker;
+use pilotlight_test_kit::stored_flags::witness::Witness;
+use pilotlight_test_kit::stored_flags::{
     holds, is_complete, prefix, store_status, wait_until_complete, wait_until_in_order,
 };
-use super::witness::Witness;
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, OFTEN, Scene};
-use crate::support::eventually;
-use crate::support::relay::RelayProcess;
 
 on_every_database!(
     two_relays_of_which_one_is_cut_off_converge,
@@ -25,13 +25,13 @@ on_every_database!(
 
 /// A relay whose flags come over a line of its own, which can be frozen without its noticing.
 async fn relay_on_a_line(
-    scene: &Scene,
+    fleet: &Fleet,
     disk: &TempDir,
     interval: &str,
 ) -> (RelayProcess, FlakyProxy) {
-    let line = FlakyProxy::start(scene.launchdarkly.address()).unwrap();
+    let line = FlakyProxy::start(fleet.launchdarkly.address()).unwrap();
     let uri = format!("http://{}", line.address());
-    let relay = scene.filled_by(&scene.relay(disk, interval).with("STREAM_URI", uri)).await;
+    let relay = fleet.filled_by(&fleet.relay(disk, interval).with("STREAM_URI", uri)).await;
     (relay, line)
 }
 
@@ -45,14 +45,14 @@ async fn five_relays_of_which_one_is_cut_off_converge(kind: Kind) {
 
 /// Everything is lost again and again while flags change, and one relay believes in old flags.
 async fn relays_converge(kind: Kind, count: usize) {
-    let scene = Scene::on(kind, 1, 40).await;
-    let onlooker = (kind == Kind::Redis).then(|| Onlooker::of(&scene));
+    let fleet = Fleet::on(kind, 1, 40).await;
+    let onlooker = (kind == Kind::Redis).then(|| Onlooker::of(&fleet));
     let disks: Vec<TempDir> = (0..count).map(|_| TempDir::new().unwrap()).collect();
-    let (cut_off, line) = relay_on_a_line(&scene, &disks[0], OFTEN).await;
-    wait_until_complete(&scene, kind, 0).await;
+    let (cut_off, line) = relay_on_a_line(&fleet, &disks[0], OFTEN).await;
+    wait_until_complete(&fleet, kind, 0).await;
     line.freeze();
-    let old = scene.launchdarkly.data(environment_id(0).as_str());
-    let start = |disk| scene.relay(disk, OFTEN).start().unwrap();
+    let old = fleet.launchdarkly.data(environment_id(0).as_str());
+    let start = |disk| fleet.relay(disk, OFTEN).start().unwrap();
     let healthy: Vec<RelayProcess> = disks[1..].iter().map(start).collect();
     for relay in &healthy {
         relay.wait_until_healthy(1).await;
@@ -61,11 +61,11 @@ async fn relays_converge(kind: Kind, count: usize) {
     for loss in 0..3 {
         for change in 0..10 {
             if change == 5 {
-                scene.database.wipe().await;
+                fleet.database.wipe().await;
             }
-            witness.change(&scene, loss * 10 + change).await;
+            witness.change(&fleet, loss * 10 + change).await;
         }
-        eventually("the newest flags come back", async || is_complete(&scene, kind, 0).await).await;
+        eventually("the newest flags come back", async || is_complete(&fleet, kind, 0).await).await;
     }
     witness.assert_untroubled();
     if let Some(onlooker) = onlooker {
@@ -75,31 +75,31 @@ async fn relays_converge(kind: Kind, count: usize) {
     for relay in healthy {
         relay.kill().await.unwrap();
     }
-    scene.database.wipe().await;
+    fleet.database.wipe().await;
     eventually("the old flags are stored, all of them", async || {
         let newer = cut_off.status().await["environments"][environment_id(0)]["data"].clone();
-        holds(&scene, kind, &prefix(0), &old).await.map_err(|error| format!("{error}; {newer}"))
+        holds(&fleet, kind, &prefix(0), &old).await.map_err(|error| format!("{error}; {newer}"))
     })
     .await;
 }
 
 /// A relay whose line froze a moment after its put finds newer flags than it was told of.
 async fn a_relay_that_is_cut_off_corrects_nothing(kind: Kind) {
-    let scene = Scene::on(kind, 1, 20).await;
+    let fleet = Fleet::on(kind, 1, 20).await;
     let (disk, other_disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let healthy = scene.filled_by(&scene.relay(&other_disk, NEVER)).await;
-    let (cut_off, line) = relay_on_a_line(&scene, &disk, OFTEN).await;
-    wait_until_complete(&scene, kind, 0).await;
+    let healthy = fleet.filled_by(&fleet.relay(&other_disk, NEVER)).await;
+    let (cut_off, line) = relay_on_a_line(&fleet, &disk, OFTEN).await;
+    wait_until_complete(&fleet, kind, 0).await;
     line.freeze();
     let flag = json!({"key": flag_key(3), "on": true, "news": true});
-    scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+    fleet.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
     let flag = json!({"key": "fresh", "on": true, "news": true});
-    scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
-    wait_until_complete(&scene, kind, 0).await;
+    fleet.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+    wait_until_complete(&fleet, kind, 0).await;
     // Something that it does repair, so that it compares everything.
     let begun = now_ms();
-    scene.database.remove_marker(&prefix(0)).await;
-    wait_until_complete(&scene, kind, 0).await;
+    fleet.database.remove_marker(&prefix(0)).await;
+    wait_until_complete(&fleet, kind, 0).await;
     // It would look a second time after 5 s, at what should not be there in its opinion. It says
     // so, and that it does not know better.
     cut_off
@@ -108,7 +108,7 @@ async fn a_relay_that_is_cut_off_corrects_nothing(kind: Kind) {
             store["writePending"] == true && now_ms() > begun + 7_000
         })
         .await;
-    is_complete(&scene, kind, 0).await.unwrap();
+    is_complete(&fleet, kind, 0).await.unwrap();
     drop(healthy);
 }
 
@@ -118,29 +118,29 @@ fn last_write(status: &Value) -> u64 {
 }
 
 async fn of_five_relays_one_fills(kind: Kind) {
-    let scene = Scene::on(kind, 1, 40).await;
-    let items = scene.launchdarkly.data(environment_id(0).as_str()).len() as u64;
+    let fleet = Fleet::on(kind, 1, 40).await;
+    let items = fleet.launchdarkly.data(environment_id(0).as_str()).len() as u64;
     let disks: Vec<TempDir> = (0..5).map(|_| TempDir::new().unwrap()).collect();
-    let start = |disk| scene.relay(disk, OFTEN).start().unwrap();
+    let start = |disk| fleet.relay(disk, OFTEN).start().unwrap();
     let relays: Vec<RelayProcess> = disks.iter().map(start).collect();
     for relay in &relays {
         relay.wait_until_healthy(1).await;
         wait_until_in_order(relay).await;
     }
-    wait_until_complete(&scene, kind, 0).await;
-    let onlooker = (kind == Kind::Redis).then(|| Onlooker::of(&scene));
+    wait_until_complete(&fleet, kind, 0).await;
+    let onlooker = (kind == Kind::Redis).then(|| Onlooker::of(&fleet));
     for _ in 0..3 {
         let begun = now_ms();
-        let moves = renames(&scene, kind);
+        let moves = renames(&fleet, kind);
         match kind {
-            Kind::Redis | Kind::Consul => scene.database.wipe_prefix(&prefix(0)).await,
+            Kind::Redis | Kind::Consul => fleet.database.wipe_prefix(&prefix(0)).await,
             // Deleting item by item is no loss of one moment.
             Kind::DynamoDb => {
-                scene.database.drop_table().await;
-                scene.database.create_table().await;
+                fleet.database.drop_table().await;
+                fleet.database.create_table().await;
             }
         }
-        wait_until_complete(&scene, kind, 0).await;
+        wait_until_complete(&fleet, kind, 0).await;
         for relay in &relays {
             relay
                 .wait_for_status("each one finds the store in order again", |status| {
@@ -159,9 +159,9 @@ async fn of_five_relays_one_fills(kind: Kind) {
             Kind::DynamoDb => assert!(repaired.iter().sum::<u64>() <= items, "{repaired:?}"),
         }
         if kind == Kind::Redis {
-            assert_eq!(renames(&scene, kind) - moves, 2, "two hashes are moved into place");
+            assert_eq!(renames(&fleet, kind) - moves, 2, "two hashes are moved into place");
         }
-        is_complete(&scene, kind, 0).await.unwrap();
+        is_complete(&fleet, kind, 0).await.unwrap();
     }
     if let Some(onlooker) = onlooker {
         onlooker.assert_untroubled();
@@ -182,15 +182,15 @@ async fn repairs_since(relays: &[RelayProcess], begun: u64) -> Vec<u64> {
 }
 
 /// How often Redis moved a hash into place.
-fn renames(scene: &Scene, kind: Kind) -> u64 {
+fn renames(fleet: &Fleet, kind: Kind) -> u64 {
     if kind != Kind::Redis {
         return 0;
     }
-    let info = scene.database.redis().command(&["INFO", "commandstats"]);
+    let info = fleet.database.redis().command(&["INFO", "commandstats"]);
     let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_renamenx:calls="));
     line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
 fn now_ms() -> u64 {
-    crate::support::scene::from_now(std::time::Duration::ZERO)
+    pilotlight_test_kit::scene::from_now(std::time::Duration::ZERO)
 }

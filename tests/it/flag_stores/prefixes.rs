@@ -7,34 +7,34 @@ use pilotlight::testing::model::ItemKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::scene::{holds, separator};
-use crate::shared_cache::database::{Kind, Rows};
-use crate::shared_cache::scene::{OFTEN, Scene};
-use crate::support::eventually;
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::cache_database::{Kind, Rows};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{Fleet, OFTEN};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::stored_flags::{holds, separator};
 
 const PREFIXES: [&str; 4] = ["ld", "ld-staging", "LD-1", "LD-1.small"];
 
 on_every_database!(what_happens_under_one_prefix_touches_no_other);
 
 async fn what_happens_under_one_prefix_touches_no_other(kind: Kind) {
-    let scene = Scene::on(kind, PREFIXES.len(), 20).await;
+    let fleet = Fleet::on(kind, PREFIXES.len(), 20).await;
     let disk = TempDir::new().unwrap();
-    let relay = start(&scene, &disk);
+    let relay = start(&fleet, &disk);
     for index in 0..PREFIXES.len() {
-        wait_until_held(&scene, kind, index).await;
+        wait_until_held(&fleet, kind, index).await;
     }
     for (index, prefix) in PREFIXES.iter().enumerate() {
-        let before = everything(&scene, kind).await;
+        let before = everything(&fleet, kind).await;
         let repairs = repairs(&relay).await;
-        scene.database.wipe_prefix(prefix).await;
-        wait_until_held(&scene, kind, index).await;
+        fleet.database.wipe_prefix(prefix).await;
+        wait_until_held(&fleet, kind, index).await;
         // Unknown items are removed from under its own prefix only.
         let flag = json!({"key": flag_key(index), "on": true, "news": true});
-        scene.launchdarkly.upsert_flag(environment_id(index).as_str(), flag).unwrap();
-        scene.launchdarkly.delete_flag(environment_id(index).as_str(), &flag_key(7));
-        wait_until_held(&scene, kind, index).await;
-        let after = everything(&scene, kind).await;
+        fleet.launchdarkly.upsert_flag(environment_id(index).as_str(), flag).unwrap();
+        fleet.launchdarkly.delete_flag(environment_id(index).as_str(), &flag_key(7));
+        wait_until_held(&fleet, kind, index).await;
+        let after = everything(&fleet, kind).await;
         let others = |mut all: BTreeMap<&'static str, [Rows; 2]>| {
             all.remove(prefix);
             all
@@ -48,9 +48,9 @@ async fn what_happens_under_one_prefix_touches_no_other(kind: Kind) {
 }
 
 /// A relay with one environment under each prefix.
-fn start(scene: &Scene, disk: &TempDir) -> RelayProcess {
-    let settings = RelaySettings::manual(&scene.launchdarkly, disk.path());
-    let mut settings = scene.database.configure(settings, OFTEN).without("ENV_DATASTORE_PREFIX");
+fn start(fleet: &Fleet, disk: &TempDir) -> RelayProcess {
+    let settings = RelaySettings::manual(&fleet.launchdarkly, disk.path());
+    let mut settings = fleet.database.configure(settings, OFTEN).without("ENV_DATASTORE_PREFIX");
     for (index, prefix) in PREFIXES.iter().enumerate() {
         settings = settings
             .with(&format!("LD_ENV_E{index}"), sdk_key(index))
@@ -60,24 +60,24 @@ fn start(scene: &Scene, disk: &TempDir) -> RelayProcess {
     settings.start().unwrap()
 }
 
-async fn wait_until_held(scene: &Scene, kind: Kind, index: usize) {
-    let data = || scene.launchdarkly.data(environment_id(index).as_str());
+async fn wait_until_held(fleet: &Fleet, kind: Kind, index: usize) {
+    let data = || fleet.launchdarkly.data(environment_id(index).as_str());
     eventually("what LaunchDarkly has is stored", async || {
-        holds(scene, kind, PREFIXES[index], &data()).await
+        holds(fleet, kind, PREFIXES[index], &data()).await
     })
     .await;
 }
 
 /// All rows under all prefixes.
-async fn everything(scene: &Scene, kind: Kind) -> BTreeMap<&'static str, [Rows; 2]> {
+async fn everything(fleet: &Fleet, kind: Kind) -> BTreeMap<&'static str, [Rows; 2]> {
     let mut found = BTreeMap::new();
     for prefix in PREFIXES {
         let mut rows = [Rows::new(), Rows::new()];
         for (rows, items) in rows.iter_mut().zip(ItemKind::ALL) {
             let namespace = format!("{prefix}{}{}", separator(kind), items.store_name());
-            *rows = scene.database.rows(&namespace).await;
+            *rows = fleet.database.rows(&namespace).await;
         }
-        assert!(scene.database.has_marker(prefix).await, "{prefix}");
+        assert!(fleet.database.has_marker(prefix).await, "{prefix}");
         found.insert(prefix, rows);
     }
     found

@@ -9,10 +9,10 @@ use super::redis_scene::{
     PLAIN, Run, TAGGED, launchdarkly, on, on_owners, prefix, relay, serves_from_the_store,
     wait_until_held,
 };
-use crate::shared_cache::scene::{OFTEN, SEALED};
-use crate::support::databases::{MASTER_NAME, Redis, RedisCluster, SentinelGroup};
-use crate::support::eventually;
-use crate::support::relay::RelaySettings;
+use pilotlight_test_kit::databases::{MASTER_NAME, Redis, RedisCluster, SentinelGroup};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{OFTEN, SEALED};
+use pilotlight_test_kit::relay::RelaySettings;
 
 /// The page that lists the rights.
 const PAGE: &str = include_str!("../../../docs/persistent-storage.md");

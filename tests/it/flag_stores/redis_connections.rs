@@ -6,11 +6,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::redis_scene::{PLAIN, launchdarkly, on, relay, serves_from_the_store, wait_until_held};
-use super::scene::wait_for_store;
-use crate::shared_cache::scene::SEALED;
-use crate::support::certificates::Certificates;
-use crate::support::databases::Redis;
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::Redis;
+use pilotlight_test_kit::fleet::SEALED;
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::stored_flags::wait_for_store;
 
 const PASSWORD: &str = "s3cret-p@ss";
 

@@ -5,10 +5,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::redis_scene::{PLAIN, launchdarkly, relay};
-use crate::shared_cache::scene::OFTEN;
-use crate::support::databases::{Redis, RedisCluster, SentinelGroup};
-use crate::support::eventually;
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::databases::{Redis, RedisCluster, SentinelGroup};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::OFTEN;
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
 
 const WARNING: &str = "the database removes flags when its memory is full";
 const RELIEF: &str = "the database does not remove flags any more";

@@ -7,11 +7,11 @@ use tempfile::TempDir;
 use super::redis_scene::{
     Changes, PLAIN, TAGGED, launchdarkly, on, on_owners, prefix, relay, wait_until_held,
 };
-use super::scene::wait_for_store;
-use crate::shared_cache::scene::SEALED;
-use crate::support::databases::{Redis, RedisCluster, SentinelGroup};
-use crate::support::eventually;
-use crate::support::relay::RelayProcess;
+use pilotlight_test_kit::databases::{Redis, RedisCluster, SentinelGroup};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::SEALED;
+use pilotlight_test_kit::relay::RelayProcess;
+use pilotlight_test_kit::stored_flags::wait_for_store;
 
 /// What happens to a master.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,14 @@ use pilotlight::testing::demo::fake_launchdarkly::StreamSelector;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::scene::{complaints, prefix, wait_until_complete, wait_until_in_order};
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::databases::Redis;
-use crate::support::eventually;
-use crate::support::relay::LONG;
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::databases::Redis;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::relay::LONG;
+use pilotlight_test_kit::stored_flags::{
+    complaints, prefix, wait_until_complete, wait_until_in_order,
+};
 
 /// How often whole hashes were read.
 fn readings(redis: &Redis) -> u64 {
@@ -23,13 +25,13 @@ fn readings(redis: &Redis) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_redis_ends_cost_no_reading_and_no_error() {
-    let scene = Scene::on(Kind::Redis, 3, 20).await;
+    let fleet = Fleet::on(Kind::Redis, 3, 20).await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
     for index in 0..3 {
-        wait_until_complete(&scene, Kind::Redis, index).await;
+        wait_until_complete(&fleet, Kind::Redis, index).await;
     }
-    let (redis, proxy) = (scene.database.redis(), scene.database.proxy());
+    let (redis, proxy) = (fleet.database.redis(), fleet.database.proxy());
     let before = readings(redis);
     let environment = environment_id(0);
     let hash = format!("{}:features", prefix(0));
@@ -38,7 +40,7 @@ async fn connections_that_redis_ends_cost_no_reading_and_no_error() {
         redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         assert!(proxy.wait_for_accepted(accepted + 1, LONG).await, "it is replaced");
         let flag = json!({"key": "ticker", "on": true, "round": round});
-        let version = scene.launchdarkly.upsert_flag(environment.as_str(), flag).unwrap();
+        let version = fleet.launchdarkly.upsert_flag(environment.as_str(), flag).unwrap();
         eventually("the change is stored", async || {
             let stored = redis.command(&["HGET", &hash, "ticker"]);
             let item: serde_json::Value = serde_json::from_str(&stored).unwrap_or_default();
@@ -49,7 +51,7 @@ async fn connections_that_redis_ends_cost_no_reading_and_no_error() {
     assert_eq!(readings(redis), before, "{}", relay.log());
 
     // The connections for whole data sets were ended too.
-    scene.launchdarkly.cut_streams(&StreamSelector::All);
+    fleet.launchdarkly.cut_streams(&StreamSelector::All);
     eventually("everything is compared after a new put", async || match readings(redis) {
         found if found > before => Ok(()),
         found => Err(found.to_string()),

@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use super::scene::{Stored, versions, wanted};
-use crate::shared_cache::scene::{CACHE_KEY, KEY, NEVER};
-use crate::support::databases::{Redis, RedisCluster};
-use crate::support::relay::{LONG, RelayProcess, RelaySettings, next_event};
-use crate::support::{LIMIT, eventually};
+use pilotlight_test_kit::databases::{Redis, RedisCluster};
+use pilotlight_test_kit::fleet::{CACHE_KEY, KEY, NEVER};
+use pilotlight_test_kit::relay::{LONG, RelayProcess, RelaySettings, next_event};
+use pilotlight_test_kit::stored_flags::{Stored, versions, wanted};
+use pilotlight_test_kit::{LIMIT, eventually};
 
 /// Runs a command on the server that owns a key; gives nothing while nobody does.
 pub(crate) type Run<'a> = &'a dyn Fn(&str, &[&str]) -> String;

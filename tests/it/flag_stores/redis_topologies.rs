@@ -11,12 +11,12 @@ use super::redis_scene::{
     PLAIN, TAGGED, launchdarkly, on, on_owners, prefix, relay, serves_from_the_store,
     wait_until_held,
 };
-use super::scene::wanted;
-use crate::shared_cache::scene::SEALED;
-use crate::support::certificates::Certificates;
-use crate::support::databases::{Redis, RedisCluster, SentinelGroup};
-use crate::support::eventually;
-use crate::support::relay::RelaySettings;
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::{Redis, RedisCluster, SentinelGroup};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::SEALED;
+use pilotlight_test_kit::relay::RelaySettings;
+use pilotlight_test_kit::stored_flags::wanted;
 
 const ENVIRONMENTS: usize = 3;
 
@@ -217,7 +217,7 @@ async fn wiped_servers_are_filled_again() {
     let launchdarkly = launchdarkly(2, 40);
     let machines = [TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap()];
     let often = |settings: RelaySettings| {
-        settings.with("REDIS_HEALTH_CHECK_INTERVAL", crate::shared_cache::scene::OFTEN)
+        settings.with("REDIS_HEALTH_CHECK_INTERVAL", pilotlight_test_kit::fleet::OFTEN)
     };
     let plain = often(relay(&launchdarkly, &machines[0], PLAIN));
     let tagged = often(relay(&launchdarkly, &machines[1], TAGGED));

@@ -7,10 +7,10 @@ use pilotlight_test_kit::flaky_proxy::Side;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::scene::{store_status, wait_until_complete};
-use crate::shared_cache::database::Kind;
-use crate::shared_cache::scene::{NEVER, Scene};
-use crate::support::relay::RelayProcess;
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::fleet::{Fleet, NEVER};
+use pilotlight_test_kit::relay::RelayProcess;
+use pilotlight_test_kit::stored_flags::{store_status, wait_until_complete};
 
 const ENVIRONMENTS: usize = 10;
 
@@ -22,34 +22,34 @@ const BYTES_PER_SECOND: u32 = 200_000;
 on_every_database!(each_environment_is_read_once_over_a_slow_line);
 
 async fn each_environment_is_read_once_over_a_slow_line(kind: Kind) {
-    let scene = Scene::on(kind, ENVIRONMENTS, 30).await;
+    let fleet = Fleet::on(kind, ENVIRONMENTS, 30).await;
     let (flags, bytes) = LARGE;
     for flag in 0..flags {
         let flag = json!({"key": format!("large-{flag}"), "on": true, "salt": "s".repeat(bytes)});
-        scene.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
+        fleet.launchdarkly.upsert_flag(environment_id(0).as_str(), flag).unwrap();
     }
     let alone = (flags * bytes) as f64 / f64::from(BYTES_PER_SECOND);
     assert!(alone > BULK_BUDGET.as_secs_f64(), "{alone}");
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
     for index in 0..ENVIRONMENTS {
-        wait_until_complete(&scene, kind, index).await;
+        wait_until_complete(&fleet, kind, index).await;
     }
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
 
     // Over a line without a limit: what a start reads.
-    let needed = bytes_of_a_start(&scene).await;
-    scene.database.proxy().limit_line(BYTES_PER_SECOND);
-    let read = bytes_of_a_start(&scene).await;
+    let needed = bytes_of_a_start(&fleet).await;
+    fleet.database.proxy().limit_line(BYTES_PER_SECOND);
+    let read = bytes_of_a_start(&fleet).await;
     assert!(read < needed + needed / 10, "{read} bytes instead of {needed}");
 }
 
 /// Starts a relay on a new machine, waits until it serves everything, and counts what it has read.
-async fn bytes_of_a_start(scene: &Scene) -> u64 {
-    let carried = || scene.database.proxy().carried_bytes(Side::Client);
+async fn bytes_of_a_start(fleet: &Fleet) -> u64 {
+    let carried = || fleet.database.proxy().carried_bytes(Side::Client);
     let (disk, before) = (TempDir::new().unwrap(), carried());
-    let relay = scene.relay(&disk, NEVER).with("CACHE_TTL", NEVER).start().unwrap();
+    let relay = fleet.relay(&disk, NEVER).with("CACHE_TTL", NEVER).start().unwrap();
     let status = relay
         .wait_for_status("everything is served", |status| {
             (0..ENVIRONMENTS).all(|index| {

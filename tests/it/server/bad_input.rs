@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fixture::{SDK_KEY, Site, WEB};
 use super::raw::{RawStream, exchange, get};
-use crate::support::relay::LONG;
+use pilotlight_test_kit::relay::LONG;
 
 /// A word that must come back in no answer.
 const MARK: &str = "a-word-of-the-client";

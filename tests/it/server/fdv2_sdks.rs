@@ -7,7 +7,7 @@ use pilotlight::testing::model::SdkKey;
 use serde_json::json;
 
 use super::fixture::{SDK_KEY, Site};
-use crate::support::sdk_driver::{Language, Mode, SdkDriver};
+use pilotlight_test_kit::sdk_driver::{Language, Mode, SdkDriver};
 
 /// SDKs wait for a few seconds before some of their attempts.
 const LIMIT: Duration = Duration::from_secs(60);

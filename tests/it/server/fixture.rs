@@ -8,7 +8,7 @@ use pilotlight::testing::model::{DataSet, Item, ItemKey, ItemKind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::relay::{RelayProcess, RelaySettings, Response};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings, Response};
 
 pub(super) const SDK_KEY: &str = "sdk-00000000-1111-2222-3333-444444444444";
 pub(super) const MOBILE_KEY: &str = "mob-00000000-1111-2222-3333-444444444444";

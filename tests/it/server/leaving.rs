@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fixture::{SDK_KEY, Site, WEB};
 use super::raw::{Ending, RawStream, exchange, get};
-use crate::support::relay::LONG;
+use pilotlight_test_kit::relay::LONG;
 
 const STREAMS: usize = 20;
 

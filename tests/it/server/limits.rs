@@ -4,7 +4,7 @@ use tokio::task::JoinSet;
 
 use super::fixture::{ENVIRONMENT_ID, SDK_KEY, Site, check_text, large_flag};
 use super::raw::{RawStream, get};
-use crate::support::eventually;
+use pilotlight_test_kit::eventually;
 
 /// More than the kernel and the relay hold for a client that does not read.
 const FLAGS: usize = 100;

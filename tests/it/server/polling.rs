@@ -11,8 +11,8 @@ use super::fixture::{
     BETA, ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, WEB, all, autoconfig_settings, check_empty,
     check_length, check_text, flags, launchdarkly,
 };
-use crate::support::eventually;
-use crate::support::relay::Response;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::Response;
 
 /// Paths with what they answer.
 fn bodies() -> [(&'static str, String); 5] {

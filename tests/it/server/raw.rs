@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::relay::LONG;
+use pilotlight_test_kit::relay::LONG;
 
 /// The smallest receive buffer that the kernel gives.
 const TINY_BUFFER_BYTES: u32 = 1;

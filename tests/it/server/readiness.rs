@@ -8,8 +8,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::fixture::autoconfig_settings;
-use crate::support::eventually;
-use crate::support::relay::RelayProcess;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::RelayProcess;
 
 /// So many environments, of which LaunchDarkly gives no data for the first few.
 fn launchdarkly(environments: usize, without_data: usize) -> FakeLaunchDarkly {

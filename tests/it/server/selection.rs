@@ -13,8 +13,8 @@ use super::fixture::{
     filter, launchdarkly,
 };
 use super::raw::{RawStream, get};
-use crate::support::eventually;
-use crate::support::relay::{RelayProcess, Response};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::{RelayProcess, Response};
 
 /// What is expected of an answer beside its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::fixture::{BETA, ENVIRONMENT_ID, SDK_KEY, Site, data, large_flag, launchdarkly};
 use super::raw::{Ending, RawStream, get};
-use crate::support::eventually;
-use crate::support::relay::next_event;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::next_event;
 
 /// How long the relay waits for a client that takes nothing.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::fixture::{ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, check_text, filter, launchdarkly};
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
 
 const OBSCURED_SDK_KEY: &str = "sdk-********-****-****-****-*******44444";
 const OBSCURED_MOBILE_KEY: &str = "mob-********-****-****-****-*******44444";

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::fixture::{APP, ENVIRONMENT_ID, SDK_KEY, SPACED, Site, all, flags, launchdarkly};
 use super::raw::{Ending, RawStream, exchange, get};
-use crate::support::relay::next_event;
+use pilotlight_test_kit::relay::next_event;
 
 /// Heartbeats would stand between the bytes that are compared.
 async fn silent_site() -> Site {

@@ -7,20 +7,20 @@ use pilotlight::testing::autoconfig::cache::Manifest;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::database::Kind;
-use super::scene::{
-    KEY, NEVER, OFTEN, SEALED, Scene, codec, manifest_row, shared, wait_for_shared,
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::fleet::{
+    Fleet, KEY, NEVER, OFTEN, SEALED, codec, manifest_row, shared, wait_for_shared,
 };
-use crate::support::relay::RelaySettings;
+use pilotlight_test_kit::relay::RelaySettings;
 
 on_every_database!(cached_environments_that_are_too_old_are_refused);
 
 const MAX_AGE: &str = "AUTO_CONFIG_CACHE_MAX_AGE";
 
 /// Makes the set of the shared cache look as if it had been confirmed so long ago.
-async fn grow_old(scene: &Scene, age: Duration) {
+async fn grow_old(fleet: &Fleet, age: Duration) {
     let codec = codec(&[KEY]);
-    let rows = scene.rows().await;
+    let rows = fleet.rows().await;
     let row = pilotlight::testing::autoconfig::cache::Row {
         name: manifest_row(),
         value: rows[&manifest_row()].clone().into(),
@@ -29,16 +29,16 @@ async fn grow_old(scene: &Scene, age: Duration) {
     let manifest = Manifest::decode(&codec.open(&row).unwrap().text).unwrap();
     let stamp = Stamp { confirmed_at: Some(SystemTime::now() - age), ..manifest.stamp };
     let value = codec.seal("manifest", &Manifest { stamp, ..manifest }.encode());
-    scene.database.put(SEALED, &manifest_row(), &value).await;
+    fleet.database.put(SEALED, &manifest_row(), &value).await;
 }
 
 async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
-    let scene = Scene::on(kind, 2, 1).await;
-    scene.fill().await;
-    grow_old(&scene, Duration::from_secs(48 * 3600)).await;
-    scene.launchdarkly.stop().await;
+    let fleet = Fleet::on(kind, 2, 1).await;
+    fleet.fill().await;
+    grow_old(&fleet, Duration::from_secs(48 * 3600)).await;
+    fleet.launchdarkly.stop().await;
     let check = async |max_age: Option<&str>, state: &str, environments: usize| {
-        let settings = scene.new_relay(NEVER);
+        let settings = fleet.new_relay(NEVER);
         let settings: RelaySettings = match max_age {
             Some(max_age) => settings.with(MAX_AGE, max_age),
             None => settings,
@@ -64,18 +64,18 @@ async fn cached_environments_that_are_too_old_are_refused(kind: Kind) {
     assert_eq!(relay.log().matches(refusals).count(), 1);
 
     // Without its manifest nobody knows how old it is.
-    scene.database.remove(SEALED, &manifest_row()).await;
+    fleet.database.remove(SEALED, &manifest_row()).await;
     let (_, status) = check(None, "loaded", 2).await;
     assert_eq!(shared(&status)["ageSeconds"], Value::Null);
     check(Some("72h"), "tooOld", 0).await;
     // LaunchDarkly confirms it, and it is young.
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     let disk = TempDir::new().unwrap();
-    let relay = scene.relay(&disk, OFTEN).with(MAX_AGE, "24h").start().unwrap();
-    scene.wait_until_whole().await;
+    let relay = fleet.relay(&disk, OFTEN).with(MAX_AGE, "24h").start().unwrap();
+    fleet.wait_until_whole().await;
     relay.wait_until_stored().await;
     assert_eq!(shared(&relay.status().await)["error"], Value::Null);
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     check(Some("24h"), "loaded", 2).await;
 }

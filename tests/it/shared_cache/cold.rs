@@ -4,11 +4,11 @@ use pilotlight::testing::demo::composed_data::{environment_id, mobile_key, sdk_k
 use pilotlight::testing::demo::fake_launchdarkly::{Fault, FaultRule, FaultScope};
 use tempfile::TempDir;
 
-use super::database::Kind;
-use super::scene::{
-    CACHE_KEY, NEVER, OFTEN, Scene, assert_later, difference, shared, wait_for_shared,
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{
+    CACHE_KEY, Fleet, NEVER, OFTEN, assert_later, difference, shared, wait_for_shared,
 };
-use crate::support::eventually;
 
 on_every_database!(
     a_relay_on_a_new_machine_knows_its_environments,
@@ -16,15 +16,15 @@ on_every_database!(
 );
 
 async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
-    let mut scene = Scene::on(kind, 3, 10).await;
-    scene.add_filter("pilot-project.small", "small");
-    scene.fill().await;
-    let filled = scene.rows().await;
+    let mut fleet = Fleet::on(kind, 3, 10).await;
+    fleet.add_filter("pilot-project.small", "small");
+    fleet.fill().await;
+    let filled = fleet.rows().await;
     assert_eq!(filled.len(), 3 + 1 + 1, "environments, a filter, the manifest");
 
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let machine = TempDir::new().unwrap();
-    let relay = scene.relay(&machine, OFTEN).start().unwrap();
+    let relay = fleet.relay(&machine, OFTEN).start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     let tier = shared(&status);
     assert_eq!((tier["records"].as_u64(), tier["complete"].as_bool()), (Some(4), Some(true)));
@@ -57,8 +57,8 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
     assert_eq!(relay.get("/livez", &[]).await.status, 200);
 
     // Flags come back, the list of environments does not.
-    scene.launchdarkly.inject(FaultRule::new(FaultScope::Autoconfig, Fault::Hang));
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.inject(FaultRule::new(FaultScope::Autoconfig, Fault::Hang));
+    fleet.launchdarkly.start().unwrap();
     let status = relay
         .wait_for_status("flags are live", |status| {
             status["environments"][environment_id(1)]["data"]["origin"] == "live"
@@ -66,11 +66,11 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
         .await;
     assert_eq!(status["autoConfigStatus"]["state"], "INITIALIZING");
     assert_later(&relay.get_with_key("/all", "sdk-of-nobody").await);
-    assert_eq!(scene.rows().await, filled, "nothing cached is written back");
-    assert_eq!(scene.database.rows(CACHE_KEY).await.len(), 0, "nor under ld-relay's name");
+    assert_eq!(fleet.rows().await, filled, "nothing cached is written back");
+    assert_eq!(fleet.database.rows(CACHE_KEY).await.len(), 0, "nor under ld-relay's name");
 
-    scene.launchdarkly.clear_faults();
-    scene.launchdarkly.cut_connections();
+    fleet.launchdarkly.clear_faults();
+    fleet.launchdarkly.cut_connections();
     relay.wait_until_healthy(6).await;
     eventually("the list is confirmed", async || {
         match relay.get_with_key("/all", "sdk-of-nobody").await.status {
@@ -80,21 +80,21 @@ async fn a_relay_on_a_new_machine_knows_its_environments(kind: Kind) {
     })
     .await;
     relay.wait_until_stored().await;
-    assert_eq!(scene.rows().await, filled, "what is there already is not written");
+    assert_eq!(fleet.rows().await, filled, "what is there already is not written");
 }
 
 async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
-    let scene = Scene::on(kind, 2, 5).await;
+    let fleet = Fleet::on(kind, 2, 5).await;
     let (old_disk, other_disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    scene.filled_by(&scene.relay(&old_disk, NEVER)).await.kill().await.unwrap();
+    fleet.filled_by(&fleet.relay(&old_disk, NEVER)).await.kill().await.unwrap();
 
     // Another machine hears of a new key, and tells of it in the shared cache.
-    let other = scene.filled_by(&scene.relay(&other_disk, NEVER)).await;
-    scene.rotate(0, "sdk-second");
-    scene.wait_until_whole().await;
+    let other = fleet.filled_by(&fleet.relay(&other_disk, NEVER)).await;
+    fleet.rotate(0, "sdk-second");
+    fleet.wait_until_whole().await;
     other.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
-    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    fleet.launchdarkly.stop().await;
+    let relay = fleet.relay(&old_disk, NEVER).start().unwrap();
     // Its flags are on the disk of this machine, the key is in the shared cache.
     let (_, put) = relay.stream_with_put("/all", "sdk-second").await;
     assert_eq!(put["data"]["flags"].as_object().unwrap().len(), 5);
@@ -102,15 +102,15 @@ async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
     relay.kill().await.unwrap();
 
     // This machine hears of the next key while the database does not answer.
-    scene.launchdarkly.start().unwrap();
-    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    fleet.launchdarkly.start().unwrap();
+    let relay = fleet.relay(&old_disk, NEVER).start().unwrap();
     relay.wait_until_healthy(2).await;
     relay.wait_until_stored().await;
-    let before = scene.rows().await;
+    let before = fleet.rows().await;
     // What is sent now is lost, not late: a server that only stands still for a while would carry
     // out what waits for it, also after its sender's end.
-    scene.database.proxy().black_hole();
-    scene.rotate(0, "sdk-third");
+    fleet.database.proxy().black_hole();
+    fleet.rotate(0, "sdk-third");
     relay.stream_with_put("/all", "sdk-third").await;
     relay
         .wait_for_status("it is stored locally only", |status| {
@@ -121,35 +121,35 @@ async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
         })
         .await;
     relay.kill().await.unwrap();
-    scene.database.proxy().cut();
-    scene.database.proxy().pass().unwrap();
-    scene.launchdarkly.stop().await;
-    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    fleet.database.proxy().cut();
+    fleet.database.proxy().pass().unwrap();
+    fleet.launchdarkly.stop().await;
+    let relay = fleet.relay(&old_disk, NEVER).start().unwrap();
     relay.stream_with_put("/all", "sdk-third").await;
     wait_for_shared(&relay, "loaded").await;
     assert_later(&relay.get_with_key("/all", "sdk-second").await);
     relay.stream_with_put("/all", "sdk-third").await;
     // What this machine has learnt is in the shared cache too now, for those that have no disk.
-    scene.wait_until_whole().await;
-    let after = scene.rows().await;
+    fleet.wait_until_whole().await;
+    let after = fleet.rows().await;
     assert_eq!(difference(&before, &after), (0, 2, 0), "one record, one manifest");
     // A machine without a disk does not accept the revoked keys.
-    let other = scene.new_relay(NEVER).start().unwrap();
+    let other = fleet.new_relay(NEVER).start().unwrap();
     other.stream_with_put("/all", "sdk-third").await;
     assert_later(&other.get_with_key("/all", "sdk-second").await);
     other.kill().await.unwrap();
 
     // A revocation that came by the shared cache stays known without it.
     relay.kill().await.unwrap();
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     let peer_disk = TempDir::new().unwrap();
-    let peer = scene.filled_by(&scene.relay(&peer_disk, NEVER)).await;
-    scene.rotate(0, "sdk-fourth");
-    scene.launchdarkly.delete_environment(&environment_id(1));
-    scene.wait_until_whole().await;
+    let peer = fleet.filled_by(&fleet.relay(&peer_disk, NEVER)).await;
+    fleet.rotate(0, "sdk-fourth");
+    fleet.launchdarkly.delete_environment(&environment_id(1));
+    fleet.wait_until_whole().await;
     peer.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
-    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    fleet.launchdarkly.stop().await;
+    let relay = fleet.relay(&old_disk, NEVER).start().unwrap();
     relay.stream_with_put("/all", "sdk-fourth").await;
     assert_later(&relay.get_with_key("/all", "sdk-third").await);
     assert_later(&relay.get_with_key("/all", &sdk_key(1)).await);
@@ -160,8 +160,8 @@ async fn the_newer_of_the_two_tiers_counts(kind: Kind) {
         })
         .await;
     relay.kill().await.unwrap();
-    scene.database.proxy().black_hole();
-    let relay = scene.relay(&old_disk, NEVER).start().unwrap();
+    fleet.database.proxy().black_hole();
+    let relay = fleet.relay(&old_disk, NEVER).start().unwrap();
     relay.stream_with_put("/all", "sdk-fourth").await;
     assert_later(&relay.get_with_key("/all", "sdk-third").await);
     assert_later(&relay.get_with_key("/all", &sdk_key(1)).await);

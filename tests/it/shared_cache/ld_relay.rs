@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::database::{Kind, Rows};
-use super::scene::{CACHE_KEY, KEY, OFTEN, SEALED, Scene, assert_later, shared, wait_for_shared};
-use crate::support::eventually;
+use pilotlight_test_kit::cache_database::{Kind, Rows};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{
+    CACHE_KEY, Fleet, KEY, OFTEN, SEALED, assert_later, shared, wait_for_shared,
+};
 
 /// ld-relay knows no Consul.
 macro_rules! on_ld_relays_databases {
@@ -69,8 +71,8 @@ fn envelope(model_version: i64, data: &impl serde::Serialize) -> String {
 }
 
 async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
-    let scene = Scene::on(kind, 4, 5).await;
-    let rep = |index| scene.launchdarkly.environment(&environment_id(index)).unwrap();
+    let fleet = Fleet::on(kind, 4, 5).await;
+    let rep = |index| fleet.launchdarkly.environment(&environment_id(index)).unwrap();
     // Before concurrent keys.
     let old = |index| EnvironmentRep { sdk_keys: vec![], mobile_keys: vec![], ..rep(index) };
     let concurrent = EnvironmentRep {
@@ -101,11 +103,11 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
         ("env:junk".to_owned(), vec![7; 100]),
     ];
     for (name, value) in &rows {
-        scene.database.put(CACHE_KEY, name, value).await;
+        fleet.database.put(CACHE_KEY, name, value).await;
     }
-    let left = scene.database.rows(CACHE_KEY).await;
-    scene.launchdarkly.stop().await;
-    let relay = scene.new_relay(OFTEN).start().unwrap();
+    let left = fleet.database.rows(CACHE_KEY).await;
+    fleet.launchdarkly.stop().await;
+    let relay = fleet.new_relay(OFTEN).start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     let tier = shared(&status);
     assert_eq!(
@@ -127,26 +129,26 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
     for key in [sdk_key(0), sdk_key(1), sdk_key(3), "sdk-expired".to_owned()] {
         assert_later(&relay.get_with_key("/all", &key).await);
     }
-    assert_eq!(scene.database.rows(CACHE_KEY).await, left);
-    assert_eq!(scene.rows().await.len(), 0, "nothing cached is written back");
+    assert_eq!(fleet.database.rows(CACHE_KEY).await, left);
+    assert_eq!(fleet.rows().await.len(), 0, "nothing cached is written back");
 
     // A key that only the cache tells of opens its environment as soon as there are flags.
     let hang = pilotlight::testing::demo::fake_launchdarkly::Fault::Hang;
     let scope = pilotlight::testing::demo::fake_launchdarkly::FaultScope::Autoconfig;
-    scene
+    fleet
         .launchdarkly
         .inject(pilotlight::testing::demo::fake_launchdarkly::FaultRule::new(scope, hang));
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     relay.stream_with_put("/all", "sdk-concurrent").await;
     assert_later(&relay.get_with_key("/all", "sdk-expired").await);
-    scene.launchdarkly.clear_faults();
-    scene.launchdarkly.cut_connections();
-    scene.wait_until_whole().await;
-    assert_eq!(scene.database.rows(CACHE_KEY).await, left, "ld-relay's rows stay ld-relay's");
+    fleet.launchdarkly.clear_faults();
+    fleet.launchdarkly.cut_connections();
+    fleet.wait_until_whole().await;
+    assert_eq!(fleet.database.rows(CACHE_KEY).await, left, "ld-relay's rows stay ld-relay's");
     // From here on our own rows count.
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
-    let relay = scene.new_relay(OFTEN).start().unwrap();
+    fleet.launchdarkly.stop().await;
+    let relay = fleet.new_relay(OFTEN).start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     assert_eq!(
         (&shared(&status)["complete"], &shared(&status)["records"]),
@@ -156,7 +158,7 @@ async fn a_cache_that_ld_relay_left_is_adopted(kind: Kind) {
 }
 
 async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
-    let scene = Scene::on(kind, 0, 0).await;
+    let fleet = Fleet::on(kind, 0, 0).await;
     let later = 4_102_444_800_000;
     let mut rep = EnvironmentRep {
         env_id: "5f00a1b2c3d4e5f6a7b8c9d0".to_owned(),
@@ -180,10 +182,10 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     let mut plain = EnvironmentRep::simple("5f00a1b2c3d4e5f6a7b8c9d1", "sdk-d", "");
     plain.sdk_key.expiring = ExpiringKeyRep { value: "sdk-e".to_owned(), timestamp: later };
     plain.version = 3;
-    scene.launchdarkly.upsert_environment(rep.clone());
-    scene.launchdarkly.upsert_environment(plain.clone());
+    fleet.launchdarkly.upsert_environment(rep.clone());
+    fleet.launchdarkly.upsert_environment(plain.clone());
     let disk = TempDir::new().unwrap();
-    let settings = scene.relay(&disk, OFTEN).with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay");
+    let settings = fleet.relay(&disk, OFTEN).with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay");
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(2).await;
 
@@ -210,12 +212,12 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
         ("env:5f00a1b2c3d4e5f6a7b8c9d1".to_owned(), second.to_owned()),
     ];
     eventually("the rows stand", async || {
-        let rows = scene.database.rows(CACHE_KEY).await;
+        let rows = fleet.database.rows(CACHE_KEY).await;
         if rows.len() == 2 { Ok(()) } else { Err(format!("{rows:?}\n{}", relay.log())) }
     })
     .await;
-    assert_eq!(opened(&scene.database.rows(CACHE_KEY).await, KEY), expected);
-    eventually("the manifest stands", async || match scene.rows().await.len() {
+    assert_eq!(opened(&fleet.database.rows(CACHE_KEY).await, KEY), expected);
+    eventually("the manifest stands", async || match fleet.rows().await.len() {
         1 => Ok(()),
         other => Err(other),
     })
@@ -223,16 +225,16 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
 
     // A change is one row; what is lost comes back; a filter is a row like the others.
     relay.wait_until_stored().await;
-    let before = scene.database.rows(CACHE_KEY).await;
-    scene.launchdarkly.delete_environment(&plain.env_id);
+    let before = fleet.database.rows(CACHE_KEY).await;
+    fleet.launchdarkly.delete_environment(&plain.env_id);
     let rep = pilotlight::testing::demo::representations::FilterRep {
         proj_key: "web".to_owned(),
         key: "small".to_owned(),
         version: 0,
     };
-    let version = scene.launchdarkly.upsert_filter("web.small", rep);
+    let version = fleet.launchdarkly.upsert_filter("web.small", rep);
     eventually("the changes are there", async || {
-        let rows = scene.database.rows(CACHE_KEY).await;
+        let rows = fleet.database.rows(CACHE_KEY).await;
         let names: Vec<_> = rows.keys().map(String::as_str).collect();
         if names == ["env:5f00a1b2c3d4e5f6a7b8c9d0", "filter:web.small"] {
             Ok(())
@@ -241,15 +243,15 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
         }
     })
     .await;
-    let after = scene.database.rows(CACHE_KEY).await;
+    let after = fleet.database.rows(CACHE_KEY).await;
     assert_eq!(after["env:5f00a1b2c3d4e5f6a7b8c9d0"], before["env:5f00a1b2c3d4e5f6a7b8c9d0"]);
     let expected = format!(
         r#"{{"kind":"filter","modelVersion":2,"data":{{"projKey":"web","key":"small","version":{version}}}}}"#
     );
     assert_eq!(open(KEY, &after["filter:web.small"]), expected);
-    scene.database.wipe().await;
+    fleet.database.wipe().await;
     eventually("what is lost comes back, the manifest last", async || {
-        let rows = (scene.database.rows(CACHE_KEY).await.len(), scene.rows().await.len());
+        let rows = (fleet.database.rows(CACHE_KEY).await.len(), fleet.rows().await.len());
         if rows == (2, 1) { Ok(()) } else { Err(format!("{rows:?}")) }
     })
     .await;
@@ -257,8 +259,8 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
     assert_eq!(shared(&status)["state"], "loaded");
 
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
-    let settings = scene.new_relay(OFTEN);
+    fleet.launchdarkly.stop().await;
+    let settings = fleet.new_relay(OFTEN);
     let relay = settings.with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay").start().unwrap();
     let status = wait_for_shared(&relay, "loaded").await;
     assert_eq!(shared(&status)["complete"], true, "the manifest among our own rows tells");
@@ -267,9 +269,9 @@ async fn rows_for_a_mixed_fleet_are_exactly_ld_relays(kind: Kind) {
 }
 
 async fn the_two_formats_stand_side_by_side(kind: Kind) {
-    let scene = Scene::on(kind, 3, 1).await;
-    let ours = scene.filled_by(&scene.new_relay(OFTEN)).await;
-    let settings = scene.new_relay(OFTEN);
+    let fleet = Fleet::on(kind, 3, 1).await;
+    let ours = fleet.filled_by(&fleet.new_relay(OFTEN)).await;
+    let settings = fleet.new_relay(OFTEN);
     let mixed = settings.with("AUTO_CONFIG_CACHE_FORMAT", "ld-relay").start().unwrap();
     let names = |rows: Rows| rows.into_keys().collect::<Vec<_>>();
     let expected: Vec<String> = {
@@ -279,28 +281,28 @@ async fn the_two_formats_stand_side_by_side(kind: Kind) {
         ids
     };
     eventually("both stand", async || {
-        let found = names(scene.database.rows(CACHE_KEY).await);
+        let found = names(fleet.database.rows(CACHE_KEY).await);
         if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
     // Rows of a Pilotlight with its own format, seen by one that writes ld-relay's, and the other
     // way round; each removes only what is its own.
     let gone = format!("env:{}", environment_id(1));
-    scene.launchdarkly.delete_environment(&environment_id(1));
-    scene.wait_until_whole().await;
+    fleet.launchdarkly.delete_environment(&environment_id(1));
+    fleet.wait_until_whole().await;
     eventually("removed from both", async || {
-        let found = names(scene.database.rows(CACHE_KEY).await);
+        let found = names(fleet.database.rows(CACHE_KEY).await);
         if found.len() == 2 && !found.contains(&gone) { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
     eventually("so does the manifest of ld-relay's rows", async || {
-        match scene.rows().await.len() {
+        match fleet.rows().await.len() {
             4 => Ok(()),
             other => Err(other),
         }
     })
     .await;
-    let sealed = scene.rows().await;
+    let sealed = fleet.rows().await;
     for relay in [&ours, &mixed] {
         relay.wait_until_stored().await;
         let before = shared(&relay.status().await)["lastWrite"].as_u64().unwrap();
@@ -310,7 +312,7 @@ async fn the_two_formats_stand_side_by_side(kind: Kind) {
             })
             .await;
     }
-    assert_eq!(scene.rows().await, sealed);
-    assert_eq!(scene.database.rows(SEALED).await.len(), 2 + 1 + 1);
-    assert_eq!(scene.database.rows(CACHE_KEY).await.len(), 2);
+    assert_eq!(fleet.rows().await, sealed);
+    assert_eq!(fleet.database.rows(SEALED).await.len(), 2 + 1 + 1);
+    assert_eq!(fleet.database.rows(CACHE_KEY).await.len(), 2);
 }

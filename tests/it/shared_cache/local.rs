@@ -16,8 +16,8 @@ use pilotlight::testing::storage::local::LocalStore;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::eventually;
-use crate::support::relay::{LONG, RelayProcess, RelaySettings, next_event};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::{LONG, RelayProcess, RelaySettings, next_event};
 
 fn launchdarkly(environments: usize, flags: usize) -> FakeLaunchDarkly {
     let launchdarkly = FakeLaunchDarkly::launch(&FakeSettings::default()).unwrap();

@@ -6,11 +6,11 @@ use pilotlight::testing::demo::composed_data::environment_id;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::database::{Kind, Rows};
-use super::scene::{
-    KEY, NEVER, OFTEN, SEALED, Scene, manifest_row, row_name, shared, wait_for_shared,
+use pilotlight_test_kit::cache_database::{Kind, Rows};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{
+    Fleet, KEY, NEVER, OFTEN, SEALED, manifest_row, row_name, shared, wait_for_shared,
 };
-use crate::support::eventually;
 
 on_every_database!(whatever_is_lost_is_repaired, a_database_that_restarts_empty_is_filled_at_once);
 
@@ -39,7 +39,7 @@ impl Loss {
         Self::RowEmptied,
     ];
 
-    async fn happens(self, scene: &Scene, rows: &Rows) {
+    async fn happens(self, fleet: &Fleet, rows: &Rows) {
         let row = |index| row_name(KEY, &format!("env:{}", environment_id(index)));
         let altered = |name: &str| {
             let mut value = rows[name].clone();
@@ -47,7 +47,7 @@ impl Loss {
             value[middle] ^= 1;
             value
         };
-        let database = &scene.database;
+        let database = &fleet.database;
         match self {
             Self::Everything => database.wipe().await,
             Self::Row => database.remove(SEALED, &row(2)).await,
@@ -63,16 +63,16 @@ impl Loss {
 }
 
 async fn whatever_is_lost_is_repaired(kind: Kind) {
-    let scene = Scene::on(kind, 6, 2).await;
+    let fleet = Fleet::on(kind, 6, 2).await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, OFTEN)).await;
     for loss in Loss::ALL {
-        let rows = scene.rows().await;
-        loss.happens(&scene, &rows).await;
+        let rows = fleet.rows().await;
+        loss.happens(&fleet, &rows).await;
         let begun = Instant::now();
-        scene.wait_until_whole().await;
+        fleet.wait_until_whole().await;
         assert!(begun.elapsed() < SOON, "{loss:?} took {:?}", begun.elapsed());
-        assert_eq!(scene.rows().await.len(), 6 + 1, "{loss:?}");
+        assert_eq!(fleet.rows().await.len(), 6 + 1, "{loss:?}");
     }
     relay
         .wait_for_status("/status knows", |status| {
@@ -82,27 +82,27 @@ async fn whatever_is_lost_is_repaired(kind: Kind) {
         })
         .await;
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
-    let new = scene.new_relay(OFTEN).start().unwrap();
+    fleet.launchdarkly.stop().await;
+    let new = fleet.new_relay(OFTEN).start().unwrap();
     let status = wait_for_shared(&new, "loaded").await;
     assert_eq!(shared(&status)["complete"], true);
     assert_eq!(shared(&status)["records"], 6);
 }
 
 async fn a_database_that_restarts_empty_is_filled_at_once(kind: Kind) {
-    let mut scene = Scene::on_mortal(kind, 6, 2).await;
+    let mut fleet = Fleet::on_mortal(kind, 6, 2).await;
     let disk = TempDir::new().unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, NEVER)).await;
-    scene.database.kill();
-    scene.rename(1, "changed in the meantime");
+    let relay = fleet.filled_by(&fleet.relay(&disk, NEVER)).await;
+    fleet.database.kill();
+    fleet.rename(1, "changed in the meantime");
     let status = relay
         .wait_for_status("the write fails", |status| shared(status)["state"] == "unavailable")
         .await;
     assert_eq!(shared(&status)["writePending"], true);
-    scene.database.restart().await;
-    scene.database.create_table().await;
+    fleet.database.restart().await;
+    fleet.database.create_table().await;
     // The interval is a day: what fills it is the new connection.
-    scene.wait_until_whole().await;
+    fleet.wait_until_whole().await;
     relay
         .wait_for_status("/status knows", |status| {
             shared(status)["state"] == "loaded" && shared(status)["writePending"] == false
@@ -114,12 +114,12 @@ async fn a_database_that_restarts_empty_is_filled_at_once(kind: Kind) {
     // The same in the silent case: nothing was to be written while it was away.
     // Gone for certain, so that the next one gets the store.
     relay.kill().await.unwrap();
-    let relay = scene.filled_by(&scene.relay(&disk, OFTEN)).await;
-    scene.database.kill();
-    scene.database.restart().await;
-    scene.database.create_table().await;
+    let relay = fleet.filled_by(&fleet.relay(&disk, OFTEN)).await;
+    fleet.database.kill();
+    fleet.database.restart().await;
+    fleet.database.create_table().await;
     eventually("it is filled again", async || {
-        let rows = scene.rows().await.len();
+        let rows = fleet.rows().await.len();
         if rows == 7 { Ok(()) } else { Err(format!("{rows} rows\n{}", relay.log())) }
     })
     .await;

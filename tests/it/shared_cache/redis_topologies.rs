@@ -7,10 +7,10 @@ use pilotlight::testing::demo::composed_data::environment;
 use pilotlight::testing::demo::fake_launchdarkly::{FakeLaunchDarkly, FakeSettings};
 use tempfile::TempDir;
 
-use super::scene::{CACHE_KEY, KEY, OFTEN, SEALED, shared, wait_for_shared};
-use crate::support::certificates::Certificates;
-use crate::support::databases::{RedisCluster, SentinelGroup};
-use crate::support::relay::{RelayProcess, RelaySettings};
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::{RedisCluster, SentinelGroup};
+use pilotlight_test_kit::fleet::{CACHE_KEY, KEY, OFTEN, SEALED, shared, wait_for_shared};
+use pilotlight_test_kit::relay::{RelayProcess, RelaySettings};
 
 fn launchdarkly() -> FakeLaunchDarkly {
     let heartbeat = Some(Duration::from_millis(200));

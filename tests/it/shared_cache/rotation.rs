@@ -8,10 +8,12 @@ use pilotlight::testing::sealing::{KeyRing, SealingKey};
 use pilotlight::testing::storage::local::LocalStore;
 use tempfile::TempDir;
 
-use super::database::Kind;
-use super::scene::{KEY, NEVER, OFTEN, Scene, assert_later, open, shared, wait_for_shared};
-use crate::support::eventually;
-use crate::support::relay::{LONG, RelayProcess, RelaySettings};
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{
+    Fleet, KEY, NEVER, OFTEN, assert_later, open, shared, wait_for_shared,
+};
+use pilotlight_test_kit::relay::{LONG, RelayProcess, RelaySettings};
 
 on_every_database!(a_new_key_takes_over_in_both_tiers, a_key_in_a_file_is_exchanged_live);
 
@@ -23,23 +25,23 @@ const KEY_VARIABLE: &str = "AUTO_CONFIG_CACHE_ENCRYPTION_KEY";
 const PREVIOUS_VARIABLE: &str = "AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS";
 
 async fn a_new_key_takes_over_in_both_tiers(kind: Kind) {
-    let scene = Scene::on(kind, 3, 5).await;
+    let fleet = Fleet::on(kind, 3, 5).await;
     let disk = TempDir::new().unwrap();
-    let with_key = |key: &str| scene.relay(&disk, NEVER).with(KEY_VARIABLE, key);
-    scene.filled_by(&with_key(KEY)).await.kill().await.unwrap();
+    let with_key = |key: &str| fleet.relay(&disk, NEVER).with(KEY_VARIABLE, key);
+    fleet.filled_by(&with_key(KEY)).await.kill().await.unwrap();
 
     // Exchanged during the outage: both tiers and the flags open with the previous key.
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let rotated = with_key(NEW_KEY).with(PREVIOUS_VARIABLE, format!("another key, {KEY}"));
     let relay = rotated.start().unwrap();
     relay.stream_with_put("/all", &sdk_key(0)).await;
     wait_for_both_tiers(&relay).await;
-    assert!(open(&scene.rows().await, &[KEY]).is_whole, "nothing is written without LaunchDarkly");
+    assert!(open(&fleet.rows().await, &[KEY]).is_whole, "nothing is written without LaunchDarkly");
 
-    scene.launchdarkly.start().unwrap();
+    fleet.launchdarkly.start().unwrap();
     eventually("every row is under the new key", async || {
-        let found = open(&scene.rows().await, &[NEW_KEY]);
-        let is_whole = found.is_whole && found.closed == 0 && found.records == scene.said();
+        let found = open(&fleet.rows().await, &[NEW_KEY]);
+        let is_whole = found.is_whole && found.closed == 0 && found.records == fleet.said();
         if is_whole { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
@@ -47,7 +49,7 @@ async fn a_new_key_takes_over_in_both_tiers(kind: Kind) {
     relay.kill().await.unwrap();
 
     // The old key alone opens nothing, and says so.
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let relay = with_key(KEY).start().unwrap();
     let status = wait_for_shared(&relay, "unreadable").await;
     assert_eq!(shared(&status)["skipped"]["unknownKey"], 3 + 1);
@@ -84,25 +86,25 @@ async fn wait_for_both_tiers(relay: &RelayProcess) {
 }
 
 async fn a_key_in_a_file_is_exchanged_live(kind: Kind) {
-    let scene = Scene::on(kind, 3, 5).await;
+    let fleet = Fleet::on(kind, 3, 5).await;
     let (disk, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let file = folder.path().join("key");
-    let settings = scene
+    let settings = fleet
         .keyless(disk.path(), OFTEN)
         .with("AUTO_CONFIG_CACHE_ENCRYPTION_KEY_FILE", file.display().to_string());
     std::fs::write(&file, format!("{KEY}\n")).unwrap();
-    let relay = scene.filled_by(&settings).await;
+    let relay = fleet.filled_by(&settings).await;
     std::fs::write(&file, format!("  {NEW_KEY}\n")).unwrap();
     eventually("every row is under the new key", async || {
-        let found = open(&scene.rows().await, &[NEW_KEY]);
-        let is_whole = found.is_whole && found.closed == 0 && found.records == scene.said();
+        let found = open(&fleet.rows().await, &[NEW_KEY]);
+        let is_whole = found.is_whole && found.closed == 0 && found.records == fleet.said();
         if is_whole { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
-    scene.rename(1, "written under the new key");
+    fleet.rename(1, "written under the new key");
     eventually("a change is sealed under it", async || {
-        let found = open(&scene.rows().await, &[NEW_KEY]);
-        if found.records == scene.said() { Ok(()) } else { Err(format!("{found:?}")) }
+        let found = open(&fleet.rows().await, &[NEW_KEY]);
+        if found.records == fleet.said() { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
     // The relay still opens what the old key sealed, until it is all sealed anew.
@@ -110,7 +112,7 @@ async fn a_key_in_a_file_is_exchanged_live(kind: Kind) {
     relay.kill().await.unwrap();
 
     // A wrong key in an outage: the right one is taken up without a restart.
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     std::fs::write(&file, KEY).unwrap();
     let relay = settings.start().unwrap();
     wait_for_shared(&relay, "unreadable").await;
@@ -128,10 +130,10 @@ async fn a_key_in_a_file_is_exchanged_live(kind: Kind) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_autoconfig_key_seals_where_there_is_no_other_and_is_exchanged_live() {
-    let scene = Scene::on(Kind::Redis, 3, 5).await;
+    let fleet = Fleet::on(Kind::Redis, 3, 5).await;
     let (disk, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let file = folder.path().join("key");
-    let settings = scene
+    let settings = fleet
         .keyless(disk.path(), NEVER)
         .without("AUTO_CONFIG_KEY")
         .with("AUTO_CONFIG_KEY_FILE", file.display().to_string());
@@ -140,21 +142,21 @@ async fn the_autoconfig_key_seals_where_there_is_no_other_and_is_exchanged_live(
     let relay = settings.start().unwrap();
     relay.wait_until_healthy(3).await;
     relay.wait_until_stored().await;
-    assert!(open(&scene.rows().await, &[&old]).is_whole);
+    assert!(open(&fleet.rows().await, &[&old]).is_whole);
 
     let new = "rel-00000000-0000-4000-8000-second000002";
-    scene.launchdarkly.add_autoconfig_key(new);
-    scene.launchdarkly.revoke_autoconfig_key(&old);
+    fleet.launchdarkly.add_autoconfig_key(new);
+    fleet.launchdarkly.revoke_autoconfig_key(&old);
     std::fs::write(&file, new).unwrap();
     eventually("every row is under the new key", async || {
-        let found = open(&scene.rows().await, &[new]);
+        let found = open(&fleet.rows().await, &[new]);
         if found.is_whole && found.closed == 0 { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
     relay.wait_until_healthy(3).await;
     let relay = wait_until_resealed_under(&disk, new, &settings, relay).await;
     relay.kill().await.unwrap();
-    scene.launchdarkly.stop().await;
+    fleet.launchdarkly.stop().await;
     let relay = settings.start().unwrap();
     relay.stream_with_put("/all", &sdk_key(0)).await;
     let status = wait_for_shared(&relay, "loaded").await;

@@ -7,10 +7,12 @@ use pilotlight_test_kit::flaky_proxy::FlakyProxy;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::database::Kind;
-use super::scene::{ENVIRONMENTS_MAX, KEY, NEVER, OFTEN, Scene, open, shared, wait_for_shared};
-use crate::support::eventually;
-use crate::support::relay::RelayProcess;
+use pilotlight_test_kit::cache_database::Kind;
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::fleet::{
+    ENVIRONMENTS_MAX, Fleet, KEY, NEVER, OFTEN, open, shared, wait_for_shared,
+};
+use pilotlight_test_kit::relay::RelayProcess;
 
 on_every_database!(
     relays_that_write_at_the_same_time_converge,
@@ -19,11 +21,11 @@ on_every_database!(
 );
 
 async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
-    let scene = Scene::on(kind, 12, 1).await;
+    let fleet = Fleet::on(kind, 12, 1).await;
     let disks: Vec<TempDir> = (0..3).map(|_| TempDir::new().unwrap()).collect();
     let relays: Vec<RelayProcess> =
-        disks.iter().map(|disk| scene.relay(disk, OFTEN).start().unwrap()).collect();
-    scene.wait_until_whole().await;
+        disks.iter().map(|disk| fleet.relay(disk, OFTEN).start().unwrap()).collect();
+    fleet.wait_until_whole().await;
     for relay in &relays {
         relay.wait_until_healthy(12).await;
     }
@@ -31,13 +33,13 @@ async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..120 {
         let index = random.usize(..20);
-        let exists = scene.launchdarkly.environment(&environment_id(index)).is_some();
+        let exists = fleet.launchdarkly.environment(&environment_id(index)).is_some();
         match random.u8(..4) {
-            0 if scene.said().len() > 1 && exists => {
-                scene.launchdarkly.delete_environment(&environment_id(index));
+            0 if fleet.said().len() > 1 && exists => {
+                fleet.launchdarkly.delete_environment(&environment_id(index));
             }
-            _ if exists => scene.rename(index, &format!("round {round}")),
-            _ => scene.launchdarkly.load(&environment(index, 1)),
+            _ if exists => fleet.rename(index, &format!("round {round}")),
+            _ => fleet.launchdarkly.load(&environment(index, 1)),
         }
         // Bursts, and pauses in which writes begin.
         if random.u8(..4) == 0 {
@@ -49,8 +51,8 @@ async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
         }
     }
     eventually(&format!("convergence with seed {seed}"), async || {
-        let found = open(&scene.rows().await, &[KEY]);
-        let said = scene.said();
+        let found = open(&fleet.rows().await, &[KEY]);
+        let said = fleet.said();
         let is_right = found.is_whole && found.closed == 0 && found.records == said;
         if is_right { Ok(()) } else { Err(format!("{found:?} where {said:?} is said")) }
     })
@@ -65,16 +67,16 @@ async fn relays_that_write_at_the_same_time_converge(kind: Kind) {
         .await;
         relay.wait_until_stored().await;
     }
-    let settled = scene.rows().await;
-    assert_eq!(open(&settled, &[KEY]).records, scene.said(), "seed {seed}");
-    assert_eq!(settled.len(), scene.said().len() + 1);
+    let settled = fleet.rows().await;
+    assert_eq!(open(&settled, &[KEY]).records, fleet.said(), "seed {seed}");
+    assert_eq!(settled.len(), fleet.said().len() + 1);
 
     drop(relays);
     let live: Vec<usize> = (0..ENVIRONMENTS_MAX)
-        .filter(|index| scene.launchdarkly.environment(&environment_id(*index)).is_some())
+        .filter(|index| fleet.launchdarkly.environment(&environment_id(*index)).is_some())
         .collect();
-    scene.launchdarkly.stop().await;
-    let new = scene.new_relay(NEVER).start().unwrap();
+    fleet.launchdarkly.stop().await;
+    let new = fleet.new_relay(NEVER).start().unwrap();
     let status = wait_for_shared(&new, "loaded").await;
     assert_eq!(shared(&status)["complete"], true);
     let status = new
@@ -96,20 +98,20 @@ async fn looked_at(relay: &RelayProcess) -> u64 {
 }
 
 async fn a_relay_whose_stream_is_stuck_spoils_nothing(kind: Kind) {
-    let scene = Scene::on(kind, 4, 1).await;
-    let line = FlakyProxy::start(scene.launchdarkly.address()).unwrap();
+    let fleet = Fleet::on(kind, 4, 1).await;
+    let line = FlakyProxy::start(fleet.launchdarkly.address()).unwrap();
     let (disk, other_disk) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let uri = format!("http://{}", line.address());
-    let stuck = scene.relay(&disk, OFTEN).with("STREAM_URI", uri).start().unwrap();
+    let stuck = fleet.relay(&disk, OFTEN).with("STREAM_URI", uri).start().unwrap();
     stuck.wait_until_healthy(4).await;
-    let healthy = scene.filled_by(&scene.relay(&other_disk, OFTEN)).await;
+    let healthy = fleet.filled_by(&fleet.relay(&other_disk, OFTEN)).await;
     stuck.wait_until_stored().await;
     // Nothing reaches it any more, and it cannot know: its connection stands.
     line.freeze();
-    scene.rename(0, "changed");
-    scene.launchdarkly.load(&environment(4, 1));
-    scene.launchdarkly.delete_environment(&environment_id(1));
-    scene.wait_until_whole().await;
+    fleet.rename(0, "changed");
+    fleet.launchdarkly.load(&environment(4, 1));
+    fleet.launchdarkly.delete_environment(&environment_id(1));
+    fleet.wait_until_whole().await;
     healthy.wait_until_stored().await;
     healthy.kill().await.unwrap();
     let before = looked_at(&stuck).await;
@@ -118,24 +120,24 @@ async fn a_relay_whose_stream_is_stuck_spoils_nothing(kind: Kind) {
         if now > before + 9_000 { Ok(()) } else { Err(now - before) }
     })
     .await;
-    let found = open(&scene.rows().await, &[KEY]);
+    let found = open(&fleet.rows().await, &[KEY]);
     // What it still believes in stands beside what it does not know: nothing newer is lost.
-    let missing: Vec<_> = scene.said().difference(&found.records).cloned().collect();
+    let missing: Vec<_> = fleet.said().difference(&found.records).cloned().collect();
     assert!(missing.is_empty(), "{missing:?} of {found:?}");
     // When it hears again, it knows.
     line.pass().unwrap();
-    scene.wait_until_whole().await;
+    fleet.wait_until_whole().await;
 }
 
 async fn what_nobody_knows_any_more_goes_after_a_second_look(kind: Kind) {
-    let scene = Scene::on(kind, 4, 1).await;
-    scene.fill().await;
+    let fleet = Fleet::on(kind, 4, 1).await;
+    fleet.fill().await;
     // Nobody was there to hear of it.
-    scene.launchdarkly.delete_environment(&environment_id(2));
-    let new = scene.new_relay(NEVER).start().unwrap();
+    fleet.launchdarkly.delete_environment(&environment_id(2));
+    let new = fleet.new_relay(NEVER).start().unwrap();
     new.wait_until_healthy(3).await;
-    scene.wait_until_whole().await;
+    fleet.wait_until_whole().await;
     assert!(new.age() > Duration::from_secs(5), "not before the second look");
-    assert_eq!(scene.rows().await.len(), 3 + 1);
+    assert_eq!(fleet.rows().await.len(), 3 + 1);
     new.wait_until_stored().await;
 }

@@ -12,9 +12,9 @@ use pilotlight::testing::storage::{Budgets, FailFast};
 use super::contract::{Creates, Peer, holds};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};
 use super::space::{Space, insert};
-use crate::support::certificates::Certificates;
-use crate::support::databases::{Consul, MASTER_TOKEN};
-use crate::support::eventually;
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::{Consul, MASTER_TOKEN};
+use pilotlight_test_kit::eventually;
 
 fn store(settings: ConsulSettings) -> ConsulStore {
     FailFast::new("consul", ConsulDialer::new(settings), Budgets::default())

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::contract::{Creates, Peer, holds};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing};
 use super::space::{Change, Space, content, insert, update};
-use crate::support::databases::{DynamoDb, settings_at};
-use crate::support::dynamodb_faults::{DynamoDbFaults, Fault};
+use pilotlight_test_kit::databases::{DynamoDb, settings_at};
+use pilotlight_test_kit::dynamodb_faults::{DynamoDbFaults, Fault};
 
 fn store(settings: DynamoDbSettings) -> DynamoDbStore {
     FailFast::new("dynamodb", DynamoDbDialer::new(settings), Budgets::default())

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::space::Space;
-use crate::support::LIMIT;
+use pilotlight_test_kit::LIMIT;
 
 /// What a refused call may cost: it does not leave the process.
 const AT_ONCE: Duration = Duration::from_millis(50);

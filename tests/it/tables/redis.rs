@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use super::contract::{Creates, Peer, holds};
 use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for};
 use super::space::{Space, content, insert, update};
-use crate::support::LIMIT;
-use crate::support::certificates::Certificates;
-use crate::support::databases::Redis;
+use pilotlight_test_kit::LIMIT;
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::Redis;
 
 pub(super) fn store(settings: impl Into<RedisTopology>) -> RedisStore {
     FailFast::new("redis", RedisDialer::new(settings), Budgets::default())

@@ -9,9 +9,9 @@ use super::outage::{ends_by_itself, is_a_refusal, is_noticed, probing, wait_for}
 use super::redis::{RedisPeer, open, store};
 use super::redis_journal::Writer;
 use super::space::{Space, content, insert, update};
-use crate::support::certificates::Certificates;
-use crate::support::databases::{Redis, RedisCluster, free_port};
-use crate::support::eventually;
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::{Redis, RedisCluster, free_port};
+use pilotlight_test_kit::eventually;
 
 async fn a_cluster_keeps_the_contract(cluster: RedisCluster<'_>) {
     holds(&RedisPeer::spread(cluster.settings())).await;

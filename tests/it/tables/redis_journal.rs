@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::outage::SLACK;
 use super::redis::open;
 use super::space::{Space, content, insert};
-use crate::support::LIMIT;
+use pilotlight_test_kit::LIMIT;
 
 /// A write that was acknowledged.
 #[derive(Clone, Debug)]

@@ -9,9 +9,9 @@ use super::outage::{ends_by_itself, is_noticed, probing, wait_for};
 use super::redis::{RedisPeer, open, store};
 use super::redis_journal::Writer;
 use super::space::{content, insert, update};
-use crate::support::certificates::Certificates;
-use crate::support::databases::SentinelGroup;
-use crate::support::eventually;
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::databases::SentinelGroup;
+use pilotlight_test_kit::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_behind_sentinels_keeps_the_contract() {

@@ -8,8 +8,8 @@ use pilotlight::testing::demo::fake_launchdarkly::{
 use serde_json::{Value, json};
 
 use super::on_flags;
-use crate::support::relay::{LONG, next_event};
-use crate::support::scene::{Scene, environment, flag, load, sdk};
+use pilotlight_test_kit::relay::{LONG, next_event};
+use pilotlight_test_kit::scene::{Scene, environment, flag, load, sdk};
 
 /// Longest wait for the head of a response. See `Deadlines`.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@ use pilotlight::testing::demo::fake_launchdarkly::{Fault, StreamSelector};
 use tokio::time::{Instant, timeout};
 
 use super::on_flags;
-use crate::support::relay::{LONG, next_event};
-use crate::support::scene::{Scene, environment, load, sdk};
+use pilotlight_test_kit::relay::{LONG, next_event};
+use pilotlight_test_kit::scene::{Scene, environment, load, sdk};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_disconnects_leaves_clients_alone() {
@@ -62,7 +62,7 @@ async fn a_wish_for_an_endless_pause_is_not_granted_either() {
     scene.relay.wait_until_healthy(1).await;
     let (mut client, _) = scene.stream(&sdk("e1")).await;
     scene.launchdarkly.cut_streams(&StreamSelector::AllFlags);
-    scene.launchdarkly.upsert_flag("e1", crate::support::scene::flag("missed")).unwrap();
+    scene.launchdarkly.upsert_flag("e1", pilotlight_test_kit::scene::flag("missed")).unwrap();
     let begun = Instant::now();
     scene.launchdarkly.wait_for_requests("/all", 2, LONG + LONG).await.unwrap();
     // Half a minute is granted, shortened by chance.

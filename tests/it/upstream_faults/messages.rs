@@ -7,8 +7,8 @@ use pilotlight::testing::demo::stream_client::{StreamClient, StreamEvent};
 use serde_json::{Value, json};
 
 use super::on_flags;
-use crate::support::relay::next_event;
-use crate::support::scene::{Scene, environment, events_until, flags, load, sdk};
+use pilotlight_test_kit::relay::next_event;
+use pilotlight_test_kit::scene::{Scene, environment, events_until, flags, load, sdk};
 
 fn patch(scene: &Scene, path: &str, data: &Value) {
     let message = json!({"path": path, "data": data}).to_string();

@@ -16,9 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::certificates::Certificates;
-use crate::support::relay::RelaySettings;
-use crate::support::scene::{Scene, environment, load, sdk};
+use pilotlight_test_kit::certificates::Certificates;
+use pilotlight_test_kit::relay::RelaySettings;
+use pilotlight_test_kit::scene::{Scene, environment, load, sdk};
 
 /// Accepts connections until it is dropped.
 struct Acceptor {

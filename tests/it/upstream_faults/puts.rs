@@ -9,9 +9,9 @@ use pilotlight::testing::model::{DataSet, Item, ItemKey, ItemKind};
 use serde_json::{Value, json};
 
 use super::on_flags;
-use crate::support::eventually;
-use crate::support::relay::next_event;
-use crate::support::scene::{Scene, environment, events_until, flag, flags, load, sdk};
+use pilotlight_test_kit::eventually;
+use pilotlight_test_kit::relay::next_event;
+use pilotlight_test_kit::scene::{Scene, environment, events_until, flag, flags, load, sdk};
 
 async fn wait_for_invalid_data(scene: &Scene) -> Value {
     let status = scene

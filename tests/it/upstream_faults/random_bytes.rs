@@ -6,7 +6,7 @@ use pilotlight::testing::demo::fake_launchdarkly::StreamSelector;
 use pilotlight::testing::demo::stream_client::StreamEvent;
 use tokio::time::{Instant, interval};
 
-use crate::support::scene::{Scene, environment, events_until, flag, flags, sdk};
+use pilotlight_test_kit::scene::{Scene, environment, events_until, flag, flags, sdk};
 
 /// How long the nonsense lasts.
 const SPELL: Duration = Duration::from_secs(8);

@@ -1,4 +1,4 @@
-//! Where the manifest of the format that is written stands: always among our sealed rows.
+//! Place of the manifest of the written format: always among our sealed rows.
 
 use super::SharedTier;
 use crate::autoconfig::cache::backend::{Row, Swap};
@@ -6,7 +6,7 @@ use crate::autoconfig::cache::codec::{Codec, OpenedRow, OpenedRows};
 use crate::autoconfig::cache::manifest::{LD_RELAY_MANIFEST_NAME, MANIFEST_NAME, Manifest};
 use crate::autoconfig::cache::shared_tier::CacheFormat;
 
-/// The place, and what stands there.
+/// The place, and the rows that are there.
 #[derive(Debug)]
 pub(super) struct ManifestPlace {
     codec: Codec,
@@ -14,9 +14,9 @@ pub(super) struct ManifestPlace {
     name: &'static str,
     /// Name of its row under the current key.
     pub(super) row_name: String,
-    /// What stands in that row, readable or not.
+    /// The row of that name, readable or not.
     pub(super) in_place: Option<Row>,
-    /// The row of a manifest that opens, if there is one. Sealed under a former key it stands under
+    /// The row of a manifest that opens, if there is one. One that is sealed under a former key has
     /// another name.
     opened: Option<(Row, OpenedRow)>,
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::manifest_place::ManifestPlace;
-use super::{CacheFormat, Call, SharedTier, texts};
+use super::{CacheFormat, Call, SharedTier, texts_of};
 use crate::autoconfig::cache::backend::{Row, Swapped};
 use crate::autoconfig::cache::manifest::{LD_RELAY_MANIFEST_NAME, Manifest};
+use crate::autoconfig::cache::orders::{Source, Wanted};
 use crate::autoconfig::cache::plan::{Claim, Desired, Known, Plan, Stored, plan_live, plan_upward};
-use crate::autoconfig::cache::tier::{Part, Source, Wanted, Written, is_fresh};
+use crate::autoconfig::cache::tier::{Part, Written, is_fresh};
 use crate::autoconfig::record_set::Stamp;
 use crate::replica::Moment;
 
@@ -17,9 +18,9 @@ pub(super) struct Writing {
     wanted: Wanted,
     desired: Desired,
     place: ManifestPlace,
-    /// The manifest that stands.
+    /// The present manifest.
     standing: Option<Manifest>,
-    /// No row stands in the format that is written.
+    /// True if there is no row in the format that is written.
     is_empty: bool,
     plan: Plan,
     doubtful: BTreeMap<String, Claim>,
@@ -32,7 +33,7 @@ impl SharedTier {
     pub(super) fn begin_writing(&mut self, wanted: &Wanted, at: &Moment) -> Part<Call, Written> {
         let mut desired = wanted.records.encoded();
         if let Source::Tiers(known) = &wanted.source {
-            // What no manifest vouches for is not passed on.
+            // Records that no manifest vouches for are not passed on.
             desired.retain(|name, _| !known.unvouched.contains(name));
         }
         let codec = self.codec(self.format);
@@ -61,15 +62,15 @@ impl SharedTier {
         };
         let mut written = Written { complete: true, ..Written::default() };
         for (name, error) in &opened.closed {
-            // Those that stood in a place of ours are overwritten.
+            // Rows in a place of ours are overwritten.
             if !plan.row_names.contains(name) && *name != place.row_name {
                 written.skipped.count(*error);
             }
         }
         written.records = plan.records.len();
         if let (false, true, Some(standing)) = (wanted.live, plan.swaps.is_empty(), &standing) {
-            // It is left as it is.
-            let texts = texts(&opened);
+            // The cache is left as it is.
+            let texts = texts_of(&opened);
             written.records = texts.len();
             written.complete = standing.vouches_for(&texts);
         }
@@ -147,7 +148,8 @@ impl SharedTier {
             gone: std::mem::take(&mut plan.gone),
             adopted: false,
         };
-        // Only a relay whose stream is live moves it from a former key to the current one.
+        // Only a relay whose stream is live moves the manifest from a former key to the current
+        // one.
         let may_stay = !wanted.live || place.in_place.is_some();
         let stays = standing.as_ref().filter(|standing| {
             may_stay && standing.says_the_same_as(&due) && is_fresh(standing.stamp, due.stamp)

@@ -1,4 +1,4 @@
-//! What a visit tells: to the manager, to `/status`, and to an operator.
+//! Reports of a visit: to the manager, to `/status`, and to the operator.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::replica::Moment;
 use crate::storage::StoreError;
 use crate::telemetry::Chain;
 
-/// What is told to others.
+/// A report to others.
 #[derive(Debug)]
 pub enum Effect {
-    /// The manager learns what the tier holds.
+    /// The content of the tier, for the manager.
     Read(CacheOutcome<CachedSet>),
-    /// An operator learns something.
+    /// A notice for the operator.
     Notice(Notice),
 }
 
-/// What an operator learns.
+/// A notice for the operator.
 #[derive(Debug)]
 pub enum Notice {
     /// Records cannot be used.
@@ -31,7 +31,7 @@ pub enum Notice {
     RolledBack(usize),
     /// The file of the local store was set aside.
     SetAside,
-    /// No record opens with the keys at hand.
+    /// No record opens with the configured keys.
     WrongKeys,
     /// The records are older than `cacheMaxAge` allows.
     TooOld(Option<Duration>),
@@ -52,7 +52,7 @@ impl<T: CacheTier> RecordVisits<T> {
         self.effects.push(Effect::Notice(notice));
     }
 
-    /// The tier was read.
+    /// Reports a reading of the tier.
     pub(super) fn tell_reading(&mut self, reading: Reading, at: &Moment) {
         self.held = match &reading.outcome {
             CacheOutcome::Loaded(set) => Some(set.clone()),
@@ -77,7 +77,7 @@ impl<T: CacheTier> RecordVisits<T> {
         self.effects.push(Effect::Read(outcome));
     }
 
-    /// Tells an operator of what is new about a tier that was read.
+    /// Notifies the operator of news about a tier that was read.
     fn tell_state(&mut self, state: ReadState, skipped: Skipped) {
         let before = self.report.get();
         if skipped.total() > 0 && before.skipped != skipped {
@@ -97,7 +97,7 @@ impl<T: CacheTier> RecordVisits<T> {
         }
     }
 
-    /// Refuses what is too old, or may be.
+    /// Refuses records that are too old, or may be.
     fn judge_age(
         &self,
         outcome: CacheOutcome<CachedSet>,
@@ -118,7 +118,7 @@ impl<T: CacheTier> RecordVisits<T> {
                 set.records.remove(&name);
             }
             let is_young = set.confirmed_at().is_some_and(|confirmed| {
-                // By a clock ahead of ours it was written in the future: young.
+                // A clock that is ahead of this one gives a time in the future: young.
                 at.wall.duration_since(confirmed).map_or(true, |age| age <= max)
             });
             let is_left = !had_any || !set.records.environments.is_empty();
@@ -149,13 +149,13 @@ impl<T: CacheTier> RecordVisits<T> {
         }
         self.report.update(|report| {
             report.read = ReadState::Unavailable;
-            // What the tier lacks is not known.
+            // It is not known which records the tier lacks.
             report.write_pending = true;
             report.error = Some(error);
         });
     }
 
-    /// The tier holds what it should.
+    /// Reports a write, after which the tier holds what it should.
     pub(super) fn tell_written(&mut self, written: Written, at: &Moment) {
         let before = self.report.get();
         self.complained = false;

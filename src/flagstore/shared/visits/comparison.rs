@@ -1,5 +1,5 @@
-//! The comparison of everything that is stored with what is served: what is decided, the steps
-//! that follow, and how it ends.
+//! The comparison of all stored rows with the served data: the decision, the steps that follow, and
+//! the end.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use crate::model::{DataSet, ItemKey};
 use crate::replica::{Due, End, Moment, Reason, Then};
 
 impl FlagVisits {
-    /// Compares what was read with what is served.
+    /// Compares the rows that were read with the served data.
     pub(super) fn compare(&mut self, stored: StoredRows, at: &Moment) {
         self.known.was_read = true;
-        // What is known now, not what was known before the read: LaunchDarkly may have told of what
-        // was found.
+        // The data of now, not of before the read: LaunchDarkly may have sent what was found.
         self.visit.task = self.orders.task();
         self.visit.unwritten.extend(self.orders.dirty());
         self.tell_read(&stored);
@@ -31,15 +30,15 @@ impl FlagVisits {
             self.visit.due = Due::Compare(Reason::MarkerChanged);
         }
         let decision = decide(&stored, &data, authority, &mut self.doubts, at.now);
-        self.tell_left(decision.left);
+        self.tell_unrepaired(decision.unrepaired);
         self.visit.lost = self.lost(&decision, &data);
         if live {
             self.orders.missing(decision.upserts.iter().cloned());
         }
         let may_write = if decision.fill { self.visit.task.may_fill() } else { live };
         if !may_write {
-            // A relay that is not live writes nothing but what it fills. And filled with less than
-            // it held, the store would vouch for that.
+            // A relay that is not live only fills empty stores. And a store that is filled with a
+            // partial set would vouch for it.
             return self.visit.stop(Outcome::Left);
         }
         if decision.fill {
@@ -53,7 +52,7 @@ impl FlagVisits {
         self.known.others.clear();
         self.visit.counts = self.counts(data);
         let Due::Compare(reason) = self.visit.due else { return };
-        // After a new connection it has waited before it compared.
+        // After a new connection the wait was before the comparison.
         if reason.is_seen_by_all() && reason != Reason::Reconnected {
             self.visit.steps.push_back(Step::Wait);
         }
@@ -82,8 +81,8 @@ impl FlagVisits {
         if is_new {
             self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
         }
-        // A store that was wiped out since it was read is filled, not given a few items: the rows
-        // are written under the marker that was found.
+        // The rows are written under the marker that was found, so that a store that was wiped
+        // since is filled, not given a few items.
         self.visit.found = found;
         self.visit.upsert(&rows);
         self.visit.steps.push_back(Step::Mark(Purpose::Counts));
@@ -104,8 +103,8 @@ impl FlagVisits {
         decision.upserts.iter().filter(is_lost).cloned().collect()
     }
 
-    /// Rows of each kind that stand in the store once everything is written that is lacking, whether
-    /// this relay knows them or not.
+    /// Rows of each kind in the store once all missing rows are written, whether this relay knows
+    /// them or not.
     pub(super) fn counts_after_writes(&self) -> Counts {
         let visit = &self.visit;
         let dropped = self.orders.report().get().dropped;
@@ -119,9 +118,8 @@ impl FlagVisits {
         Counts::of(visit.stored.rows.iter().map(|row| &row.key).chain(added))
     }
 
-    /// Those that stand there once the corrections are carried out as well. While some rows wait for
-    /// a second look, the marker may tell of others that only a peer knows, so its counts are not
-    /// lowered.
+    /// The same once the corrections are carried out as well. While some rows wait for a second
+    /// check, the marker may count others that only a peer knows, so its counts are not lowered.
     pub(super) fn counts_after_corrections(&self) -> Counts {
         let visit = &self.visit;
         let mut counts = self.counts_after_writes();
@@ -151,8 +149,8 @@ impl FlagVisits {
                 if !self.visit.contended.is_empty() {
                     Then::Retry
                 } else if self.orders.waiting().dirty && self.known.marker.is_some() {
-                    // What a relay accepted while it was live, it may write into a store that is
-                    // whole.
+                    // A relay may write changes that it accepted while it was live into a store
+                    // that is whole.
                     Then::Flush
                 } else {
                     Then::Nothing
@@ -164,7 +162,7 @@ impl FlagVisits {
 
     fn end_of_writes(&mut self, data: &DataSet, reason: Reason, at: &Moment) {
         let (live, outcome) = (self.visit.is_live(), self.visit.outcome);
-        // Of several relays that notice a loss each tells what it wrote itself.
+        // Of several relays that notice a loss each reports what it wrote itself.
         let is_lost = |key: &&ItemKey| self.visit.lost.contains(*key);
         let mut rewritten = self.visit.written.iter().filter(is_lost).count() as u64;
         if self.known.complete {
@@ -190,7 +188,7 @@ impl FlagVisits {
         let marker = self.known.marker.as_ref();
         let is_ours = marker
             .is_some_and(|it| it.unsettled.is_none() && !it.is_foreign_to(self.identity.as_ref()));
-        // An item that is served stands differently in the store: not only one too many.
+        // A served item differs in the store. An extra item alone does not contradict.
         let contradicts = |key: &ItemKey| data.item(key).is_some_and(|item| !item.is_tombstone());
         !is_ours || self.doubts.keys().any(contradicts)
     }
@@ -203,8 +201,8 @@ impl FlagVisits {
     }
 }
 
-/// The rows at these places as they are to be. Rows that serve something wrong come before rows
-/// that are only too many.
+/// The corrections of the rows at these places. Wrong rows come before rows that are only
+/// superfluous.
 fn corrections(stored: &StoredRows, data: &DataSet, places: &[usize]) -> Vec<Correction> {
     let is_removal = |place: &usize| data.item(&stored.rows[*place].key).is_none();
     let (removals, replacements): (Vec<usize>, Vec<usize>) =

@@ -1,4 +1,4 @@
-//! What the marker is to tell, for each purpose.
+//! Content of the marker, for each purpose.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use crate::flagstore::marker::{Marker, Note, Unsettled};
 use crate::model::{DataSet, ItemKey};
 use crate::replica::{Authority, Due, Moment, Waiting};
 
-/// A live relay confirms the age of the stored set when its marker tells an older time than this.
+/// A live relay confirms the age of the stored set when the time in its marker is older than this.
 pub(in crate::flagstore::shared) const CONFIRMATION_AGE: Duration = Duration::from_secs(300);
 
 impl FlagVisits {
@@ -26,7 +26,7 @@ impl FlagVisits {
                 self.is_ours(found.as_ref()).then(|| self.unless_told(found, at))?
             }
             Purpose::Filled => {
-                // Without what the database turned out not to take.
+                // Without items that the database refused.
                 self.visit.counts = self.counts(self.visit.task.data.as_ref()?);
                 self.unless_told(None, at)
             }
@@ -37,7 +37,7 @@ impl FlagVisits {
         }
     }
 
-    /// Nothing if the marker that was found tells the counts already.
+    /// The note with the counts; `None` if the marker that was found has them already.
     fn unless_told(&self, found: Option<Marker>, at: &Moment) -> Option<(Option<Marker>, Note)> {
         let counts = self.visit.counts;
         let told = found.as_ref().and_then(|found| found.note.as_ref());
@@ -47,7 +47,7 @@ impl FlagVisits {
         Some((found, self.note(counts, at)))
     }
 
-    /// The set becomes this environment's when the last row is gone that may not be.
+    /// Makes the set this environment's once the last doubtful row is gone.
     fn sign(&mut self, found: Option<Marker>, at: &Moment) -> Option<(Option<Marker>, Note)> {
         let is_settled =
             self.is_ours(found.as_ref()) || (!self.doubts.is_empty() && found.is_some());
@@ -64,8 +64,8 @@ impl FlagVisits {
         self.unless_told(found, at)
     }
 
-    /// Counts new items before they are written. That is done even if the marker is known to tell
-    /// so many: a peer may have lowered its counts since it was read.
+    /// Counts new items before they are written. That is done even if the known marker has these
+    /// counts: a peer may have lowered them since it was read.
     fn raise(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
         if !self.is_ours(Some(&found)) {
             return None;
@@ -81,7 +81,7 @@ impl FlagVisits {
         Some((Some(found), note))
     }
 
-    /// Takes back what was counted and could not be written.
+    /// Takes back the counts of items that could not be written.
     fn settle(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
         if self.visit.refused == 0 || !self.is_ours(Some(&found)) {
             return None;
@@ -91,12 +91,12 @@ impl FlagVisits {
         self.unless_told(Some(found), at)
     }
 
-    /// Writes that LaunchDarkly still says the same, now and then.
+    /// Renews the time at which LaunchDarkly confirmed the data, now and then.
     fn confirm(&mut self, marker: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
         let Waiting { put, dirty, live } = self.orders.waiting();
         let is_certain = live && !put && !dirty && self.doubts.is_empty();
         let note = marker.note.clone().filter(|_| is_certain && self.is_ours(Some(&marker)))?;
-        // By a clock ahead of ours it was confirmed in the future.
+        // A clock that is ahead of this one gives a time in the future.
         let age = |confirmed: SystemTime| at.wall.duration_since(confirmed);
         let is_old =
             note.confirmed_at.is_none_or(|it| age(it).is_ok_and(|age| age >= CONFIRMATION_AGE));
@@ -106,8 +106,8 @@ impl FlagVisits {
         })
     }
 
-    /// Rows that the store is to hold, tombstones included, and those that stand there besides.
-    /// Those that the database does not take are not expected there.
+    /// Numbers of rows that the store should hold, tombstones included, with other rows in it. Rows
+    /// that the database refuses are not expected there.
     pub(super) fn counts(&self, data: &DataSet) -> Counts {
         let dropped = self.orders.report().get().dropped;
         let keys = data.iter().map(|(kind, key, _)| ItemKey { kind, key: key.clone() });
@@ -126,7 +126,7 @@ impl FlagVisits {
             identity: self.identity.clone(),
             confirmed_at: match self.visit.task.authority {
                 Authority::Live { .. } if self.doubts.is_empty() => Some(at.wall),
-                // The store holds something that LaunchDarkly does not say.
+                // The store holds something that LaunchDarkly did not send.
                 Authority::Live { .. } => known.and_then(|note| note.confirmed_at),
                 Authority::Provisional => None,
             },

@@ -1,4 +1,4 @@
-//! What the answers of the database mean for the rest of a visit.
+//! Takes the answers of the database during a visit.
 
 use super::{Answer, FlagVisits, Outcome, Purpose, Step};
 use crate::flagstore::backend::{Counts, Filled, Look, Row, Upserted};
@@ -45,7 +45,7 @@ impl FlagVisits {
             }
             Filled::NotEmpty => self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged)),
             Filled::Impossible => {
-                // Once more, because a peer may have been faster by the random wait.
+                // Checked once more, because a peer may have been faster during the random wait.
                 self.visit.steps.push_back(Step::LookBeforeFill);
                 self.visit.upsert(rows);
                 self.visit.steps.push_back(Step::Mark(Purpose::Filled));
@@ -74,14 +74,14 @@ impl FlagVisits {
                 report.dropped.remove(&row.key);
             });
         }
-        // A store that is filled item by item while others write to it is somebody else's.
+        // A store that others write to while it is filled item by item belongs to another writer.
         let is_fill = self.visit.steps.iter().any(|it| matches!(it, Step::Mark(Purpose::Filled)));
         if is_fill && !self.visit.contended.is_empty() {
             self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
         }
     }
 
-    /// Takes note of the marker that stands after one was to be written.
+    /// Takes the marker that is stored after an attempt to write one.
     fn take_mark(&mut self, purpose: Purpose, marker: Option<Marker>) {
         let Some(marker) = marker else {
             // The store has lost its data.
@@ -123,7 +123,7 @@ impl FlagVisits {
 
     fn take_look(&mut self, found: Look) {
         let loss = self.loss(&found);
-        // Where servers do not tell who they are only a comparison can show it.
+        // If servers give no identity, only a comparison can show a loss.
         let is_known = self.known.server.is_some() && found.server.is_some();
         self.known.server = found.server.or(self.known.server.take());
         match (loss, self.visit.due) {
@@ -139,7 +139,7 @@ impl FlagVisits {
 
     /// A sign that the store has lost something.
     fn loss(&self, found: &Look) -> Option<Reason> {
-        // Without data there is nothing to repair, and a reading finds what there is.
+        // Also if this relay has no data to repair it with: a reading finds what there is.
         let Some(marker) = &found.marker else { return Some(Reason::MarkerMissing) };
         if !self.known.marker.as_ref().is_some_and(|known| known.is_same_set(marker)) {
             return Some(Reason::MarkerChanged);
@@ -150,7 +150,7 @@ impl FlagVisits {
             return Some(Reason::ServerChanged);
         }
         if self.known.unwritten {
-            // That items are missing is known; the store takes none.
+            // Items are known to be missing; the store accepts none.
             return None;
         }
         let counts = found.counts?;

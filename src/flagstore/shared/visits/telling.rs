@@ -1,38 +1,38 @@
-//! What a visit tells: to the environment, to `/status`, and to an operator.
+//! Reports of a visit: to the environment, to `/status`, and to the operator.
 
 use super::FlagVisits;
 use crate::flagstore::backend::StoredRows;
 use crate::flagstore::shared::reading::{SharedRead, judge};
-use crate::flagstore::shared::reconcile::Left;
+use crate::flagstore::shared::reconcile::Unrepaired;
 use crate::flagstore::shared::report::{Repopulation, SharedState};
 use crate::model::ItemKey;
 use crate::replica::{Moment, Reason};
 use crate::storage::StoreError;
 use crate::telemetry::Chain;
 
-/// What is told to others.
+/// A report to others.
 #[derive(Debug)]
 pub enum Effect {
-    /// The environment learns what is stored.
+    /// The content of the store, for the environment.
     Read(SharedRead),
-    /// An operator learns something.
+    /// A notice for the operator.
     Notice(Notice),
 }
 
-/// What an operator learns.
+/// A notice for the operator.
 #[derive(Debug)]
 pub enum Notice {
     /// Stored items cannot be decoded.
     Undecodable(Vec<ItemKey>),
-    /// What is stored cannot be served.
+    /// The stored data cannot be served.
     NotServable(String),
     /// A relay that is not live found differences.
-    Left(Left),
-    /// What had been lost was written again.
+    Unrepaired(Unrepaired),
+    /// Lost data was written again.
     Repopulated { items: u64, reason: Reason },
     /// Items that should not be there were replaced or removed.
     Corrected { items: usize },
-    /// The database does not take this item.
+    /// The database does not accept this item.
     TooLarge { item: ItemKey, bytes: u64 },
     /// The store cannot be used.
     Failed(String),
@@ -45,7 +45,7 @@ impl FlagVisits {
         self.effects.push(Effect::Notice(notice));
     }
 
-    /// Tells of what was read; the environment learns it while it has nothing better.
+    /// Reports the rows that were read; to the environment only while upstream is not live.
     pub(super) fn tell_read(&mut self, stored: &StoredRows) {
         let rows = stored.rows.iter().filter(|row| row.head.is_none());
         let mut undecodable: Vec<ItemKey> = rows.map(|row| row.key.clone()).collect();
@@ -72,11 +72,11 @@ impl FlagVisits {
         self.orders.report().update(|report| report.problem = problem);
     }
 
-    pub(super) fn tell_left(&mut self, left: Left) {
-        if left != self.orders.report().get().left && left != Left::default() {
-            self.tell(Notice::Left(left));
+    pub(super) fn tell_unrepaired(&mut self, found: Unrepaired) {
+        if found != self.orders.report().get().unrepaired && found != Unrepaired::default() {
+            self.tell(Notice::Unrepaired(found));
         }
-        self.orders.report().update(|report| report.left = left);
+        self.orders.report().update(|report| report.unrepaired = found);
     }
 
     pub(super) fn tell_repopulation(&mut self, reason: Reason, items: u64, at: &Moment) {
@@ -87,11 +87,11 @@ impl FlagVisits {
         });
     }
 
-    /// The database answered. `in_doubt`: the store may have lost something and is still to be
-    /// compared for that.
+    /// Notes that the database answered. `in_doubt`: the store may have lost something and is still
+    /// to be compared for that.
     pub(super) fn succeeded(&mut self, in_doubt: bool, at: &Moment) {
-        let left = self.orders.report().get().left;
-        if left.behind > 0 || left.unmarked {
+        let found = self.orders.report().get().unrepaired;
+        if found.outdated_items > 0 || found.no_valid_marker {
             let lack = "it lacks items that this relay serves, or its marker; a relay that is \
                         connected to LaunchDarkly will write them";
             return self.interrupted(lack.to_owned(), at);
@@ -111,7 +111,7 @@ impl FlagVisits {
         });
     }
 
-    /// What LaunchDarkly said is stored.
+    /// Notes that the data from LaunchDarkly is stored.
     pub(super) fn in_order(&self, at: &Moment) {
         if !self.known.unsettled {
             self.orders.report().update(|report| report.last_write = Some(at.wall));

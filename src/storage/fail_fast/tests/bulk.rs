@@ -1,16 +1,16 @@
-//! Calls that move whole data sets, and connections that end one by one.
+//! Calls that transfer whole data sets, and connections that end one by one.
 
 use tokio::task::{JoinSet, yield_now};
 
 use super::*;
 
 impl Bench {
-    /// A bulk call that gives its connection.
+    /// A bulk call that returns its connection.
     async fn bulk(&self) -> Result<usize, StoreError> {
         self.store.bulk(async |conn| Ok(conn)).await
     }
 
-    /// Starts a bulk call that moves so many bytes each second for so many seconds.
+    /// Starts a bulk call that transfers `bytes` bytes each second for `times` seconds.
     pub(super) fn move_bytes(
         &self,
         tasks: &mut JoinSet<Result<usize, StoreError>>,
@@ -43,7 +43,7 @@ impl Bench {
     }
 }
 
-/// Lets all tasks go as far as they get.
+/// Lets all tasks run until they wait.
 async fn settled() {
     for _ in 0..20 {
         yield_now().await;
@@ -78,7 +78,7 @@ async fn bulk_calls_are_admitted_in_order_and_their_budget_begins_then() {
         tasks.spawn(async move {
             store
                 .bulk(async |_conn| {
-                    // Within the budget of one, over that of all.
+                    // Within the budget of one call, but beyond that of all together.
                     tokio::time::sleep(Duration::from_millis(4_000 + number)).await;
                     order.lock().unwrap().push(number);
                     Ok(())
@@ -103,7 +103,7 @@ async fn a_bulk_call_that_makes_progress_has_no_deadline() {
     let mut tasks = JoinSet::new();
     bench.move_bytes(&mut tasks, 4 * 1024, 60);
     assert!(tasks.join_next().await.unwrap().unwrap().is_ok());
-    // A small silence in between is looked into, and harmless.
+    // A short silence in between causes a check, and is harmless.
     let checked = bench.fake.checked.load(Ordering::Relaxed);
     let paused = bench.store.bulk(async |_conn| {
         tokio::time::sleep(Duration::from_secs(4)).await;
@@ -191,16 +191,16 @@ async fn connections_that_are_ended_while_nobody_uses_them_tell_nothing_of_the_d
     let _probe = bench.probe();
     assert_eq!((bench.ask().await.unwrap(), bench.bulk().await.unwrap()), (1, 2));
     settled().await;
-    // That of bulk calls.
+    // The connection of bulk calls ends.
     bench.fake.ended.lock().unwrap().insert(2);
     assert_eq!(bench.bulk().await.unwrap(), 3);
-    // That of small calls: by a call, and by the probe.
+    // The connection of small calls ends, noticed by a call, and by the probe.
     bench.fake.ended.lock().unwrap().insert(1);
     assert_eq!(bench.ask().await.unwrap(), 4);
     bench.fake.ends.notify_one();
     tokio::time::sleep(2 * REPLACE_WAIT).await;
     assert_eq!(bench.ask().await.unwrap(), 5);
-    // One that is silent.
+    // A connection becomes silent.
     tokio::time::advance(IDLE_LIMIT).await;
     assert_eq!(bench.ask().await.unwrap(), 5);
     bench.fake.checks.lock().unwrap().push_back(Act::Hang);

@@ -1,5 +1,5 @@
-//! Small calls and bulk calls that stand behind the bytes of other bulk calls, in a queue on the
-//! way that all connections share.
+//! Small calls and bulk calls that wait behind the bytes of other bulk calls, in a network queue
+//! that all connections share.
 
 use tokio::task::JoinSet;
 
@@ -9,7 +9,8 @@ const KIB: usize = 1024;
 
 type Moving = JoinSet<Result<usize, StoreError>>;
 
-/// A bench with a small connection (1), and a bulk call (2) that moves much for so many seconds.
+/// A bench with a connection for small calls (1), and a bulk call (2) that transfers much for this
+/// number of seconds.
 async fn busy_bench(seconds: u32) -> (Bench, Moving) {
     let bench = bench(&[]);
     assert_eq!(bench.ask().await.unwrap(), 1);
@@ -20,7 +21,7 @@ async fn busy_bench(seconds: u32) -> (Bench, Moving) {
     (bench, moving)
 }
 
-/// Nobody has taken the database for away, and the bulk call has come to its end.
+/// Checks that the breaker stayed closed, and that the bulk call has completed.
 async fn assert_undisturbed(bench: &Bench, mut moving: Moving) {
     assert_eq!(moving.join_next().await.unwrap().unwrap().unwrap(), 2);
     let health = bench.health();

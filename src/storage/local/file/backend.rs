@@ -1,37 +1,37 @@
-//! The file as the embedded database sees it.
+//! The file as the embedded database accesses it.
 //!
-//! Two things are different from a plain file.
+//! It differs from a plain file in two ways.
 //!
-//! * A file that is only read is not written to. The database marks a file as in use when it opens
-//!   it, and waits for the disk twice. Here the mark stays in memory. So a start does not wait for
-//!   a slow disk, and reads from one that takes no writes. (Every file of ours bears the mark on
-//!   the disk already, because none is ever closed.)
-//! * A database is never closed but abandoned: it is cut off from its file, so that dropping it
-//!   changes nothing there. Closing writes, and writing to a file that may be damaged can end the
-//!   process. What was committed is safe, as it is after a kill, and the next open takes no longer.
+//! * A file that is only read is never written. The database marks a file as in use when it opens
+//!   it, and waits for the disk twice. Here the mark stays in memory, so a start does not wait for
+//!   a slow disk, and can read from a read-only one. (Every file of the store already has the mark
+//!   on disk, because none is ever closed.)
+//! * A database is never closed but abandoned: it is disconnected from its file, so that dropping
+//!   it does not change the file. Closing writes, and writing to a file that may be damaged can end
+//!   the process. Committed data is safe, as after a kill, and the next open takes no longer.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-#[cfg(test)]
-use std::sync::atomic::AtomicU8;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 
+#[cfg(test)]
+use crate::storage::local::faults::Faults;
 use crate::storage::local::start::directory::{Directory, no_follow, private_file};
 
 /// Length of the database's own header, which holds the mark.
 const MARK_BYTES: u64 = 4096;
 
-/// Cuts a database off from its file.
+/// Disconnects a database from its file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Switch(Arc<AtomicBool>);
 
 impl Switch {
-    /// From here on every access to the file fails.
+    /// From now on every access to the file fails.
     pub(super) fn cut(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -41,7 +41,7 @@ impl Switch {
 #[derive(Debug)]
 pub(super) struct Backend {
     file: File,
-    /// The place in the file where the database begins.
+    /// The offset in the file at which the database begins.
     start: u64,
     switch: Switch,
     /// The database's own header, for a file that is only read.
@@ -65,7 +65,7 @@ impl Backend {
         Ok(Self::of(directory, file, start, switch, Some(Mutex::new(mark))))
     }
 
-    /// Opens a file to read and write it, and makes it if there is none.
+    /// Opens a file to read and write it, and creates it if it does not exist.
     pub(super) fn open_to_write(
         directory: &Directory,
         path: &Path,
@@ -164,67 +164,5 @@ impl StorageBackend for Backend {
         }
         self.check_write()?;
         self.file.write_all_at(data, self.start + offset)
-    }
-}
-
-/// The behaviour of a file in tests.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Mood {
-    Well,
-    /// Writes fail: no space is left.
-    Full,
-    /// Reads give nothing: the file was cut short.
-    Short,
-    /// Reads panic.
-    Panic,
-    /// Reads fail: the disk is dying.
-    Dying,
-    /// Files open to read only.
-    ReadOnly,
-}
-
-/// Sets the mood of the files of a directory.
-#[cfg(test)]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Faults {
-    mood: Arc<AtomicU8>,
-    /// While this is locked, a check of a whole file does not get on.
-    pub(crate) check_gate: Arc<Mutex<()>>,
-    /// Whether a check of a whole file has begun.
-    pub(crate) check_begun: Arc<AtomicBool>,
-}
-
-#[cfg(test)]
-impl Faults {
-    pub(crate) fn set(&self, mood: Mood) {
-        self.mood.store(mood as u8, Ordering::SeqCst);
-    }
-
-    fn is(&self, mood: Mood) -> bool {
-        self.mood.load(Ordering::SeqCst) == mood as u8
-    }
-
-    fn on_open(&self, opened: io::Result<File>) -> io::Result<File> {
-        if self.is(Mood::ReadOnly) { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { opened }
-    }
-
-    /// Waits at the gate before a check of a whole file.
-    pub(super) fn on_check(&self) {
-        self.check_begun.store(true, Ordering::SeqCst);
-        drop(self.check_gate.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn on_read(&self) -> io::Result<()> {
-        assert!(!self.is(Mood::Panic), "the file is in a panic");
-        if self.is(Mood::Short) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if self.is(Mood::Dying) { Err(io::Error::other("input/output error")) } else { Ok(()) }
-    }
-
-    fn on_write(&self) -> io::Result<()> {
-        if self.is(Mood::Full) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }

@@ -1,16 +1,16 @@
-//! The embedded database, and a fence around its faults.
+//! The embedded database, and the handling of its faults.
 //!
-//! Every call into the database goes through [`guarded`]: damage may show as an error or as a
-//! panic, and neither leaves this module but as a [`Fault`].
+//! Every call into the database goes through [`guarded`]: damage may cause an error or a panic, and
+//! both leave this module only as a [`Fault`].
 //!
-//! The guard against damage: reading a damaged file is safe behind that fence, and every record
-//! authenticates itself. Writing to a damaged file is not safe (a panic may come while another one
-//! unwinds, which ends the process). So a file that was found is checked against the database's
-//! checksums, from end to end, before the first write to it. That takes half a millisecond per
-//! megabyte, and no start that only reads pays for it. The check uses a handle of its own, so reads
-//! go on meanwhile. Whatever fails is answered in one way: the file is copied (`copy.rs`).
+//! The guard against damage: reading a damaged file is safe this way, and every record
+//! authenticates itself. Writing to a damaged file is not safe (a panic may occur while another one
+//! unwinds, which ends the process). So an existing file is checked completely against the
+//! database's checksums before the first write to it. That takes half a millisecond per megabyte,
+//! and a start that only reads does not need it. The check uses its own handle, so reads continue
+//! meanwhile. After every failure the file is copied (`copy.rs`).
 //!
-//! Nothing here knows what the records mean.
+//! This module does not know the meaning of the records.
 
 pub(crate) mod backend;
 
@@ -35,27 +35,27 @@ use backend::{Backend, Switch};
 const SETS: TableDefinition<'static, &[u8; NAME_BYTES], &[u8]> = TableDefinition::new("sets");
 /// Parts of sets.
 const PARTS: TableDefinition<'static, &[u8; PART_KEY_BYTES], &[u8]> = TableDefinition::new("parts");
-/// Records that stand for themselves.
+/// Named records.
 const NAMED: TableDefinition<'static, &[u8; NAMED_KEY_BYTES], &[u8]> =
     TableDefinition::new("named");
 
-/// Memory that the database may use for pages. A start reads every page once and a commit touches
-/// few of them, so a larger cache costs memory and wins nothing (benches/local_store).
+/// Memory that the database may use for pages. A start reads every page once and a commit uses few
+/// of them, so a larger cache has no benefit (benches/local_store).
 const CACHE_BYTES: usize = 1024 * 1024;
 
-/// The place in a file where the database begins: behind the header page.
+/// The offset in a file at which the database begins: after the header page.
 pub(crate) const DATABASE_START: u64 = PAGE_BYTES as u64;
 
 /// The kind of a fault, as far as the store can act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
-    /// The file is damaged, or the code that reads it came to believe the impossible.
+    /// The file is damaged, or the code that reads it reached an impossible state.
     Damaged,
-    /// The file is sound, but of a format that this program does not know.
+    /// The file is intact, but of a format that this program does not know.
     OtherFormat,
-    /// The operating system refused: no space, no permission, a failing disk.
+    /// The operating system reported an error: no space, no permission, a failing disk.
     Io,
-    /// This handle is of no use any more; the file may be sound.
+    /// This handle is unusable; the file may be intact.
     Handle,
 }
 
@@ -76,7 +76,7 @@ impl Fault {
         Self::new(FaultKind::Damaged, text)
     }
 
-    /// There is no file at the moment.
+    /// The fault that there is no file at the moment.
     pub(crate) fn no_file() -> Self {
         Self::new(FaultKind::Io, "there is no open file")
     }
@@ -85,7 +85,7 @@ impl Fault {
 impl From<std::io::Error> for Fault {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-        // A page number that points behind the end of the file shows as a read past it.
+        // A page number beyond the end of the file causes a read past the end.
         let past = matches!(error.kind(), UnexpectedEof | InvalidData | InvalidInput);
         let kind = if past { FaultKind::Damaged } else { FaultKind::Io };
         Self::new(kind, error.to_string())
@@ -109,17 +109,17 @@ impl From<redb::Error> for Fault {
         ) {
             FaultKind::Handle
         } else {
-            // Wrong tables, wrong types, wrong pages: not the file this module made.
+            // Wrong tables, types or pages: not the file that this module made.
             FaultKind::Damaged
         };
         Self::new(kind, text)
     }
 }
 
-/// Runs work on the database; a panic becomes a fault like any other.
+/// Runs work on the database; turns a panic into a fault.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Fault> {
-    // What the work leaves half done lives in the transaction, which goes with it, and in the
-    // database's handle, which is opened anew after a fault.
+    // Unfinished state is in the transaction, which is dropped, and in the database's handle, which
+    // is opened again after a fault.
     catch_unwind(AssertUnwindSafe(work)).map_or_else(
         |panic| {
             let text = panic
@@ -152,7 +152,7 @@ impl<'txn> Tables<'txn> {
     }
 }
 
-/// The tables at one moment, to read, and the data key.
+/// The tables at one moment, for reading, and the data key.
 pub(crate) struct Reading<'file> {
     pub(crate) sets: ReadOnlyTable<&'static [u8; NAME_BYTES], &'static [u8]>,
     pub(crate) parts: ReadOnlyTable<&'static [u8; PART_KEY_BYTES], &'static [u8]>,
@@ -209,13 +209,13 @@ pub(crate) struct OpenFile {
     database: SwitchedDatabase,
     /// The data key.
     keys: KeyRing,
-    /// The key of the ring that the data key is wrapped under.
+    /// The ID of the ring's key under which the data key is wrapped.
     under: KeyId,
-    /// For a file that was checked and may be written to.
+    /// Set for a file that was checked and may be written.
     written: Option<Written>,
 }
 
-/// The state in which the last commit left a file.
+/// The state of a file after the last commit.
 #[derive(Debug)]
 struct Written {
     file: File,
@@ -228,7 +228,7 @@ impl Written {
         Ok(Self { file, left })
     }
 
-    /// Length and both header pages of a file; every commit changes the database's one.
+    /// Length and both header pages of a file; every commit changes the database's header page.
     fn look(file: &File) -> std::io::Result<(u64, Vec<u8>)> {
         let mut pages = vec![0; 2 * PAGE_BYTES];
         let length = file.metadata()?.len();
@@ -237,8 +237,8 @@ impl Written {
         Ok((length, pages))
     }
 
-    /// Fails if somebody else wrote to the file: the database holds pages in memory, so it may not
-    /// notice, and would write on into a file that does not open any more.
+    /// Fails if another process wrote to the file: the database keeps pages in memory, so it may
+    /// not notice and would continue to write to a file that cannot be opened any more.
     fn check(&self) -> Result<(), Fault> {
         if Self::look(&self.file)? == *self.left.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(());
@@ -253,7 +253,7 @@ impl Written {
 }
 
 impl OpenFile {
-    /// Makes an empty file at this path, which no other process looks at yet.
+    /// Makes an empty file at this path, which no other process uses yet.
     pub(crate) fn make(
         directory: &Directory,
         path: &Path,
@@ -268,7 +268,7 @@ impl OpenFile {
         Ok(made)
     }
 
-    /// Opens a file that was found, to read it.
+    /// Opens an existing file to read it.
     pub(crate) fn open_to_read(directory: &Directory, key: DataKey) -> Result<Self, Fault> {
         let path = directory.database();
         let database = SwitchedDatabase::open_to_read(directory, &path, DATABASE_START)?;
@@ -291,12 +291,12 @@ impl OpenFile {
         Ok(Self { database, keys, under, written: Some(Written::of(file)?) })
     }
 
-    /// The key of the ring that the data key is wrapped under.
+    /// The ID of the ring's key under which the data key is wrapped.
     pub(crate) fn under(&self) -> KeyId {
         self.under
     }
 
-    /// Reads the file as it is at this moment.
+    /// Reads the current state of the file.
     pub(crate) fn read<T>(
         &self,
         work: impl FnOnce(&Reading<'_>) -> Result<T, redb::Error>,
@@ -312,7 +312,7 @@ impl OpenFile {
         })
     }
 
-    /// Carries out all of `work` durably, or nothing of it.
+    /// Carries out `work` completely and durably, or not at all.
     pub(crate) fn commit<T>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error>,
@@ -324,8 +324,8 @@ impl OpenFile {
         let result = guarded(|| {
             let mut transaction = self.database.get().begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
-            // Saves the allocator with each commit: a file that was not closed opens in a
-            // millisecond instead of being read three times over.
+            // Saves the allocator state with each commit: a file that was not closed then opens in
+            // a millisecond instead of being read three times.
             transaction.set_quick_repair(true);
             let result = work(&mut Tables::open(&transaction, &self.keys)?)?;
             transaction.commit()?;
@@ -336,7 +336,7 @@ impl OpenFile {
     }
 }
 
-/// Compares the file with the database's checksums, from end to end, through a handle of its own.
+/// Compares the complete file with the database's checksums, through its own handle.
 pub(crate) fn check_file(directory: &Directory, start: u64) -> Result<(), Fault> {
     #[cfg(test)]
     directory.faults.on_check();
@@ -346,14 +346,14 @@ pub(crate) fn check_file(directory: &Directory, start: u64) -> Result<(), Fault>
         Some(database) => Ok(database.check_integrity()?),
         None => Ok(false),
     });
-    // A repair would leave an earlier state, or one that never was.
+    // A repair by the database would result in an earlier state, or in one that never existed.
     if sound? { Ok(()) } else { Err(Fault::damaged("the file fails its checksums")) }
 }
 
 /// The file of a store at one moment.
 #[derive(Debug, Default)]
 pub(crate) enum Slot {
-    /// There is none that can be used.
+    /// There is no usable file.
     #[default]
     Empty,
     /// Its data key is wrapped under a key that is not in the ring.
@@ -362,7 +362,7 @@ pub(crate) enum Slot {
     Open(OpenFile),
 }
 
-/// The file of a store for as long as the store lives: readers share it, the writer exchanges it.
+/// The file of a store while the store exists: readers share it, the writer replaces it.
 #[derive(Debug, Default)]
 pub(crate) struct Holder(RwLock<Slot>);
 
@@ -371,8 +371,8 @@ impl Holder {
         Self(RwLock::new(slot))
     }
 
-    /// Gives up the file, and puts another one in its place while readers wait. After an error
-    /// there is none.
+    /// Gives up the file, and replaces it by another one while readers wait. After an error there
+    /// is no file.
     pub(crate) fn exchange<T, E>(
         &self,
         open: impl FnOnce(Slot) -> Result<(Slot, T), E>,
@@ -383,17 +383,17 @@ impl Holder {
         Ok(result)
     }
 
-    /// Gives up the file. Readers that come later are told that there is none.
+    /// Gives up the file. Later readers get an error.
     pub(crate) fn close(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Slot::Empty;
     }
 
-    /// Looks at the file.
+    /// Runs `look` on the file.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&Slot) -> T) -> T {
         look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks at the file if it is open.
+    /// Runs `look` on the file if it is open.
     pub(crate) fn with_open<T>(
         &self,
         look: impl FnOnce(&OpenFile) -> Result<T, Fault>,
@@ -404,7 +404,7 @@ impl Holder {
         })
     }
 
-    /// Makes sure that the open file can be written to. Only for the thread that writes: nothing
+    /// Ensures that the open file can be written. Only for the writer thread: no other thread
     /// changes the file meanwhile.
     pub(crate) fn make_writable(&self, directory: &Directory) -> Result<(), Fault> {
         let to_check = self.with_open(|open| {

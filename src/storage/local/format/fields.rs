@@ -1,7 +1,7 @@
-//! Reading of the small binary heads that stand before texts and bytes in records.
+//! Reads and writes the small binary fields before texts and bytes in records.
 //!
-//! Every function takes its part off the front of `rest`, or gives `None` and leaves the caller to
-//! reject the record. Nothing here panics, whatever the bytes are.
+//! Every reading function takes its part from the front of `rest`, or returns `None` and leaves it
+//! to the caller to reject the record. No function panics, whatever the bytes are.
 
 /// The next `count` bytes.
 pub(crate) fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
@@ -32,13 +32,13 @@ pub(crate) fn take_u64(rest: &mut &[u8]) -> Option<u64> {
     take_array(rest).map(u64::from_le_bytes)
 }
 
-/// The next text, which its length precedes.
+/// The next text, after its length.
 pub(crate) fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     let length = usize::try_from(take_u32(rest)?).ok()?;
     str::from_utf8(take(rest, length)?).ok()
 }
 
-/// Appends a text and, before it, its length. Texts here are keys and IDs, far below 4 GiB.
+/// Appends a text after its length. Texts here are keys and IDs, far below 4 GiB.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&(text.len() as u32).to_le_bytes());
     out.extend_from_slice(text.as_bytes());

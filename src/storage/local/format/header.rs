@@ -1,13 +1,13 @@
-//! The header page: which format the file has, and its wrapped data key.
+//! The header page: the format of the file, and its wrapped data key.
 //!
 //! The header is written once, when the file is made. The wrapping authenticates magic and format,
-//! so a wrapped key that stands in another kind of record does not open here.
+//! so a wrapped key from another kind of record does not open here.
 
 use crate::sealing::{KeyId, KeyRing, OpenError, Place, SealingKey, WRAPPED_KEY_BYTES};
 
 use super::fields::{take, take_array, take_u32};
 
-/// Length of the header page. The database begins behind it.
+/// Length of the header page. The database begins after it.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// The format that this program writes. Format 1 had no header page (`start/former.rs`).
@@ -46,7 +46,7 @@ pub(crate) struct DataKey {
 }
 
 impl FileKind {
-    /// Reads the first bytes of a file, of which at most a page counts.
+    /// Reads the first bytes of a file; at most a page is used.
     pub(crate) fn read(page: &[u8]) -> Self {
         if page.starts_with(DATABASE_MAGIC) {
             return Self::Former;
@@ -64,7 +64,7 @@ impl FileKind {
 }
 
 impl Header {
-    /// Makes a data key, wraps it, and gives it with the header page that holds it.
+    /// Makes a data key, wraps it, and returns it with the header page that contains it.
     pub(crate) fn make(wrapping: &SealingKey) -> (DataKey, Vec<u8>) {
         let lead = lead();
         let (key, wrapped) = wrapping.wrap_new_key(Place { namespace: SPACE, name: &lead });

@@ -1,7 +1,7 @@
-//! The marker of a set: what must be there for the set to be complete.
+//! The marker of a set: the list of the parts of a complete set.
 //!
-//! It lists the tag of every part. A part that opens but has another tag is an older or newer one
-//! than the marker lists, so a set is never a mixture of two states.
+//! It lists the tag of every part. A part that opens but has another tag is older or newer than the
+//! marker, so a set is never a mixture of two states.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,13 +15,13 @@ pub(crate) type Tag = [u8; TAG_BYTES];
 /// First byte of a marker's plaintext.
 const FORMAT: u8 = 2;
 
-/// Tag of a part that holds no item and is not stored.
+/// Tag of a part that contains no item and is not stored.
 pub(crate) const NO_PART: Tag = [0; TAG_BYTES];
 
-/// What is known of a stored set without reading its parts.
+/// The description of a stored set, without its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Marker {
-    /// The set's ID in clear: names in the file are hashes.
+    /// The set's ID as plain text: names in the file are hashes.
     pub(crate) id: String,
     /// Number of items in all parts.
     pub(crate) items: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Marker {
     pub(crate) bytes: u64,
     /// The time at which the data was accepted.
     pub(crate) written_at: SystemTime,
-    /// The tag of each part in the order of their numbers.
+    /// The tags of the parts in the order of their numbers.
     pub(crate) tags: Vec<Tag>,
 }
 
@@ -48,7 +48,7 @@ impl Marker {
         out
     }
 
-    /// Reads a plaintext; `None` if it is not one of a marker.
+    /// Reads a plaintext; `None` if it is not that of a marker.
     pub(crate) fn decode(plaintext: &[u8]) -> Option<Self> {
         let rest = &mut &plaintext[..];
         if take_u8(rest)? != FORMAT {
@@ -67,7 +67,7 @@ pub(crate) fn take_time(rest: &mut &[u8]) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(take_u64(rest)?))
 }
 
-/// The tags that the plaintext of a marker ends with.
+/// The tags at the end of the plaintext of a marker.
 pub(crate) fn take_tags(rest: &mut &[u8]) -> Option<Vec<Tag>> {
     let count = usize::try_from(take_u32(rest)?).ok()?;
     if rest.len() != count.checked_mul(TAG_BYTES)? {

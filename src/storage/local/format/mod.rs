@@ -1,4 +1,4 @@
-//! What stands in the file. Nothing here opens a file, waits or starts a task.
+//! The content of the file. No code here opens a file, waits or starts a task.
 //!
 //! ```text
 //! file    = header page (4096 bytes), embedded database
@@ -12,7 +12,7 @@
 //!
 //! Names are keyed hashes. Names and values are made with the data key, which is random and belongs
 //! to this one file. So a record that is copied to another place or into another file does not
-//! open, and nothing in the file opens without the header.
+//! open, and no record opens without the header.
 
 pub(crate) mod fields;
 pub(crate) mod header;

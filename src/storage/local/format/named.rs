@@ -1,7 +1,7 @@
-//! Records that stand for themselves, by name, in spaces of their own: the autoconfig cache keeps
-//! its records here. Whether a space is complete is its owner's affair.
+//! Independent records, by name, in spaces: the autoconfig cache keeps its records here. The owner
+//! of a space decides whether it is complete.
 //!
-//! A record's name in the file is a keyed hash; the plaintext begins with space and name in clear.
+//! A record's name in the file is a keyed hash; the plaintext begins with the plain space and name.
 
 use redb::ReadableTable;
 
@@ -26,7 +26,7 @@ pub struct NamedRecord {
     pub value: Vec<u8>,
 }
 
-/// Values may hold credentials: only their length shows.
+/// Values may contain credentials, so only their length is shown.
 impl std::fmt::Debug for NamedRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "NamedRecord({}, {} bytes)", self.name, self.value.len())
@@ -51,7 +51,7 @@ pub(crate) fn encode(space: &str, name: &str, value: &[u8]) -> Vec<u8> {
     plaintext
 }
 
-/// Reads a plaintext into a space and its record; `None` if it is not one of a named record.
+/// Reads a plaintext into a space and its record; `None` if it is not that of a named record.
 pub(crate) fn decode(plaintext: &[u8]) -> Option<(String, NamedRecord)> {
     let rest = &mut &plaintext[..];
     if take_u8(rest)? != FORMAT {
@@ -85,12 +85,11 @@ pub(crate) fn read(reading: &Reading<'_>, space: &str) -> Result<NamedRecords, r
     Ok(found)
 }
 
-/// The named records of all spaces, in clear, on their way into another file.
+/// The decrypted named records of all spaces, to be copied into another file.
 #[derive(Default)]
 pub(crate) struct AllNamed {
     pub(crate) records: Vec<(String, NamedRecord)>,
-    /// Tags of all records in the file, also of those that do not open: no two states have the
-    /// same.
+    /// Tags of all records in the file, also of those that do not open; unique for each state.
     pub(crate) state: Vec<Option<Tag>>,
 }
 
@@ -119,7 +118,7 @@ impl AllNamed {
     }
 }
 
-/// Fate of the records of the space that are not named in a change.
+/// The treatment of the records of the space that a change does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Others {
     Keep,

@@ -1,4 +1,4 @@
-//! Names of records: fixed-width keys of the file's tables, made with the file's data key.
+//! Names of records: fixed-width keys of the file's tables, derived with the file's data key.
 
 use crate::sealing::{NAME_BYTES, SealingKey};
 
@@ -37,12 +37,12 @@ fn joined<const N: usize>(first: &Name, second: &[u8]) -> [u8; N] {
     key
 }
 
-/// The number of the part that a key of that table names.
+/// The number of the part that a key of the table of parts names.
 pub(crate) fn part_of(key: &[u8; PART_KEY_BYTES]) -> u32 {
     u32::from_be_bytes(*key.last_chunk().expect("the key ends with the number"))
 }
 
-/// First and last possible key that begins with `start`.
+/// The first and the last possible key that begins with `start`.
 pub(crate) fn bounds<const N: usize>(start: &Name) -> ([u8; N], [u8; N]) {
     let (mut first, mut last) = ([0; N], [0xff; N]);
     first[..NAME_BYTES].copy_from_slice(start);

@@ -1,10 +1,10 @@
-//! Complete sets in the file: reading one, and making the file hold what its owner holds.
+//! Complete sets in the file: reads them, and updates them to their owner's content.
 //!
-//! A set is cut into parts of some 16 KiB by a hash of the item's key, and each part is one sealed
-//! record: a start reads few large records instead of many small ones, and a change of one item
-//! writes one part and the marker. The marker lists every part by its tag (`marker.rs`).
+//! A set is divided into parts of some 16 KiB by a hash of the item's key, and each part is one
+//! sealed record: a start reads few large records instead of many small ones, and a change of one
+//! item writes one part and the marker. The marker lists every part by its tag (`marker.rs`).
 //!
-//! This module does not decide when something is written and knows nothing of what items are.
+//! This module does not decide when sets are written, and does not know the meaning of items.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -17,12 +17,12 @@ use crate::storage::local::file::{Reading, Tables};
 use super::marker::{Marker, NO_PART, Tag};
 use super::names::{Name, PART_KEY_BYTES, bounds, part_key, part_of, set_name};
 
-/// Plaintext of a part that a set is cut into when it is stored anew. Larger parts make a start
-/// little faster and each change of one item dearer (benches/local_store).
+/// Plaintext size of the parts into which a set is divided when it is stored anew. Larger parts
+/// make a start slightly faster and each change of one item more expensive (benches/local_store).
 const PART_BYTES: u64 = 12 * 1024;
-/// A set is cut anew when its parts have become this many times larger or smaller on average.
+/// A set is divided anew when its parts have become this many times larger or smaller on average.
 const PART_DRIFT: u64 = 4;
-/// Most parts of a set: bounds the marker at 256 KiB.
+/// Largest number of parts of a set: bounds the marker at 256 KiB.
 const PARTS_MAX: u64 = 16 * 1024;
 /// Parts that are encoded at a time, which bounds the memory of storing a large set.
 const WINDOW: u32 = 128;
@@ -30,16 +30,16 @@ const WINDOW: u32 = 128;
 const MARKER_SPACE: &str = "local/sets";
 const PART_SPACE: &str = "local/parts";
 
-/// The items of a set, as its owner has them now. The store asks for them when it writes.
+/// The current items of a set. The store encodes them when it writes.
 pub trait Content: Send + Sync + 'static {
     /// Number of items.
     fn items(&self) -> u64;
 
-    /// Bytes that all items have together when encoded.
+    /// Encoded size of all items, in bytes.
     fn encoded_bytes(&self) -> u64;
 
-    /// Encodes items. For each, `buffer_of` is asked with the item's slot, a hash of its key that
-    /// is the same at all times, and tells which of `buffers` the item is appended to; `None`: the
+    /// Encodes items. For each, `buffer_of` gets the item's slot, a hash of its key that never
+    /// changes, and returns the index of the buffer to which the item is appended, or `None` if the
     /// item is not wanted.
     fn encode(&self, buffer_of: &dyn Fn(u64) -> Option<usize>, buffers: &mut [Vec<u8>]);
 }
@@ -49,28 +49,28 @@ pub trait Content: Send + Sync + 'static {
 pub enum SetRead {
     /// Nothing is stored under this ID.
     Absent,
-    /// The file is sealed under a key that is not configured, so nothing is known of the set.
+    /// The file is sealed under a key that is not configured, so the set is not known.
     Unreadable,
-    /// A set whose marker was altered: nothing is known of it.
+    /// The marker of the set was altered, so the set is not known.
     Undecodable,
-    /// A set; its parts have been handed out.
+    /// A set, whose parts were passed to the caller.
     Found(FoundSet),
 }
 
-/// A set as it was found.
+/// A set that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundSet {
-    /// Items that the set has, by its marker.
+    /// Number of items, by its marker.
     pub items: u64,
     /// The time at which its data was accepted.
     pub written_at: SystemTime,
-    /// Parts that the marker lists and that are not there.
+    /// Number of parts that the marker lists but that do not exist.
     pub missing: u64,
-    /// Parts that are there and do not open, or are not the ones that the marker lists.
+    /// Number of parts that do not open, or are not the ones that the marker lists.
     pub undecodable: u64,
 }
 
-/// Reads a set. `part` gets the plaintext of each part that opens, in no order.
+/// Reads a set. `part` gets the plaintext of each part that opens, in any order.
 pub(crate) fn read(
     reading: &Reading<'_>,
     id: &str,
@@ -91,7 +91,7 @@ pub(crate) fn read(
 }
 
 /// Reads the parts that a marker lists, each with its number, and `None` for one that does not
-/// open. Returns how many are missing.
+/// open. Returns the number of missing parts.
 fn read_parts(
     reading: &Reading<'_>,
     set: &Name,
@@ -110,7 +110,7 @@ fn read_parts(
             return Err(redb::Error::Corrupted("keys do not ascend".to_owned()));
         }
         next = number.saturating_add(1);
-        // Parts behind the marker's last one belong to no state; they are not missed either.
+        // Parts after the marker's last one belong to no state, so they are ignored.
         let Some(tag) = marker.tags.get(number as usize).filter(|tag| **tag != NO_PART) else {
             continue;
         };
@@ -132,8 +132,8 @@ fn open_marker(keys: &KeyRing, set: &Name, sealed: &[u8]) -> Result<Marker, Open
 /// A marker with its own tag.
 type TaggedMarker = (Option<Tag>, Marker);
 
-/// Opens all markers; those that do not open are left out. Each comes with its own tag: no two
-/// states of a set have the same.
+/// Opens all markers; those that do not open are left out. Each comes with its own tag, which
+/// differs for any two states of a set.
 pub(crate) fn markers(reading: &Reading<'_>) -> Result<Vec<TaggedMarker>, redb::Error> {
     let mut found = Vec::new();
     for entry in reading.sets.iter()? {
@@ -146,8 +146,8 @@ pub(crate) fn markers(reading: &Reading<'_>) -> Result<Vec<TaggedMarker>, redb::
     Ok(found)
 }
 
-/// A set in clear, on its way into another file. The tags of its marker are those of the file that
-/// it comes from.
+/// A decrypted set, to be copied into another file. The tags of its marker are those of the file
+/// that it comes from.
 pub(crate) struct WholeSet {
     pub(crate) marker: Marker,
     /// Parts that opened, with their numbers.
@@ -174,7 +174,7 @@ impl WholeSet {
         self.parts.iter().map(|(_, plaintext)| plaintext.len() as u64).sum()
     }
 
-    /// Stores the set. Parts that did not open are missing afterwards, too: their tags fit nothing.
+    /// Stores the set. Parts that did not open are missing afterwards too: no part has their tags.
     pub(crate) fn store(&self, tables: &mut Tables<'_>) -> Result<(), redb::Error> {
         let set = set_name(tables.keys.current(), &self.marker.id);
         remove_parts(tables, &set)?;
@@ -192,12 +192,12 @@ impl WholeSet {
     }
 }
 
-/// Part of `count` parts that a slot belongs to.
+/// The part, of `count` parts, to which a slot belongs.
 fn part_for(slot: u64, count: u32) -> u32 {
     ((u128::from(slot) * u128::from(count)) >> 64) as u32
 }
 
-/// Number of parts that a set of that size is cut into, given how many it has now.
+/// The number of parts for a set of this size; `now` is its current number.
 fn part_count(bytes: u64, now: Option<usize>) -> u32 {
     let best = bytes.div_ceil(PART_BYTES).clamp(1, PARTS_MAX);
     match now.map(|now| now as u64) {
@@ -206,7 +206,7 @@ fn part_count(bytes: u64, now: Option<usize>) -> u32 {
     }
 }
 
-/// What is to be stored of a set.
+/// The content of a set to be stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Writing<'a> {
     pub(crate) id: &'a str,
@@ -226,16 +226,16 @@ impl Writing<'_> {
     }
 }
 
-/// The marker of a set, if the file holds one that opens.
+/// The marker of a set, if the file contains one that opens.
 fn held_marker(tables: &Tables<'_>, set: &Name) -> Result<Option<Marker>, redb::Error> {
     let sealed = tables.sets.get(set)?;
     Ok(sealed.and_then(|sealed| open_marker(tables.keys, set, sealed.value()).ok()))
 }
 
-/// Makes the file hold the content and nothing else under the set's ID. Parts that are there
-/// already and open to what they should be are not written again.
+/// Stores exactly the content under the set's ID. Stored parts that already have the right content
+/// are not written again.
 ///
-/// Returns how many bytes were sealed.
+/// Returns the number of bytes that were sealed.
 pub(crate) fn store_all(
     tables: &mut Tables<'_>,
     writing: &Writing<'_>,
@@ -258,8 +258,8 @@ pub(crate) fn store_all(
     Ok(written)
 }
 
-/// Brings the parts of some slots up to date. Only for a set whose other parts are known to hold
-/// what the content holds; gives `None`, and changes nothing, if it is not stored like that.
+/// Updates the parts of some slots. Only for a set whose other parts are known to be up to date;
+/// returns `None`, and changes nothing, if it is not stored like that.
 pub(crate) fn store_slots(
     tables: &mut Tables<'_>,
     writing: &Writing<'_>,
@@ -283,7 +283,7 @@ pub(crate) fn store_slots(
     Ok(Some(written))
 }
 
-/// Stores the parts of these numbers (ascending), where the file does not hold them already.
+/// Stores the parts with these numbers (ascending), unless the file already contains them.
 fn store_parts(
     tables: &mut Tables<'_>,
     writing: &Writing<'_>,
@@ -330,7 +330,7 @@ fn store_marker(tables: &mut Tables<'_>, set: &Name, marker: &Marker) -> Result<
     Ok(())
 }
 
-/// Removes all that is stored under a set's ID.
+/// Removes everything that is stored under a set's ID.
 pub(crate) fn remove(tables: &mut Tables<'_>, id: &str) -> Result<(), redb::Error> {
     let set = set_name(tables.keys.current(), id);
     remove_named(tables, &set)
@@ -341,7 +341,7 @@ fn remove_named(tables: &mut Tables<'_>, set: &Name) -> Result<(), redb::Error> 
     remove_parts(tables, set)
 }
 
-/// Removes all sets but these.
+/// Removes all sets except these.
 pub(crate) fn retain<'a>(
     tables: &mut Tables<'_>,
     kept: impl Iterator<Item = &'a str>,

@@ -1,13 +1,13 @@
 //! Adoption of a store that was written before a key was configured (design D41).
 //!
 //! A relay without an encryption key and without an autoconfig key wraps the data key of its store
-//! under the key file beside it. Once a key is configured, the key file opens nothing. The one
-//! exception is here: at the start, such a store is copied under the configured key, and the key
-//! file is removed.
+//! under the key file in its directory. Once a key is configured, the key file opens nothing, with
+//! one exception: at the start, such a store is copied under the configured key, and the key file
+//! is removed.
 //!
-//! What makes the exception safe enough: directory and files passed `trust.rs`, so only the user
-//! that runs (or root) can have put them there; the key file is readable by that user alone; and
-//! the store holds flags and nothing else, so no SDK key and no environment ever comes from it.
+//! The exception is safe enough because directory and files passed `trust.rs`, so only this user or
+//! root can have created them; the key file is readable only by this user; and the store contains
+//! only flags, so no SDK key and no environment ever comes from it.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ use crate::storage::local::format::named::AllNamed;
 use crate::storage::local::format::sets;
 use crate::storage::local::{LocalStoreError, SetAsideReason};
 
-/// The result of meeting a key file although a key is configured.
+/// The treatment of a key file that was found although a key is configured.
 #[derive(Debug)]
 pub enum Adoption {
     /// The flags that the key file opened are sealed under the configured key. The key file was
@@ -31,11 +31,11 @@ pub enum Adoption {
     },
     /// The key file opened nothing. It was removed.
     KeyFileRemoved,
-    /// Nothing was done: the key file is still there, and what it opens is not read.
+    /// Nothing was done: the key file was kept, and data that it opens is not read.
     Refused(AdoptionRefused),
 }
 
-/// The reason for which a store is not adopted.
+/// The reason why a store is not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptionRefused {
     /// The key file cannot be used.
@@ -47,10 +47,10 @@ pub enum AdoptionRefused {
         /// The key file.
         path: PathBuf,
     },
-    /// The directory holds a file under a second key: it was in use since a key was configured.
+    /// The directory contains a file under a second key: it was used since a key was configured.
     #[error("the directory also holds a store that is sealed under another key")]
     OtherKeys,
-    /// The store holds a list of environments, which a relay without a key never writes.
+    /// The store contains a list of environments, which a relay without a key never writes.
     #[error("the store holds a list of environments, which no relay without a key writes")]
     Environments,
     /// The store could not be read or written.
@@ -65,7 +65,7 @@ impl From<Fault> for AdoptionRefused {
 }
 
 /// Adopts the file of a directory, if there is a key file and all conditions hold. `opened` is the
-/// file as it opens with the configured keys. `None` without a key file.
+/// file opened with the configured keys. `None` without a key file.
 pub(crate) fn adopt(
     opened: Slot,
     directory: &Directory,

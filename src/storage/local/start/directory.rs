@@ -1,7 +1,7 @@
-//! The store's directory: who may look into it, who holds it, and where damaged files go.
+//! The store's directory: its permissions, its lock, and the files that were set aside.
 //!
-//! One process holds the directory at a time, by a lock on a file of its own: the lock stays while
-//! the database file is closed, renamed or made anew. The lock goes with the process, however
+//! One process holds the directory at a time, by a lock on a separate file, so the lock stays while
+//! the database file is closed, renamed or created again. The lock ends with the process, however
 //! it ends.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -15,40 +15,40 @@ use sha2::{Digest, Sha256};
 use super::trust::{self, Kind, NotTrusted};
 use crate::sealing::{KeyRing, SealingKey};
 #[cfg(test)]
-use crate::storage::local::file::backend::Faults;
+use crate::storage::local::faults::Faults;
 use crate::storage::local::{LocalStoreError, SetAsideReason};
 
 /// The database.
 pub(crate) const FILE_NAME: &str = "pilotlight.redb";
-/// The database while it is made; a name of its own, so that no half-made file is ever found.
+/// The database while it is created; under another name, so that no incomplete file is ever found.
 const NEW_FILE_NAME: &str = "pilotlight.redb.new";
 const LOCK_NAME: &str = "pilotlight.lock";
 
-/// How many files that were set aside are kept, for somebody to look at: the last one and the one
-/// before it. More would fill the disk of a machine that damages its files.
+/// Number of files set aside that are kept for inspection: the last one and the one before it. More
+/// would fill the disk of a machine that damages its files.
 const SET_ASIDE_MAX: usize = 2;
 
-/// Only the owner reads and writes.
+/// Only the owner may read and write.
 const FILE_MODE: u32 = 0o600;
-/// Only the owner enters.
+/// Only the owner may enter.
 const DIRECTORY_MODE: u32 = 0o700;
-/// What others than the owner may do.
+/// The permissions of users other than the owner.
 const OTHERS: u32 = 0o077;
 
 /// A directory that this process holds.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// `None` on file systems without locks, and on those that take no writes and have none yet.
+    /// `None` on file systems without locks, and on read-only ones without a lock file.
     lock: Option<File>,
-    /// Lets the database's files fail on command.
+    /// Faults of the database's files.
     #[cfg(test)]
     pub(crate) faults: Faults,
 }
 
 impl Directory {
-    /// Creates the directory if need be and takes its lock. Fails if the directory, the lock or the
-    /// database is not trusted.
+    /// Creates the directory if necessary and takes its lock. Fails if the directory, the lock or
+    /// the database is not trusted.
     pub(crate) fn hold(path: &Path) -> Result<Self, LocalStoreError> {
         let failed = |source| LocalStoreError::Directory { path: path.to_owned(), source };
         make_directory(path).map_err(failed)?;
@@ -56,7 +56,7 @@ impl Directory {
         let lock_path = path.join(LOCK_NAME);
         let lock = match private_file(&lock_path) {
             Ok(lock) => Some(lock),
-            // What is there can still be read, and locked if the lock was ever made.
+            // Existing files can still be read, and locked if the lock file exists.
             Err(error) if is_read_only(&error) => File::open(lock_path).ok(),
             Err(error) => return Err(failed(error)),
         };
@@ -68,7 +68,7 @@ impl Directory {
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => None,
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
-        // Left by a process that was killed while it made a database.
+        // Left by a process that was killed while it created a database.
         let _ = fs::remove_file(path.join(NEW_FILE_NAME));
         Ok(Self {
             path: path.to_owned(),
@@ -83,13 +83,13 @@ impl Directory {
         &self.path
     }
 
-    /// Fails unless the directory and the files in it that are about to be used are trusted.
+    /// Fails unless the directory and the files in it that will be used are trusted.
     pub(crate) fn check_trust(&self) -> Result<(), LocalStoreError> {
         check_trust(&self.path)
     }
 
-    /// Whether the lock and the database are still where they were made. Somebody may remove them
-    /// while they are open, and then everything that is written is lost with the process.
+    /// True if the lock and the database still exist. They may be removed while they are open, and
+    /// then all written data is lost with the process.
     pub(crate) fn is_in_place(&self) -> bool {
         self.is_lock_in_place() && self.database().try_exists().unwrap_or(true)
     }
@@ -105,7 +105,7 @@ impl Directory {
         }
     }
 
-    /// Makes the directory again if need be, and takes the lock that is there.
+    /// Creates the directory again if necessary, and takes the lock in it.
     pub(crate) fn hold_again(&mut self) -> Result<(), LocalStoreError> {
         if !self.is_lock_in_place() {
             self.lock = Self::hold(&self.path)?.lock;
@@ -118,7 +118,7 @@ impl Directory {
         self.path.join(FILE_NAME)
     }
 
-    /// Where a new database is made, empty.
+    /// The path for a new database; an existing file there is removed.
     pub(crate) fn new_database(&self) -> io::Result<PathBuf> {
         let path = self.path.join(NEW_FILE_NAME);
         match fs::remove_file(&path) {
@@ -127,32 +127,33 @@ impl Directory {
         }
     }
 
-    /// Gives a database that was made its final name, in the place of any other one.
+    /// Gives a new database its final name, replacing any other one.
     pub(crate) fn publish(&self, made: &Path) -> io::Result<()> {
         fs::rename(made, self.database())?;
-        // The new file is in use from here on, so a failure would come too late. It only means that
-        // a power loss may bring back the old one.
+        // The new file is already in use, so a failure would come too late. It only means that the
+        // old file may return after a power loss.
         let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
         Ok(())
     }
 
-    /// Whether others than the owner can enter the directory.
+    /// True if users other than the owner can enter the directory.
     pub(crate) fn is_open_to_others(&self) -> bool {
         is_open_to_others(&self.path)
     }
 
-    /// Gives the database a second name, or a new one where the file system has no second names,
-    /// that says why and when it was set aside. Keeps the newest of such files. The name ends with
-    /// a mark of the configured keys, which [`remove_aside`](Self::remove_aside) compares.
+    /// Gives the database a second name (or renames it, where the file system has no second names)
+    /// with the reason and the time of setting it aside. Keeps the newest of such files. The name
+    /// ends with a mark of the configured keys, which [`remove_aside`](Self::remove_aside)
+    /// compares.
     pub(crate) fn set_aside(&self, reason: SetAsideReason, ring: &KeyRing) -> io::Result<PathBuf> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let earlier = aside_in(&self.path);
-        // Also in order if the clock stands still or goes back.
+        // Ascending even if the clock stands still or goes back.
         let stamp = earlier.last().map_or(now, |last| now.max(last.stamp.saturating_add(1)));
         let name = format!("{FILE_NAME}.{}-{stamp}-{}", word(reason), ring_mark(ring));
         let path = self.path.join(name);
         fs::hard_link(self.database(), &path).or_else(|_| fs::rename(self.database(), &path))?;
-        // Best effort: what cannot be removed stays.
+        // Best effort: files that cannot be removed stay.
         let surplus = (earlier.len() + 1).saturating_sub(SET_ASIDE_MAX);
         for aside in &earlier[..surplus] {
             let _ = fs::remove_file(&aside.path);
@@ -160,7 +161,7 @@ impl Directory {
         Ok(path)
     }
 
-    /// Removes files that were set aside. Returns whether there were any.
+    /// Removes files that were set aside. Returns true if there were any.
     pub(crate) fn remove_aside(&self, which: Removal<'_>) -> io::Result<bool> {
         let mut removed = false;
         for aside in aside_in(&self.path) {
@@ -182,7 +183,8 @@ impl Directory {
     }
 }
 
-/// True if a directory holds files that were set aside, for one reason or for any.
+/// True if a directory contains files that were set aside, for this reason or, with `None`, for
+/// any.
 pub(crate) fn has_aside(directory: &Path, reason: Option<SetAsideReason>) -> bool {
     aside_in(directory).iter().any(|aside| reason.is_none_or(|reason| aside.reason == reason))
 }
@@ -200,18 +202,18 @@ fn aside_in(directory: &Path) -> Vec<Aside> {
     found
 }
 
-/// The files that were set aside and are to be removed.
+/// A selection of files that were set aside, to be removed.
 #[derive(Clone, Copy)]
 pub(crate) enum Removal<'a> {
     All,
     /// Those that were sealed under a key that was not configured.
     OtherKeys,
-    /// All others, if other keys than these were configured then: a key that was retired since may
-    /// open them.
+    /// All others, if the configured keys have changed since: a key that is no longer configured
+    /// may open them.
     KeysChanged(&'a KeyRing),
 }
 
-/// A file that was set aside, by its name.
+/// A file that was set aside, described by its name.
 struct Aside {
     stamp: u128,
     reason: SetAsideReason,
@@ -250,7 +252,7 @@ fn ring_mark(ring: &KeyRing) -> String {
     hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes a directory that only its owner may enter, if it is not there.
+/// Creates a directory that only its owner may enter, if it does not exist.
 pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
@@ -271,8 +273,8 @@ impl From<NotTrusted> for LocalStoreError {
     }
 }
 
-/// Opens a file to read and write that only its owner may use, making it if need be. A link is not
-/// followed, and the mode of a file that has a second name elsewhere is not changed.
+/// Opens a file for reading and writing that only its owner may use, creating it if necessary. A
+/// link is not followed, and the mode of a file with a second name elsewhere is not changed.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -284,13 +286,13 @@ pub(crate) fn private_file(path: &Path) -> io::Result<File> {
         .open(path)?;
     let data = file.metadata()?;
     if data.permissions().mode() & OTHERS != 0 && data.nlink() == 1 {
-        // A file that was restored or copied by hand. On a file system without modes it stays.
+        // A file that an operator restored or copied. On a file system without modes it stays.
         let _ = file.set_permissions(fs::Permissions::from_mode(FILE_MODE));
     }
     Ok(file)
 }
 
-/// True if a file that cannot be opened to write may perhaps be opened to read.
+/// True if a file that cannot be opened for writing may still be opened for reading.
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
@@ -301,7 +303,7 @@ pub(crate) fn no_follow() -> i32 {
     flags.bits() as i32
 }
 
-/// Whether others than the owner may use a file or directory.
+/// True if users other than the owner may use a file or directory.
 pub(crate) fn is_open_to_others(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|data| data.permissions().mode() & OTHERS != 0)
 }
@@ -413,7 +415,7 @@ mod tests {
                 }
             });
             assert_eq!(why, Distrust::Link, "{name}");
-            // Only root can give files away; `trust::judge` is tested for all users.
+            // Only root can change the owner of files; `trust::judge` is tested for all users.
             if rustix::process::geteuid().is_root() {
                 let why = refused(&|path| chown(entry(path), Some(4242), None).unwrap());
                 assert_eq!(why, Distrust::ForeignOwner { owner: 4242, user: 0 }, "{name}");

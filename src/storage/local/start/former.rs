@@ -1,8 +1,8 @@
 //! The former format: every record sealed under a key of the ring, no header page.
 //!
-//! A file of this kind is copied into one of the present format when it is first opened, and is
-//! then gone. It is only read here. This file can be deleted when no version that wrote the format
-//! is in use; [`FileKind::Former`](super::FileKind::Former) is then a format that is not known.
+//! A file of this kind is copied into one of the current format when it is first opened, and then
+//! removed. It is only read here. This file can be deleted when no version that wrote the format is
+//! in use; [`FileKind::Former`](super::FileKind::Former) is then an unknown format.
 
 use std::collections::BTreeMap;
 
@@ -27,14 +27,14 @@ const PARTS: TableDefinition<'static, &[u8; 28], &[u8]> = TableDefinition::new("
 /// Space (16), key ID (8), hash of the name (16).
 const NAMED: TableDefinition<'static, &[u8; 40], &[u8]> = TableDefinition::new("named");
 
-/// The one space of named records that was in use. Its name in the file is a hash.
+/// The only space of named records that was used. Its name in the file is a hash.
 const SPACE: &str = "autoconfig";
 
-/// Markers of one set: the newest that opens is the set.
+/// The newest marker of each set that opens.
 type Newest = BTreeMap<[u8; 16], (u64, [u8; 24], Marker)>;
 
-/// Copies the file into one of the present format, which takes its place, and opens that. A file
-/// of which nothing opens stays where it is. Records that do not open are left behind.
+/// Copies the file into one of the current format, which replaces it, and opens that. A file from
+/// which no record opens is kept unchanged. Records that do not open are not copied.
 pub(super) fn convert(directory: &Directory, ring: &KeyRing) -> Result<Slot, Fault> {
     let database = SwitchedDatabase::open_to_read(directory, &directory.database(), 0)?;
     let file = FormerFile::open(&database)?;
@@ -57,7 +57,7 @@ pub(super) fn convert(directory: &Directory, ring: &KeyRing) -> Result<Slot, Fau
         }
     }
     fresh.put(&portion, None)?;
-    // A file that fails its checksums may hide what it holds, so it is kept.
+    // A file that fails its checksums may contain records that were not found, so it is kept.
     let publication = match check_file(directory, 0) {
         Ok(()) => Publication::Replace,
         Err(_) => Publication::SetAside { reason: SetAsideReason::Damaged, ring },
@@ -148,7 +148,7 @@ impl FormerFile {
         Ok(set)
     }
 
-    /// Of several records of one name, the one under the first key of the ring counts.
+    /// Of several records with one name, the one under the first key of the ring is used.
     fn named(&self, ring: &KeyRing, closed: &mut u64) -> Result<AllNamed, redb::Error> {
         let mut hash = Sha256::new();
         hash.update(&self.salt);
@@ -183,7 +183,7 @@ impl FormerFile {
     }
 }
 
-/// Reads a marker and its sequence number, which grew with each change of the set.
+/// Reads a marker and its sequence number, which increased with each change of the set.
 fn decode_marker(plaintext: &[u8]) -> Option<(u64, Marker)> {
     let rest = &mut &plaintext[..];
     if take_u8(rest)? != 1 {

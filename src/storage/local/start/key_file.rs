@@ -1,9 +1,9 @@
-//! The key of last resort (design D33): with neither an encryption key nor an autoconfig key the
-//! store is sealed under a random key in a file beside it.
+//! The key file (design D33): without an encryption key and without an autoconfig key, the store is
+//! sealed under a random key in a file in its directory.
 //!
-//! That protects a copy of the database without the key file, and nothing else: a reader of the
-//! directory has both. The file is made once and never changed. Where a key is configured, it is
-//! used for one purpose only, see `adoption.rs`.
+//! That protects only a copy of the database without the key file: a user who can read the
+//! directory has both. The file is created once and never changed. If a key is configured, the key
+//! file is used for one purpose only, see `adoption.rs`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -21,23 +21,23 @@ const FILE_NAME: &str = "local.key";
 /// Random bytes of a key, written as twice as many hexadecimal digits.
 const KEY_BYTES: usize = 32;
 
-/// Bytes that are read of a file at most: more than a key has, whatever stands in its place.
+/// Largest number of bytes that are read from a file: more than a key has.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// Why there is no key file to use.
+/// The reason why the key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// The file cannot be read or made.
+    /// The file cannot be read or created.
     #[error("the key file {} cannot be used", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The file is not one that this program made. What was sealed under the key that it held is
-    /// lost; once it is removed, a new one is made.
+    /// The file was not created by this program. Data that was sealed under its former key is lost;
+    /// once the file is removed, a new one is created.
     #[error("the key file {} does not hold a key", path.display())]
     Malformed {
         /// The file.
@@ -46,15 +46,15 @@ pub enum KeyFileError {
     /// The directory or the file could have been written by another user (design D41).
     #[error("the key file of the local store is not used")]
     NotTrusted(#[source] NotTrusted),
-    /// The operating system gives no random bytes to make a key of.
+    /// The operating system provides no random bytes for a key.
     #[error("the operating system gives no random bytes")]
     NoRandomness,
 }
 
-/// What is wrong with a key file that is used all the same.
+/// A problem of a key file that is used nevertheless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyFileWarning {
-    /// Others than the owner may read it.
+    /// Users other than the owner may read it.
     OpenToOthers {
         /// The file.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum KeyFileWarning {
 pub struct KeyFile {
     /// The key.
     pub key: SealingKey,
-    /// What an operator should be told.
+    /// A warning for the operator.
     pub warning: Option<KeyFileWarning>,
 }
 
@@ -96,14 +96,14 @@ impl KeyFile {
         Ok(Some(Self { key, warning }))
     }
 
-    /// Reads the key file, and makes it if there is none. The store's directory is made too.
+    /// Reads the key file, and creates it and the store's directory if they do not exist.
     pub fn read_or_make(directory: &Path) -> Result<Self, KeyFileError> {
         if let Some(found) = Self::read(directory)? {
             return Ok(found);
         }
         let path = directory.join(FILE_NAME);
         make(directory, &path)?;
-        // Read back: what counts is what is in the file, also if another process was faster.
+        // Read back: the content of the file decides, even if another process created it first.
         Self::read(directory)?.ok_or(KeyFileError::Malformed { path })
     }
 
@@ -123,7 +123,7 @@ fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// Makes the file whole or not at all, and leaves one alone that is already there.
+/// Creates the file completely or not at all, and does not change an existing one.
 fn make(directory: &Path, path: &Path) -> Result<(), KeyFileError> {
     let failed = |source| KeyFileError::Io { path: path.to_owned(), source };
     super::directory::make_directory(directory).map_err(failed)?;

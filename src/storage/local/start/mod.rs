@@ -9,8 +9,8 @@
 //! | a file of the former format | copies it into one of this format (`former.rs`) |
 //! | a file of an unknown format, or a damaged one | sets it aside and makes an empty one |
 //!
-//! A file is made under another name and renamed when it is complete, so a kill at any moment
-//! leaves the file as it was or the new one.
+//! A file is created under another name and renamed when it is complete, so a kill at any moment
+//! leaves either the old file or the new one.
 
 pub(crate) mod adoption;
 pub(crate) mod directory;
@@ -32,17 +32,17 @@ use directory::{Directory, no_follow};
 /// The state in which a start found the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Opening {
-    /// A sound file.
+    /// An intact file.
     Found,
     /// A file under a key that is not configured.
     Closed,
-    /// No file: the one that was made is empty.
+    /// No file: an empty one was created.
     Made,
-    /// A file that is of no use: it was set aside, and an empty one was made.
+    /// An unusable file: it was set aside, and an empty one was created.
     Replaced(SetAside),
 }
 
-/// Opens the file of a directory, or makes one.
+/// Opens the file of a directory, or creates one.
 pub(crate) fn open(
     directory: &Directory,
     ring: &KeyRing,
@@ -70,7 +70,7 @@ pub(crate) fn open(
     Ok((Slot::Open(file), Opening::Replaced(aside)))
 }
 
-/// Opens the file that is there.
+/// Opens the existing file.
 fn open_found(directory: &Directory, ring: &KeyRing) -> Result<Slot, Fault> {
     let header = match FileKind::read(&first_page(directory)?) {
         FileKind::Current(header) => header,

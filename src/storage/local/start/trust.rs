@@ -1,8 +1,8 @@
-//! Trust in what is found on the disk (design D41): an attacker who can write the directory of the
-//! store, or a file in it, must not decide what the relay serves.
+//! Trust in files on the disk (design D41): an attacker who can write the directory of the store,
+//! or a file in it, must not decide what the relay serves.
 //!
-//! The decision is [`judge`], a pure function of a file's metadata and the user that runs. What is
-//! not trusted is not read, not written, and its mode is not changed.
+//! The decision is [`judge`], a pure function of a file's metadata and the user of this process. A
+//! file that is not trusted is not read, not written, and its mode is not changed.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 /// Permission bits that let the group or all users write.
 const WRITE_BY_OTHERS: u32 = 0o022;
 
-/// Why a directory or file is not used.
+/// The reason why a directory or file is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// A symbolic link: its owner chooses what it leads to.
+    /// A symbolic link: its owner chooses its target.
     #[error("it is a symbolic link; configure the path that it leads to, or remove the link")]
     Link,
-    /// Neither the directory nor the regular file that belongs there.
+    /// Not the expected directory or regular file.
     #[error(
         "it cannot be used, because it is not the directory or the regular file that belongs \
          there; remove it"
@@ -30,7 +30,7 @@ pub enum Distrust {
          configure a directory that does not exist yet, which Pilotlight then creates"
     )]
     ForeignOwner {
-        /// The user it belongs to.
+        /// Its owner.
         owner: u32,
         /// The user that runs this process.
         user: u32,
@@ -65,7 +65,7 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// The metadata that decide about trust.
+/// The metadata on which trust depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) kind: Kind,
@@ -86,7 +86,7 @@ impl From<&Metadata> for Facts {
     }
 }
 
-/// Decides whether an entry of the wanted kind is trusted by that user.
+/// Decides whether an entry of the wanted kind is trusted by this user.
 pub(crate) fn judge(facts: Facts, wanted: Kind, user: u32) -> Result<(), Distrust> {
     if facts.kind == Kind::Link {
         return Err(Distrust::Link);
@@ -106,14 +106,14 @@ pub(crate) fn judge(facts: Facts, wanted: Kind, user: u32) -> Result<(), Distrus
 /// Judges the entry at a path by its own metadata, not by those of a link's target. An entry that
 /// does not exist is an error of the kind `NotFound`.
 pub(crate) fn check(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrusted>> {
-    // A slash at the end would make the system follow a link.
+    // With a slash at the end, the system would follow a link.
     let path: PathBuf = path.components().collect();
     let facts = Facts::from(&fs::symlink_metadata(&path)?);
     let user = rustix::process::geteuid().as_raw();
     Ok(judge(facts, wanted, user).map_err(|why| NotTrusted { path, why }))
 }
 
-/// Judges the entry at a path; one that does not exist raises no objection.
+/// Judges the entry at a path; a missing entry is trusted.
 pub(crate) fn check_if_there(path: &Path, wanted: Kind) -> io::Result<Result<(), NotTrusted>> {
     match check(path, wanted) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(())),

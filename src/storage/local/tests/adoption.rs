@@ -1,4 +1,4 @@
-//! Stores that were written before a key was configured, and stores that an attacker put there.
+//! Stores that were written before a key was configured, and stores that an attacker created.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -71,7 +71,7 @@ async fn stores_that_no_relay_without_a_key_has_left_are_not_adopted() {
             other => panic!("{other:?}"),
         }
     };
-    // An attacker's list of environments, with his SDK keys.
+    // An attacker's list of environments, with the attacker's SDK keys.
     let place = adopting();
     without_a_key(&place, async |store| {
         two_sets(store).await;
@@ -81,7 +81,7 @@ async fn stores_that_no_relay_without_a_key_has_left_are_not_adopted() {
     .await;
     assert!(matches!(refused(&place).await, AdoptionRefused::Environments));
 
-    // Beside what this relay has written under its key already.
+    // In addition to data that this relay has written under its key.
     let place = adopting();
     let store = place.open(&["key"]);
     put(&store, "c", &Items::numbered(3, 1)).await;
@@ -89,7 +89,7 @@ async fn stores_that_no_relay_without_a_key_has_left_are_not_adopted() {
     without_a_key(&place, two_sets).await;
     assert!(matches!(refused(&place).await, AdoptionRefused::OtherKeys));
 
-    // Under a key that others know.
+    // Under a key that other users can read.
     let place = adopting();
     let file = without_a_key(&place, two_sets).await;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();

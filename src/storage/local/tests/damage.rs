@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 
-/// Tampers with a store of two sets and tells what is then read of the first.
+/// Tampers with a store of two sets and returns the result of reading the first.
 async fn tampered(with: impl FnOnce(&mut Tables<'_>)) -> SetRead {
     let place = Place::new();
     let store = place.open(&["key"]);
@@ -74,7 +74,7 @@ async fn a_part_of_an_earlier_state_does_not_pass() {
     let (found, items) = read(&store, "set");
     let SetRead::Found(found) = found else { panic!("{found:?}") };
     assert_eq!((found.undecodable, items.items()), (1, 0));
-    // The next put does not take it for its own either.
+    // The next put does not mistake it for its own part either.
     put(&store, "set", &Items::numbered(5, 2)).await;
     assert_eq!(complete(&store, "set"), Items::numbered(5, 2));
 }
@@ -177,7 +177,7 @@ async fn what_cannot_be_stored_does_not_keep_the_store_from_closing() {
 async fn faults_of_reads_are_errors_and_pass() {
     let place = Place::new();
     let store = place.open(&["key"]);
-    // More than the page cache holds, so that reads reach the file.
+    // More than fits into the page cache, so that reads reach the file.
     let items = Items::numbered(1500, 1);
     put(&store, "set", &items).await;
     let failed = |mood| {
@@ -196,7 +196,7 @@ async fn faults_of_reads_are_errors_and_pass() {
     assert_eq!(store.status().replaced, 0);
 }
 
-/// The thread opens the file anew when somebody meets the dead handle.
+/// Waits until the thread has opened the file again, after a read on the dead handle.
 async fn reads_again(store: &LocalStore) {
     let reads = async {
         while store.read_set(&set("set"), &mut |_| {}).is_err() {
@@ -204,7 +204,7 @@ async fn reads_again(store: &LocalStore) {
         }
     };
     tokio::time::timeout(LONG, reads).await.unwrap();
-    // Nothing that was asked of the thread is left, so the file's next mood meets no open.
+    // No request to the thread is left, so the file's next fault affects no open.
     assert!(store.flush(LONG).await);
 }
 
@@ -240,12 +240,12 @@ async fn a_file_that_is_damaged_while_it_is_used_is_replaced_from_memory() {
     let SetRead::Found(found) = read(&store, "read").0 else { panic!() };
     assert_eq!(found.written_at, written_at);
     assert_eq!(read(&store, "gone").0, SetRead::Absent, "nobody has it in memory");
-    // The page with the record may still be in the database's memory.
+    // The page with the record may still be in the database's cache.
     assert!(store.read_named("space").unwrap().records.len() <= 1);
     drop((adopted, served, changed));
 }
 
-/// A store so small that all of it is in the database's memory, so that no read meets the change.
+/// A store so small that all of it is in the database's cache, so that no read notices the change.
 #[tokio::test]
 async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory() {
     let check = async |change: &dyn Fn(&Path, Vec<u8>)| {
@@ -266,7 +266,7 @@ async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory()
         assert!(aside.path.exists() && aside.cause.contains("changed"), "{aside:?}");
         let store = place.reopened(&store).await;
         assert_eq!((complete(&store, "b"), complete(&store, "c")), (items.clone(), items));
-        // Nobody serves it: it is kept if the damage left it readable.
+        // It is not in memory: it is kept if the damage left it readable.
         if read(&store, "a").0 != SetRead::Absent {
             assert_eq!(complete(&store, "a"), Items::numbered(3, 1));
         }
@@ -278,11 +278,11 @@ async fn a_file_that_somebody_changes_while_it_is_used_is_replaced_from_memory()
     check(&|path, _| fs::write(path, vec![0x5a; 100_000]).unwrap()).await;
     check(&|path, _| cut_to(path, 0)).await;
     check(&|path, _| cut_to(path, fs::metadata(path).unwrap().len() / 2)).await;
-    // A backup that is sound in itself.
+    // An intact backup.
     check(&|path, earlier| fs::write(path, earlier).unwrap()).await;
 }
 
-/// Damage that only the check before the first write finds: the pages of one set are spoilt, those
+/// Damage that only the check before the first write finds: the pages of one set are damaged, those
 /// of the other are not.
 #[tokio::test]
 async fn a_file_that_fails_its_check_is_repaired_with_what_can_be_read() {
@@ -367,7 +367,7 @@ async fn a_store_that_was_removed_is_made_again_from_memory() {
     store.replace_set(&SetId::new("a"), served.clone());
     assert!(store.flush(LONG).await);
     fs::remove_dir_all(place.parent.path()).unwrap();
-    // The next change brings back what is served, and tells owners of named records.
+    // The next change stores the sets in memory again, and notifies owners of named records.
     put(&store, "b", &Items::numbered(3, 1)).await;
     let status = store.status();
     assert_eq!((status.replaced, status.available, status.pending), (1, true, 0));
@@ -376,7 +376,7 @@ async fn a_store_that_was_removed_is_made_again_from_memory() {
     assert_eq!(read(&store, "a").1, items);
     assert_eq!(read(&store, "b").1, Items::numbered(3, 1));
 
-    // Where it cannot be made again, that shows, and ends when it can.
+    // If it cannot be created again, the status shows that until it can.
     fs::remove_dir_all(place.parent.path()).unwrap();
     fs::write(place.parent.path(), "in the way").unwrap();
     store.replace_set(&SetId::new("a"), served.clone());

@@ -51,7 +51,7 @@ fn write(place: &Place, sets: &[FormerSet<'_>], records: &[FormerRecord<'_>]) {
         for set in sets {
             let key = SealingKey::derive(set.secret);
             let name = [&hashed(b"set", set.id)[..], key.id().as_bytes()].concat();
-            // Two parts, with every second item each, and one that is empty between them.
+            // Two parts with every second item each, and an empty one between them.
             let mut buffers = vec![Vec::new(); 2];
             set.items.encode(&|slot| Some((slot % 2) as usize), &mut buffers);
             let mut tags = [[0; 16]; 3];
@@ -136,7 +136,7 @@ async fn a_file_of_the_former_format_keeps_its_content() {
     for secret in ["old", "lost"] {
         assert_eq!(files_with(&place, secret), [""; 0]);
     }
-    // It is a usual file from here on.
+    // From now on it is a file of the current format.
     let store = place.open(&["key"]);
     put(&store, "a", &b).await;
     assert_eq!(complete(&place.reopened(&store).await, "a"), b);

@@ -1,4 +1,4 @@
-//! Keys that are unknown, old, exchanged.
+//! Keys that are unknown, old or replaced.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ async fn a_file_under_an_unknown_key_stays_until_there_is_something_to_store() {
     assert_eq!((named.records.len(), named.skipped.unknown_key), (0, 1));
     let status = store.status();
     assert!(status.unreadable && status.skipped.unknown_key == 2 && status.to_reseal.is_none());
-    // Removing something is no reason to touch it.
+    // Removals do not change the file.
     store.remove_set(&set("set"));
     store.retain_sets(&[]);
     assert!(store.flush(LONG).await);
@@ -40,7 +40,7 @@ async fn a_file_under_an_unknown_key_stays_until_there_is_something_to_store() {
     assert_eq!(aside.reason, SetAsideReason::OtherKey);
     assert_eq!(fs::read(&aside.path).unwrap(), before);
     assert!(store.has_set_aside());
-    // Now it is known which sets there are.
+    // Now the list of sets is known.
     store.retain_sets(&[set("set")]);
     assert!(store.flush(LONG).await);
     assert!(!aside.path.exists() && !store.has_set_aside());
@@ -96,7 +96,7 @@ async fn the_file_of_another_installation_is_not_read() {
     assert_eq!(read(&store, "set").0, SetRead::Unreadable);
     assert!(store.close(LONG).await);
 
-    // Behind the header of this installation: there is nothing under its names, and no record opens.
+    // After the header of this installation: there is nothing under its names, and no record opens.
     let forged = [&headers[0][..], &foreign[4096..]].concat();
     fs::write(own.file(), forged).unwrap();
     let store = own.open(&["own"]);
@@ -114,7 +114,7 @@ async fn each_file_has_a_data_key_of_its_own() {
         put(&store, "set", &Items::numbered(20, 1)).await;
         assert!(store.close(LONG).await);
     }
-    // Records that were copied from one file into another one under the same key.
+    // Records copied from one file into another under the same key.
     let forged =
         [&fs::read(one.file()).unwrap()[..4096], &fs::read(other.file()).unwrap()[4096..]].concat();
     fs::write(one.file(), forged).unwrap();
@@ -122,7 +122,7 @@ async fn each_file_has_a_data_key_of_its_own() {
 }
 
 /// Waits until the file is under a key. The status may still be that of the former keys, so the
-/// file itself is looked at.
+/// file itself is read.
 async fn copied(place: &Place, secret: &str) {
     let work = async {
         while !place.is_under(secret) {
@@ -173,7 +173,7 @@ async fn keys_are_exchanged_live() {
     store.set_ring(ring(&["new", "old"]));
     assert_eq!(store.status().to_reseal, Some(1));
     assert_eq!(complete(&store, "set"), items);
-    // A change comes before the file was copied.
+    // A change before the file was copied.
     let items = items.with(3, 2);
     change(&store, "set", &items, &[3]).await;
     assert!(store.close(LONG).await);

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use crate::backoff::Backoff;
 use crate::sealing::SealingKey;
 
+use super::faults::{Faults, Mood};
 use super::file::Tables;
-use super::file::backend::{Faults, Mood};
 use super::format::names::PART_KEY_BYTES;
 use super::*;
 
@@ -84,8 +84,8 @@ struct Place {
     opened: Mutex<Vec<Weak<Shared>>>,
 }
 
-/// A store that is no longer used writes what waits in the background, and would make its folder
-/// again if that were removed meanwhile.
+/// A store that is no longer used writes its pending changes in the background, and would create
+/// its folder again if that were removed meanwhile.
 impl Drop for Place {
     fn drop(&mut self) {
         let limit = tokio::time::Instant::now() + LONG;
@@ -120,7 +120,7 @@ impl Place {
         Ok(opened)
     }
 
-    /// Opens a store that is expected to be sound.
+    /// Opens a store that is expected to be intact.
     fn open(&self, secrets: &[&str]) -> LocalStore {
         let opened = self.try_open(secrets).unwrap();
         assert_eq!(opened.set_aside, None);
@@ -150,14 +150,14 @@ impl Place {
         holder.with_open(|open| open.commit(work)).unwrap();
     }
 
-    /// The key that the data key of the file is wrapped under.
+    /// True if the data key of the file is wrapped under this key.
     fn is_under(&self, secret: &str) -> bool {
         files_with(self, secret).contains(&"pilotlight.redb".to_owned())
     }
 }
 
-/// Files of the directory that hold the ID of a key, as every file does whose data key is wrapped
-/// under it.
+/// Files of the directory that contain the ID of a key, as every file does whose data key is
+/// wrapped under it.
 fn files_with(place: &Place, secret: &str) -> Vec<String> {
     let id = SealingKey::derive(secret).id();
     let holds = |path: &Path| {

@@ -1,5 +1,4 @@
-//! After a rotation nothing in the directory is under the retired key, and a rotation disturbs
-//! nobody.
+//! After a rotation no file in the directory is under the old key, and callers are not disturbed.
 
 use std::fs;
 
@@ -23,11 +22,11 @@ async fn a_retired_key_opens_nothing_that_is_left_in_the_directory() {
     put(&store, "gone", &items).await;
     put(&store, "kept", &items).await;
     store.write_named("space", records(50), Vec::new()).await.unwrap();
-    // What is removed leaves its bytes in pages that nothing refers to.
+    // Bytes of removed sets stay in unused pages.
     store.remove_set(&set("gone"));
     assert!(store.flush(LONG).await);
     assert!(store.close(LONG).await);
-    // A damaged file that was set aside holds records, too.
+    // A damaged file that was set aside contains records too.
     let directory = Directory::hold(place.parent.path()).unwrap();
     directory.set_aside(SetAsideReason::Damaged, &ring(&["new", "old"])).unwrap();
     drop(directory);
@@ -54,7 +53,7 @@ async fn a_file_that_was_set_aside_stays_until_the_keys_change() {
     let aside = async |secrets: &[&str]| {
         let store = place.open(secrets);
         put(&store, "set", &Items::numbered(3, 1)).await;
-        // After the first look at the file.
+        // After the first check for a reason to copy.
         assert!(store.flush(LONG).await && store.close(LONG).await);
         store.has_set_aside()
     };
@@ -98,7 +97,7 @@ async fn a_file_that_has_become_much_too_large_is_copied() {
 async fn what_changes_while_the_file_is_written_anew_is_in_the_new_one() {
     let mut place = Place::new();
     let store = place.open(&["old"]);
-    // Three of them are larger than one portion, so that changes come between portions.
+    // Three sets are larger than one portion, so that changes come between portions.
     let count = PORTION_BYTES * 5 / 8 / ITEM_BYTES as u64;
     let large = Items::numbered(count, 1);
     for id in ["a", "b", "c"] {

@@ -1,4 +1,4 @@
-//! Sets: stored, changed, forgotten.
+//! Sets: stored, changed, removed.
 
 use std::fs;
 
@@ -57,7 +57,7 @@ async fn a_change_writes_one_part_and_an_unchanged_put_none() {
 async fn a_put_replaces_everything() {
     let place = Place::new();
     let store = place.open(&["key"]);
-    // Growing and shrinking so much that the set is cut anew each time.
+    // Grows and shrinks so much that the set is divided anew each time.
     for count in [1000, 10, 0, 400, 2] {
         let items = Items::numbered(count, 1);
         put(&store, "set", &items).await;
@@ -83,7 +83,7 @@ async fn a_first_change_never_mixes_with_what_an_earlier_process_left() {
     let store = place.open(&["key"]);
     put(&store, "set", &Items::numbered(200, 1)).await;
     let store = place.reopened(&store).await;
-    // This process took its data from elsewhere and was told of a change in one item.
+    // This process has its data from another source and stores a change in one item.
     let items = Items::numbered(200, 2).with(5, 3);
     change(&store, "set", &items, &[5]).await;
     assert_eq!(complete(&store, "set"), items);
@@ -106,7 +106,7 @@ async fn sets_are_forgotten_one_by_one_or_by_a_list() {
     assert!(store.flush(LONG).await);
     assert_eq!(store.stored_sets().unwrap(), [set("b"), set("d")]);
     assert_eq!(parts(&store).len(), 2);
-    // What was removed can come back, by a change too.
+    // A removed set can be stored again, also by a change.
     change(&store, "a", &Items::numbered(2, 2), &[1]).await;
     assert_eq!(complete(&store, "a"), Items::numbered(2, 2));
 }

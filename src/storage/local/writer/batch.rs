@@ -1,4 +1,4 @@
-//! Carries out what waits, inside one transaction.
+//! Applies pending changes in one transaction.
 
 use super::pending::{Batch, Dirty, SetWork};
 use super::shared::Shared;
@@ -7,8 +7,8 @@ use crate::storage::local::file::Tables;
 use crate::storage::local::format::named;
 use crate::storage::local::format::sets::{self, Writing};
 
-/// Carries out a batch, but takes on no further large set once there is enough. Returns how many
-/// of its sets it took on.
+/// Applies a batch, but begins no further large set once `enough` is true. Returns the number of
+/// its sets that were applied.
 pub(super) fn apply(
     shared: &Shared,
     tables: &mut Tables<'_>,
@@ -31,7 +31,7 @@ pub(super) fn apply(
     Ok(batch.sets.len())
 }
 
-/// Returns how many bytes were sealed.
+/// Returns the number of bytes that were sealed.
 fn apply_set(
     shared: &Shared,
     tables: &mut Tables<'_>,
@@ -43,8 +43,8 @@ fn apply_set(
         SetWork::Remove => return sets::remove(tables, id.as_str()).map(|()| 0),
     };
     let writing = Writing { id: id.as_str(), content: content.as_ref(), written_at };
-    // A change alone only if the file is known to hold all the rest: it may still hold what an
-    // earlier process left there.
+    // Only the change is stored, if the rest is known to be in the file. Otherwise the file may
+    // still contain data of an earlier process.
     if let Dirty::Slots(slots) = dirty
         && shared.is_stored(id)
         && let Some(bytes) = sets::store_slots(tables, &writing, slots.iter().copied())?

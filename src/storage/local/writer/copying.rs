@@ -1,4 +1,4 @@
-//! When the file is copied in the background, and what the thread does for it.
+//! Copying of the file in the background: its schedule and its steps.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ const COPY_RETRY: Duration = Duration::from_secs(60);
 pub(super) enum CopyState {
     /// There is nothing to copy.
     Done,
-    /// It is looked at then; `None`: some time after the thread first sees it.
+    /// The need for a copy is checked at this time; `None` means: some time after the thread first
+    /// sees it.
     Due {
         at: Option<Instant>,
     },
@@ -32,7 +33,7 @@ impl Writer {
         }
     }
 
-    /// Goes one step on in copying the file.
+    /// Performs the next step of copying the file.
     pub(super) fn copy(&mut self) {
         match std::mem::replace(&mut self.copy, CopyState::Done) {
             CopyState::Done => {}
@@ -53,7 +54,7 @@ impl Writer {
             Slot::Open(open) => open.read(|reading| copy::is_wasteful(reading, length)),
             Slot::Closed | Slot::Empty => Ok(false),
         });
-        // A file that fails its checksums is repaired, not copied: it may hide what it holds.
+        // A file that fails its checksums is repaired, not copied: reads of it may miss records.
         let checked = match due {
             Ok(false) => return,
             Ok(true) => self.shared.holder.make_writable(&self.directory),
@@ -73,8 +74,7 @@ impl Writer {
         }
     }
 
-    /// Copies a portion into the new file; after the last one, the new file takes the place of the
-    /// old one.
+    /// Copies a portion into the new file; after the last one, the new file replaces the old one.
     fn copy_portion(&mut self, mut copy: Box<Copy>) {
         let gathered =
             self.shared.holder.with_open(|open| open.read(|reading| copy.gather(reading)));

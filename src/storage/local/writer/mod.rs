@@ -1,8 +1,8 @@
-//! The thread that writes.
+//! The writer thread.
 //!
-//! Its loop: wait until something is due, write everything that waits in one transaction, and see
-//! to what went wrong. All reasons to wake are in [`Writer::wait`]. When nothing waits and a copy of
-//! the file is due, it is copied, a portion at a time (`copy.rs`).
+//! Its loop: wait until something is due, write all pending changes in one transaction, and handle
+//! failures. All reasons to wake are in [`Writer::wait`]. When no change is pending and a copy of
+//! the file is due, the file is copied in portions (`copy.rs`).
 //!
 //! | failure | at once | then |
 //! | --- | --- | --- |
@@ -35,19 +35,21 @@ use copying::CopyState;
 use pending::{Batch, NamedWork, SetWork};
 use shared::Shared;
 
-/// How long changes are collected before they are written together. With the commit itself this
-/// stays far below the 250 ms of design promise 4; shorter would only mean more commits.
+/// Time for which changes are collected before they are written together. With the commit itself
+/// this stays far below the 250 ms of design promise 4; a shorter time would only cause more
+/// commits.
 pub(super) const COMMIT_DELAY: Duration = Duration::from_millis(50);
 
-/// Time after which a transaction takes on no further large set, so that small changes that come
-/// meanwhile are not kept waiting. One set is always written whole.
+/// Time after which a transaction begins no further large set, so that small changes that arrive
+/// meanwhile do not wait. One set is always written completely.
 const TRANSACTION_TIME: Duration = Duration::from_millis(50);
 
-/// Bytes after which a transaction takes on no further large set: a slow disk takes some 100 ms
-/// to make them durable.
+/// Bytes after which a transaction begins no further large set: a slow disk needs some 100 ms to
+/// make them durable.
 const TRANSACTION_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Pauses after failures: soon at first, as most failures pass; at most 30 s (design D23).
+/// Pauses after failures: short at first, as most failures are transient; at most 30 s (design
+/// D23).
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
 /// Pause before the file is copied: the start comes first.
@@ -95,7 +97,7 @@ pub(super) fn start(
     };
     let thread = std::thread::Builder::new().name("local-store".to_owned());
     thread.spawn(move || {
-        // Whatever happens in there, whoever waits for the end is told.
+        // Even after a panic, callers that wait for the end are notified.
         let _ = catch_unwind(AssertUnwindSafe(|| writer.run()));
         shared.holder.close();
         shared.update(|status| status.available = false);
@@ -104,7 +106,7 @@ pub(super) fn start(
     Ok(())
 }
 
-/// What the thread does next.
+/// The next step of the thread.
 enum Turn {
     Commit,
     Copy,
@@ -116,14 +118,14 @@ struct Writer {
     directory: Directory,
     shared: Arc<Shared>,
     timing: Timing,
-    /// When the thread first saw what waits.
+    /// The time at which the thread first saw the pending changes.
     first_seen: Option<Instant>,
-    /// Not before then, after a failure.
+    /// The time of the next attempt after a failure.
     retry_at: Option<Instant>,
     failures: u32,
     damages: u32,
-    /// True once the list of sets was given: a file under a key that is not configured holds nothing
-    /// that is still wanted.
+    /// True once the list of sets was given: then a file under a key that is not configured
+    /// contains nothing that is still needed.
     is_listed: bool,
     copy: CopyState,
 }
@@ -182,7 +184,7 @@ impl Writer {
     fn commit_due(&mut self, now: Instant, idle: bool, hurried: bool) -> Option<Instant> {
         match (hurried && !idle, self.retry_at) {
             (true, _) => Some(now),
-            // Also with nothing waiting: the pause ends when a transaction succeeds.
+            // Even with no pending change: the pause ends when a transaction succeeds.
             (false, Some(retry)) => Some(retry),
             (false, None) if idle => None,
             (false, None) => Some(*self.first_seen.get_or_insert(now) + self.timing.commit_delay),
@@ -193,7 +195,7 @@ impl Writer {
         self.shared.holder.with(|slot| matches!(slot, Slot::Closed))
     }
 
-    /// Writes what waits.
+    /// Writes the pending changes.
     fn commit(&mut self) {
         let (damage, stores) = {
             let mut requests = self.shared.requests();
@@ -227,10 +229,10 @@ impl Writer {
         }
     }
 
-    /// Returns how many sets of the batch were taken on.
+    /// Writes a batch. Returns the number of its sets that were applied.
     fn write(&mut self, batch: &Batch) -> Result<usize, Fault> {
         if self.is_closed() {
-            // Nothing is to be stored, and nothing of this file is known.
+            // There is nothing to store, and the content of this file is not known.
             self.is_listed |= batch.retained.is_some();
             return Ok(batch.sets.len());
         }
@@ -281,7 +283,7 @@ impl Writer {
         }
         let has_removed = batch.sets.iter().any(|(_, work)| matches!(work, SetWork::Remove));
         if matches!(self.copy, CopyState::Done) && (is_listed || has_removed) {
-            // The file may have become much larger than what it holds.
+            // The file may have become much larger than its content.
             self.copy = CopyState::Due { at: None };
         }
     }
@@ -303,7 +305,8 @@ impl Writer {
             let _ = done.send(Err(LocalStoreError::from(fault.clone())));
         }
         let again = self.see_to(fault);
-        // Whoever wants it stored now learns that it is not, unless it is tried again now.
+        // Callers of `flush` learn that the changes are not stored, unless they are tried again
+        // now.
         let mut requests = self.shared.requests();
         if again {
             requests.flushes.splice(0..0, flushes);
@@ -312,14 +315,13 @@ impl Writer {
                 let _ = done.send(false);
             }
             if stopping {
-                // What is left is counted by `status`, for whoever closes the store.
+                // `status` counts the rest, for the caller of `close`.
                 requests.gave_up = true;
             }
         }
     }
 
-    /// Takes note of a failure and does what can be done about it. Returns whether it makes sense
-    /// to try again at once.
+    /// Records a failure and handles it. Returns true if an immediate retry is useful.
     fn see_to(&mut self, fault: &Fault) -> bool {
         self.failures += 1;
         let problem =
@@ -355,7 +357,7 @@ impl Writer {
         at_once
     }
 
-    /// Opens the file anew. One that does not open any more is replaced.
+    /// Opens the file again. A file that does not open any more is replaced.
     fn reopen(&mut self) {
         let was_closed = self.is_closed();
         let ring = self.shared.ring();
@@ -378,7 +380,8 @@ impl Writer {
         });
     }
 
-    /// The file was removed while it was in use: what is written to it would go with this process.
+    /// Handles the removal of the file while it was in use: data written to it would be lost with
+    /// this process.
     fn begin_again(&mut self) {
         match self.directory.hold_again() {
             Ok(()) => self.reopen(),
@@ -389,7 +392,7 @@ impl Writer {
         }
     }
 
-    /// Puts a new file with what can be read of this one in its place.
+    /// Replaces the file by a new one with the readable part of it.
     fn repair(&mut self, fault: &Fault) {
         self.renew(SetAsideReason::Damaged, &fault.to_string());
     }
@@ -419,7 +422,7 @@ impl Writer {
         }
     }
 
-    /// The file is another one.
+    /// Handles the replacement of the file.
     fn replaced(&mut self, set_aside: Option<SetAside>) {
         self.shared.requests().damage = None;
         self.shared.store_everything_again();
@@ -441,7 +444,7 @@ impl Writer {
             status.available = false;
             status.problem = Some(Problem { text, at: SystemTime::now(), failures });
         });
-        // Somebody must try again, also if nothing waits.
+        // The next attempt must come even if no change is pending.
         self.retry_at.get_or_insert_with(|| Instant::now() + self.timing.retry.base);
     }
 }

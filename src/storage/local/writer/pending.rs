@@ -1,8 +1,8 @@
-//! What waits to be written: pure, no clock, no I/O.
+//! Changes that wait to be written. Pure: no clock, no I/O.
 //!
-//! Memory is bounded by construction. Of each set there is one entry: the newest snapshot (which
-//! is served anyway) and which of its items are not stored. Named changes carry their bytes, so
-//! they have a limit.
+//! Memory is bounded by construction. Each set has one entry: the newest snapshot (which is served
+//! anyway) and the list of its items that are not stored. Named changes carry their bytes, so they
+//! have a limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -15,20 +15,20 @@ use crate::storage::local::format::named::Change;
 use crate::storage::local::format::sets::Content;
 use crate::storage::local::{LocalStoreError, SetId};
 
-/// Changed items of a set that are told apart; beyond, the whole set is compared, which costs a
-/// few milliseconds.
+/// Largest number of changed items of a set that are listed; with more, the whole set is compared,
+/// which takes a few milliseconds.
 const SLOTS_MAX: usize = 4096;
 
-/// Named changes that wait, in bytes: some thousand environment records. More means that the disk
-/// hangs, and the owner is told so at once.
+/// Limit of pending named changes, in bytes: some thousand environment records. More means that the
+/// disk hangs, and the caller gets an error at once.
 pub(crate) const NAMED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The items of a set that may differ from what is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dirty {
-    /// Any.
+    /// All items.
     All,
-    /// Those in these slots.
+    /// The items in these slots.
     Slots(BTreeSet<u64>),
 }
 
@@ -48,18 +48,18 @@ impl Dirty {
 /// The work for one set.
 #[derive(Clone)]
 pub(crate) enum SetWork {
-    /// Make the file hold this.
+    /// Store this content.
     Store { content: Arc<dyn Content>, dirty: Dirty, written_at: SystemTime },
-    /// Forget it.
+    /// Remove the set.
     Remove,
 }
 
 impl SetWork {
-    /// The work that is left if `self` was asked for first and `later` after it.
+    /// The resulting work if `self` was requested first and `later` after it.
     fn then(self, later: Self) -> Self {
         match (self, later) {
             (_, Self::Remove) => Self::Remove,
-            // Whatever was in the file goes: all of the content will be missing there.
+            // The set is removed from the file, so all of the content will be missing there.
             (Self::Remove, Self::Store { content, dirty, written_at }) => {
                 Self::Store { content, dirty: Dirty::All.and(dirty), written_at }
             }
@@ -69,7 +69,7 @@ impl SetWork {
         }
     }
 
-    /// True if the work is over in a moment, however large the set is.
+    /// True if the work is short, however large the set is.
     pub(crate) fn is_small(&self) -> bool {
         match self {
             Self::Store { dirty: Dirty::Slots(_), .. } | Self::Remove => true,
@@ -84,10 +84,10 @@ pub(crate) struct NamedWork {
     pub(crate) done: oneshot::Sender<Result<(), LocalStoreError>>,
 }
 
-/// Everything that waits.
+/// All pending changes.
 #[derive(Default)]
 pub(crate) struct Pending {
-    /// Sets, by the order in which their oldest change came.
+    /// Sets with the arrival number of their oldest change.
     sets: BTreeMap<SetId, (u64, SetWork)>,
     arrivals: u64,
     named: Vec<NamedWork>,
@@ -95,12 +95,12 @@ pub(crate) struct Pending {
     retained: Option<Vec<SetId>>,
 }
 
-/// The work that one transaction takes on.
+/// The work of one transaction.
 #[derive(Default)]
 pub(crate) struct Batch {
     /// Named changes, in the order in which they came.
     pub(crate) named: Vec<NamedWork>,
-    /// If given, all sets but these go before anything else is done.
+    /// If given, all sets except these are removed first.
     pub(crate) retained: Option<Vec<SetId>>,
     /// Sets, small work first, then the oldest.
     pub(crate) sets: Vec<(SetId, SetWork)>,
@@ -111,18 +111,18 @@ impl Pending {
         self.len() == 0
     }
 
-    /// True if something of what waits is to be stored, and not only removed.
+    /// True if any pending change stores data, and does not only remove it.
     pub(crate) fn stores(&self) -> bool {
         let is_store = |(_, work): &(u64, SetWork)| matches!(work, SetWork::Store { .. });
         !self.named.is_empty() || self.sets.values().any(is_store)
     }
 
-    /// Number of sets and changes that wait.
+    /// Number of pending sets and changes.
     pub(crate) fn len(&self) -> usize {
         self.sets.len() + self.named.len() + usize::from(self.retained.is_some())
     }
 
-    /// Adds work for a set to what waits.
+    /// Adds work for a set.
     pub(crate) fn add(&mut self, id: SetId, later: SetWork) {
         self.arrivals += 1;
         match self.sets.remove(&id) {
@@ -137,7 +137,7 @@ impl Pending {
         self.retained = Some(kept);
     }
 
-    /// Adds a named change, or gives it back if too much waits already.
+    /// Adds a named change, or returns it if too many bytes are pending.
     pub(crate) fn add_named(&mut self, work: NamedWork) -> Result<(), NamedWork> {
         let bytes = work.change.bytes();
         if !self.named.is_empty() && self.named_bytes + bytes > NAMED_BYTES_MAX {
@@ -148,7 +148,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Takes everything out.
+    /// Takes all pending changes.
     pub(crate) fn take(&mut self) -> Batch {
         self.named_bytes = 0;
         let mut sets: Vec<_> = mem::take(&mut self.sets).into_iter().collect();
@@ -160,8 +160,8 @@ impl Pending {
         }
     }
 
-    /// Puts sets back that were not written, below what came in the meantime. They keep their place
-    /// at the head.
+    /// Puts sets back that were not written, before changes that arrived meanwhile. They come first
+    /// again.
     pub(crate) fn put_back(&mut self, sets: impl IntoIterator<Item = (SetId, SetWork)>) {
         for (id, first) in sets {
             let work = match self.sets.remove(&id) {
@@ -172,7 +172,7 @@ impl Pending {
         }
     }
 
-    /// Puts back that all other sets go, unless a newer list came.
+    /// Puts back the list of sets to keep, unless a newer list arrived.
     pub(crate) fn put_back_retained(&mut self, kept: Option<Vec<SetId>>) {
         if self.retained.is_none() {
             self.retained = kept;

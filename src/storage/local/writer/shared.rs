@@ -1,6 +1,7 @@
-//! What callers and the writer's thread have in common: the file, the keys, what waits, the status.
+//! The state that callers and the writer thread share: the file, the keys, pending changes, the
+//! status.
 //!
-//! Callers only put work in and wake the thread; they hold a lock for the time of an insertion.
+//! Callers only add work and wake the thread; they hold a lock for the time of an insertion.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,30 +25,31 @@ pub(crate) struct Requests {
     pub(crate) pending: Pending,
     /// Callers that wait until everything is stored.
     pub(crate) flushes: Vec<oneshot::Sender<bool>>,
-    /// The keys were exchanged.
+    /// True if the keys were replaced.
     pub(crate) ring_changed: bool,
-    /// A reader found that the database's handle is of no more use.
+    /// True if a reader found that the database's handle is unusable.
     pub(crate) reopen: bool,
-    /// A reader found damage.
+    /// Damage that a reader found.
     pub(crate) damage: Option<Fault>,
-    /// Write what waits, and end.
+    /// True if the thread must write the pending changes and end.
     pub(crate) stop: bool,
-    /// No handle is left: a directory that was removed is not made again.
+    /// True if no handle is left: a removed directory is not created again.
     pub(crate) unwatched: bool,
-    /// The thread does not write at the moment: named changes are refused at once.
+    /// True while the thread cannot write: named changes are refused at once.
     pub(crate) failing: bool,
-    /// Sets and changes that the thread has taken and not stored yet.
+    /// Number of sets and changes that the thread has taken but not stored yet.
     pub(crate) in_flight: usize,
-    /// The thread ends although something waits: it could not be stored.
+    /// True if the thread ends although changes are pending, because they could not be stored.
     pub(crate) gave_up: bool,
 }
 
 /// A set that was stored or read by this process.
 struct Known {
-    /// The newest snapshot, for as long as somebody serves it.
+    /// The newest snapshot, while it is in use.
     content: Weak<dyn Content>,
     written_at: SystemTime,
-    /// True if the file holds what the last call for this set gave, except for what waits.
+    /// True if the file contains the content of the last call for this set, except for pending
+    /// changes.
     stored: bool,
 }
 
@@ -69,7 +71,8 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// No code that holds one of these locks leaves data half changed.
+/// Locks a mutex, even after a panic: no code that holds one of these locks leaves data half
+/// changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -106,9 +109,9 @@ impl Shared {
         self.show_file();
     }
 
-    /// Shows in the status whether the file can be read, and whether it is under the current key.
+    /// Updates in the status whether the file can be read, and whether it is under the current key.
     pub(crate) fn show_file(&self) {
-        // Held until it is shown, so that nobody shows an earlier state later.
+        // Held until the update, so that no other thread publishes an earlier state later.
         let _requests = self.requests();
         let current = self.ring().current().id();
         let (unreadable, to_reseal) = self.holder.with(|slot| match slot {
@@ -119,13 +122,13 @@ impl Shared {
         self.update(|status| (status.unreadable, status.to_reseal) = (unreadable, to_reseal));
     }
 
-    /// True if a file was set aside and is still there.
+    /// True if a file was set aside and still exists.
     pub(crate) fn has_set_aside(&self) -> bool {
         has_aside(&self.directory, None)
     }
 
-    /// Runs a read, and tells the thread if it met a fault. `None` if the file is sealed under a
-    /// key that is not configured.
+    /// Runs a read, and notifies the thread of a fault. `None` if the file is sealed under a key
+    /// that is not configured.
     pub(crate) fn read<T>(
         &self,
         work: impl FnOnce(&Reading<'_>) -> Result<T, redb::Error>,
@@ -138,8 +141,8 @@ impl Shared {
         read.ok_or(LocalStoreError::Unavailable)?.map_err(|fault| {
             self.request(|requests| match fault.kind {
                 FaultKind::Handle | FaultKind::Io => requests.reopen = true,
-                // The rest stays readable until there is something to store; the thread repairs
-                // the file then.
+                // The rest stays readable. The thread repairs the file when there is something to
+                // store.
                 FaultKind::Damaged | FaultKind::OtherFormat => {
                     requests.damage = Some(fault.clone())
                 }
@@ -182,21 +185,21 @@ impl Shared {
         });
     }
 
-    /// Asks the thread to write what waits and to end.
+    /// Asks the thread to write the pending changes and to end.
     pub(crate) fn stop(&self) {
         self.request(|requests| requests.stop = true);
     }
 
-    /// As [`stop`](Self::stop), when no handle is left.
+    /// Like [`stop`](Self::stop), when no handle is left.
     pub(crate) fn stop_unwatched(&self) {
         self.request(|requests| (requests.stop, requests.unwatched) = (true, true));
     }
 
-    /// Over when the thread has ended.
+    /// Completes when the thread has ended.
     pub(crate) fn until_ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut ended = self.ended.subscribe();
         async move {
-            // The sender lives in the store that is asked, so this only fails after the end.
+            // The store owns the sender, so this only fails after the end.
             let _ = ended.wait_for(|ended| *ended).await;
         }
     }
@@ -211,12 +214,12 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// What the thread is asked for, for the thread itself.
+    /// The requests to the thread.
     pub(crate) fn requests(&self) -> MutexGuard<'_, Requests> {
         lock(&self.requests)
     }
 
-    /// Waits until something is asked for, or for that time.
+    /// Waits for a request, at most for this time.
     pub(crate) fn wait<'a>(
         &self,
         requests: MutexGuard<'a, Requests>,
@@ -238,12 +241,12 @@ impl Shared {
         lock(&self.known).entry(id.clone()).or_insert(known);
     }
 
-    /// Whether a change of a few items may be stored as such.
+    /// True if a change of a few items may be stored alone.
     pub(crate) fn is_stored(&self, id: &SetId) -> bool {
         lock(&self.known).get(id).is_some_and(|known| known.stored)
     }
 
-    /// Takes note of what a transaction stored.
+    /// Records the changes that a transaction stored.
     pub(crate) fn stored(&self, kept: Option<&[SetId]>, sets: &[(SetId, SetWork)]) {
         let mut known = lock(&self.known);
         if let Some(kept) = kept {
@@ -263,7 +266,8 @@ impl Shared {
         }
     }
 
-    /// The file is empty: every set that is still in memory waits to be stored whole.
+    /// After the file was replaced: adds every set that is still in memory to the pending changes,
+    /// completely.
     pub(crate) fn store_everything_again(&self) {
         let mut known = lock(&self.known);
         let mut again = Vec::new();
@@ -301,9 +305,9 @@ impl Shared {
         self.status.subscribe()
     }
 
-    /// The thread has ended.
+    /// Records that the thread has ended.
     pub(crate) fn set_ended(&self) {
-        // Whoever still waits for an answer gets none.
+        // Callers that still wait get no answer.
         let mut requests = self.requests();
         requests.stop = true;
         requests.flushes.clear();

@@ -16,7 +16,7 @@ use crate::storage::join::join_bounded;
 use crate::storage::{Meter, StoreError};
 use crate::telemetry::Chain;
 
-/// A connection to all masters. Clones share it and what it learns about the slots.
+/// A connection to all masters. Clones share it and the layout of the slots.
 #[derive(Clone)]
 pub(in super::super) struct ClusterConnection {
     shared: Arc<Shared>,
@@ -25,13 +25,13 @@ pub(in super::super) struct ClusterConnection {
 struct Shared {
     cluster: Arc<Cluster>,
     members: Mutex<Arc<Members>>,
-    /// Counts what the connections to all servers move.
+    /// Counts the bytes of the connections to all servers.
     meter: Meter,
-    /// Held by who reads the layout anew. The others wait for it and use the result.
+    /// Held by the caller that reads the layout again. The others wait for it and use the result.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// A server that owns no slot yet and answers for keys that are on their way to it.
+/// A server that answers for keys of a slot that is being moved to it.
 type Guest = Option<(Address, Node)>;
 
 impl ClusterConnection {
@@ -40,8 +40,8 @@ impl ClusterConnection {
         Self { shared: Arc::new(Shared { cluster, members, meter, turn }) }
     }
 
-    /// Makes sure that all masters answer and that the cluster is in order for each of them: one
-    /// that lost sight of the others answers `PING` and nothing else.
+    /// Ensures that all masters answer and that each of them reports a working cluster: a master
+    /// that is cut off from the others answers only `PING`.
     pub(in super::super) async fn check(&self) -> Result<(), StoreError> {
         let looks = self.members().nodes.clone().into_iter().map(async |mut node| {
             must_be_up(redis::cmd("CLUSTER").arg("INFO").query_async(&mut node).await)
@@ -49,7 +49,7 @@ impl ClusterConnection {
         join_bounded(DIALS_MAX, looks.collect()).await.into_iter().collect()
     }
 
-    /// Whether a master has ended its connection.
+    /// True if a master has ended its connection.
     pub(in super::super) fn has_ended(&self) -> bool {
         self.members().nodes.iter().any(Node::has_ended)
     }
@@ -65,7 +65,7 @@ impl ClusterConnection {
                 if is_ended { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
-            // A server that gave all its slots away was left; its end is nobody's loss.
+            // A server without slots is no longer used; the end of its connection does not matter.
             if Arc::ptr_eq(&members, &self.members()) {
                 return;
             }
@@ -85,7 +85,7 @@ impl ClusterConnection {
         }))
     }
 
-    /// What each master that tells does when its memory is full.
+    /// The eviction policies of all masters that report them.
     pub(in super::super) async fn eviction_policies(&self) -> Result<Vec<String>, StoreError> {
         let asked = self.members().nodes.clone().into_iter();
         let asked = asked.map(async |mut node| node.eviction_policy().await);
@@ -114,7 +114,7 @@ impl ClusterConnection {
         }
     }
 
-    /// Sends a command to the owner of its slot, whoever that is.
+    /// Sends a command to the current owner of its slot.
     async fn keyed(&self, cmd: &Cmd, slot: u16, guest: &mut Guest) -> RedisResult<Value> {
         for _ in 0..=REDIRECTS_MAX {
             let members = self.members();
@@ -125,7 +125,7 @@ impl ClusterConnection {
                 Some(Redirect::Moved(owner)) => self.refresh(&members, &owner).await?,
                 Some(Redirect::Ask(heir)) => {
                     let answer = self.ask(cmd, &heir, guest).await;
-                    // The slot may have gone back meanwhile.
+                    // The slot may have moved back meanwhile.
                     if redirect(&answer, &heir.host).is_none() {
                         return answer;
                     }
@@ -135,7 +135,7 @@ impl ClusterConnection {
         Err(too_many_redirections())
     }
 
-    /// Sends a command to a server that the slot is on its way to.
+    /// Sends a command to the server to which the slot is being moved.
     async fn ask(&self, cmd: &Cmd, heir: &Address, guest: &mut Guest) -> RedisResult<Value> {
         if guest.as_ref().is_none_or(|(address, _)| address != heir) {
             let node = match self.members().find(heir) {
@@ -171,8 +171,8 @@ impl ClusterConnection {
             if !pipeline.is_transaction() {
                 return self.follow(pipeline, slot, &address.host, answers?).await;
             }
-            // A server that does not own the slot carries out nothing of a transaction. One for a
-            // key that is on its way cannot be sent anywhere; the error says so.
+            // A server that does not own the slot carries out no part of a transaction. No server
+            // accepts a transaction for a key that is being moved; the error says so.
             match redirect_of_transaction(&answers, &address.host) {
                 Some(Redirect::Moved(owner)) => self.refresh(&members, &owner).await?,
                 Some(Redirect::Ask(_)) | None => return answers,
@@ -181,7 +181,7 @@ impl ClusterConnection {
         Err(too_many_redirections())
     }
 
-    /// Repeats those commands of a pipeline that were sent on and so not carried out.
+    /// Repeats those commands of a pipeline that were redirected and so not carried out.
     async fn follow(
         &self,
         pipeline: &Pipeline,
@@ -204,8 +204,8 @@ impl ClusterConnection {
         self.members().owner(0).1.clone()
     }
 
-    /// Reads the layout anew from the server that is said to own a slot, unless somebody did so
-    /// since `stale` was read.
+    /// Reads the layout again from the server that is named as the owner of a slot, unless another
+    /// caller did so since `stale` was read.
     async fn refresh(&self, stale: &Arc<Members>, named: &Address) -> RedisResult<()> {
         let _turn = self.shared.turn.lock().await;
         if !Arc::ptr_eq(&self.members(), stale) {
@@ -257,7 +257,7 @@ fn redirect(answer: &RedisResult<Value>, asked: &str) -> Option<Redirect> {
     }
 }
 
-/// The redirection that kept a transaction from being carried out.
+/// The redirection because of which a transaction was not carried out.
 fn redirect_of_transaction(answers: &RedisResult<Vec<Value>>, asked: &str) -> Option<Redirect> {
     let parse = |error: &ServerError| Redirect::parse(&RedisError::from(error.clone()), asked);
     match answers {
@@ -276,8 +276,7 @@ fn too_many_redirections() -> RedisError {
     RedisError::from((ErrorKind::ClusterConnectionNotFound, what))
 }
 
-/// An error of a dial in the form that commands fail in; `classify` turns it back into the same
-/// kind.
+/// An error of a dial as an error of a command; `classify` turns it back into the same kind.
 fn as_redis_error(error: StoreError) -> RedisError {
     if error.is_transient() {
         return RedisError::from(io::Error::new(io::ErrorKind::NotConnected, error));

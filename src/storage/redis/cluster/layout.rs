@@ -1,4 +1,4 @@
-//! Which server of a cluster owns which slots, and what a redirection says. Pure.
+//! The owners of the slots of a cluster, and redirections. Pure.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::super::slots::SLOT_COUNT;
 use crate::storage::net::Endpoint;
 use crate::storage::tls::TlsSettings;
 
-/// Where a server of a cluster says it listens.
+/// The address of a server, as the cluster announces it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in super::super) struct Address {
     pub(in super::super) host: String,
@@ -34,16 +34,16 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a description of a cluster is of no use.
+/// The reason why a description of a cluster cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LayoutError {
     /// It has another form than `CLUSTER SLOTS`.
     #[error("the layout of the cluster cannot be understood")]
     Malformed,
-    /// Nobody takes keys of some slots.
+    /// No server owns some slots.
     #[error("the cluster does not serve slot {0}")]
     Uncovered(u16),
-    /// The server does not know where another one is.
+    /// The server does not know the address of another one.
     #[error("the cluster does not know the address of the owner of slot {0}")]
     Unknown(u16),
 }
@@ -88,7 +88,7 @@ impl Layout {
         if next == SLOT_COUNT { Ok(layout) } else { Err(LayoutError::Uncovered(next)) }
     }
 
-    /// All masters; other functions speak of places in this list.
+    /// All masters; the places that other functions return are indices of this list.
     pub(super) fn masters(&self) -> &[Address] {
         &self.masters
     }
@@ -101,7 +101,7 @@ impl Layout {
     /// The place of the master that owns the slot.
     pub(super) fn owner(&self, slot: u16) -> usize {
         let at = self.ranges.partition_point(|(last, _)| *last < slot);
-        // All slots below SLOT_COUNT are covered, which `parse` made sure of.
+        // `parse` ensures that all slots below SLOT_COUNT are covered.
         self.ranges.get(at).map_or(0, |(_, place)| *place)
     }
 }
@@ -121,8 +121,8 @@ fn range(entry: &Value) -> Result<Range<'_>, LayoutError> {
     Ok(Range { first: slot(first)?, last: slot(last)?, servers })
 }
 
-/// A server that does not say where it is (nil or empty) is where the answer came from, and `?`
-/// is nowhere (Redis: CLUSTER SLOTS).
+/// The address of a server. Without a host (nil or empty) it is the server that answered; `?` means
+/// that the host is unknown (Redis: CLUSTER SLOTS).
 fn address(server: &Value, asked: &str) -> Option<Address> {
     let Value::Array(fields) = server else { return None };
     let [name, Value::Int(port), ..] = &fields[..] else { return None };
@@ -136,17 +136,17 @@ fn address(server: &Value, asked: &str) -> Option<Address> {
     Some(Address { host: host.to_owned(), port: u16::try_from(*port).ok()? })
 }
 
-/// What a server says that does not have the key.
+/// The redirection by a server that does not have the key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Redirect {
-    /// The slot belongs to another server for good.
+    /// The slot belongs to another server.
     Moved(Address),
-    /// The slot is on its way, and this key is there already or not anywhere.
+    /// The slot is being moved, and this key is already at the other server or does not exist.
     Ask(Address),
 }
 
 impl Redirect {
-    /// What the error of the server at `asked` says.
+    /// Parses the error of the server at `asked`.
     pub(super) fn parse(error: &RedisError, asked: &str) -> Option<Self> {
         // `None` unless the error is one of the two.
         let (text, _slot) = error.redirect_node()?;

@@ -1,16 +1,16 @@
 //! Redis Cluster: a connection to every master, and the slots that each of them owns.
 //!
 //! redis-rs has a client for clusters. It is not used, because it opens its own sockets with its
-//! own TLS, waits and repeats by its own rules, and keeps to itself what it knows of a lost
-//! server. Here every server is entered like a single one, so deadlines, breaker, certificates
-//! and changed passwords work alike, and what is left to do is small: read `CLUSTER SLOTS`, send
-//! a command to the owner of its slot, follow `MOVED` and `ASK` a few times.
+//! own TLS, waits and retries by its own rules, and does not report a lost server. Here every
+//! server is connected like a single one, so deadlines, breaker, certificates and changed passwords
+//! work in the same way, and the rest is small: read `CLUSTER SLOTS`, send a command to the owner
+//! of its slot, follow `MOVED` and `ASK` a few times.
 //!
-//! A cluster is used when all its masters answer. One that is lost costs the whole connection
-//! until a replica takes over: there is one breaker a database, and whoever sits above serves
-//! from memory meanwhile. Replicas are not read, since what they have may be old.
+//! A cluster is used when all its masters answer. If one is lost, the whole connection is dropped
+//! until a replica takes over: there is one breaker for each database, and the modules above serve
+//! from memory meanwhile. Replicas are not read, since their data may be old.
 //!
-//! Invariant: nothing is repeated that a server may have carried out.
+//! Invariant: no command is repeated that a server may have carried out.
 
 mod connection;
 mod layout;
@@ -34,19 +34,19 @@ use crate::storage::net::Endpoint;
 use crate::storage::tls::TlsSettings;
 use crate::storage::{Meter, StoreError};
 
-/// How long one server is given to describe the cluster before the next one is asked. A quarter
-/// of a call's budget: silent servers must leave time for the others.
+/// Time-out for one server to describe the cluster. A quarter of a call's budget: silent servers
+/// must leave time for the others.
 const SEED_BUDGET: Duration = Duration::from_millis(500);
 
-/// How many servers are dialled at the same time.
+/// Largest number of servers that are dialled at the same time.
 const DIALS_MAX: usize = 16;
 
-/// Redirections that one command follows. Two happen while a slot moves; more mean that servers
-/// disagree, which passes or needs somebody to look at it.
+/// Largest number of redirections that one command follows. Two occur while a slot moves; more mean
+/// that the servers disagree, which is transient or requires action by the operator.
 const REDIRECTS_MAX: usize = 4;
 
-/// Further servers that are remembered beside the seeds: enough to find the cluster again when
-/// all seeds were replaced, without asking a thousand dead ones.
+/// Servers that are remembered in addition to the seeds: enough to find the cluster again when all
+/// seeds were replaced, without asking a thousand dead ones.
 const KNOWN_MAX: usize = 32;
 
 /// Makes connections to one cluster.
@@ -73,12 +73,12 @@ impl Cluster {
         let found = self.find_layout(meter).await?;
         let known = |address: &Address| address.is_at(&found.endpoint).then(|| found.node.clone());
         let members = self.connect_all(found.layout, meter, known).await?;
-        // Not before all are reached: who describes a cluster of the past is not asked again.
+        // Only after all are reached: a server with an outdated description is not preferred.
         self.start.found(found.place);
         Ok(ClusterConnection::new(self.clone(), members, meter.clone()))
     }
 
-    /// A connection of its own to the server that owns the slot of `key`.
+    /// A new connection to the server that owns the slot of `key`.
     pub(super) async fn dial_owner(&self, key: &[u8], meter: &Meter) -> Result<Node, StoreError> {
         let layout = self.find_layout(meter).await?.layout;
         let mut address = layout.masters()[layout.owner(slot_of(key))].clone();
@@ -91,9 +91,9 @@ impl Cluster {
                 Ok(()) => return Ok(node),
                 Err(error) => match Redirect::parse(&error, &address.host) {
                     Some(Redirect::Moved(owner)) => address = owner,
-                    // A key on its way: the owner says so again to whoever uses it.
+                    // The key is being moved: the owner reports that again to commands.
                     Some(Redirect::Ask(_)) => return Ok(node),
-                    // Whoever may not look may still have other rights.
+                    // A user that may not run `EXISTS` may still have other permissions.
                     None => match classify(error) {
                         error if error.is_transient() => return Err(error),
                         _ => return Ok(node),
@@ -104,7 +104,7 @@ impl Cluster {
         Err(StoreError::Unreachable("the servers disagree about the owner of a slot".into()))
     }
 
-    /// Asks one server after the other what the cluster looks like.
+    /// Asks one server after the other for the layout of the cluster.
     async fn find_layout(&self, meter: &Meter) -> Result<Found, StoreError> {
         let candidates = self.candidates();
         let mut failures = Failures::default();
@@ -127,7 +127,7 @@ impl Cluster {
         Err(failures.into_error("no server describes the cluster"))
     }
 
-    /// The seeds, and the other servers met so far.
+    /// The seeds, and the other servers known so far.
     fn candidates(&self) -> Vec<Endpoint> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let new = known.iter().filter(|it| !self.seeds.iter().any(|seed| it.is_at(seed)));
@@ -135,8 +135,8 @@ impl Cluster {
         self.seeds.iter().cloned().chain(new).collect()
     }
 
-    /// Asks one server what the cluster looks like. One that lost sight of the others describes
-    /// the past, and says of itself that the cluster is down.
+    /// Asks one server for the layout of the cluster. A server that is cut off from the others has
+    /// an outdated layout, and reports the cluster as down.
     async fn read_layout(&self, node: &mut Node, asked: &str) -> Result<Layout, StoreError> {
         let mut look = redis::pipe();
         look.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO").ignore_errors();
@@ -161,7 +161,7 @@ impl Cluster {
         self.entrance.connect(&address.endpoint(self.tls.as_ref()), meter).await
     }
 
-    /// Connects to the masters to whom there is no connection.
+    /// Connects to the masters without a connection.
     async fn connect_all(
         &self,
         layout: Layout,
@@ -183,8 +183,8 @@ impl Cluster {
     }
 }
 
-/// Fails if this answer to `CLUSTER INFO` says that the cluster is down. Who may not look takes
-/// it as it is.
+/// Fails if this answer to `CLUSTER INFO` reports the cluster as down. Without permission for the
+/// command, the cluster is assumed to be up.
 fn must_be_up(info: RedisResult<String>) -> Result<(), StoreError> {
     let info = match info.map_err(classify) {
         Ok(info) => info,
@@ -206,7 +206,7 @@ fn host(endpoint: &Endpoint) -> &str {
 
 /// A server that described the cluster.
 struct Found {
-    /// Among the candidates.
+    /// Its index among the candidates.
     place: usize,
     endpoint: Endpoint,
     node: Node,

@@ -1,15 +1,15 @@
-//! Where a command belongs. Pure.
+//! The destination of commands in a cluster. Pure.
 
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError};
 
 use super::super::slots::slot_of;
 
-/// Which servers of a cluster a command goes to.
+/// The servers of a cluster to which a command is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Destination {
     /// The owner of this slot.
     Slot(u16),
-    /// All masters: each has a cache of scripts of its own, and is alive or not by itself.
+    /// All masters: each has its own cache of scripts, and its own availability.
     Everywhere,
     /// Any master.
     Anywhere,
@@ -38,7 +38,7 @@ pub(super) fn destination(cmd: &Cmd) -> Destination {
     }
 }
 
-/// The slot of all keys of a pipeline; `None` without any. A pipeline goes to one server.
+/// The slot of all keys of a pipeline; `None` without keys. A pipeline is sent to one server.
 pub(super) fn slot_of_all(pipeline: &Pipeline) -> Result<Option<u16>, RedisError> {
     let mut common = None;
     for cmd in pipeline.cmd_iter() {

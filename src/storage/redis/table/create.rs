@@ -1,8 +1,8 @@
 //! Writing a whole set into empty name spaces: prepared under other names, then moved into place.
 //!
-//! What is prepared expires, so a relay that dies leaves nothing behind, and it may be gone before
-//! it is moved (eviction). On a cluster whose slots part the keys, each hash is moved by itself.
-//! Invariant: the marker is written only with every row in place.
+//! Prepared keys expire, so a relay that dies leaves no keys behind, and they may be removed
+//! (eviction) before they are moved. On a cluster whose slots separate the keys, each hash is moved
+//! separately. Invariant: the marker is written only with every row in place.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::storage::StoreError;
 use crate::storage::redis::classify;
 use crate::storage::table::{Created, NewSet, RowName, Table, Value, Write, batches};
 
-/// How long a prepared hash stays if its relay dies. Each call renews it.
+/// Time after which a prepared hash expires if its relay dies. Each call renews it.
 const STAGING_MS: u64 = 60_000;
 
 /// A hash that was prepared under the name `from`.
@@ -26,7 +26,7 @@ struct Staged<'a> {
 
 impl RedisTable {
     pub(super) async fn create_in_place(&self, set: &NewSet<'_>) -> Result<Created, StoreError> {
-        // Another relay was faster: nothing need be prepared to find that out.
+        // Checked before anything is prepared: another relay may have been faster.
         if self.is_occupied(set).await? {
             return Ok(Created::NotEmpty);
         }
@@ -41,7 +41,7 @@ impl RedisTable {
             }
         }
         let dialer = self.store.dialer();
-        // Braces in the name that are no hash tag; or a row that the marker must not count.
+        // Impossible if braces in the name prevent a hash tag, or if a row cannot be stored.
         if !staged.iter().all(|it| dialer.keeps_together([&*it.from, &**it.to]))
             || set.rows.iter().any(|(name, value)| !self.takes(name, value))
         {
@@ -64,7 +64,7 @@ impl RedisTable {
         created
     }
 
-    /// Whether any of the keys exists.
+    /// True if any of the keys exists.
     async fn is_occupied(&self, set: &NewSet<'_>) -> Result<bool, StoreError> {
         for key in keys(set) {
             let found: u64 = self
@@ -107,13 +107,13 @@ impl RedisTable {
         let (marker, value) = (&*set.marker.0.space, &set.marker.1.bytes[..]);
         self.store
             .metered(async |_shared, meter| {
-                // WATCH belongs to a connection, so nobody else may use this one.
+                // WATCH applies to a connection, so this one must not be shared.
                 let mut conn = dialer.dial_for_key(marker.as_bytes(), &meter).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     let mut look = redis::pipe();
                     look.cmd("WATCH").arg(keys(set));
                     for staged in staged {
-                        // A full server may evict what is prepared, at any moment.
+                        // A full server may evict prepared keys at any time.
                         look.arg(&staged.from);
                     }
                     look.ignore().cmd("EXISTS").arg(keys(set));
@@ -145,7 +145,7 @@ impl RedisTable {
             .await
     }
 
-    /// Moves each hash by itself, then writes the marker if there is none.
+    /// Moves each hash separately, then writes the marker if there is none.
     async fn move_apart(
         &self,
         staged: &[Staged<'_>],
@@ -175,7 +175,7 @@ impl RedisTable {
         Ok(Created::Done)
     }
 
-    /// Removes what was prepared and not used. It would expire, if this fails.
+    /// Removes unused prepared keys. If this fails, they expire.
     async fn discard(&self, staged: &[Staged<'_>]) {
         for Staged { from, .. } in staged {
             let unlink = async |mut conn| {
@@ -188,7 +188,7 @@ impl RedisTable {
     }
 }
 
-/// All keys that the set takes.
+/// All keys of the set.
 fn keys<'a>(set: &'a NewSet<'_>) -> Vec<&'a str> {
     std::iter::once(&set.marker.0.space).chain(set.spaces).map(|key| &**key).collect()
 }

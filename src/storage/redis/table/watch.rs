@@ -12,8 +12,8 @@ use crate::storage::StoreError;
 use crate::storage::redis::classify;
 use crate::storage::table::{Row, Write, Written};
 
-/// Transactions tried before the writes count as conflicts. Under `WATCH` any other write to the
-/// hash gets in the way (go-server-sdk-redis: 10 attempts).
+/// Transactions tried before the writes are reported as conflicts. Under `WATCH` any other write to
+/// the hash makes a transaction fail (go-server-sdk-redis: 10 attempts).
 pub(super) const WATCH_ATTEMPTS: usize = 10;
 
 impl RedisTable {
@@ -26,7 +26,7 @@ impl RedisTable {
         let dialer = self.store.dialer();
         self.store
             .metered(async |_shared, meter| {
-                // WATCH belongs to a connection, so nobody else may use this one.
+                // WATCH applies to a connection, so this one must not be shared.
                 let mut conn = dialer.dial_for_key(space.as_bytes(), &meter).await?;
                 for _ in 0..WATCH_ATTEMPTS {
                     let done = transaction(&mut conn, space, writes, guard).await?;
@@ -66,7 +66,7 @@ async fn transaction(
     }
     let stored: Vec<Option<Vec<u8>>> =
         if is_hash { decoded(answers.pop())? } else { vec![decoded(answers.pop())?] };
-    // A row may be named twice: the second write meets what the first one leaves.
+    // A row may be named twice: the second write is compared with the result of the first one.
     let names = writes.iter().map(|write| &write.name);
     let stored = stored.into_iter().map(|value| value.map(Bytes::from));
     let mut current: HashMap<_, Option<Bytes>> = names.zip(stored).collect();

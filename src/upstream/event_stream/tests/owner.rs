@@ -1,5 +1,4 @@
-//! What the owner of a stream does to it: restarts, being busy, going away; and what the
-//! operator reads of it.
+//! Tests of the owner of a stream, which restarts it, is busy or drops it, and of the log.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -12,7 +11,7 @@ async fn a_restart_counts_once_for_its_connection() {
     let mut peer = bench.opened(1).await;
     peer.write(b"event: put\ndata: a\n\nevent: put\ndata: b\n\n").await;
     assert_eq!(bench.next().await, event(1, "a"));
-    // The event behind it is in flight already and says to which connection it belongs.
+    // The next event is in flight already and names its connection.
     bench.stream.restart(1, RestartReason::Malformed);
     bench.stream.restart(1, RestartReason::Requested);
     assert_eq!(bench.next().await, event(1, "b"));
@@ -137,8 +136,8 @@ impl io::Write for Log {
 async fn logs_tell_each_change_once_and_neither_keys_nor_payloads() {
     let log = Log::default();
     let writer = log.clone();
-    // With a single subscriber alive, a place in the code that another test's thread reaches first
-    // would be switched off for this one as well.
+    // With a single subscriber alive, a log statement that another test's thread reaches first
+    // would be disabled for this test as well.
     let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish());
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)

@@ -1,4 +1,4 @@
-//! TLS and proxies: who sees which credential, and who is not trusted.
+//! Tests of TLS and proxies: which peer sees which credential, and which peer is not trusted.
 
 use tempfile::NamedTempFile;
 use tokio::io::copy_bidirectional;
@@ -17,7 +17,7 @@ fn tls_answering(
 ) -> Behaviour {
     let (config, heads) = (Arc::clone(config), heads.clone());
     behaviour(async move |peer: Peer| {
-        // That the client did not like the certificate is for the test to check.
+        // The test checks that the client refused the certificate.
         let Ok(mut peer) = peer.accept_tls(&config).await else { return };
         heads.send(peer.read_head().await).unwrap();
         peer.write(answer.as_bytes()).await;
@@ -112,7 +112,7 @@ async fn the_key_does_not_follow_a_redirect_to_another_host() {
     assert!(second.starts_with("GET /there ") && !second.contains("authorization"), "{second}");
 }
 
-/// Takes one `CONNECT`, tells its head, and tunnels to a port of this machine.
+/// Takes one `CONNECT`, passes its head to the test, and tunnels to a port of this machine.
 async fn tunnel_to(mut peer: Peer, port: u16, heads: mpsc::UnboundedSender<String>) {
     heads.send(peer.read_head().await).unwrap();
     peer.write(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
