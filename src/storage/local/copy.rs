@@ -12,9 +12,9 @@
 //! | after the old file was set aside (repair) | the old file, and a second name of it |
 //! | after the rename | the new file |
 //!
-//! In the background the copy proceeds in portions ([`Copy`]). Meanwhile the old file is read and
-//! written as before; changes in it are copied again. A repair copies everything that can still be
-//! read at once ([`renew`]).
+//! In the background the copy proceeds in portions ([`struct@Copy`]). Meanwhile the old file is read
+//! and written as before; changes in it are copied again. A repair copies everything that can still
+//! be read at once ([`renew`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
