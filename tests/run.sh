@@ -48,6 +48,7 @@ main() {
     begin "install SDKs" ./tests/install-sdks.sh
   fi
   step "format" cargo fmt --all --check
+  step "format of fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
   step "mutations apply" ./tests/simulation/mutations.py --check
   step "lints" cargo clippy --locked --all-targets -- -D warnings
   if [[ $mode == full ]]; then

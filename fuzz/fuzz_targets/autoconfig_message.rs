@@ -28,7 +28,10 @@ fuzz_target!(|bytes: &[u8]| {
     let event = ["put", "patch", "delete", "reconnect", "other"][usize::from(*event) % 5];
     match decode(event, data) {
         Ok(Message::Put(put)) => {
-            put.environments.iter().filter_map(|(_, it)| it.as_ref().ok()).for_each(check_environment);
+            put.environments
+                .iter()
+                .filter_map(|(_, it)| it.as_ref().ok())
+                .for_each(check_environment);
             put.filters.iter().filter_map(|(_, it)| it.as_ref().ok()).for_each(check_filter);
         }
         Ok(Message::PatchEnvironment(_, Ok(record))) => check_environment(&record),

@@ -5,9 +5,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use pilotlight::testing::autoconfig::cache::{Codec, Manifest, Row};
-use pilotlight::testing::autoconfig::records::{
-    Record, decode, encode_environment, encode_filter,
-};
+use pilotlight::testing::autoconfig::records::{Record, decode, encode_environment, encode_filter};
 use pilotlight::testing::sealing::{KeyRing, SealingKey};
 
 fn written(record: &Record) -> String {

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use pilotlight::testing::flagstore::layout::{StoredHead, head, head_beside, item, row};
 use pilotlight::testing::flagstore::Decoded;
+use pilotlight::testing::flagstore::layout::{StoredHead, head, head_beside, item, row};
 use pilotlight::testing::flagstore::marker::Marker;
 use pilotlight::testing::model::{ItemKey, ItemKind};
 

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::flagstore::SharedStatus;
+use crate::flagstore::{SharedStatus, Unrepaired};
 
 /// The state of a shared flag store.
 #[derive(Clone, Debug)]
@@ -39,12 +39,8 @@ pub struct StoreStatus {
     pub problem: Option<String>,
     /// Stored items that cannot be decoded.
     pub undecodable: Vec<String>,
-    /// Items that are older or absent there, not repaired while upstream is not live.
-    pub unrepaired_outdated_items: u64,
-    /// Items that are newer there or unknown here, not repaired while upstream is not live.
-    pub unrepaired_newer_items: u64,
-    /// True if its marker is missing, not repaired while upstream is not live.
-    pub unrepaired_no_valid_marker: bool,
+    /// Differences that are not repaired while LaunchDarkly cannot be reached.
+    pub unrepaired: Unrepaired,
 }
 
 /// A repair of a loss.
@@ -82,9 +78,7 @@ impl StoreStatus {
             dropped: status.dropped.iter().map(|(key, bytes)| (key.to_string(), *bytes)).collect(),
             problem: status.problem.clone(),
             undecodable: status.undecodable.iter().map(ToString::to_string).collect(),
-            unrepaired_outdated_items: status.unrepaired.outdated_items,
-            unrepaired_newer_items: status.unrepaired.newer_items,
-            unrepaired_no_valid_marker: status.unrepaired.no_valid_marker,
+            unrepaired: status.unrepaired,
         }
     }
 }

@@ -17,5 +17,5 @@ pub use local::{DataSetId, LocalFlags, LocalFlagsState, ReadOutcome};
 pub use shared::simulated;
 pub use shared::{
     Completeness, DatabaseFacts, OpenShared, SharedFlags, SharedRead, SharedStatus, SharedStores,
-    StoreFacts, Timing,
+    StoreFacts, Timing, Unrepaired,
 };

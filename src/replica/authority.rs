@@ -31,6 +31,13 @@ impl Heard {
         Self { at: now, resumed_at: now }
     }
 
+    /// A stream that delivers something now, and that was last heard as `before`, if ever.
+    pub fn after(before: Option<Self>, now: Instant) -> Self {
+        let mut heard = before.unwrap_or_else(|| Self::first(now));
+        heard.again(now);
+        heard
+    }
+
     /// Notes that it delivered something.
     pub fn again(&mut self, now: Instant) {
         if now.saturating_duration_since(self.at) > STREAM_LAG {

@@ -231,9 +231,9 @@ fn store_status(environment: &Environment) -> Value {
         "writePending": store.write_pending,
         "undecodable": store.undecodable.iter().take(NAMES_MAX).collect::<Vec<_>>(),
         "unrepaired": {
-            "outdatedItems": store.unrepaired_outdated_items,
-            "newerItems": store.unrepaired_newer_items,
-            "noValidMarker": store.unrepaired_no_valid_marker,
+            "outdatedItems": store.unrepaired.outdated_items,
+            "newerItems": store.unrepaired.newer_items,
+            "noValidMarker": store.unrepaired.no_valid_marker,
         },
     });
     let mut add = |name: &str, value: Option<Value>| {

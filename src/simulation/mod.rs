@@ -11,6 +11,7 @@
 //!
 //! `just simulate 0..10000` runs seeds; a test runs a fixed set.
 
+mod calls;
 mod environments;
 mod flags;
 mod scenario;
@@ -20,24 +21,90 @@ use std::fmt::Write as _;
 
 use self::environments::Environments;
 use self::flags::Flags;
+use self::scenario::{Millis, Scenario};
+use self::timeline::Timeline;
 
 /// Lines of a trace that are printed before the failure.
 const TRACE_MAX: usize = 80;
 
+/// Time to heal after the faults: more than a periodic comparison and the pauses after failures need.
+const HEALING: Millis = 700_000;
+
+/// Time at rest, during which the relays may do little.
+const REST: Millis = 300_000;
+
 /// Relays and what surrounds them.
 trait Fleet: Sized {
+    /// What lies ahead.
+    type Event;
+    /// What can fail.
+    type Fault: std::fmt::Debug;
+
     /// What it is about.
     const NAME: &'static str;
+
+    /// Most calls of one task during [`REST`].
+    const CALLS_AT_REST_MAX: u64;
 
     /// The fleet of a seed.
     fn new(seed: u64, is_traced: bool) -> Self;
 
-    /// Plays until everything is at rest; returns what went wrong.
-    fn run(&mut self) -> Result<(), String>;
+    fn scenario(&self) -> &Scenario<Self::Fault>;
+    fn time(&self) -> &Timeline<Self::Event>;
+    fn time_mut(&mut self) -> &mut Timeline<Self::Event>;
 
-    /// What was drawn, and what happened, line by line.
-    fn scenario(&self) -> String;
-    fn trace(&self) -> &[String];
+    /// Plans what happens first.
+    fn begin(&mut self);
+    fn happen(&mut self, event: Self::Event);
+
+    /// All faults end.
+    fn heal_everything(&mut self);
+
+    /// What is wrong after that, once there was time for it.
+    fn check_rest(&mut self) -> Result<(), String>;
+
+    /// How many calls each task has made.
+    fn calls(&self) -> Vec<u64>;
+
+    /// Plays until everything is at rest; returns what went wrong.
+    fn run(&mut self) -> Result<(), String> {
+        self.begin();
+        self.play_until(self.scenario().faults_until)?;
+        self.heal_everything();
+        self.play_until(self.time().now + HEALING)?;
+        self.check_rest()?;
+        let before = self.calls();
+        self.play_until(self.time().now + REST)?;
+        self.check_rest()?;
+        let made = self.calls().into_iter().zip(before).map(|(after, before)| after - before);
+        match made.max() {
+            Some(calls) if calls > Self::CALLS_AT_REST_MAX => Err(format!("{calls} calls at rest")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn play_until(&mut self, end: Millis) -> Result<(), String> {
+        while let Some(event) = self.time_mut().next(end) {
+            self.happen(event);
+            if let Some(problem) = self.time_mut().take_problem() {
+                return Err(problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a line of the trace.
+    fn note(&mut self, text: impl FnOnce(&Self) -> String) {
+        if self.time().is_traced() {
+            let text = text(self);
+            self.time_mut().line(&text);
+        }
+    }
+
+    /// Whether the faults have ended.
+    fn is_calm(&self) -> bool {
+        self.time().now >= self.scenario().faults_until
+    }
 }
 
 /// Plays one seed; returns what went wrong, with the trace that led there.
@@ -48,10 +115,10 @@ fn play<F: Fleet>(seed: u64) -> Result<(), String> {
     // Once more, because writing a trace takes longer than what it tells of.
     let mut fleet = fleet::<F>(seed, true);
     let problem = fleet.run().err().unwrap_or_else(|| "nothing: it plays otherwise".to_owned());
-    let trace = fleet.trace();
+    let trace = fleet.time().trace();
     let is_whole = std::env::var_os("PILOTLIGHT_WHOLE_TRACE").is_some();
     let skipped = if is_whole { 0 } else { trace.len().saturating_sub(TRACE_MAX) };
-    let mut text = format!("{}, seed {seed}: {problem}\n{}\n", F::NAME, fleet.scenario());
+    let mut text = format!("{}, seed {seed}: {problem}\n{:?}\n", F::NAME, fleet.scenario());
     let _ = writeln!(text, "... {skipped} lines before");
     for line in &trace[skipped..] {
         let _ = writeln!(text, "{line}");
@@ -123,7 +190,7 @@ mod tests {
     fn played<F: Fleet>() -> Vec<String> {
         let mut fleet = fleet::<F>(7, true);
         let _ = fleet.run();
-        fleet.trace().to_vec()
+        fleet.time().trace().to_vec()
     }
 
     #[test]

@@ -120,8 +120,7 @@ impl LocalTier {
 
     fn loaded(&mut self, records: NamedRecords, has_set_aside: bool) -> Reading {
         let stored = self.stored.insert(Stored::of(records));
-        let reading =
-            judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own);
+        let reading = stored.judged();
         match reading.outcome {
             CacheOutcome::Empty if has_set_aside => {
                 Reading { outcome: CacheOutcome::Unreadable, ..reading }
@@ -152,13 +151,10 @@ impl LocalTier {
     }
 }
 
-/// Judges such records as at a start.
+/// Judges records of the space as a start does.
 #[cfg(test)]
-pub fn judge_local(
-    records: NamedRecords,
-) -> CacheOutcome<crate::autoconfig::record_set::CachedSet> {
-    let stored = Stored::of(records);
-    judge(&stored.texts, stored.manifest.as_ref(), stored.skipped, SetOrigin::Own).outcome
+pub fn judge_local(records: NamedRecords) -> Reading {
+    Stored::of(records).judged()
 }
 
 impl Stored {
@@ -181,6 +177,11 @@ impl Stored {
         }
         let manifest = texts.remove(MANIFEST_NAME).as_deref().and_then(Manifest::decode);
         Self { texts, manifest, skipped }
+    }
+
+    /// What the space tells at a start.
+    fn judged(&self) -> Reading {
+        judge(&self.texts, self.manifest.as_ref(), self.skipped, SetOrigin::Own)
     }
 
     /// The call that makes the space hold these records instead of what it holds.

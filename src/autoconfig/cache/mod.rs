@@ -29,6 +29,6 @@ pub use table::RecordTable;
 pub mod simulated {
     pub use super::judge::judge;
     pub use super::local_tier::judge_local;
-    pub use super::shared_tier::{manifest_of, texts_of};
+    pub use super::shared_tier::{judge_sealed, texts_of};
     pub use super::visits::{Effect, RecordVisits};
 }

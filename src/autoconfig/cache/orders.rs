@@ -62,7 +62,7 @@ impl CacheOrders {
     /// the reading of tiers, by giving them something to write.
     pub fn accepted(&self, records: Arc<RecordSet>, now: Instant, wall: SystemTime) {
         self.0.send_modify(|wanted| {
-            let heard = heard_again(wanted.as_ref(), now);
+            let heard = Heard::after(wanted.as_ref().map(|wanted| wanted.heard), now);
             let confirmed_at = Some(wall);
             let source = Source::Stream;
             *wanted = Some(Wanted { records, confirmed_at, source, live: true, heard });
@@ -81,7 +81,7 @@ impl CacheOrders {
                 *wanted = Some(Wanted {
                     records: Arc::new(known.records.clone()),
                     confirmed_at: known.confirmed_at(),
-                    heard: heard_again(wanted.as_ref(), now),
+                    heard: Heard::after(wanted.as_ref().map(|wanted| wanted.heard), now),
                     source: Source::Tiers(known),
                     live: false,
                 });
@@ -108,15 +108,10 @@ impl CacheOrders {
 
     fn quietly(&self, change: impl FnOnce(&mut Wanted)) {
         self.0.send_if_modified(|wanted| {
-            wanted.as_mut().map(change);
+            if let Some(wanted) = wanted {
+                change(wanted);
+            }
             false
         });
     }
-}
-
-/// Continues the times of the same stream, whatever was wanted before.
-fn heard_again(before: Option<&Wanted>, now: Instant) -> Heard {
-    let mut heard = before.map_or(Heard::first(now), |wanted| wanted.heard);
-    heard.again(now);
-    heard
 }

@@ -143,14 +143,10 @@ impl SharedTier {
         if self.visit.purpose == Purpose::Write {
             return None;
         }
-        let of_ours = || {
-            let manifest = manifest(ours, MANIFEST_NAME);
-            Some(judge(&texts_of(ours), manifest.as_ref(), ours.skipped, SetOrigin::Own))
-        };
-        let Some(rows) = &self.visit.ld_relay else { return of_ours() };
+        let Some(rows) = &self.visit.ld_relay else { return Some(judge_sealed(ours)) };
         let theirs = self.codec(CacheFormat::LdRelay).open_all(rows);
         if theirs.records.is_empty() && theirs.skipped.total() == 0 {
-            return of_ours();
+            return Some(judge_sealed(ours));
         }
         let mut skipped = theirs.skipped;
         skipped.add(ours.skipped);
@@ -221,6 +217,12 @@ impl CacheTier for SharedTier {
     }
 }
 
+/// Judges rows in our own format by their manifest.
+pub fn judge_sealed(ours: &OpenedRows) -> Reading {
+    let manifest = manifest(ours, MANIFEST_NAME);
+    judge(&texts_of(ours), manifest.as_ref(), ours.skipped, SetOrigin::Own)
+}
+
 /// The texts of the records, by name, without manifests.
 pub fn texts_of(opened: &OpenedRows) -> BTreeMap<String, String> {
     let records = opened.records.values().filter(|(_, record)| !is_manifest(&record.name));
@@ -229,12 +231,6 @@ pub fn texts_of(opened: &OpenedRows) -> BTreeMap<String, String> {
 
 fn manifest(opened: &OpenedRows, name: &str) -> Option<Manifest> {
     Manifest::decode(&opened.records.get(name)?.1.text)
-}
-
-/// The manifest of sealed rows.
-#[cfg(test)]
-pub fn manifest_of(opened: &OpenedRows) -> Option<Manifest> {
-    manifest(opened, MANIFEST_NAME)
 }
 
 #[cfg(test)]

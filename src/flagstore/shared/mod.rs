@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::keeper::Keeper;
 pub use self::orders::SharedFlags;
 pub use self::reading::{Completeness, SharedRead};
+pub use self::reconcile::Unrepaired;
 pub use self::report::{DatabaseFacts, SharedReport, SharedStatus, StoreFacts};
 use self::visits::FlagVisits;
 use super::backend::FlagBackend;

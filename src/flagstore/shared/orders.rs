@@ -82,7 +82,7 @@ impl SharedFlags {
             state.changed(&before, &data, data.newer_than(&before).map(|(key, _)| key));
             (state.data, state.is_partial) = (Some(data), false);
             state.put_at = Some(now);
-            state.heard.get_or_insert(Heard::first(now)).again(now);
+            state.heard = Some(Heard::after(state.heard, now));
             state.put_waits = true;
         });
     }
@@ -104,7 +104,8 @@ impl SharedFlags {
 
     /// Notes that the upstream connection delivered something, if only a heartbeat.
     pub fn heard(&self, now: Instant) {
-        self.shared.lock().heard.get_or_insert(Heard::first(now)).again(now);
+        let mut state = self.shared.lock();
+        state.heard = Some(Heard::after(state.heard, now));
     }
 
     /// Notes that the upstream connection is lost.

@@ -56,7 +56,7 @@ impl Environments {
     }
 
     /// After the faults have ended: everybody holds what LaunchDarkly says.
-    pub(super) fn check_rest(&mut self) -> Result<(), String> {
+    pub(super) fn judge_rest(&mut self) -> Result<(), String> {
         let truth = &self.launchdarkly.truth;
         if self.database.complete_list().as_ref() != Some(truth) {
             let (database, truth) = (self.shown_database(), shown(truth));

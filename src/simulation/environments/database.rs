@@ -8,7 +8,7 @@ use super::launchdarkly::Versions;
 use super::relay::{NAMESPACE, keys, versions_of};
 use crate::autoconfig::cache::codec::Codec;
 use crate::autoconfig::cache::shared_tier::{Answer, CacheFormat, Call};
-use crate::autoconfig::cache::simulated::{judge, manifest_of, texts_of};
+use crate::autoconfig::cache::simulated::{judge, judge_sealed, texts_of};
 use crate::autoconfig::cache::{Row, Swap, Swapped};
 use crate::autoconfig::record_set::SetOrigin;
 use crate::autoconfig::startup_race::CacheOutcome;
@@ -120,9 +120,7 @@ impl Database {
     /// What a relay would take for the whole list that knows only this database.
     pub fn complete_list(&self) -> Option<Versions> {
         let rows: Vec<Row> = self.rows.values().cloned().collect();
-        let opened = self.codec.open_all(&rows);
-        let manifest = manifest_of(&opened);
-        let reading = judge(&texts_of(&opened), manifest.as_ref(), opened.skipped, SetOrigin::Own);
+        let reading = judge_sealed(&self.codec.open_all(&rows));
         match &reading.outcome {
             CacheOutcome::Loaded(set) if set.complete => Some(versions_of(&reading.outcome)),
             CacheOutcome::Loaded(_)

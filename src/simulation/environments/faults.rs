@@ -6,6 +6,7 @@ use super::launchdarkly::{Message, empty_put};
 use super::streams::LAG_MAX;
 use super::{Environments, Event};
 use crate::autoconfig::startup_race::Tier;
+use crate::simulation::Fleet;
 use crate::simulation::scenario::Millis;
 
 /// Something that happens.
@@ -237,7 +238,7 @@ impl Environments {
     }
 
     /// All faults end.
-    pub(super) fn heal_everything(&mut self) {
+    pub(super) fn end_all_faults(&mut self) {
         self.note(|_| "everything heals".to_owned());
         let all = [Fault::Outage, Fault::Away, Fault::Full];
         all.into_iter().for_each(|fault| self.heal(fault, 0));

@@ -1,14 +1,14 @@
 //! The tasks of the two tiers, and what becomes of their calls.
 
-use std::time::Duration;
-
 use super::database::Rows;
-use super::relay::{Answer, Call, Doing, Keeper};
-use super::{CALLS_A_MINUTE_MAX, Environments, Event, Reply, To};
+use super::relay::{Answer, Call, Keeper};
+use super::{Environments, Event, Reply, To};
 use crate::autoconfig::cache::simulated::Effect;
 use crate::autoconfig::cache::{local_tier, shared_tier};
 use crate::autoconfig::startup_race::Tier;
 use crate::replica::Step;
+use crate::simulation::Fleet;
+use crate::simulation::calls::{Doing, Fate};
 use crate::simulation::scenario::Millis;
 use crate::storage::StoreError;
 
@@ -20,7 +20,8 @@ impl Environments {
     pub(super) fn keep(&mut self, to: To, tier: Tier) {
         let at = self.time.at();
         let name = self.relays[to.0].name;
-        let Some(keeper) = self.keeper(to, tier).filter(|it| it.doing == Doing::Resting) else {
+        let Some(keeper) = self.keeper(to, tier).filter(|it| it.calls.doing == Doing::Resting)
+        else {
             return;
         };
         if keeper.take_news() || keeper.epoch != keeper.copy.seen_epoch() {
@@ -50,12 +51,12 @@ impl Environments {
         let Some(keeper) = self.keeper(to, tier) else { return };
         match step {
             Step::Rest => {
-                keeper.doing = Doing::Resting;
+                keeper.calls.doing = Doing::Resting;
                 // What was told meanwhile is looked at in its own turn.
                 self.time.plan(0, Event::Wake(to, tier));
             }
             Step::Wait(pause) => {
-                keeper.doing = Doing::Waiting;
+                keeper.calls.doing = Doing::Waiting;
                 self.time.plan(pause.as_millis() as Millis, Event::Waited(to, tier));
             }
             Step::Call(call) => self.call(to, tier, call),
@@ -63,49 +64,21 @@ impl Environments {
     }
 
     fn call(&mut self, to: To, tier: Tier, call: Call) {
+        // The file of the local store answers well.
+        let is_remote = tier == Tier::Shared;
+        let bad_calls = (is_remote && !self.is_calm()).then_some(self.scenario.bad_calls);
+        let fate = Fate::draw(&mut self.time.rng, bad_calls);
         let now = self.time.now;
-        let (there, back) = (self.time.rng.u64(1..40), self.time.rng.u64(1..40));
-        let is_bad = tier == Tier::Shared
-            && !self.is_calm()
-            && self.time.rng.u64(..100) < self.scenario.bad_calls;
-        let fate = if is_bad { self.time.rng.u8(1..6) } else { 0 };
-        let slow = self.time.rng.u64(1_000..20_000);
         let Some(keeper) = self.keeper(to, tier) else { return };
-        keeper.calls += 1;
-        keeper.busy.retain(|at| at + 60_000 > now);
-        keeper.busy.push(now);
-        let (number, busy) = (keeper.calls, keeper.busy.len());
-        keeper.doing = Doing::Calling(number);
-        if busy > CALLS_A_MINUTE_MAX {
-            return self.time.wrong(format!("{busy} calls in a minute"));
+        let number = match keeper.calls.begin(now) {
+            Ok(number) => number,
+            Err(problem) => return self.time.wrong(problem),
+        };
+        for (after, reply) in fate.executions {
+            self.time.plan(after, Event::Execute(to, tier, number, call.clone(), reply));
         }
-        let timed_out = || StoreError::TimedOut { budget: Duration::from_secs(1) };
-        let execute = |call, reply| Event::Execute(to, tier, number, call, reply);
-        match fate {
-            // It never reaches the database.
-            1 => {
-                let error = StoreError::Unreachable("reset".into());
-                self.time.plan(there, Event::Answered(to, tier, number, Err(error)));
-            }
-            // It is carried out, in part where that can be, and the answer is lost.
-            2 => {
-                let rows = self.time.rng.usize(..6);
-                self.time.plan(there, execute(call, Reply::Lost(rows)));
-                self.time.plan(1_000, Event::Answered(to, tier, number, Err(timed_out())));
-            }
-            // It is carried out long after it was given up.
-            3 => {
-                self.time.plan(slow, execute(call, Reply::Lost(usize::MAX)));
-                self.time.plan(1_000, Event::Answered(to, tier, number, Err(timed_out())));
-            }
-            // It is carried out twice.
-            4 => {
-                self.time.plan(there, execute(call.clone(), Reply::After(back)));
-                self.time.plan(slow, execute(call, Reply::Lost(usize::MAX)));
-            }
-            // It is slow.
-            5 => self.time.plan(slow / 20, execute(call, Reply::After(back))),
-            _ => self.time.plan(there, execute(call, Reply::After(back))),
+        if let Some((after, error)) = fate.failure {
+            self.time.plan(after, Event::Answered(to, tier, number, Err(error)));
         }
     }
 
@@ -195,7 +168,7 @@ impl Environments {
     ) {
         let at = self.time.at();
         let Some(keeper) = self.keeper(to, tier) else { return };
-        if keeper.doing != Doing::Calling(number) {
+        if keeper.calls.doing != Doing::Calling(number) {
             // It comes after the call was given up.
             return;
         }

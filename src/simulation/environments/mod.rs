@@ -14,28 +14,17 @@ use self::faults::Fault;
 use self::launchdarkly::{LaunchDarkly, Message};
 use self::relay::{Answer, Call, Process, Relay};
 use super::Fleet;
-use super::scenario::{Millis, Scenario};
+use super::calls::{Reply, To};
+use super::scenario::Scenario;
 use super::timeline::Timeline;
 use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::autoconfig::state::Reaction;
 use crate::storage::StoreError;
 
-/// Time to heal after the faults: the pauses after failures grow to minutes.
-const HEALING: Millis = 700_000;
-
-/// Time at rest, during which the relays may do little.
-const REST: Millis = 300_000;
-
-/// Most calls of one tier in a minute, whatever fails.
-const CALLS_A_MINUTE_MAX: usize = 500;
-
-/// Most calls of one tier while it rests: one look every 30 seconds, and what it confirms.
-const CALLS_AT_REST_MAX: u64 = 30;
-
 /// What lies ahead.
 #[derive(Debug)]
-enum Event {
+pub enum Event {
     Start(usize),
     Change,
     Fault,
@@ -57,18 +46,6 @@ enum Event {
     DatabaseConnected(To),
 }
 
-/// A process of a relay: its number, and which of its incarnations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct To(usize, u64);
-
-/// What becomes of the answer to a call.
-#[derive(Clone, Copy, Debug)]
-enum Reply {
-    After(Millis),
-    /// It is lost, after so many rows were written.
-    Lost(usize),
-}
-
 /// One fleet.
 #[derive(Debug)]
 pub struct Environments {
@@ -80,7 +57,13 @@ pub struct Environments {
 }
 
 impl Fleet for Environments {
+    type Event = Event;
+    type Fault = Fault;
+
     const NAME: &'static str = "environments";
+
+    /// One look every 30 seconds, and what it confirms.
+    const CALLS_AT_REST_MAX: u64 = 30;
 
     fn new(seed: u64, is_traced: bool) -> Self {
         let scenario = Scenario::draw(seed, &faults::ALL);
@@ -96,15 +79,19 @@ impl Fleet for Environments {
         }
     }
 
-    fn scenario(&self) -> String {
-        format!("{:?}", self.scenario)
+    fn scenario(&self) -> &Scenario<Fault> {
+        &self.scenario
     }
 
-    fn trace(&self) -> &[String] {
-        self.time.trace()
+    fn time(&self) -> &Timeline<Event> {
+        &self.time
     }
 
-    fn run(&mut self) -> Result<(), String> {
+    fn time_mut(&mut self) -> &mut Timeline<Event> {
+        &mut self.time
+    }
+
+    fn begin(&mut self) {
         for relay in 0..self.relays.len() {
             let start = self.time.rng.u64(..2_000);
             self.time.plan(start, Event::Start(relay));
@@ -112,56 +99,6 @@ impl Fleet for Environments {
         self.time.plan(0, Event::Heartbeats);
         self.time.plan_around(self.scenario.change_every, Event::Change);
         self.time.plan_around(self.scenario.fault_every, Event::Fault);
-        self.play_until(self.scenario.faults_until)?;
-        self.heal_everything();
-        self.play_until(self.time.now + HEALING)?;
-        self.check_rest()?;
-        let before = self.calls();
-        self.play_until(self.time.now + REST)?;
-        self.check_rest()?;
-        let busiest = self.calls().into_iter().zip(before).map(|(after, before)| after - before);
-        match busiest.max() {
-            Some(calls) if calls > CALLS_AT_REST_MAX => Err(format!("{calls} calls at rest")),
-            Some(_) | None => Ok(()),
-        }
-    }
-}
-
-impl Environments {
-    fn calls(&self) -> Vec<u64> {
-        let processes = self.relays.iter().filter_map(|relay| relay.process.as_ref());
-        processes.flat_map(|process| process.copies.values().map(|it| it.calls)).collect()
-    }
-
-    fn is_calm(&self) -> bool {
-        self.time.now >= self.scenario.faults_until
-    }
-
-    fn play_until(&mut self, end: Millis) -> Result<(), String> {
-        while let Some(event) = self.time.next(end) {
-            self.happen(event);
-            if let Some(problem) = self.time.take_problem() {
-                return Err(problem);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a line of the trace.
-    fn note(&mut self, text: impl FnOnce(&Self) -> String) {
-        if self.time.is_traced() {
-            let text = text(self);
-            self.time.line(&text);
-        }
-    }
-
-    fn process(&mut self, to: To) -> Option<&mut Process> {
-        let relay = &mut self.relays[to.0];
-        (relay.incarnation == to.1).then_some(relay.process.as_mut()).flatten()
-    }
-
-    fn to(&self, relay: usize) -> To {
-        To(relay, self.relays[relay].incarnation)
     }
 
     fn happen(&mut self, event: Event) {
@@ -201,6 +138,30 @@ impl Environments {
                 }
             }
         }
+    }
+
+    fn heal_everything(&mut self) {
+        self.end_all_faults();
+    }
+
+    fn check_rest(&mut self) -> Result<(), String> {
+        self.judge_rest()
+    }
+
+    fn calls(&self) -> Vec<u64> {
+        let processes = self.relays.iter().filter_map(|relay| relay.process.as_ref());
+        processes.flat_map(|process| process.copies.values().map(|it| it.calls.made)).collect()
+    }
+}
+
+impl Environments {
+    fn process(&mut self, to: To) -> Option<&mut Process> {
+        let relay = &mut self.relays[to.0];
+        (relay.incarnation == to.1).then_some(relay.process.as_mut()).flatten()
+    }
+
+    fn to(&self, relay: usize) -> To {
+        To(relay, self.relays[relay].incarnation)
     }
 
     fn start(&mut self, relay: usize) {

@@ -25,6 +25,7 @@ use crate::autoconfig::state::{Connection, Policy, State};
 use crate::model::{EnvironmentChange, ListState};
 use crate::replica::{Moment, Replica, Step, Timing, Visits};
 use crate::sealing::{KeyRing, SealingKey};
+use crate::simulation::calls::Calls;
 use crate::simulation::scenario::Millis;
 use crate::storage::StoreError;
 use crate::storage::local::{LocalStoreStatus, NamedRecord, NamedRecords};
@@ -92,24 +93,11 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Keeper {
     pub copy: Box<dyn Copy>,
-    pub doing: Doing,
+    pub calls: Calls,
     orders: watch::Receiver<Option<Wanted>>,
     /// Connections to the place so far.
     pub epoch: u64,
-    pub calls: u64,
-    /// When calls were made in the last minute.
-    pub busy: Vec<Millis>,
     pub report: SharedReport,
-}
-
-/// What the task of a tier does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
-    Resting,
-    /// Waits for the answer to the call of this number.
-    Calling(u64),
-    /// Pauses within a visit.
-    Waiting,
 }
 
 #[derive(Clone, Debug)]
@@ -223,12 +211,10 @@ impl Keeper {
         let visits = RecordVisits::new(settings, place, orders.subscribe(), report.clone());
         Self {
             copy: Box::new(Replica::new(visits, Timing { check, reread: REREAD }, at)),
-            doing: Doing::Resting,
+            calls: Calls::none(),
             orders: orders.subscribe(),
             // A file is there from the beginning, a connection is made by the first visit.
             epoch: u64::from(tier == Tier::Local),
-            calls: 0,
-            busy: Vec::new(),
             report,
         }
     }
@@ -334,7 +320,7 @@ impl Relay {
 
     /// What the local store tells when it is opened.
     pub fn stored(&self) -> CacheOutcome<CachedSet> {
-        judge_local(named(&self.records()))
+        judge_local(named(&self.records())).outcome
     }
 }
 

@@ -6,6 +6,7 @@ use super::launchdarkly::Message;
 use super::{Environments, Event, To};
 use crate::autoconfig::messages::decode;
 use crate::autoconfig::state::{Connection, StreamStep};
+use crate::simulation::Fleet;
 use crate::simulation::scenario::Millis;
 
 /// The longest that a message is under way.

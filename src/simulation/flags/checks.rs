@@ -31,7 +31,7 @@ impl Flags {
     }
 
     /// After the faults have ended: everybody holds what LaunchDarkly says.
-    pub(super) fn check_rest(&mut self) -> Result<(), String> {
+    pub(super) fn judge_rest(&mut self) -> Result<(), String> {
         let truth = shown(&self.launchdarkly.truth);
         let database = self.database.shown();
         match self.database.complete_set(&self.identity) {

@@ -3,6 +3,7 @@
 use super::{Event, Flags, To};
 use crate::flagstore::layout;
 use crate::model::Item;
+use crate::simulation::Fleet;
 use crate::simulation::flags::launchdarkly::{LAG_MAX, Message, key};
 use crate::simulation::flags::relay::{Cause, LOCAL_LOSS, Relay, Stream, sdk_key};
 use crate::simulation::scenario::Millis;
@@ -250,7 +251,7 @@ impl Flags {
     }
 
     /// All faults end.
-    pub(super) fn heal_everything(&mut self) {
+    pub(super) fn end_all_faults(&mut self) {
         self.note(|_| "everything heals".to_owned());
         let all = [Fault::Outage, Fault::Away, Fault::Full];
         all.into_iter().for_each(|fault| self.heal(fault, 0));

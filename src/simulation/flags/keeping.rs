@@ -1,12 +1,11 @@
 //! The task of each relay's shared store, and what becomes of its calls.
 
-use std::time::Duration;
-
 use super::checks::{shown_answer, shown_call};
-use super::{CALLS_A_MINUTE_MAX, Event, Flags, Reply, To};
+use super::{Event, Flags, Reply, To};
 use crate::flagstore::simulated::{Answer, Call, Content, Effect};
 use crate::replica::{Step, Visits};
-use crate::simulation::flags::relay::Keeper;
+use crate::simulation::Fleet;
+use crate::simulation::calls::{Doing, Fate};
 use crate::simulation::scenario::Millis;
 use crate::storage::StoreError;
 
@@ -14,7 +13,7 @@ impl Flags {
     pub(super) fn keep(&mut self, to: To) {
         let at = self.time.at();
         let Some(process) = self.process(to) else { return };
-        if process.keeper != Keeper::Resting {
+        if process.calls.doing != Doing::Resting {
             return;
         }
         if std::mem::take(&mut process.is_told) || process.epoch != process.replica.seen_epoch() {
@@ -44,12 +43,12 @@ impl Flags {
         let Some(process) = self.process(to) else { return };
         match step {
             Step::Rest => {
-                process.keeper = Keeper::Resting;
+                process.calls.doing = Doing::Resting;
                 // What was told meanwhile is looked at in its own turn.
                 self.time.plan(0, Event::Wake(to));
             }
             Step::Wait(pause) => {
-                process.keeper = Keeper::Waiting;
+                process.calls.doing = Doing::Waiting;
                 self.time.plan(pause.as_millis() as Millis, Event::Waited(to));
             }
             Step::Call(call) => self.call(to, call),
@@ -57,50 +56,19 @@ impl Flags {
     }
 
     pub(super) fn call(&mut self, to: To, call: Call) {
+        let bad_calls = (!self.is_calm()).then_some(self.scenario.bad_calls);
+        let fate = Fate::draw(&mut self.time.rng, bad_calls);
         let now = self.time.now;
-        let (there, back) = (self.time.rng.u64(1..40), self.time.rng.u64(1..40));
-        let is_bad = !self.is_calm() && self.time.rng.u64(..100) < self.scenario.bad_calls;
-        let fate = if is_bad { self.time.rng.u8(1..6) } else { 0 };
-        let slow = self.time.rng.u64(1_000..20_000);
         let Some(process) = self.process(to) else { return };
-        process.calls += 1;
-        process.busy.retain(|at| at + 60_000 > now);
-        process.busy.push(now);
-        let (number, busy) = (process.calls, process.busy.len());
-        process.keeper = Keeper::Calling(number);
-        if busy > CALLS_A_MINUTE_MAX {
-            return self.time.wrong(format!("{} calls in a minute", busy));
+        let number = match process.calls.begin(now) {
+            Ok(number) => number,
+            Err(problem) => return self.time.wrong(problem),
+        };
+        for (after, reply) in fate.executions {
+            self.time.plan(after, Event::Execute(to, number, call.clone(), reply));
         }
-        let timed_out = || StoreError::TimedOut { budget: Duration::from_secs(1) };
-        match fate {
-            // It never reaches the database.
-            1 => {
-                let error = StoreError::Unreachable("reset".into());
-                self.time.plan(there, Event::Answered(to, number, Err(error)));
-            }
-            // It is carried out, in part where that can be, and the answer is lost.
-            2 => {
-                let rows = self.time.rng.usize(..6);
-                self.time.plan(there, Event::Execute(to, number, call, Reply::Lost(rows)));
-                self.time.plan(1_000, Event::Answered(to, number, Err(timed_out())));
-            }
-            // It is carried out long after it was given up.
-            3 => {
-                self.time.plan(slow, Event::Execute(to, number, call, Reply::Lost(usize::MAX)));
-                self.time.plan(1_000, Event::Answered(to, number, Err(timed_out())));
-            }
-            // It is carried out twice.
-            4 => {
-                let again = call.clone();
-                self.time.plan(there, Event::Execute(to, number, call, Reply::After(back)));
-                self.time.plan(slow, Event::Execute(to, number, again, Reply::Lost(usize::MAX)));
-            }
-            // It is slow.
-            5 => {
-                let slow = slow / 20;
-                self.time.plan(slow, Event::Execute(to, number, call, Reply::After(back)));
-            }
-            _ => self.time.plan(there, Event::Execute(to, number, call, Reply::After(back))),
+        if let Some((after, error)) = fate.failure {
+            self.time.plan(after, Event::Answered(to, number, Err(error)));
         }
     }
 
@@ -149,7 +117,7 @@ impl Flags {
     pub(super) fn answered(&mut self, to: To, number: u64, answer: Result<Answer, StoreError>) {
         let at = self.time.at();
         let Some(process) = self.process(to) else { return };
-        if process.keeper != Keeper::Calling(number) {
+        if process.calls.doing != Doing::Calling(number) {
             // It comes after the call was given up.
             return;
         }

@@ -15,7 +15,8 @@ use self::faults::Fault;
 use self::launchdarkly::{LaunchDarkly, Message};
 use self::relay::{Cause, Process, Relay};
 use super::Fleet;
-use super::scenario::{Millis, Scenario};
+use super::calls::{Reply, To};
+use super::scenario::Scenario;
 use super::timeline::{Timeline, wall};
 use crate::environments::simulated::{
     Answer as StoredAnswer, Effects, LocalOrder, SharedOrder, StoredSet, UpstreamOrder, Which,
@@ -30,21 +31,9 @@ use crate::storage::StoreError;
 const CHECK: Duration = Duration::from_secs(30);
 const REREAD: Duration = Duration::from_secs(15);
 
-/// Time to heal after the faults: more than a periodic comparison needs.
-const HEALING: Millis = 700_000;
-
-/// Time at rest, during which the relays may do little.
-const REST: Millis = 300_000;
-
-/// Most calls of one relay in a minute, whatever fails.
-const CALLS_A_MINUTE_MAX: usize = 500;
-
-/// Most calls of one relay while it rests: a look every 22 seconds, and what it confirms.
-const CALLS_AT_REST_MAX: u64 = 45;
-
 /// What lies ahead.
 #[derive(Debug)]
-enum Event {
+pub enum Event {
     Start(usize),
     Change,
     Fault,
@@ -65,18 +54,6 @@ enum Event {
     DatabaseConnected(To),
 }
 
-/// A process of a relay: its number, and which of its incarnations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct To(usize, u64);
-
-/// What becomes of the answer to a call.
-#[derive(Clone, Copy, Debug)]
-enum Reply {
-    After(Millis),
-    /// It is lost, after so many rows of an upsert were written.
-    Lost(usize),
-}
-
 /// One fleet.
 #[derive(Debug)]
 pub struct Flags {
@@ -90,7 +67,13 @@ pub struct Flags {
 }
 
 impl Fleet for Flags {
+    type Event = Event;
+    type Fault = Fault;
+
     const NAME: &'static str = "flags";
+
+    /// A look every 22 seconds, and what it confirms.
+    const CALLS_AT_REST_MAX: u64 = 45;
 
     fn new(seed: u64, is_traced: bool) -> Self {
         let scenario = Scenario::draw(seed, &faults::ALL);
@@ -108,16 +91,19 @@ impl Fleet for Flags {
         }
     }
 
-    fn scenario(&self) -> String {
-        format!("{:?}", self.scenario)
+    fn scenario(&self) -> &Scenario<Fault> {
+        &self.scenario
     }
 
-    fn trace(&self) -> &[String] {
-        self.time.trace()
+    fn time(&self) -> &Timeline<Event> {
+        &self.time
     }
 
-    /// Plays until everything is at rest.
-    fn run(&mut self) -> Result<(), String> {
+    fn time_mut(&mut self) -> &mut Timeline<Event> {
+        &mut self.time
+    }
+
+    fn begin(&mut self) {
         for relay in 0..self.relays.len() {
             let start = self.time.rng.u64(..2_000);
             self.time.plan(start, Event::Start(relay));
@@ -125,58 +111,6 @@ impl Fleet for Flags {
         self.time.plan(0, Event::Heartbeats);
         self.time.plan_around(self.scenario.change_every, Event::Change);
         self.time.plan_around(self.scenario.fault_every, Event::Fault);
-        self.play_until(self.scenario.faults_until)?;
-        self.heal_everything();
-        self.play_until(self.time.now + HEALING)?;
-        self.check_rest()?;
-        let before = self.calls();
-        self.play_until(self.time.now + REST)?;
-        self.check_rest()?;
-        for (relay, (before, after)) in self.relays.iter().zip(before.into_iter().zip(self.calls()))
-        {
-            if after - before > CALLS_AT_REST_MAX {
-                return Err(format!("{} makes {} calls at rest", relay.name, after - before));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Flags {
-    fn calls(&self) -> Vec<u64> {
-        let calls = |relay: &Relay| relay.process.as_ref().map_or(0, |process| process.calls);
-        self.relays.iter().map(calls).collect()
-    }
-
-    fn is_calm(&self) -> bool {
-        self.time.now >= self.scenario.faults_until
-    }
-
-    fn play_until(&mut self, end: Millis) -> Result<(), String> {
-        while let Some(event) = self.time.next(end) {
-            self.happen(event);
-            if let Some(problem) = self.time.take_problem() {
-                return Err(problem);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a line of the trace.
-    fn note(&mut self, text: impl FnOnce(&Self) -> String) {
-        if self.time.is_traced() {
-            let text = text(self);
-            self.time.line(&text);
-        }
-    }
-
-    fn process(&mut self, to: To) -> Option<&mut Process> {
-        let relay = &mut self.relays[to.0];
-        (relay.incarnation == to.1).then_some(relay.process.as_mut()).flatten()
-    }
-
-    fn to(&self, relay: usize) -> To {
-        To(relay, self.relays[relay].incarnation)
     }
 
     fn happen(&mut self, event: Event) {
@@ -216,6 +150,30 @@ impl Flags {
                 self.keep(to);
             }
         }
+    }
+
+    fn heal_everything(&mut self) {
+        self.end_all_faults();
+    }
+
+    fn check_rest(&mut self) -> Result<(), String> {
+        self.judge_rest()
+    }
+
+    fn calls(&self) -> Vec<u64> {
+        let calls = |relay: &Relay| relay.process.as_ref().map_or(0, |process| process.calls.made);
+        self.relays.iter().map(calls).collect()
+    }
+}
+
+impl Flags {
+    fn process(&mut self, to: To) -> Option<&mut Process> {
+        let relay = &mut self.relays[to.0];
+        (relay.incarnation == to.1).then_some(relay.process.as_mut()).flatten()
+    }
+
+    fn to(&self, relay: usize) -> To {
+        To(relay, self.relays[relay].incarnation)
     }
 
     fn start(&mut self, relay: usize) {

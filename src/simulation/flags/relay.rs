@@ -16,6 +16,7 @@ use crate::flagstore::simulated::{FlagVisits, SharedReport, channel};
 use crate::flagstore::{SharedFlags, StoreFacts, Timing};
 use crate::model::{DataSet, ItemKey, SdkKey};
 use crate::replica::{Moment, Replica, Visits};
+use crate::simulation::calls::{Calls, Doing};
 use crate::simulation::scenario::Millis;
 use crate::storage::Health;
 
@@ -42,7 +43,7 @@ pub struct Process {
     pub serving: Serving,
     pub flags: SharedFlags,
     pub replica: Replica<FlagVisits>,
-    pub keeper: Keeper,
+    pub calls: Calls,
     /// Something was told to the keeper.
     pub is_told: bool,
     pub client: Client,
@@ -51,20 +52,7 @@ pub struct Process {
     pub next: Option<u64>,
     /// Connections to the database so far.
     pub epoch: u64,
-    pub calls: u64,
-    /// When calls were made in the last minute.
-    pub busy: Vec<Millis>,
     _health: watch::Sender<Health>,
-}
-
-/// What the task of the shared store does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeper {
-    Resting,
-    /// Waits for the answer to the call of this number.
-    Calling(u64),
-    /// Pauses within a visit.
-    Waiting,
 }
 
 /// A stream to LaunchDarkly and those that take its place under the same key.
@@ -91,15 +79,13 @@ impl Process {
             serving: Serving::new(sdk_key(key), Trust::All, stores, None, status),
             flags,
             replica: Replica::new(visits, timing, at),
-            keeper: Keeper::Resting,
+            calls: Calls::none(),
             is_told: false,
             client: Client::default(),
             streams: BTreeMap::new(),
             current: 0,
             next: None,
             epoch: 0,
-            calls: 0,
-            busy: Vec::new(),
             _health: health,
         }
     }
@@ -227,7 +213,7 @@ impl Relay {
 
     /// Whether a visit to the shared store is under way.
     pub fn is_visiting(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.keeper != Keeper::Resting)
+        self.process.as_ref().is_some_and(|process| process.calls.doing != Doing::Resting)
     }
 
     /// The process ends without warning.

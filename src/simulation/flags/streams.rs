@@ -3,6 +3,7 @@
 use super::{Event, Flags, To};
 use crate::environments::simulated::difference;
 use crate::model::{ChangeSet, ErrorKind};
+use crate::simulation::Fleet;
 use crate::simulation::flags::launchdarkly::{LAG_MAX, Message, shown};
 use crate::simulation::flags::relay::{Cause, Stream};
 use crate::source::{FlagMessageError, SourceEvent};

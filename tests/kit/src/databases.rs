@@ -18,14 +18,7 @@ pub use self::redis::Redis;
 pub use self::redis_cluster::RedisCluster;
 pub use self::redis_sentinel::{MASTER_NAME, SentinelGroup};
 use crate::relay::free_address;
-
-/// Where `tests/install-tools.sh` puts the programs.
-pub fn tools() -> PathBuf {
-    match std::env::var_os("PILOTLIGHT_TEST_TOOLS") {
-        Some(folder) => PathBuf::from(folder),
-        None => crate::repository().join(".cache/tools"),
-    }
-}
+use crate::tools;
 
 /// A program or folder of the tools. A missing one fails the test; it never passes in silence.
 pub fn tool(path: &str) -> PathBuf {

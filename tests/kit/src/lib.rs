@@ -20,7 +20,7 @@ pub mod sdk_driver;
 pub mod stored_flags;
 mod waiting;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use self::waiting::{LIMIT, eventually, futures_of};
 
@@ -28,4 +28,12 @@ pub use self::waiting::{LIMIT, eventually, futures_of};
 pub fn repository() -> &'static Path {
     let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
     kit.ancestors().nth(2).expect("the kit stands in tests/kit")
+}
+
+/// Where `tests/install-tools.sh` and `tests/install-sdks.sh` put what they install.
+pub fn tools() -> PathBuf {
+    match std::env::var_os("PILOTLIGHT_TEST_TOOLS") {
+        Some(folder) => PathBuf::from(folder),
+        None => repository().join(".cache/tools"),
+    }
 }

@@ -194,7 +194,7 @@ impl SdkDriver {
         language: Language,
         arguments: impl FnOnce(&mut Command),
     ) -> anyhow::Result<Self> {
-        let installed = installed(&tools_folder(), language)?;
+        let installed = installed(&crate::tools(), language)?;
         let log = NamedTempFile::new().context("creating the driver's log file")?;
         let mut command = language.command(&installed);
         arguments(&mut command);
@@ -403,14 +403,6 @@ impl Drop for SdkDriver {
 
 fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Where `tests/install-*.sh` put the test tools.
-fn tools_folder() -> PathBuf {
-    match std::env::var_os("PILOTLIGHT_TEST_TOOLS") {
-        Some(folder) => PathBuf::from(folder),
-        None => crate::repository().join(".cache/tools"),
-    }
 }
 
 /// The folder of an installed driver, if it is whole and made from today's sources.
