@@ -140,9 +140,17 @@ impl<V: Visits> Replica<V> {
             Progress::Call(call) => Step::Call(call),
             Progress::Wait(pause) => Step::Wait(pause),
             Progress::End(end) => {
-                if let Some(visit) = self.visit.take() {
-                    // The very first connection is made by the visit itself.
-                    self.seen_epoch = if visit.epoch == 0 { epoch.min(1) } else { visit.epoch };
+                let visit = self.visit.take();
+                match (end, visit) {
+                    (End::Unasked { live }, Some(Visit { due, .. })) => {
+                        self.schedule.unasked(at.now, at.random, due, live);
+                    }
+                    (_, Some(Visit { epoch: 0, .. })) => {
+                        // The very first connection is made by the visit itself.
+                        self.seen_epoch = epoch.min(1);
+                    }
+                    (_, Some(Visit { epoch, .. })) => self.seen_epoch = epoch,
+                    (_, None) => {}
                 }
                 self.ended(end, at);
                 Step::Rest
@@ -157,6 +165,8 @@ impl<V: Visits> Replica<V> {
                 self.schedule.compared(now, random, live, doubts);
                 self.then(then, at);
             }
+            // What was planned for another reason stays.
+            End::Unasked { .. } => {}
             End::Flushed { then } => {
                 self.schedule.flushed();
                 self.then(then, at);

@@ -83,6 +83,11 @@ pub enum End {
         /// The next step.
         then: Then,
     },
+    /// The visit had nothing to do, and asked the database nothing.
+    Unasked {
+        /// True if upstream was live at that time.
+        live: bool,
+    },
     /// Changes were written.
     Flushed {
         /// The next step.

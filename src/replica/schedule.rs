@@ -171,14 +171,33 @@ impl Schedule {
     /// Notes that a comparison succeeded, and plans the next ones.
     pub fn compared(&mut self, now: Instant, random: f64, live: bool, doubts: bool) {
         (self.compare, self.verify, self.failures) = (None, None, 0);
-        self.periodic =
-            self.timing.check.map(|pause| now + jittered(pause * LOOKS_PER_COMPARISON, random));
-        self.looked(now, random);
+        self.checked(now, random);
         if doubts {
             self.compare(now + SECOND_LOOK, Reason::SecondLook);
         } else if !live {
             self.compare(now + jittered(self.timing.reread, random), Reason::Reread);
         }
+    }
+
+    /// Notes that a visit had nothing to do, and plans the next ones. Visits that are planned for
+    /// other reasons stay.
+    pub fn unasked(&mut self, now: Instant, random: f64, due: Due, live: bool) {
+        match due {
+            Due::Compare(Reason::Periodic) | Due::Look => {}
+            Due::Compare(_) => self.compare = None,
+            Due::Verify => self.verify = None,
+            Due::Flush => self.flush = None,
+        }
+        self.checked(now, random);
+        if !live {
+            self.compare(now + jittered(self.timing.reread, random), Reason::Reread);
+        }
+    }
+
+    fn checked(&mut self, now: Instant, random: f64) {
+        self.periodic =
+            self.timing.check.map(|pause| now + jittered(pause * LOOKS_PER_COMPARISON, random));
+        self.looked(now, random);
     }
 
     /// True if the store may lack something and is still to be compared for that.
@@ -239,7 +258,9 @@ impl Schedule {
     /// once. If nothing has failed, it is enough to check whether the server is the same.
     pub fn reconnected(&mut self, now: Instant, random: f64) {
         let soon = now + HERD_WAIT.mul_f64(random.clamp(0.0, 1.0));
-        if self.failures == 0 && self.compare.is_none_or(|(at, _)| at > now) {
+        // A reading that is due may have nothing to do.
+        let is_due = self.compare.is_some_and(|(at, why)| at <= now && why != Reason::Reread);
+        if self.failures == 0 && !is_due {
             self.verify = Some(soon);
             self.flush = self.flush.map(|at| at.max(soon));
             return;
@@ -278,6 +299,10 @@ mod tests {
                 "live" => schedule.compared(now, 0.0, true, false),
                 "doubts" => schedule.compared(now, 0.0, true, true),
                 "away" => schedule.compared(now, 0.0, false, false),
+                "nothing" => {
+                    let (_, due) = schedule.next().unwrap();
+                    schedule.unasked(now, 0.0, due, false);
+                }
                 "put" => schedule.compare(now, Reason::Put),
                 "dirty" => schedule.flush(now),
                 "flushed" => schedule.flushed(),
@@ -347,6 +372,14 @@ mod tests {
         check("0:doubts 4:gone", "Compare(Reread) at 19");
         check("0:fail 0:back 0:dirty 0:gone", "Compare(Reconnected) at 0.3");
         check("0:live 1:back 1:gone", "Verify at 1.3");
+    }
+
+    #[test]
+    fn a_visit_that_had_nothing_to_do_settles_nothing() {
+        check("0:away 15:nothing", "Compare(Reread) at 30");
+        check("0:away 14.9:back 15:nothing", "Verify at 15.2");
+        check("0:away 15:back 15:nothing", "Verify at 15.3");
+        check("0:away 14.9:back 15:nothing 15.2:nothing", "Compare(Reread) at 30");
     }
 
     #[test]

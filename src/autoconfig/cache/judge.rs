@@ -28,13 +28,15 @@ enum Standing {
     RolledBack,
 }
 
-/// Judges records that were opened. `manifest` is the one that is stored with them.
+/// Judges records that were opened. `manifest` is the one that is stored with them. Rows that did
+/// not open at all are counted, but are no records: a list without them can be complete.
 pub fn judge(
     texts: &BTreeMap<String, String>,
     manifest: Option<&Manifest>,
     mut skipped: Skipped,
     origin: SetOrigin,
 ) -> Reading {
+    let closed = skipped;
     let mut set = CachedSet { origin, ..CachedSet::default() };
     let mut records = RecordSet::default();
     for (name, text) in texts {
@@ -69,7 +71,7 @@ pub fn judge(
     set.complete = manifest.is_some()
         && set.missing.is_empty()
         && set.unvouched.is_empty()
-        && skipped.undecodable + skipped.rolled_back == 0;
+        && skipped == closed;
     set.records = records;
     // A manifest alone lists what was removed. Filters alone are an empty cache.
     let is_of_use = !set.records.environments.is_empty()

@@ -137,6 +137,13 @@ impl LocalTier {
         let entry = |(name, (version, text)): (&String, &(i64, String))| {
             (name.clone(), Entry::of(name, *version, text))
         };
+        let mut records: BTreeMap<String, Entry> = encoded.iter().map(entry).collect();
+        if let Source::Tiers(known) = &wanted.source
+            && !wanted.is_adopted()
+        {
+            records.retain(|name, _| !known.unvouched.contains(name));
+            records.extend(known.missing.iter().map(Entry::of_missing));
+        }
         let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
         Manifest {
             stamp: Stamp {
@@ -144,7 +151,7 @@ impl LocalTier {
                 sequence: standing.map_or(0, |stamp| stamp.sequence).saturating_add(1),
             },
             writer: self.writer.clone(),
-            records: encoded.iter().map(entry).collect(),
+            records,
             gone: removed(held.manifest.as_ref(), wanted),
             adopted: wanted.is_adopted(),
         }
@@ -247,7 +254,7 @@ impl CacheTier for LocalTier {
         let skipped = if closed == Closed::Keep { held.skipped } else { Skipped::default() };
         let written = Written {
             records: texts.len(),
-            complete: !wanted.is_adopted(),
+            complete: wanted.is_complete(),
             skipped,
             ..Written::default()
         };
@@ -285,14 +292,14 @@ impl CacheTier for LocalTier {
 }
 
 /// The removals that the next manifest lists: the known ones, and records of the present manifest
-/// that no longer exist.
+/// that LaunchDarkly no longer sends. That one tier lacks a record does not remove it.
 fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gone> {
     let mut gone = wanted.records.gone.clone();
     let exists = wanted.records.versions();
     if let Some(standing) = standing {
         add_gone(&mut gone, &standing.gone);
         let order = next_order(&gone);
-        for (name, entry) in &standing.records {
+        for (name, entry) in standing.records.iter().filter(|_| wanted.is_from_stream()) {
             if !exists.contains_key(name) {
                 add_gone(&mut gone, [(name, &Gone { version: entry.version, order })]);
             }

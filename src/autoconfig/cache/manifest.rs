@@ -41,6 +41,11 @@ impl Entry {
         Self { version, digest: Some(digest(name, text)) }
     }
 
+    /// The entry of a record that exists in this version and was lost.
+    pub fn of_missing((name, version): (&String, &i64)) -> (String, Self) {
+        (name.clone(), Self { version: *version, digest: None })
+    }
+
     /// True if a record of this version has that text.
     pub fn fits(&self, name: &str, text: &str) -> bool {
         self.digest.as_ref().is_none_or(|known| *known == digest(name, text))

@@ -42,6 +42,14 @@ impl Wanted {
         matches!(self.source, Source::Stream)
     }
 
+    /// True if no record is known to be missing, or of unknown age.
+    pub fn is_complete(&self) -> bool {
+        match &self.source {
+            Source::Stream => true,
+            Source::Tiers(known) => known.missing.is_empty() && known.unvouched.is_empty(),
+        }
+    }
+
     /// True if these are ld-relay's records that LaunchDarkly has not confirmed.
     pub fn is_adopted(&self) -> bool {
         matches!(&self.source, Source::Tiers(known) if known.origin == SetOrigin::Adopted)

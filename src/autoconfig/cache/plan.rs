@@ -42,6 +42,8 @@ pub struct Known<'a> {
     pub desired: &'a Desired,
     /// Records that were removed, by name.
     pub gone: &'a BTreeMap<String, Gone>,
+    /// Versions of records that exist and were lost, by name.
+    pub missing: &'a BTreeMap<String, i64>,
 }
 
 /// Shows the number of records and not the records: they hold SDK keys.
@@ -50,6 +52,7 @@ impl fmt::Debug for Known<'_> {
         f.debug_struct("Known")
             .field("desired", &self.desired.len())
             .field("gone", &self.gone.len())
+            .field("missing", &self.missing.len())
             .finish()
     }
 }
@@ -125,6 +128,9 @@ pub fn plan_upward(codec: &Codec, stored: Stored<'_>, known: Known<'_>) -> Plan 
     let mut draft = Draft::new(codec, stored);
     draft.keep_listed();
     let is_empty = stored.rows.is_empty() && stored.manifest.is_none();
+    if is_empty {
+        draft.plan.records.extend(known.missing.iter().map(Entry::of_missing));
+    }
     for (name, (version, text)) in known.desired {
         let claim = draft.claim(name);
         let listed = stored.manifest.and_then(|manifest| manifest.records.get(name));

@@ -35,6 +35,7 @@ struct Case {
     manifest: Option<Manifest>,
     desired: Desired,
     gone: BTreeMap<String, Gone>,
+    missing: BTreeMap<String, i64>,
 }
 
 impl Case {
@@ -65,12 +66,17 @@ impl Case {
             gone: gone_of(listed),
             adopted: false,
         });
-        let desired = words(known)
+        let (lost, known): (Vec<&str>, Vec<&str>) =
+            known.split_whitespace().partition(|word| word.starts_with('!'));
+        let missing = words(&lost.join(" ").replace('!', ""));
+        let missing = missing.into_iter().map(|(_, name, version)| (name, version)).collect();
+        let known = known.join(" ");
+        let desired = words(&known)
             .into_iter()
             .filter(|(gone, ..)| !gone)
             .map(|(_, name, version)| (name, (version, text(version))))
             .collect();
-        Self { codec, rows, opened, manifest, desired, gone: gone_of(known) }
+        Self { codec, rows, opened, manifest, desired, gone: gone_of(&known), missing }
     }
 
     fn stored(&self) -> Stored<'_> {
@@ -78,7 +84,7 @@ impl Case {
     }
 
     fn known(&self) -> Known<'_> {
-        Known { desired: &self.desired, gone: &self.gone }
+        Known { desired: &self.desired, gone: &self.gone, missing: &self.missing }
     }
 
     fn live(&self, removed: &[&str], due: &BTreeMap<String, Claim>) -> Plan {
@@ -187,6 +193,7 @@ fn a_relay_that_is_not_live_adds_only_what_is_newer_by_version() {
     upward("a1", None, "a2 b1", "~a = a2");
     // A cache that holds nothing is filled.
     upward("", None, "a1 b1 -c1", "+a +b = a1 b1 -c1");
+    upward("", None, "a1 !b2", "+a = a1 b2");
 }
 
 #[test]
@@ -204,7 +211,7 @@ fn a_new_key_moves_every_row() {
     let desired: Desired =
         ["a", "b"].into_iter().map(|name| (name.to_owned(), (1, text(1)))).collect();
     let stored = Stored { rows: &rows, opened: &opened, manifest: None };
-    let known = Known { desired: &desired, gone: &BTreeMap::new() };
+    let known = Known { desired: &desired, gone: &BTreeMap::new(), missing: &BTreeMap::new() };
     let plan = plan_live(&new, stored, known, &BTreeMap::new(), &BTreeMap::new());
     let names: Vec<_> =
         plan.swaps.iter().map(|swap| (swap.name.as_str(), swap.value.is_some())).collect();
@@ -229,7 +236,7 @@ fn a_row_that_does_not_open_is_overwritten_in_its_place() {
     let desired = Desired::from([("a".to_owned(), (1, text(1)))]);
     let opened = codec.open_all(&rows);
     let stored = Stored { rows: &rows, opened: &opened, manifest: None };
-    let known = Known { desired: &desired, gone: &BTreeMap::new() };
+    let known = Known { desired: &desired, gone: &BTreeMap::new(), missing: &BTreeMap::new() };
     let plan = plan_live(&codec, stored, known, &BTreeMap::new(), &BTreeMap::new());
     assert_eq!(plan.swaps[0].expected.as_ref(), Some(&rows[0]));
 }

@@ -347,6 +347,10 @@ async fn a_write_tells_what_is_stored_after_it() {
         too_large: Vec::new(),
     };
     assert_eq!(written, expected);
+    // A start reads the same, whatever else lies there.
+    assert_eq!(relay.read().await, "a1");
+    let CacheOutcome::Loaded(set) = relay.told().await.outcome else { panic!("not read") };
+    assert!(set.complete);
     // The time of the present manifest, not that of the visit.
     assert_eq!(relay.write(&[("a", 1)], 9).await, Written { rows: 0, ..expected });
     let mut mixed = Relay::new(&sealed, &theirs, CacheFormat::LdRelay, &["k"]);

@@ -5,6 +5,8 @@
 
 mod telling;
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 pub use self::telling::Effect;
@@ -93,8 +95,13 @@ impl<T: CacheTier> RecordVisits<T> {
         match (&wanted.source, self.settings.tier, &self.held) {
             (Source::Stream, _, _) => true,
             (Source::Tiers(_), _, None) => false,
-            // Its age may be confirmed too, and nothing is read for it.
-            (Source::Tiers(_), Tier::Local, Some(_)) => true,
+            // Its age may be confirmed too, and nothing is read for it. Records of ours are not
+            // replaced by ld-relay's.
+            (Source::Tiers(known), Tier::Local, Some(held)) => {
+                known.origin == SetOrigin::Own
+                    || held.origin == SetOrigin::Adopted
+                    || held.records.environments.is_empty()
+            }
             (Source::Tiers(known), Tier::Shared, Some(held)) => {
                 known.origin == SetOrigin::Own && held.lacks(&wanted.records)
             }
@@ -143,8 +150,24 @@ impl<T: CacheTier> RecordVisits<T> {
             return self.end(Then::Nothing);
         };
         self.visit.phase = Phase::Writing;
-        let part = self.tier.write(&confirmed(wanted, at), at);
+        let wanted = confirmed(self.with_held(wanted), at);
+        let part = self.tier.write(&wanted, at);
+        self.visit.wanted = Some(wanted);
         self.after_write(part, at)
+    }
+
+    /// Adds what the local tier holds to the records of all tiers: the manager may not have heard
+    /// of it yet.
+    fn with_held(&self, wanted: Wanted) -> Wanted {
+        match (&wanted.source, self.settings.tier, &self.held) {
+            (Source::Tiers(known), Tier::Local, Some(held)) if held.origin == known.origin => {
+                let known = known.merged_with(held);
+                let (records, confirmed_at) = (known.records.clone(), known.confirmed_at());
+                let (records, source) = (Arc::new(records), Source::Tiers(Arc::new(known)));
+                Wanted { records, source, confirmed_at, ..wanted }
+            }
+            (Source::Tiers(_) | Source::Stream, _, _) => wanted,
+        }
     }
 
     fn after_write(&mut self, part: Part<T::Call, Written>, at: &Moment) -> Progress<T::Call> {
@@ -216,7 +239,7 @@ impl<T: CacheTier> Visits for RecordVisits<T> {
         self.visit = Visit { wanted, ..Visit::default() };
         let Some(purpose) = self.purpose(due) else {
             self.is_pending = false;
-            return self.end(Then::Nothing);
+            return Progress::End(End::Unasked { live: self.waiting().live });
         };
         if self.is_pending && self.is_from_stream() {
             self.report.update(|report| report.write_pending = true);
@@ -269,3 +292,7 @@ impl<T: CacheTier> Visits for RecordVisits<T> {
         false
     }
 }
+
+#[cfg(test)]
+#[path = "visits_tests.rs"]
+mod tests;

@@ -32,9 +32,11 @@ pub(super) struct Writing {
 impl SharedTier {
     pub(super) fn begin_writing(&mut self, wanted: &Wanted, at: &Moment) -> Part<Call, Written> {
         let mut desired = wanted.records.encoded();
+        let mut missing = BTreeMap::new();
         if let Source::Tiers(known) = &wanted.source {
             // Records that no manifest vouches for are not passed on.
             desired.retain(|name, _| !known.unvouched.contains(name));
+            missing.clone_from(&known.missing);
         }
         let codec = self.codec(self.format);
         let sealed = self.codec(CacheFormat::Sealed).open_all(&self.visit.sealed);
@@ -50,7 +52,7 @@ impl SharedTier {
         }
         let standing = place.manifest();
         let stored = Stored { rows: &rows, opened: &opened, manifest: standing.as_ref() };
-        let known = Known { desired: &desired, gone: &wanted.records.gone };
+        let known = Known { desired: &desired, gone: &wanted.records.gone, missing: &missing };
         let mut plan = if wanted.live {
             let is_gone = |(name, _): &(&String, &i64)| !desired.contains_key(*name);
             let removed = self.written.iter().filter(is_gone);

@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::autoconfig::cache::local_tier::{Answer, Call, LocalTier, judge_local};
+use crate::autoconfig::cache::orders::CacheOrders;
+use crate::autoconfig::record_set::RecordSet;
+use crate::autoconfig::records::EnvironmentRecord;
+use crate::autoconfig::startup_race::CacheOutcome;
+use crate::replica::{Replica, Step, Timing};
+use crate::storage::local::{LocalStoreStatus, NamedRecord, NamedRecords};
+use tokio::time::Instant;
+
+/// The records of a local store.
+type Disk = BTreeMap<String, Vec<u8>>;
+
+fn named(disk: &Disk) -> NamedRecords {
+    let record = |(name, value): (&String, &Vec<u8>)| NamedRecord {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    NamedRecords { records: disk.iter().map(record).collect(), ..NamedRecords::default() }
+}
+
+fn carry_out(disk: &mut Disk, call: Call) -> Answer {
+    match call {
+        Call::Load => Answer::Loaded { records: named(disk), has_set_aside: false },
+        Call::Store { puts, deletes, .. } => {
+            deletes.iter().for_each(|name| drop(disk.remove(name)));
+            disk.extend(puts);
+            Answer::Stored
+        }
+    }
+}
+
+/// One visit of a new process to the store, with these orders.
+fn visit(disk: &mut Disk, orders: &CacheOrders) {
+    let settings = KeeperSettings { tier: Tier::Local, age_max: None, check_interval: None };
+    let status = watch::Sender::new(LocalStoreStatus::default());
+    let tier = LocalTier::new("w", status.subscribe());
+    let report = SharedReport::default();
+    let mut visits = RecordVisits::new(settings, tier, orders.subscribe(), report);
+    let at = Moment::present();
+    let mut progress = visits.begin(Due::Compare(Reason::Start), &at);
+    while let Progress::Call(call) = progress {
+        progress = visits.answered(carry_out(disk, call), &at);
+    }
+}
+
+#[test]
+fn a_file_that_was_replaced_is_read_although_another_visit_comes_first() {
+    let settings = KeeperSettings { tier: Tier::Local, age_max: None, check_interval: None };
+    let status = watch::Sender::new(LocalStoreStatus::default());
+    let tier = LocalTier::new("w", status.subscribe());
+    let orders = CacheOrders::default();
+    let report = SharedReport::default();
+    let visits = RecordVisits::new(settings, tier, orders.subscribe(), report);
+    let mut at = Moment { random: 1.0, ..Moment::present() };
+    let timing = Timing { check: None, reread: Duration::from_secs(15) };
+    let mut replica = Replica::new(visits, timing, &at);
+    let mut disk = Disk::new();
+    let accepted = CacheOrders::default();
+    accepted.accepted(Arc::new(records("a1")), at.now, at.wall);
+    visit(&mut disk, &accepted);
+
+    let mut step = replica.begin(1, &at);
+    while let Step::Call(call) = step {
+        step = replica.answered(Ok(carry_out(&mut disk, call)), 1, &at);
+    }
+    at.now = replica.next().unwrap();
+    replica.told(2, &at);
+    assert!(matches!(replica.begin(2, &at), Step::Rest), "it need not read what it knows");
+    at.now = replica.next().unwrap();
+    assert!(matches!(replica.begin(2, &at), Step::Call(Call::Load)));
+}
+
+/// Environments as `a1 b2`.
+fn records(text: &str) -> RecordSet {
+    let mut set = RecordSet::default();
+    for word in text.split_whitespace() {
+        let (id, version) = word.split_at(1);
+        let version: i64 = version.parse().unwrap();
+        let value =
+            serde_json::json!({"envID": id, "sdkKey": {"value": "sdk-a"}, "version": version});
+        let record = EnvironmentRecord::from_json(&value).unwrap();
+        set.environments.insert(id.to_owned(), Arc::new(record));
+    }
+    set
+}
+
+/// What a start reads from the store: environments, `!` before missing ones, `-` before removed
+/// ones, and `whole` if a manifest vouches for it.
+fn shown(disk: &Disk) -> String {
+    let CacheOutcome::Loaded(set) = judge_local(named(disk)).outcome else {
+        return "nothing".to_owned();
+    };
+    let held =
+        set.records.environments.iter().map(|(id, record)| format!("{id}{}", record.version));
+    let missing = set.missing.iter().map(|(name, version)| format!("!{name}{version}"));
+    let gone = set.records.gone.iter().map(|(name, gone)| format!("-{name}{}", gone.version));
+    let unvouched = set.unvouched.iter().map(|name| format!("?{name}"));
+    let mut words: Vec<String> = held.chain(missing).chain(gone).chain(unvouched).collect();
+    words.extend(set.complete.then(|| "whole".to_owned()));
+    words.join(" ")
+}
+
+/// A store after the stream has delivered, and after other tiers then said what they know.
+fn stored(accepted: &str, known: &CachedSet) -> String {
+    let mut disk = Disk::new();
+    let orders = CacheOrders::default();
+    orders.accepted(Arc::new(records(accepted)), Instant::now(), SystemTime::now());
+    visit(&mut disk, &orders);
+    let orders = CacheOrders::default();
+    orders.learnt(Arc::new(known.clone()), Instant::now());
+    visit(&mut disk, &orders);
+    shown(&disk)
+}
+
+#[test]
+fn what_another_tier_lacks_stays_in_the_tier_of_this_machine() {
+    let known = |text: &str| CachedSet { records: records(text), ..CachedSet::default() };
+    assert_eq!(stored("a1 b1", &known("a1")), "a1 b1 whole");
+    assert_eq!(stored("a1 b2", &known("a1 b1 c1")), "a1 b2 c1 whole");
+    // A newer version of it is lost: the old one is not served, and nobody calls it removed.
+    let lost = CachedSet { missing: BTreeMap::from([("env:b".to_owned(), 2)]), ..known("a1") };
+    assert_eq!(stored("a1 b1", &lost), "a1 !env:b2");
+    assert_eq!(stored("", &lost), "a1 !env:b2");
+    let unvouched = CachedSet { unvouched: ["env:c".to_owned()].into(), ..known("a1 c1") };
+    assert_eq!(stored("a1", &unvouched), "a1 c1 ?env:c");
+}
