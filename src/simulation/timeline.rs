@@ -52,6 +52,11 @@ impl<E> Timeline<E> {
         self.plan(after, event);
     }
 
+    /// Takes back what was planned; returns it.
+    pub fn take_back(&mut self, which: impl Fn(&E) -> bool) -> Vec<E> {
+        self.events.extract_if(.., |_, event| which(event)).map(|(_, event)| event).collect()
+    }
+
     /// The next event before `end`. Without one it is then that time.
     pub fn next(&mut self, end: Millis) -> Option<E> {
         while let Some(Reverse((at, sequence))) = self.queue.peek().copied() {

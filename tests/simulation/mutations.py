@@ -31,6 +31,13 @@ DOUBTS = "src/replica/doubts.rs"
 SCHEDULE = "src/replica/schedule.rs"
 SERVING = "src/environments/serving.rs"
 DELETIONS = "src/environments/serving/deletions.rs"
+STATE = "src/autoconfig/state.rs"
+RECORD_SET = "src/autoconfig/record_set.rs"
+JUDGE = "src/autoconfig/cache/judge.rs"
+PLAN = "src/autoconfig/cache/plan.rs"
+WRITING = "src/autoconfig/cache/shared_tier/writing.rs"
+LOCAL_TIER = "src/autoconfig/cache/local_tier.rs"
+RECORD_VISITS = "src/autoconfig/cache/visits.rs"
 
 # Name, file, what stands there, what stood there or might have.
 MUTATIONS = [
@@ -97,8 +104,12 @@ MUTATIONS = [
     ("a failed comparison is not tried again", SCHEDULE,
      "self.compare = Some((again, Reason::Failed));", "self.compare = None;\n                let _ = again;"),
     ("a connection that is made during a visit is taken for seen", CORE,
-     "self.seen_epoch = if visit.epoch == 0 { epoch.min(1) } else { visit.epoch };",
-     "let _ = visit;\n                    self.seen_epoch = epoch;"),
+     "(_, Some(Visit { epoch, .. })) => self.seen_epoch = epoch,",
+     "(_, Some(_)) => self.seen_epoch = epoch,"),
+    ("a visit that had nothing to do counts as a comparison", CORE,
+     "self.schedule.unasked(at.now, at.random, due, live);",
+     "let _ = due;\n                        self.seen_epoch = epoch;\n"
+     "                        self.schedule.compared(at.now, at.random, live, false);"),
     ("a store that lost its data is given a few items", STEPS,
      """                Upserted::NoMarker => {
                     self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
@@ -118,6 +129,37 @@ MUTATIONS = [
      "if has_older_item(&data, &served.data) {", "if false && has_older_item(&data, &served.data) {"),
     ("a store brings back what was deleted", SERVING,
      "let news = self.deletions.without_deleted(news);", ""),
+    ("a row of somebody else makes a list incomplete", JUDGE,
+     "&& skipped == closed;", "&& skipped.undecodable + skipped.rolled_back == 0 * closed.total();"),
+    ("a record that was put back is used", JUDGE,
+     "std::cmp::Ordering::Less => Standing::RolledBack,",
+     "std::cmp::Ordering::Less => Standing::Unvouched,"),
+    ("what one tier knows as outdated is used from the other", RECORD_SET,
+     "if version < self.floor(name).max(other.floor(name)) {",
+     "if false && version < self.floor(name).max(other.floor(name)) {"),
+    ("what another tier lacks is taken from this machine's", RECORD_VISITS,
+     "Some(held)) if held.origin == known.origin => {",
+     "Some(held)) if false && held.origin == known.origin => {"),
+    ("what one tier lacks is called removed", LOCAL_TIER,
+     ".filter(|_| wanted.is_from_stream())", ".filter(|_| true)"),
+    ("a list is called whole although a record was lost", LOCAL_TIER,
+     "records.extend(known.missing.iter().map(Entry::of_missing));", ""),
+    ("what a peer stored at a higher version is overwritten", PLAN,
+     "if is_ahead && due.get(name) != Some(&claim) {",
+     "if false && is_ahead && due.get(name) != Some(&claim) {"),
+    ("a relay that is not live brings back what was removed", PLAN,
+     "None => is_empty,", "None => is_empty || true,"),
+    ("a relay that is not live vouches for rows it found", WRITING,
+     "let may_vouch = wanted.live || standing.is_some() ||",
+     "let may_vouch = true || wanted.live || standing.is_some() ||"),
+    ("an empty list is believed at once", STATE,
+     "if environments.is_empty()\n            && something_to_lose",
+     "if environments.is_empty()\n            && false && something_to_lose"),
+    ("keys are refused although one environment could not be read", STATE,
+     "let list = if flaws.any { ListState::Provisional } else { ListState::Authoritative };",
+     "let list = ListState::Authoritative;"),
+    ("a deletion is forgotten", STATE,
+     "                    self.removed(&environment_name(&id), version);\n", ""),
 ]
 
 

@@ -84,6 +84,8 @@ pub struct Stream {
     /// Grows when another connection is planned: of several only the last is made.
     pub attempt: u64,
     pub is_stalled: bool,
+    /// The connection has ended, and the relay does not know it yet.
+    pub is_cut: bool,
     /// What waits behind a stall.
     pub held: Vec<Message>,
     pub last_arrival: Millis,

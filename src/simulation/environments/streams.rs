@@ -34,7 +34,7 @@ impl Environments {
         if can_connect {
             stream.connections += 1;
             stream.connection = Some(Connection { number: stream.connections, opened_at });
-            (stream.is_stalled, stream.last_arrival) = (false, 0);
+            (stream.is_stalled, stream.is_cut, stream.last_arrival) = (false, false, 0);
             stream.held.clear();
             self.send(to, put);
         } else {
@@ -49,6 +49,9 @@ impl Environments {
         let Some(process) = self.process(to) else { return };
         let stream = &mut process.stream;
         let Some(connection) = stream.connection else { return };
+        if stream.is_cut {
+            return;
+        }
         if stream.is_stalled {
             return stream.held.push(message);
         }
@@ -147,8 +150,7 @@ impl Environments {
         let Some(process) = self.process(to) else { return };
         let stream = &mut process.stream;
         let Some(connection) = stream.connection else { return };
-        // Until it is noticed, nothing more arrives.
-        stream.is_stalled = true;
+        stream.is_cut = true;
         stream.held.clear();
         self.time.plan(notice, Event::Lost(to, connection.number));
     }

@@ -7,6 +7,7 @@ use crate::simulation::Fleet;
 use crate::simulation::flags::launchdarkly::{LAG_MAX, Message, key};
 use crate::simulation::flags::relay::{Cause, LOCAL_LOSS, Relay, Stream, sdk_key};
 use crate::simulation::scenario::Millis;
+use crate::storage::StoreError;
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +132,7 @@ impl Flags {
                 let random = self.time.rng.usize(..8);
                 if self.database.go_back(random) {
                     self.note(|it| format!("the database is | {}", it.database.shown()));
+                    self.disconnect_database();
                     self.reconnect_database();
                 }
             }
@@ -185,6 +187,22 @@ impl Flags {
     }
 
     /// All relays have a new connection to the database soon.
+    /// Ends all connections to the database, with what is under way over them: no call that began
+    /// before it went back is carried out after that.
+    fn disconnect_database(&mut self) {
+        for relay in 0..self.relays.len() {
+            let to = self.to(relay);
+            if let Some(process) = self.process(to) {
+                process.has_database = false;
+            }
+        }
+        for event in self.time.take_back(|it| matches!(it, Event::Execute(..))) {
+            if let Event::Execute(to, number, ..) = event {
+                self.time.plan(1, Event::Answered(to, number, Err(disconnected())));
+            }
+        }
+    }
+
     fn reconnect_database(&mut self) {
         for relay in 0..self.relays.len() {
             let (to, after) = (self.to(relay), self.time.rng.u64(..800));
@@ -262,4 +280,9 @@ impl Flags {
             self.time.plan(after, Event::Start(relay));
         }
     }
+}
+
+/// The error of a call over a connection that ended.
+pub(super) fn disconnected() -> StoreError {
+    StoreError::Unreachable("reset".into())
 }

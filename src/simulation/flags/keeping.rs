@@ -1,6 +1,7 @@
 //! The task of each relay's shared store, and what becomes of its calls.
 
 use super::checks::{shown_answer, shown_call};
+use super::faults::disconnected;
 use super::{Event, Flags, Reply, To};
 use crate::flagstore::simulated::{Answer, Call, Content, Effect};
 use crate::replica::{Step, Visits};
@@ -77,6 +78,9 @@ impl Flags {
             (reply, &mut call, self.scenario.is_row_by_row)
         {
             rows.truncate(max);
+        }
+        if self.process(to).is_some_and(|process| !process.has_database) {
+            return self.reply(to, number, Err(disconnected()), reply);
         }
         if matches!(call, Call::Read) && self.scenario.is_row_by_row {
             let lasts = self.time.rng.u64(1..60);

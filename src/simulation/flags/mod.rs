@@ -147,6 +147,7 @@ impl Fleet for Flags {
                 let is_away = self.database.is_away;
                 let Some(process) = self.process(to).filter(|_| !is_away) else { return };
                 process.epoch += 1;
+                process.has_database = true;
                 self.keep(to);
             }
         }

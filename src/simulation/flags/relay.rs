@@ -46,6 +46,8 @@ pub struct Process {
     pub calls: Calls,
     /// Something was told to the keeper.
     pub is_told: bool,
+    /// False between two connections to the database.
+    pub has_database: bool,
     pub client: Client,
     pub streams: BTreeMap<u64, Stream>,
     pub current: u64,
@@ -81,6 +83,7 @@ impl Process {
             replica: Replica::new(visits, timing, at),
             calls: Calls::none(),
             is_told: false,
+            has_database: true,
             client: Client::default(),
             streams: BTreeMap::new(),
             current: 0,
