@@ -259,7 +259,7 @@ mod redis {
         Ok(shared)
     }
 
-    /// Switches to a new password from its file as soon as Redis accepts it (design D47). Until
+    /// Switches to a new password from its file as soon as Redis accepts it. Until
     /// then, open connections stay and new ones use the former password, so the file and the server
     /// may be changed in any order.
     struct PasswordFollower {

@@ -1,5 +1,4 @@
-//! The secrets of this process: read from the configuration, and read again when their files change
-//! (design D47).
+//! The secrets of this process: read from the configuration, and read again when their files change.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +52,7 @@ impl Secrets {
         }
     }
 
-    /// The text of the key that seals (design D10): a previous key never does.
+    /// The text of the key that seals: a previous key never does.
     fn current(&self) -> Option<&str> {
         let encryption = self.encryption.as_ref().map(Password::expose);
         encryption.or(self.autoconfig.as_ref().map(AutoConfigKey::expose))
@@ -66,14 +65,13 @@ impl Secrets {
         previous.chain(autoconfig).chain(self.former.iter().map(|(key, _)| key.expose()))
     }
 
-    /// True if a sealing key is configured. Then the key file of the embedded store opens nothing
-    /// (design D41).
+    /// True if a sealing key is configured. Then the key file of the embedded store opens nothing.
     pub(super) fn has_sealing_key(&self) -> bool {
         self.current().is_some()
     }
 
     /// Keys for the embedded store in a directory. Without a configured sealing key, the store has
-    /// a key file there (design D33).
+    /// a key file there.
     pub(super) fn local_ring(
         &self,
         directory: &Path,

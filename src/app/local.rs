@@ -248,7 +248,7 @@ fn note(opened: &Opened, directory: &Path) {
     }
 }
 
-/// Logs what became of a key file that was found although a key is configured (design D41).
+/// Logs what became of a key file that was found although a key is configured.
 fn note_adoption(adoption: &Adoption, directory: &Path) {
     let directory = directory.display();
     match adoption {
@@ -389,7 +389,7 @@ impl Following {
         }
     }
 
-    /// Makes the key file again if it was removed with the store (design D33). What is stored by
+    /// Makes the key file again if it was removed with the store. What is stored by
     /// now is sealed under the old key; it is sealed again under the new one.
     fn look_after_key_file(&mut self) {
         match self.secrets.borrow().local_ring(&self.directory) {

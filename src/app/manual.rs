@@ -1,5 +1,5 @@
 //! The environments that the configuration names: an authoritative list from the start. Keys in
-//! files are read again when the files change (design D47).
+//! files are read again when the files change.
 
 use std::path::PathBuf;
 use std::sync::Arc;

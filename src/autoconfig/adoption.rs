@@ -2,7 +2,7 @@
 //!
 //! Nothing binds ld-relay's rows to a place or a time. A relay that has used its own sealed cache
 //! must not go back to them only because the sealed rows were deleted: the old rows may hold keys
-//! that were revoked months ago (design D42).
+//! that were revoked months ago.
 
 use super::record_set::{CachedSet, SetOrigin};
 use super::startup_race::{CacheOutcome, Tier};

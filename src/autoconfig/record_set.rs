@@ -155,7 +155,7 @@ pub enum SetOrigin {
     /// Our own sealed rows, or the rows that this fleet is configured to write.
     #[default]
     Own,
-    /// Rows that ld-relay left, read because nothing of our own was there (design D42).
+    /// Rows that ld-relay left, read because nothing of our own was there.
     Adopted,
 }
 

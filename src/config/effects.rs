@@ -1,6 +1,6 @@
 //! Reports options that are set but do not work, by the column *Effect* of the table.
 //!
-//! One warning names all that are not implemented yet (design D39). Such an option is a problem
+//! One warning names all that are not implemented yet. Such an option is a problem
 //! instead if security would be weaker without it, or if nothing would be left to serve.
 
 use super::problems::Place;

@@ -83,8 +83,7 @@ impl Table {
 impl Table {
     /// The answer to a credential or filter that opens nothing.
     ///
-    /// design 5, D49: it is refused for good only when that is certain, because SDKs take 401 and
-    /// 404 as final. `is_refused`: it is known to have been revoked or to have expired.
+    /// It is refused for good only when that is certain, because SDKs take 401 and 404 as final. `is_refused`: it is known to have been revoked or to have expired.
     fn refusal(&self, is_refused: bool, for_good: Lookup) -> Lookup {
         match self.list {
             ListState::Unknown => Lookup::NoList,

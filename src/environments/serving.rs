@@ -6,7 +6,7 @@
 //!
 //! Until LaunchDarkly has answered, the served data is provisional: it comes from a store, and the
 //! first live change of an item replaces it, whatever its version. Nothing that was read from a
-//! store is written to one (design D28).
+//! store is written to one.
 
 mod deletions;
 mod effects;

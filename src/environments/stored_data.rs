@@ -2,13 +2,13 @@
 //! Pure.
 //!
 //! The first set that is known to be whole is served at once; what other stores hold is added item
-//! by item, where it is newer (design D3, D29). A set that is empty, that only a marker without
+//! by item, where it is newer. A set that is empty, that only a marker without
 //! counts vouches for, or that has items which cannot be decoded does not win by being first: it
-//! waits until every other source has answered, and is served together with what those hold
-//! (design D44). An empty set waits also for a store that could not be read.
+//! waits until every other source has answered, and is served together with what those hold.
+//! An empty set waits also for a store that could not be read.
 //!
 //! With [`Trust::LocalFirst`] a whole local set excludes the shared store: the shared store is
-//! used only while the local one holds no whole set (design D43).
+//! used only while the local one holds no whole set.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Items as the local store holds them: a binary head with what a start needs, then the JSON as
-//! it was received (design D20). No JSON is parsed here.
+//! it was received. No JSON is parsed here.
 //!
 //! ```text
 //! part  = format (1), item*

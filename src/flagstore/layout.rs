@@ -1,6 +1,6 @@
 //! Items as SDKs read them in databases (ld-relay v8: the persistent store's JSON). Pure.
 //!
-//! The JSON stays as LaunchDarkly sent it (design D14); members that strict readers demand are
+//! The JSON stays as LaunchDarkly sent it; members that strict readers demand are
 //! added where they are missing, with the value that means the same as their absence. A tombstone
 //! is written with all of them, because older readers decode an item before they check whether it
 //! is deleted.

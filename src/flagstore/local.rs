@@ -2,7 +2,7 @@
 //!
 //! Data is read once, at the start, on a blocking thread. To write, the caller passes the served
 //! snapshot and what changed in it; the store's thread does the rest, so nothing here waits. A set
-//! that was read completely can be served (design D29); everything else is reported.
+//! that was read completely can be served; everything else is reported.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,7 +1,7 @@
 //! The marker `$inited` of a shared flag store. Pure.
 //!
 //! SDKs and ld-relay only ask whether it exists. Pilotlight also writes what the marker vouches
-//! for (design D44): how many rows of each kind there were, for which environment, and when
+//! for: how many rows of each kind there were, for which environment, and when
 //! LaunchDarkly last confirmed the data.
 //!
 //! ```text

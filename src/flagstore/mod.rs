@@ -1,6 +1,6 @@
 //! Stores of the flags and segments of an environment.
 //!
-//! Data is served from memory (design D1); a start reads from these stores, and accepted data is
+//! Data is served from memory; a start reads from these stores, and accepted data is
 //! written to them. This module does not decide which data is served.
 
 pub mod backend;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Pause before an item that should not be stored is checked a second time (design D28).
+/// Pause before an item that should not be stored is checked a second time.
 pub const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// Longest delay with which this relay may receive a change that a peer has. A heartbeat that comes

@@ -14,18 +14,18 @@ use crate::backoff::Backoff;
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(15) };
 
 /// Longest random wait between noticing a loss and repairing it, so that of several relays one
-/// does the work (design D23).
+/// does the work.
 pub const HERD_WAIT: Duration = Duration::from_millis(300);
 
-/// Number of looks between two full comparisons (design D12: a slow periodic compare).
+/// Number of looks between two full comparisons.
 const LOOKS_PER_COMPARISON: u32 = 20;
 
 /// Pauses of one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between looks for lost content; `None`: neither looks nor periodic comparisons (design D32).
+    /// Between looks for lost content; `None`: neither looks nor periodic comparisons.
     pub check: Option<Duration>,
-    /// Between readings while upstream is not live (design D1).
+    /// Between readings while upstream is not live.
     pub reread: Duration,
 }
 

@@ -30,7 +30,7 @@ const NO_EXPECT: &str =
 const NO_STATUS_OF_ONE: &str =
     "The relay does not tell the status of one environment yet; GET /status tells that of all";
 
-/// Header that tells SDKs with FDv2 to use FDv1 (design D48).
+/// Header that tells SDKs with FDv2 to use FDv1.
 const FALLBACK: &str = "X-LD-FD-Fallback";
 
 /// Most bytes of an unused request body that are read and dropped (Go: 256 KiB). A client that is

@@ -63,7 +63,7 @@ pub struct ServerSettings {
     /// Time after which an interrupted environment counts as disconnected (ld-relay v8:
     /// `disconnectedStatusTime`).
     pub disconnected_after: Duration,
-    /// Time after which one serving environment is enough to be ready (design D22).
+    /// Time after which one serving environment is enough to be ready.
     pub init_timeout: Duration,
     /// Files that this process may have open, connections included.
     pub open_files_max: usize,

@@ -1,4 +1,4 @@
-//! Readiness: decides whether the relay should get traffic (design D22).
+//! Readiness: decides whether the relay should get traffic.
 //!
 //! One new or broken environment never makes a serving relay unready, and no verdict is permanent.
 

@@ -94,7 +94,7 @@ struct DataStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing_items: Vec<String>,
     /// Items from the shared store that were added to a set from another source, because they are
-    /// newer there (design D43).
+    /// newer there.
     #[serde(skip_serializing_if = "is_zero")]
     items_from_shared_store: usize,
     /// True if the store of the data does not count its items, so that missing ones would not be

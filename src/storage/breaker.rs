@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time between probes at the beginning of an outage (design D23: recovery within seconds).
+/// Time between probes at the beginning of an outage (recovery within seconds).
 pub const EARLY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Length of the beginning of an outage (design D23).
+/// Length of the beginning of an outage.
 pub const EARLY_OUTAGE: Duration = Duration::from_secs(300);
 
-/// Time between probes in a longer outage (design D23: without end, to spare the database).
+/// Time between probes in a longer outage (without end, to spare the database).
 pub const LATE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A failure within this time after a successful probe continues the same outage: a database that
@@ -125,7 +125,7 @@ impl Breaker {
         self.last_error = Some(LastError { text, at: now });
     }
 
-    /// Handles a time-out or transport failure. One is enough to open the breaker (design D23).
+    /// Handles a time-out or transport failure. One is enough to open the breaker.
     /// Returns true if it did; `random` is uniform in `0.0..1.0`.
     pub fn on_failure(&mut self, now: Instant, random: f64, text: Arc<str>) -> bool {
         self.note(now, text);

@@ -1,7 +1,7 @@
 //! Amazon DynamoDB behind deadlines and a breaker.
 //!
 //! The client is made at the first call, not at the start: a missing region or unreadable AWS files
-//! are not fatal, and are checked again at each dial (autoconfig.md 6.16). Region and credentials
+//! are not fatal, and are checked again at each dial. Region and credentials
 //! come from AWS's default chain. The SDK's own retries are off; [`patiently`] retries throttled
 //! requests, callers retry everything else.
 

@@ -17,7 +17,7 @@ use super::tls::TlsSettings;
 use super::{Meter, StoreError};
 
 /// Idle time before the kernel's keepalive probes, their interval and number: a dead peer is
-/// noticed after 30 s even without traffic (stores.md 4.2).
+/// noticed after 30 s even without traffic.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;

@@ -126,7 +126,7 @@ pub enum FailureClass {
 }
 
 impl FailureClass {
-    /// The class of an unwanted status (design D36; ld-relay v8: "unexpected" statuses).
+    /// The class of an unwanted status (ld-relay v8: "unexpected" statuses).
     pub fn of_status(status: u16) -> Self {
         match status {
             400 | 408 | 429 => Self::Normal,

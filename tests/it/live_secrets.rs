@@ -1,4 +1,4 @@
-//! Secrets in files that change while the relay runs (design D47). A file that is absent, empty or
+//! Secrets in files that change while the relay runs. A file that is absent, empty or
 //! unreadable changes nothing.
 
 use std::path::Path;

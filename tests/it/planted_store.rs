@@ -1,4 +1,4 @@
-//! A store that an attacker put into the directory of the local store (design D41).
+//! A store that an attacker put into the directory of the local store.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

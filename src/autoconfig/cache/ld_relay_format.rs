@@ -3,7 +3,7 @@
 //!
 //! The key is HKDF-SHA256 of the operator's text (ld-relay v8); early drafts used its plain
 //! SHA-256, which is tried for reading. Nothing binds a record to its place in this format, which
-//! is why it is only written where a mixed fleet needs it (design D9).
+//! is why it is only written where a mixed fleet needs it.
 
 use aes_gcm::aead::{Aead, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};

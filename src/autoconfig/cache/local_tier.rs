@@ -19,8 +19,7 @@ use crate::storage::local::{LocalStoreStatus, NamedRecords};
 /// Records by name, with their versions.
 type Encoded = BTreeMap<String, (i64, String)>;
 
-/// Space of the store that holds the records. Fixed: independent of the shared cache's key
-/// (design D33).
+/// Space of the store that holds the records. Fixed: independent of the shared cache's key.
 pub(super) const SPACE: &str = "autoconfig";
 
 /// Treatment of records that do not open with the configured keys.

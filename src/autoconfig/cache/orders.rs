@@ -16,7 +16,7 @@ pub enum Source {
     /// The stream: records that LaunchDarkly sent.
     Stream,
     /// All tiers together, before the stream has delivered: records of one tier are added to the
-    /// other, so that the next start does not depend on both (design D50).
+    /// other, so that the next start does not depend on both.
     Tiers(Arc<CachedSet>),
 }
 

@@ -6,8 +6,7 @@
 //! A relay whose stream is live may write everything ([`plan_live`]). What a peer stored or removed
 //! at a higher version is left alone at first: that peer may have received it a moment before this
 //! relay does. It is corrected if this relay received its removal, or if it is still the same at a
-//! second check some seconds later, when this relay's stream has gone on without it (as in design
-//! D28).
+//! second check some seconds later, when this relay's stream has gone on without it.
 //!
 //! A relay whose stream is not live adds only what is newer by version than anything stored
 //! ([`plan_upward`]): it must not bring back what a peer has removed since.

@@ -122,7 +122,7 @@ impl SharedTier {
     }
 
     /// True if ld-relay's rows count too. In our own format they do only if there are no rows of
-    /// ours; whether they may be used is decided where the other tier is known too (design D42).
+    /// ours; whether they may be used is decided where the other tier is known too.
     fn needs_ld_relay(&self, ours: &OpenedRows) -> bool {
         if self.format == CacheFormat::LdRelay {
             return true;

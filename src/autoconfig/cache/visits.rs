@@ -112,7 +112,7 @@ impl<T: CacheTier> RecordVisits<T> {
     fn purpose(&self, due: Due) -> Option<Purpose> {
         let Some(wanted) = &self.visit.wanted else { return self.reread(due) };
         if wanted.is_from_stream() {
-            // The shared tier is repaired only by a relay whose stream is live (design D26).
+            // The shared tier is repaired only by a relay whose stream is live.
             let may_repair = self.settings.tier == Tier::Local || wanted.live;
             return (self.is_pending || may_repair).then_some(Purpose::Write);
         }

@@ -15,7 +15,7 @@ pub struct LocalStoreConfig {
     /// `dir`.
     pub directory: LocalStoreDirectory,
     /// `preferOver = sharedStore`: a complete local set is served alone while LaunchDarkly is
-    /// unreachable (design D43).
+    /// unreachable.
     pub is_preferred_over_shared: bool,
 }
 

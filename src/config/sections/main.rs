@@ -28,7 +28,7 @@ pub struct MainConfig {
     pub port: u16,
     /// The address to listen on; `None` is all of them, IPv4 and IPv6.
     pub bind_address: Option<IpAddr>,
-    /// Time for which readiness waits for environments without data (design D22); zero means not at
+    /// Time for which readiness waits for environments without data; zero means not at
     /// all.
     pub init_timeout: Duration,
     /// Time to drain after the signal to stop.

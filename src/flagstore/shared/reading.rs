@@ -1,4 +1,4 @@
-//! Judges what of a shared store an environment may serve (design D44). Pure.
+//! Judges what of a shared store an environment may serve. Pure.
 //!
 //! | marker | rows | the set is |
 //! | --- | --- | --- |

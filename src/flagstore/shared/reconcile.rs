@@ -1,6 +1,6 @@
 //! Finds what a shared store lacks or should not hold, by versions and content. Pure.
 //!
-//! Writes that a relay may make (design D28):
+//! Writes that a relay may make:
 //!
 //! | store | relay that is live | relay that is not |
 //! | --- | --- | --- |

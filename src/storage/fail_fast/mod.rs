@@ -2,11 +2,11 @@
 //!
 //! Each call has a time budget that covers dialling and the request together. A time-out or
 //! transport failure of a small call drops the connections and opens the breaker; while it is open,
-//! calls are refused at once and only the probe dials ([`FailFast::run_probe`], design D23). Calls
+//! calls are refused at once and only the probe dials ([`FailFast::run_probe`]). Calls
 //! are not repeated here: a caller that wants a retry keeps its own queue. This module knows
 //! nothing about specific databases or data.
 //!
-//! Bulk calls transfer whole data sets, which may take long on a slow connection (design D45):
+//! Bulk calls transfer whole data sets, which may take long on a slow connection:
 //!
 //! - A few are admitted at a time ([`Dialer::BULK_CALLS`]), the others wait in the order in which
 //!   they arrived. An environment runs one call at a time, so the environment that has waited
@@ -57,7 +57,7 @@ pub use self::core::Health;
 use self::pace::{Patience, Wait};
 use super::{Meter, StoreError};
 
-/// Budget of an ordinary call (stores.md 4.3: the proven socket time-out).
+/// Budget of an ordinary call.
 pub const CALL_BUDGET: Duration = Duration::from_secs(2);
 
 /// Budget in which a call that transfers a whole data set must end, or make progress.

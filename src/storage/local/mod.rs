@@ -1,4 +1,4 @@
-//! The embedded store: one ACID file of sealed records in its own directory (design D7, D40).
+//! The embedded store: one ACID file of sealed records in its own directory.
 //!
 //! It contains two things. *Sets* are complete or absent: all parts and a marker that lists them
 //! are written in one transaction; callers pass the newest snapshot and its changes. *Named
@@ -129,7 +129,7 @@ impl LocalStore {
     }
 
     /// Like [`open`](Self::open), for a ring of configured keys: if the directory has a key file,
-    /// the store that was written before a key was configured is adopted (design D41).
+    /// the store that was written before a key was configured is adopted.
     pub fn open_and_adopt(directory: &Path, ring: KeyRing) -> Result<Opened, LocalStoreError> {
         let directory = Directory::hold(directory)?;
         Self::open_in(directory, ring, Timing::default(), KeyFileUse::Adopt)

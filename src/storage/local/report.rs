@@ -26,7 +26,7 @@ pub enum LocalStoreError {
         #[source]
         source: std::io::Error,
     },
-    /// The directory or a file in it could have been written by another user (design D41).
+    /// The directory or a file in it could have been written by another user.
     #[error("the local store is not used")]
     NotTrusted(#[source] NotTrusted),
     /// The file can neither be opened nor created.

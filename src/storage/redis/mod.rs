@@ -1,7 +1,7 @@
 //! Redis and Valkey: multiplexed connections with the relay's own deadlines.
 //!
 //! The client's own response time-out and reconnecting are not used: the first keeps a dead
-//! connection, the second makes every command wait for its retries (stores.md 4.2).
+//! connection, the second makes every command wait for its retries.
 //! [`super::FailFast`] replaces both: it drops failed connections, and each dial finds the servers
 //! again: a single server, a master that sentinels name, or a cluster.
 //!

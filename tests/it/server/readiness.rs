@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz` (design D22).
+//! `/livez` and `/readyz`.
 
 use pilotlight::testing::demo::composed_data::{environment, sdk_key};
 use pilotlight::testing::demo::fake_launchdarkly::{

@@ -1,4 +1,4 @@
-//! Adoption of a store that was written before a key was configured (design D41).
+//! Adoption of a store that was written before a key was configured.
 //!
 //! A relay without an encryption key and without an autoconfig key wraps the data key of its store
 //! under the key file in its directory. Once a key is configured, the key file opens nothing, with

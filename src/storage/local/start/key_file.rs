@@ -1,4 +1,4 @@
-//! The key file (design D33): without an encryption key and without an autoconfig key, the store is
+//! The key file: without an encryption key and without an autoconfig key, the store is
 //! sealed under a random key in a file in its directory.
 //!
 //! That protects only a copy of the database without the key file: a user who can read the
@@ -43,7 +43,7 @@ pub enum KeyFileError {
         /// The file.
         path: PathBuf,
     },
-    /// The directory or the file could have been written by another user (design D41).
+    /// The directory or the file could have been written by another user.
     #[error("the key file of the local store is not used")]
     NotTrusted(#[source] NotTrusted),
     /// The operating system provides no random bytes for a key.

@@ -1,4 +1,4 @@
-//! Trust in files on the disk (design D41): an attacker who can write the directory of the store,
+//! Trust in files on the disk: an attacker who can write the directory of the store,
 //! or a file in it, must not decide what the relay serves.
 //!
 //! The decision is [`judge`], a pure function of a file's metadata and the user of this process. A

@@ -48,8 +48,7 @@ const TRANSACTION_TIME: Duration = Duration::from_millis(50);
 /// make them durable.
 const TRANSACTION_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Pauses after failures: short at first, as most failures are transient; at most 30 s (design
-/// D23).
+/// Pauses after failures: short at first, as most failures are transient; at most 30 s.
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
 /// Pause before the file is copied: the start comes first.
