@@ -36,6 +36,9 @@ pub struct RecordSet {
     pub filters: BTreeMap<String, Arc<FilterRecord>>,
     /// Removed records by their names in a cache.
     pub gone: BTreeMap<String, Gone>,
+    /// Names of records that exist, in a form that cannot be used, and of which no good form is
+    /// known here. What stores hold of them stays.
+    pub unusable: BTreeSet<String>,
 }
 
 /// The name of an environment's record in a cache.

@@ -5,7 +5,7 @@
 //! Invariants, each held by a property test over all interleavings: cached content never follows
 //! live content; a deleted environment never comes back; one unusable environment harms no other.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,9 @@ pub struct State {
     filters: Ordered<Arc<FilterRecord>>,
     /// Records that were removed, by name.
     gone: BTreeMap<String, Gone>,
+    /// Names of records that LaunchDarkly sent in a form that cannot be used, while no good form
+    /// was known.
+    unusable: BTreeSet<String>,
     /// Versions of the records at the last check for removed ones, by name.
     known: BTreeMap<String, i64>,
     /// Content of each tier of the cache, while the race is on.
@@ -102,6 +105,7 @@ impl State {
             environments: Ordered::default(),
             filters: Ordered::default(),
             gone: BTreeMap::new(),
+            unusable: BTreeSet::new(),
             known: BTreeMap::new(),
             tiers: BTreeMap::new(),
             adoption: Adoption::new(policy.adopt, tiers),
@@ -138,12 +142,15 @@ impl State {
             }
         }
         let known = known.unwrap_or_default();
-        if known.records.environments.is_empty() && self.environments.is_empty() {
+        if known == CachedSet::default() {
             return Reaction::default();
         }
         self.load(&known.records);
+        let is_empty = self.environments.is_empty();
+        let list = if is_empty { self.list } else { ListState::Provisional };
         Reaction {
-            changes: self.changes(ListState::Provisional),
+            changes: self.changes(list),
+            // Removals count for the other tier although nothing is left.
             learnt: Some(Arc::new(known)),
             ..Reaction::default()
         }
@@ -214,6 +221,7 @@ impl State {
                     return Reaction { stream: Some(step), ..Reaction::default() };
                 }
                 self.environments = remaining;
+                self.unusable.remove(&environment_name(&id));
                 if applied == Applied::Changed {
                     self.removed(&environment_name(&id), version);
                 }
@@ -259,10 +267,14 @@ impl State {
         let mut flaws = Flaws::default();
         match record {
             Ok(record) => {
+                self.unusable.remove(&environment_name(&id));
                 let applied = upsert(&mut self.environments, id, record);
                 return self.after_item(applied);
             }
             Err(problem) => flaws.note(&id, &problem),
+        }
+        if self.environments.get(&id).is_none() {
+            self.unusable.insert(environment_name(&id));
         }
         Reaction {
             changes: self.changes(self.doubted()),
@@ -275,12 +287,18 @@ impl State {
         let mut flaws = Flaws::default();
         let mut environments = self.environments.clone();
         let mut named = HashSet::new();
+        let mut unusable = BTreeSet::new();
         for (id, record) in put.environments {
             match record {
                 Ok(record) => {
                     upsert(&mut environments, id.clone(), record);
                 }
-                Err(problem) => flaws.note(&id, &problem),
+                Err(problem) => {
+                    flaws.note(&id, &problem);
+                    if environments.get(&id).is_none() {
+                        unusable.insert(environment_name(&id));
+                    }
+                }
             }
             named.insert(id);
         }
@@ -306,11 +324,17 @@ impl State {
                 Ok(record) => {
                     self.filters.upsert(id.clone(), record.version, Arc::new(record));
                 }
-                Err(problem) => flaws.note(&id, &problem.into()),
+                Err(problem) => {
+                    flaws.note(&id, &problem.into());
+                    if self.filters.get(&id).is_none() {
+                        unusable.insert(filter_name(&id));
+                    }
+                }
             }
             named.insert(id);
         }
         self.filters.retain(|id| named.contains(id));
+        self.unusable = unusable;
 
         // With an unusable record the keys of one environment are not known, so an unknown key must
         // not be refused for good.
@@ -383,6 +407,7 @@ impl State {
             environments: self.environments.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
             filters: self.filters.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
             gone: BTreeMap::new(),
+            unusable: self.unusable.clone(),
         };
         let versions = set.versions();
         let before = std::mem::replace(&mut self.known, versions);

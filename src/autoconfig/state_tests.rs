@@ -162,6 +162,23 @@ fn a_shared_cache_that_knows_all_environments_to_be_gone_ends_what_the_disk_hold
 }
 
 #[test]
+fn what_one_tier_knows_to_be_gone_is_told_to_the_other_although_nothing_is_left() {
+    for first in [Tier::Local, Tier::Shared] {
+        let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
+        let of = |tier| match tier {
+            Tier::Local => cached(1, &[("a", 1)]),
+            Tier::Shared => without(cached(2, &[]), &[("a", 1)]),
+        };
+        let second = if first == Tier::Local { Tier::Shared } else { Tier::Local };
+        bench.cache(first, of(first));
+        bench.cache(second, of(second));
+        assert_eq!(bench.running(), "");
+        let learnt = bench.learnt.unwrap();
+        assert_eq!(learnt.records.gone.keys().collect::<Vec<_>>(), ["env:a"], "{first:?} first");
+    }
+}
+
+#[test]
 fn what_only_one_tier_holds_stays_unless_the_other_knows_it_to_be_removed() {
     let mut bench = Bench::new(&[Tier::Local, Tier::Shared]);
     bench.cache(Tier::Local, cached(5, &[("a", 1), ("b", 1)]));
@@ -258,6 +275,22 @@ fn an_unusable_environment_keeps_its_last_good_form_and_harms_no_other() {
     bench.message(2, 3, 3, put(&[("a", Some(2)), ("b", Some(2)), ("new", Some(1))]));
     assert_eq!(bench.running(), "sdk-a-2 sdk-b-2 sdk-new-1");
     assert_eq!((bench.step, bench.list), (None, ListState::Authoritative));
+}
+
+#[test]
+fn what_cannot_be_used_is_not_called_removed() {
+    let mut bench = Bench::new(&[]);
+    bench.message(1, 0, 0, put(&[("a", Some(1)), ("x", None)]));
+    let unusable = |bench: &Bench| bench.persisted.as_ref().unwrap().unusable.clone();
+    assert_eq!(unusable(&bench), ["env:x".to_owned()].into());
+    bench.message(1, 0, 1, Message::PatchEnvironment("y".to_owned(), Err(malformed())));
+    bench.message(1, 0, 1, Message::PatchEnvironment("x".to_owned(), Ok(record("x", 2))));
+    assert_eq!(unusable(&bench), ["env:y".to_owned()].into());
+    assert_eq!(bench.running(), "sdk-a-1 sdk-x-2");
+    // Of x a good form is known now.
+    bench.message(2, 2, 2, put(&[("a", Some(1)), ("x", None)]));
+    assert_eq!(unusable(&bench), [].into());
+    assert_eq!(bench.running(), "sdk-a-1 sdk-x-2");
 }
 
 #[test]

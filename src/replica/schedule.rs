@@ -138,10 +138,18 @@ impl Schedule {
         [compare, verify, flush, periodic, look].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Plans a comparison for that time; an earlier one stays.
+    /// Plans a comparison for that time; an earlier one stays. A check for a loss that it replaces
+    /// stays too, in case that it has nothing to do.
     pub fn compare(&mut self, at: Instant, reason: Reason) {
-        if self.compare.is_none_or(|(planned, _)| at < planned) {
-            self.compare = Some((at, reason));
+        match self.compare {
+            Some((planned, _)) if at >= planned => {}
+            Some((planned, why)) => {
+                if why.is_seen_by_all() && !reason.is_seen_by_all() {
+                    self.verify.get_or_insert(planned);
+                }
+                self.compare = Some((at, reason));
+            }
+            None => self.compare = Some((at, reason)),
         }
     }
 
@@ -378,6 +386,7 @@ mod tests {
     fn a_visit_that_had_nothing_to_do_settles_nothing() {
         check("0:away 15:nothing", "Compare(Reread) at 30");
         check("0:away 14.9:back 15:nothing", "Verify at 15.2");
+        check("0:fail 0.1:back 0.2:put 0.2:nothing", "Verify at 0.4");
         check("0:away 15:back 15:nothing", "Verify at 15.3");
         check("0:away 14.9:back 15:nothing 15.2:nothing", "Compare(Reread) at 30");
     }

@@ -68,7 +68,7 @@ fn debug_shows_no_content() {
     writer.push(text.as_bytes());
     let (name, index) = ("name".to_owned(), 1);
     let desired = BTreeMap::from([(name.clone(), (1, text.to_owned()))]);
-    let known = Known { desired: &desired, gone: &BTreeMap::new() };
+    let known = Known { desired: &desired, gone: &BTreeMap::new(), missing: &BTreeMap::new() };
     let row = CacheRow { name: name.clone(), value: bytes.clone(), revision: 1 };
     let swap = Swap { name: name.clone(), expected: Some(row.clone()), value: Some(bytes.clone()) };
     let shown = [

@@ -73,10 +73,9 @@ pub fn judge(
         && set.unvouched.is_empty()
         && skipped == closed;
     set.records = records;
-    // A manifest alone lists what was removed. Filters alone are an empty cache.
-    let is_of_use = !set.records.environments.is_empty()
-        || (skipped.total() == 0 && manifest.is_some())
-        || skipped.rolled_back > 0;
+    // A manifest alone lists what was removed, and what is missing. Filters alone are an empty
+    // cache.
+    let is_of_use = !set.records.environments.is_empty() || manifest.is_some();
     let outcome = if is_of_use {
         CacheOutcome::Loaded(set)
     } else if skipped.total() > 0 {
@@ -198,6 +197,22 @@ mod tests {
         check(&[("a", 1)], Some("a2"), "!a rolled back 1");
         check(&[("a", 3), ("b", 1)], Some("a2 b1"), "?a3 b1");
         check(&[("a", 1), ("n", 1)], Some("a1"), "a1 ?n1");
+    }
+
+    #[test]
+    fn a_manifest_counts_although_a_row_beside_it_does_not_open() {
+        let manifest = Manifest {
+            stamp: Stamp { confirmed_at: None, sequence: 1 },
+            writer: String::new(),
+            records: BTreeMap::from([("env:a".to_owned(), Entry::of_missing(2))]),
+            gone: BTreeMap::from([("env:b".to_owned(), Gone { version: 1, order: 1 })]),
+            adopted: false,
+        };
+        let skipped = Skipped { forged: 1, ..Skipped::default() };
+        let reading = judge(&BTreeMap::new(), Some(&manifest), skipped, SetOrigin::Own);
+        let CacheOutcome::Loaded(set) = reading.outcome else { panic!("{reading:?}") };
+        assert_eq!(set.missing, BTreeMap::from([("env:a".to_owned(), 2)]));
+        assert!(set.records.gone.contains_key("env:b") && !set.complete);
     }
 
     #[test]

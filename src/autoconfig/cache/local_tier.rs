@@ -132,16 +132,21 @@ impl LocalTier {
     }
 
     /// The next manifest over the held content.
-    fn due(&self, wanted: &Wanted, encoded: &Encoded, held: &Stored) -> Manifest {
+    fn due(
+        &self,
+        wanted: &Wanted,
+        encoded: &Encoded,
+        missing: &BTreeMap<String, i64>,
+        held: &Stored,
+    ) -> Manifest {
         let entry = |(name, (version, text)): (&String, &(i64, String))| {
             (name.clone(), Entry::of(name, *version, text))
         };
         let mut records: BTreeMap<String, Entry> = encoded.iter().map(entry).collect();
-        if let Source::Tiers(known) = &wanted.source
-            && !wanted.is_adopted()
-        {
-            records.retain(|name, _| !known.unvouched.contains(name));
-            records.extend(known.missing.iter().map(Entry::of_missing));
+        for (name, version) in missing {
+            let listed = held.manifest.as_ref().and_then(|manifest| manifest.records.get(name));
+            let listed = listed.filter(|entry| entry.version >= *version).cloned();
+            records.insert(name.clone(), listed.unwrap_or(Entry::of_missing(*version)));
         }
         let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
         Manifest {
@@ -217,12 +222,12 @@ impl CacheTier for LocalTier {
     fn read(&mut self, purpose: Purpose) -> Part<Call, Option<Reading>> {
         self.look_for_loss();
         match (purpose, &self.to_restore) {
-            (Purpose::Tell, Some(Stored { texts, manifest: Some(manifest), .. })) => {
+            (Purpose::Write, _) if self.stored.is_some() => Part::Done(None),
+            (_, Some(Stored { texts, manifest: Some(manifest), .. })) => {
                 // The store's own content is written back as it was read.
                 let call = Stored::default().replaced_by(texts, manifest, Closed::Keep);
                 Part::Call(call)
             }
-            (Purpose::Write, _) if self.stored.is_some() => Part::Done(None),
             (Purpose::Tell | Purpose::Write, _) => Part::Call(Call::Load),
         }
     }
@@ -242,9 +247,15 @@ impl CacheTier for LocalTier {
         // Taken out, so that after an error the store is read again: then its content is not known.
         let held = self.stored.take().unwrap_or_default();
         let encoded = wanted.records.encoded();
-        let due = self.due(wanted, &encoded, &held);
-        let texts: BTreeMap<String, String> =
+        // LaunchDarkly has not confirmed any of ld-relay's records.
+        let missing = if wanted.is_adopted() { BTreeMap::new() } else { wanted.missing() };
+        let due = self.due(wanted, &encoded, &missing, &held);
+        let mut texts: BTreeMap<String, String> =
             encoded.into_iter().map(|(name, (_, text))| (name, text)).collect();
+        for name in &wanted.records.unusable {
+            // Its last good form stays.
+            texts.extend(held.texts.get(name).map(|text| (name.clone(), text.clone())));
+        }
         let closed = match wanted.source {
             // Records that cannot be read are no longer needed.
             Source::Stream if held.skipped.total() > 0 => Closed::Remove,
@@ -253,7 +264,7 @@ impl CacheTier for LocalTier {
         let skipped = if closed == Closed::Keep { held.skipped } else { Skipped::default() };
         let written = Written {
             records: texts.len(),
-            complete: wanted.is_complete(),
+            complete: missing.is_empty() && !wanted.is_adopted(),
             skipped,
             ..Written::default()
         };
@@ -299,7 +310,7 @@ fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gon
         add_gone(&mut gone, &standing.gone);
         let order = next_order(&gone);
         for (name, entry) in standing.records.iter().filter(|_| wanted.is_from_stream()) {
-            if !exists.contains_key(name) {
+            if !exists.contains_key(name) && !wanted.records.unusable.contains(name) {
                 add_gone(&mut gone, [(name, &Gone { version: entry.version, order })]);
             }
         }
@@ -344,9 +355,11 @@ mod tests {
         assert!(matches!(tier.read(Purpose::Tell), Part::Call(Call::Load)));
         tier.failed();
         status.send_modify(|status| status.replaced += 1);
-        match tier.read(Purpose::Tell) {
-            Part::Call(Call::Store { puts, .. }) => assert_eq!(puts[0].0, MANIFEST_NAME),
-            other => panic!("{other:?}"),
+        for purpose in [Purpose::Tell, Purpose::Write] {
+            match tier.read(purpose) {
+                Part::Call(Call::Store { puts, .. }) => assert_eq!(puts[0].0, MANIFEST_NAME),
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

@@ -41,9 +41,9 @@ impl Entry {
         Self { version, digest: Some(digest(name, text)) }
     }
 
-    /// The entry of a record that exists in this version and was lost.
-    pub fn of_missing((name, version): (&String, &i64)) -> (String, Self) {
-        (name.clone(), Self { version: *version, digest: None })
+    /// The entry of a record that exists in this version or a higher one, and is not here.
+    pub fn of_missing(version: i64) -> Self {
+        Self { version, digest: None }
     }
 
     /// True if a record of this version has that text.

@@ -1,6 +1,7 @@
 //! Orders of the manager to the keepers: the records that the tiers should hold. Pure, except for
 //! the watch that carries them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -42,11 +43,17 @@ impl Wanted {
         matches!(self.source, Source::Stream)
     }
 
-    /// True if no record is known to be missing, or of unknown age.
-    pub fn is_complete(&self) -> bool {
+    /// Records that exist, and that these records cannot stand for, by name: they were lost, or
+    /// cannot be used, or their age is not known. The version is the lowest that is not outdated.
+    pub fn missing(&self) -> BTreeMap<String, i64> {
+        let unknown = |name: &String| (name.clone(), i64::MIN);
         match &self.source {
-            Source::Stream => true,
-            Source::Tiers(known) => known.missing.is_empty() && known.unvouched.is_empty(),
+            Source::Stream => self.records.unusable.iter().map(unknown).collect(),
+            Source::Tiers(known) => {
+                let mut missing = known.missing.clone();
+                missing.extend(known.unvouched.iter().map(unknown));
+                missing
+            }
         }
     }
 

@@ -41,7 +41,8 @@ pub struct Known<'a> {
     pub desired: &'a Desired,
     /// Records that were removed, by name.
     pub gone: &'a BTreeMap<String, Gone>,
-    /// Versions of records that exist and were lost, by name.
+    /// Records that exist and that this relay cannot store, by name, with the lowest version that
+    /// is not outdated.
     pub missing: &'a BTreeMap<String, i64>,
 }
 
@@ -102,8 +103,10 @@ pub fn plan_live(
             draft.put(name, *version, text);
         }
     }
+    known.missing.iter().for_each(|(name, version)| draft.keep(name, *version));
     for (name, (row, held)) in &stored.opened.records {
-        if known.desired.contains_key(name) || is_manifest(name) {
+        let is_known = known.desired.contains_key(name) || known.missing.contains_key(name);
+        if is_known || is_manifest(name) {
             continue;
         }
         let version = version_of(&held.text);
@@ -128,7 +131,7 @@ pub fn plan_upward(codec: &Codec, stored: Stored<'_>, known: Known<'_>) -> Plan 
     draft.keep_listed();
     let is_empty = stored.rows.is_empty() && stored.manifest.is_none();
     if is_empty {
-        draft.plan.records.extend(known.missing.iter().map(Entry::of_missing));
+        known.missing.iter().for_each(|(name, version)| draft.keep(name, *version));
     }
     for (name, (version, text)) in known.desired {
         let claim = draft.claim(name);
@@ -224,6 +227,18 @@ impl<'a> Draft<'a> {
 
     /// Leaves the stored record as it is, for now.
     fn doubt(&mut self, name: &str, claim: Claim) {
+        self.list_as_stored(name);
+        self.plan.doubtful.insert(name.to_owned(), claim);
+    }
+
+    /// Leaves the stored record as it is. The manifest lists it although nothing may be stored.
+    fn keep(&mut self, name: &str, version: i64) {
+        self.list_as_stored(name);
+        let of_missing = || Entry::of_missing(version);
+        self.plan.records.entry(name.to_owned()).or_insert_with(of_missing);
+    }
+
+    fn list_as_stored(&mut self, name: &str) {
         let listed = self.stored.manifest.and_then(|manifest| manifest.records.get(name)).cloned();
         let from_row = || {
             let (_, held) = self.stored.opened.records.get(name)?;
@@ -240,7 +255,6 @@ impl<'a> Draft<'a> {
         if let Some(entry) = newer.or(listed) {
             self.plan.records.insert(name.to_owned(), entry);
         }
-        self.plan.doubtful.insert(name.to_owned(), claim);
     }
 
     /// Plans to store the record as given.

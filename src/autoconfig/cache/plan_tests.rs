@@ -197,6 +197,16 @@ fn a_relay_that_is_not_live_adds_only_what_is_newer_by_version() {
 }
 
 #[test]
+fn what_cannot_be_used_here_stays_as_it_is_stored() {
+    live("a1 b2", "a1 b2", "a1 !b0", &[], "= a1 b2");
+    live_again("a1 b2", "a1", "a1 !b0", "= a1 b2");
+    live("a1", "a1", "a1 !b0", &[], "= a1 b0");
+    live("", "", "a1 !b0", &[], "+a = a1 b0");
+    // Another relay can add it, even while it is not live.
+    upward("a1", Some("a1 b0"), "a1 b2", "+b = a1 b2");
+}
+
+#[test]
 fn a_new_key_moves_every_row() {
     let old = codec(&["old"]);
     let new = codec(&["new", "old"]);

@@ -79,8 +79,7 @@ pub struct Written {
     pub skipped: Skipped,
     /// The stamp of the present manifest; `None` if there is none.
     pub stamp: Option<Stamp>,
-    /// True if everything that should be stored is stored, and the manifest, if there is one, says
-    /// so.
+    /// True if a manifest vouches for the stored records, and none is missing.
     pub complete: bool,
 }
 

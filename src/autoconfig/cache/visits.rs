@@ -116,10 +116,12 @@ impl<T: CacheTier> RecordVisits<T> {
             let may_repair = self.settings.tier == Tier::Local || wanted.live;
             return (self.is_pending || may_repair).then_some(Purpose::Write);
         }
-        if self.is_pending && due == Due::Compare(Reason::Put) && self.held.is_some() {
+        let reread = self.reread(due);
+        let is_put = due == Due::Compare(Reason::Put);
+        if self.is_pending && self.held.is_some() && (is_put || reread.is_none()) {
             return self.has_news(wanted).then_some(Purpose::Write);
         }
-        self.reread(due)
+        reread
     }
 
     fn reread(&self, due: Due) -> Option<Purpose> {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::autoconfig::cache::local_tier::{Answer, Call, LocalTier, judge_local};
 use crate::autoconfig::cache::orders::CacheOrders;
-use crate::autoconfig::record_set::RecordSet;
+use crate::autoconfig::record_set::{RecordSet, Stamp};
 use crate::autoconfig::records::EnvironmentRecord;
 use crate::autoconfig::startup_race::CacheOutcome;
 use crate::replica::{Replica, Step, Timing};
@@ -36,7 +36,11 @@ fn carry_out(disk: &mut Disk, call: Call) -> Answer {
 
 /// One visit of a new process to the store, with these orders.
 fn visit(disk: &mut Disk, orders: &CacheOrders) {
-    let settings = KeeperSettings { tier: Tier::Local, age_max: None, check_interval: None };
+    visit_with(None, disk, orders);
+}
+
+fn visit_with(age_max: Option<Duration>, disk: &mut Disk, orders: &CacheOrders) {
+    let settings = KeeperSettings { tier: Tier::Local, age_max, check_interval: None };
     let status = watch::Sender::new(LocalStoreStatus::default());
     let tier = LocalTier::new("w", status.subscribe());
     let report = SharedReport::default();
@@ -118,6 +122,33 @@ fn stored(accepted: &str, known: &CachedSet) -> String {
 }
 
 #[test]
+fn what_is_too_old_is_replaced_and_not_added() {
+    let mut disk = Disk::new();
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3_600));
+    let orders = CacheOrders::default();
+    orders.accepted(Arc::new(records("a1 x1")), Instant::now(), now);
+    orders.not_live(now - hour);
+    visit(&mut disk, &orders);
+    let stamp = Some(Stamp { confirmed_at: Some(now), sequence: 1 });
+    let known = CachedSet { records: records("a2"), stamp, ..CachedSet::default() };
+    let orders = CacheOrders::default();
+    orders.learnt(Arc::new(known), Instant::now());
+    visit_with(Some(hour / 2), &mut disk, &orders);
+    assert_eq!(shown(&disk), "a2 whole");
+}
+
+/// A store that held the one, after the stream has delivered the other.
+fn after_put(held: &str, accepted: RecordSet) -> String {
+    let mut disk = Disk::new();
+    for records in [records(held), accepted] {
+        let orders = CacheOrders::default();
+        orders.accepted(Arc::new(records), Instant::now(), SystemTime::now());
+        visit(&mut disk, &orders);
+    }
+    shown(&disk)
+}
+
+#[test]
 fn what_another_tier_lacks_stays_in_the_tier_of_this_machine() {
     let known = |text: &str| CachedSet { records: records(text), ..CachedSet::default() };
     assert_eq!(stored("a1 b1", &known("a1")), "a1 b1 whole");
@@ -126,6 +157,10 @@ fn what_another_tier_lacks_stays_in_the_tier_of_this_machine() {
     let lost = CachedSet { missing: BTreeMap::from([("env:b".to_owned(), 2)]), ..known("a1") };
     assert_eq!(stored("a1 b1", &lost), "a1 !env:b2");
     assert_eq!(stored("", &lost), "a1 !env:b2");
+    let mut accepted = records("a1");
+    accepted.unusable.insert("env:b".to_owned());
+    assert_eq!(after_put("a1 b1", accepted.clone()), "a1 b1 whole", "its last good form");
+    assert_eq!(after_put("a1", accepted), format!("a1 !env:b{}", i64::MIN));
     let unvouched = CachedSet { unvouched: ["env:c".to_owned()].into(), ..known("a1 c1") };
     assert_eq!(stored("a1", &unvouched), "a1 c1 ?env:c");
 }

@@ -4,6 +4,7 @@ use super::database::Rows;
 use super::launchdarkly::{BASE, shown};
 use super::relay::versions_of;
 use super::{Environments, To};
+use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::CacheOutcome;
 use crate::model::ListState;
 
@@ -47,11 +48,26 @@ impl Environments {
                 .time
                 .wrong(format!("the newest version of {id} ({version}) is overwritten"));
         }
+        let stored = self.database.stored();
+        self.check_removals(&stored);
         if let Some(list) = self.database.complete_list()
             && let Some(id) = BASE.iter().find(|id| !list.contains_key(**id))
         {
             self.time
                 .wrong(format!("the manifest vouches for a list without {id}: {}", shown(&list)));
+        }
+    }
+
+    /// What a store calls removed is removed.
+    pub(super) fn check_removals(&mut self, stored: &CacheOutcome<CachedSet>) {
+        let CacheOutcome::Loaded(set) = stored else { return };
+        let truth = &self.launchdarkly.truth;
+        let wrong = set.records.gone.iter().find_map(|(name, gone)| {
+            let id = name.strip_prefix("env:")?;
+            truth.get(id).filter(|version| **version <= gone.version).map(|_| id.to_owned())
+        });
+        if let Some(id) = wrong {
+            self.time.wrong(format!("a store calls {id} removed, which exists"));
         }
     }
 

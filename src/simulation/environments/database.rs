@@ -10,7 +10,7 @@ use crate::autoconfig::cache::codec::Codec;
 use crate::autoconfig::cache::shared_tier::{Answer, CacheFormat, Call};
 use crate::autoconfig::cache::simulated::{judge, judge_sealed, texts_of};
 use crate::autoconfig::cache::{Row, Swap, Swapped};
-use crate::autoconfig::record_set::SetOrigin;
+use crate::autoconfig::record_set::{CachedSet, SetOrigin};
 use crate::autoconfig::startup_race::CacheOutcome;
 use crate::storage::StoreError;
 
@@ -117,12 +117,17 @@ impl Database {
         versions_of(&reading.outcome)
     }
 
+    /// What a relay finds in it.
+    pub fn stored(&self) -> CacheOutcome<CachedSet> {
+        let rows: Vec<Row> = self.rows.values().cloned().collect();
+        judge_sealed(&self.codec.open_all(&rows)).outcome
+    }
+
     /// What a relay would take for the whole list that knows only this database.
     pub fn complete_list(&self) -> Option<Versions> {
-        let rows: Vec<Row> = self.rows.values().cloned().collect();
-        let reading = judge_sealed(&self.codec.open_all(&rows));
-        match &reading.outcome {
-            CacheOutcome::Loaded(set) if set.complete => Some(versions_of(&reading.outcome)),
+        let stored = self.stored();
+        match &stored {
+            CacheOutcome::Loaded(set) if set.complete => Some(versions_of(&stored)),
             CacheOutcome::Loaded(_)
             | CacheOutcome::Empty
             | CacheOutcome::Unavailable

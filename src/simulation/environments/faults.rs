@@ -24,7 +24,7 @@ pub enum Fault {
     Reconnect,
     /// A stream brings data that cannot be used.
     Malformed,
-    /// A put holds one environment that cannot be used.
+    /// A put holds one environment that cannot be used; it may be the first of a connection.
     FlawedPut,
     /// A put says by mistake that there is no environment.
     EmptyPut,
@@ -113,6 +113,10 @@ impl Environments {
             Fault::Malformed => {
                 let put = serde_json::json!({"path": "/", "data": 5});
                 self.send(to, Message::Event("put", put));
+            }
+            Fault::FlawedPut if self.time.rng.bool() => {
+                self.relays[relay].is_next_put_flawed = true;
+                self.cut(relay);
             }
             Fault::FlawedPut => {
                 let put = self.launchdarkly.flawed_put(&mut self.time.rng);
@@ -243,6 +247,7 @@ impl Environments {
         let all = [Fault::Outage, Fault::Away, Fault::Full];
         all.into_iter().for_each(|fault| self.heal(fault, 0));
         for relay in 0..self.relays.len() {
+            self.relays[relay].is_next_put_flawed = false;
             self.heal(Fault::CutOff, relay);
             self.heal(Fault::Stall, relay);
             let after = self.time.rng.u64(..LAG_MAX);

@@ -90,6 +90,8 @@ impl Environments {
                 let is_write = !matches!(call, local_tier::Call::Load);
                 let answer = self.relays[to.0].write(now, call);
                 if is_write {
+                    let stored = self.relays[to.0].stored();
+                    self.check_removals(&stored);
                     self.note(|it| format!("{} stores", it.shown_relay(to.0)));
                 }
                 self.reply(to, tier, number, Ok(Answer::Local(answer)), reply);

@@ -55,6 +55,8 @@ pub struct Relay {
     pub incarnation: u64,
     /// Cannot reach LaunchDarkly.
     pub is_cut_off: bool,
+    /// Its next connection begins with a put that holds one environment that cannot be used.
+    pub is_next_put_flawed: bool,
 }
 
 #[derive(Debug)]
@@ -287,7 +289,15 @@ impl Process {
 
 impl Relay {
     pub fn new(name: char, has_local: bool) -> Self {
-        Self { name, has_local, disk: Vec::new(), process: None, incarnation: 0, is_cut_off: false }
+        Self {
+            name,
+            has_local,
+            disk: Vec::new(),
+            process: None,
+            incarnation: 0,
+            is_cut_off: false,
+            is_next_put_flawed: false,
+        }
     }
 
     /// The process ends without warning.

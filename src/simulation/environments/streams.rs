@@ -25,7 +25,12 @@ impl Environments {
     pub(super) fn connect(&mut self, to: To, attempt: u64) {
         let can_connect = self.launchdarkly.is_up && !self.relays[to.0].is_cut_off;
         let opened_at = self.time.instant();
-        let put = self.launchdarkly.put();
+        let is_flawed = can_connect && std::mem::take(&mut self.relays[to.0].is_next_put_flawed);
+        let put = if is_flawed {
+            self.launchdarkly.flawed_put(&mut self.time.rng)
+        } else {
+            self.launchdarkly.put()
+        };
         let Some(process) = self.process(to) else { return };
         let stream = &mut process.stream;
         if stream.attempt != attempt || stream.connection.is_some() {

@@ -6,7 +6,7 @@ use super::manifest_place::ManifestPlace;
 use super::{CacheFormat, Call, SharedTier, texts_of};
 use crate::autoconfig::cache::backend::{Row, Swapped};
 use crate::autoconfig::cache::manifest::{LD_RELAY_MANIFEST_NAME, Manifest};
-use crate::autoconfig::cache::orders::{Source, Wanted};
+use crate::autoconfig::cache::orders::Wanted;
 use crate::autoconfig::cache::plan::{Claim, Desired, Known, Plan, Stored, plan_live, plan_upward};
 use crate::autoconfig::cache::tier::{Part, Written, is_fresh};
 use crate::autoconfig::record_set::Stamp;
@@ -32,12 +32,9 @@ pub(super) struct Writing {
 impl SharedTier {
     pub(super) fn begin_writing(&mut self, wanted: &Wanted, at: &Moment) -> Part<Call, Written> {
         let mut desired = wanted.records.encoded();
-        let mut missing = BTreeMap::new();
-        if let Source::Tiers(known) = &wanted.source {
-            // Records that no manifest vouches for are not passed on.
-            desired.retain(|name, _| !known.unvouched.contains(name));
-            missing.clone_from(&known.missing);
-        }
+        let missing = wanted.missing();
+        // Records that no manifest vouches for are not passed on.
+        desired.retain(|name, _| !missing.contains_key(name));
         let codec = self.codec(self.format);
         let sealed = self.codec(CacheFormat::Sealed).open_all(&self.visit.sealed);
         let place = ManifestPlace::new(self, &sealed);
@@ -62,17 +59,21 @@ impl SharedTier {
         } else {
             plan_upward(&codec, stored, known)
         };
-        let mut written = Written { complete: true, ..Written::default() };
+        let texts = texts_of(&opened);
+        let stored_after = |name: &String| texts.contains_key(name) || plan.written.contains(name);
+        let mut written = Written {
+            records: plan.records.keys().filter(|name| stored_after(name)).count(),
+            complete: plan.records.keys().all(stored_after),
+            ..Written::default()
+        };
         for (name, error) in &opened.closed {
             // Rows in a place of ours are overwritten.
             if !plan.row_names.contains(name) && *name != place.row_name {
                 written.skipped.count(*error);
             }
         }
-        written.records = plan.records.len();
         if let (false, true, Some(standing)) = (wanted.live, plan.swaps.is_empty(), &standing) {
             // The cache is left as it is.
-            let texts = texts_of(&opened);
             written.records = texts.len();
             written.complete = standing.vouches_for(&texts);
         }
@@ -135,6 +136,7 @@ impl SharedTier {
         let has_nothing = plan.records.is_empty() && plan.gone.is_empty();
         let may_vouch = wanted.live || standing.is_some() || (*is_empty && !has_nothing);
         if !may_vouch {
+            written.complete = false;
             return self.done();
         }
         let stamp = standing.as_ref().map(|manifest| manifest.stamp);

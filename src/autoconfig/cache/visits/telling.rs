@@ -54,13 +54,15 @@ impl<T: CacheTier> RecordVisits<T> {
 
     /// Reports a reading of the tier.
     pub(super) fn tell_reading(&mut self, reading: Reading, at: &Moment) {
-        self.held = match &reading.outcome {
-            CacheOutcome::Loaded(set) => Some(set.clone()),
-            CacheOutcome::Empty => Some(CachedSet::default()),
-            CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
-        };
         let skipped = reading.skipped;
         let (outcome, state) = self.judge_age(reading.outcome, at);
+        self.held = match &outcome {
+            CacheOutcome::Loaded(set) => Some(set.clone()),
+            CacheOutcome::Empty => Some(CachedSet::default()),
+            // What is too old may be replaced by anything.
+            CacheOutcome::Unavailable if state == ReadState::TooOld => Some(CachedSet::default()),
+            CacheOutcome::Unavailable | CacheOutcome::Unreadable => None,
+        };
         self.tell_state(state, skipped);
         self.report.update(|report| {
             report.read = state;
@@ -126,7 +128,11 @@ impl<T: CacheTier> RecordVisits<T> {
                 return (CacheOutcome::Unavailable, ReadState::TooOld);
             }
         }
-        let state = if had_any { ReadState::Loaded } else { ReadState::Empty };
+        let state = match (had_any, set.missing.is_empty()) {
+            (true, _) => ReadState::Loaded,
+            (false, true) => ReadState::Empty,
+            (false, false) => ReadState::Unreadable,
+        };
         (CacheOutcome::Loaded(set), state)
     }
 
