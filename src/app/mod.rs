@@ -34,7 +34,7 @@ use crate::autoconfig::stream_manager::{
 };
 use crate::config::{AutoConfigSection, Config};
 use crate::environments::{
-    LoadQueue, Registry, RunnerSettings, Strangers, Supervisor, SupervisorSettings, Trust,
+    LoadQueue, Orphans, Registry, RunnerSettings, Supervisor, SupervisorSettings, Trust,
 };
 use crate::flagstore::LocalFlagsState;
 use crate::model::{AutoConfigKey, EnvironmentChange};
@@ -128,9 +128,9 @@ impl App {
                     load_queue: LoadQueue::new(cores()),
                 },
                 sweep_interval: config.main.expired_credential_cleanup_interval,
-                strangers: match config.autoconfig.key {
-                    Some(_) => Strangers::Forgotten,
-                    None => Strangers::Kept,
+                orphans: match config.autoconfig.key {
+                    Some(_) => Orphans::Forgotten,
+                    None => Orphans::Kept,
                 },
             },
             registry.clone(),

@@ -21,7 +21,7 @@ pub use load_queue::LoadQueue;
 pub use registry::{Access, Lease, Lookup, Registry};
 pub use runner::RunnerSettings;
 pub use stored_data::Trust;
-pub use supervisor::{Strangers, Supervisor, SupervisorSettings};
+pub use supervisor::{Orphans, Supervisor, SupervisorSettings};
 
 /// Types that the simulation uses.
 #[cfg(test)]

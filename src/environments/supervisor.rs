@@ -37,13 +37,13 @@ pub struct SupervisorSettings {
     /// Pause between checks for expired keys (ld-relay v8: `expiredCredentialCleanupInterval`).
     pub sweep_interval: Duration,
     /// Treatment of stored data of environments that are not in the list.
-    pub strangers: Strangers,
+    pub orphans: Orphans,
 }
 
 /// Treatment of stored data of environments that are not in the list: an earlier list had them, and
 /// they were removed while this relay was not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strangers {
+pub enum Orphans {
     /// Removed once the list is authoritative. For a list from LaunchDarkly.
     Forgotten,
     /// Kept. For a list that an operator writes by hand: a mistake in it must not cost the data.
@@ -61,8 +61,8 @@ pub struct Supervisor {
     leaving: BTreeMap<EnvironmentRef, CancellationToken>,
     credentials: Credentials,
     list: ListState,
-    /// True until stored data of strangers was removed.
-    has_strangers: bool,
+    /// True until stored data of orphans was removed.
+    has_orphans: bool,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Supervisor {
         changes: mpsc::Receiver<Vec<EnvironmentChange>>,
     ) -> Self {
         Self {
-            has_strangers: settings.strangers == Strangers::Forgotten,
+            has_orphans: settings.orphans == Orphans::Forgotten,
             settings,
             registry,
             changes,
@@ -158,19 +158,19 @@ impl Supervisor {
             tracing::info!(environment = %environment.reference, "environment removed");
             environment.hub.close();
         }
-        self.forget_strangers();
+        self.forget_orphans();
     }
 
     /// Removes the stored data of environments that are not in the list, once.
-    fn forget_strangers(&mut self) {
-        if !self.has_strangers || self.list != ListState::Authoritative {
+    fn forget_orphans(&mut self) {
+        if !self.has_orphans || self.list != ListState::Authoritative {
             return;
         }
         if let LocalFlagsState::Open(local) = &*self.settings.runner.local.borrow() {
             let environments = self.running.values().map(|running| &running.environment);
             let known: Vec<_> = environments.map(|environment| set_id(environment)).collect();
             local.retain(&known);
-            self.has_strangers = false;
+            self.has_orphans = false;
         }
     }
 
@@ -238,7 +238,7 @@ impl Supervisor {
 
     /// Drops expired keys, and stored data that could not be removed before.
     fn sweep(&mut self, now: SystemTime) {
-        self.forget_strangers();
+        self.forget_orphans();
         if self.credentials.has_expired(now) {
             self.rebuild(now);
         }

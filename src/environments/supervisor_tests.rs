@@ -50,7 +50,7 @@ impl Bench {
                 load_queue: LoadQueue::new(1),
             },
             sweep_interval: Duration::from_millis(100),
-            strangers: Strangers::Forgotten,
+            orphans: Orphans::Forgotten,
         };
         let registry = Arc::new(Registry::default());
         let (changes, receiver) = mpsc::channel(1);
@@ -137,20 +137,20 @@ async fn a_newer_cached_list_is_no_reason_to_forget_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_stored_of_strangers_goes_when_the_list_is_confirmed() {
+async fn what_is_stored_of_orphans_goes_when_the_list_is_confirmed() {
     // Also if the store is open only after that.
     let (bench, state) = Bench::start_with("http://127.0.0.1:1");
-    let (known, stranger) = (bench.store("known").await, bench.store("stranger").await);
+    let (known, orphan) = (bench.store("known").await, bench.store("orphan").await);
     let list = |list| vec![EnvironmentChange::List(list)];
     bench.send(vec![EnvironmentChange::Upsert(spec("known", "a"))]).await;
     bench.send(list(ListState::Provisional)).await;
     until("the list is known", || bench.registry.list() == ListState::Provisional).await;
     assert!(bench.local.store().flush(LIMIT).await);
-    assert!(bench.is_stored(&stranger), "a cached list is no proof");
+    assert!(bench.is_stored(&orphan), "a cached list is no proof");
     bench.send(list(ListState::Authoritative)).await;
     until("the list is confirmed", || bench.registry.list() == ListState::Authoritative).await;
     state.send_replace(LocalFlagsState::Open(bench.local.clone()));
-    until("it is gone", || !bench.is_stored(&stranger)).await;
+    until("it is gone", || !bench.is_stored(&orphan)).await;
     assert!(bench.is_stored(&known));
 }
 

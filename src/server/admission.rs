@@ -1,13 +1,13 @@
-//! Admission to a scarce resource, fair over parties. Pure.
+//! Admission to a scarce resource, fair over groups. Pure.
 //!
-//! A party is admitted while it holds less than twice what is free. One party alone therefore gets
-//! two thirds, rounded up: of three or more places, a second party always finds one free at once,
+//! A group is admitted while it holds less than twice what is free. One group alone therefore gets
+//! two thirds, rounded up: of three or more places, a second group always finds one free at once,
 //! however many requests the first one has. The same rule shares the places in the queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-/// Multiple of the free places that one party may hold.
+/// Multiple of the free places that one group may hold.
 const SHARE: usize = 2;
 
 /// A place in the queue.
@@ -42,14 +42,14 @@ pub(super) struct Admission<P> {
     admitted: usize,
     /// Requests that take one of the bounded places.
     queued: usize,
-    parties: HashMap<P, Party>,
-    /// Parties with waiting requests; the front is the next to be admitted.
+    groups: HashMap<P, Group>,
+    /// Groups with waiting requests; the front is the next to be admitted.
     rota: VecDeque<P>,
     next_ticket: u64,
 }
 
 #[derive(Debug, Default)]
-struct Party {
+struct Group {
     admitted: usize,
     /// Waiting requests that take one of the bounded places.
     queued: usize,
@@ -64,17 +64,17 @@ impl<P: Clone + Eq + Hash> Admission<P> {
             queued_max,
             admitted: 0,
             queued: 0,
-            parties: HashMap::new(),
+            groups: HashMap::new(),
             rota: VecDeque::new(),
             next_ticket: 0,
         }
     }
 
     /// Asks for admission of one request.
-    pub(super) fn ask(&mut self, party: &P, queueing: Queueing) -> Asked {
+    pub(super) fn ask(&mut self, group: &P, queueing: Queueing) -> Asked {
         let free = self.admitted_max - self.admitted;
         let places = self.queued_max - self.queued;
-        let own = self.parties.entry(party.clone()).or_default();
+        let own = self.groups.entry(group.clone()).or_default();
         if own.waiting.is_empty() && is_within_share(own.admitted, free) {
             own.admitted += 1;
             self.admitted += 1;
@@ -82,7 +82,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
         match queueing {
             Queueing::Bounded if !is_within_share(own.queued, places) => {
-                self.forget_if_unused(party);
+                self.forget_if_unused(group);
                 return Asked::Refused;
             }
             Queueing::Bounded => {
@@ -92,7 +92,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
             Queueing::Unbounded => {}
         }
         if own.waiting.is_empty() {
-            self.rota.push_back(party.clone());
+            self.rota.push_back(group.clone());
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -101,20 +101,20 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     }
 
     /// Ends the admission of one request; returns the tickets that this admits.
-    pub(super) fn release(&mut self, party: &P) -> Vec<Ticket> {
-        if let Some(own) = self.parties.get_mut(party)
+    pub(super) fn release(&mut self, group: &P) -> Vec<Ticket> {
+        if let Some(own) = self.groups.get_mut(group)
             && own.admitted > 0
         {
             own.admitted -= 1;
             self.admitted -= 1;
-            self.forget_if_unused(party);
+            self.forget_if_unused(group);
         }
         self.admit_waiting()
     }
 
     /// Takes a request out of the queue. Does nothing to a ticket that was admitted already.
-    pub(super) fn give_up(&mut self, party: &P, ticket: Ticket) {
-        let Some(own) = self.parties.get_mut(party) else { return };
+    pub(super) fn give_up(&mut self, group: &P, ticket: Ticket) {
+        let Some(own) = self.groups.get_mut(group) else { return };
         // Requests have the same time-out, so the one that gives up is usually at the front.
         let Some(at) = own.waiting.iter().position(|(waiting, _)| *waiting == ticket) else {
             return;
@@ -124,18 +124,18 @@ impl<P: Clone + Eq + Hash> Admission<P> {
             self.queued -= 1;
         }
         if own.waiting.is_empty() {
-            self.rota.retain(|waiting| waiting != party);
+            self.rota.retain(|waiting| waiting != group);
         }
-        self.forget_if_unused(party);
+        self.forget_if_unused(group);
     }
 
-    /// Admits one request of each party in turn, until a whole round admits none.
+    /// Admits one request of each group in turn, until a whole round admits none.
     fn admit_waiting(&mut self) -> Vec<Ticket> {
         let mut admitted = Vec::new();
         let mut passed_over = 0;
         while passed_over < self.rota.len() {
-            let Some(party) = self.rota.pop_front() else { break };
-            let Some(own) = self.parties.get_mut(&party) else { continue };
+            let Some(group) = self.rota.pop_front() else { break };
+            let Some(own) = self.groups.get_mut(&group) else { continue };
             if is_within_share(own.admitted, self.admitted_max - self.admitted)
                 && let Some((ticket, queueing)) = own.waiting.pop_front()
             {
@@ -151,15 +151,15 @@ impl<P: Clone + Eq + Hash> Admission<P> {
                 passed_over += 1;
             }
             if !own.waiting.is_empty() {
-                self.rota.push_back(party);
+                self.rota.push_back(group);
             }
         }
         admitted
     }
 
-    fn forget_if_unused(&mut self, party: &P) {
-        if self.parties.get(party).is_some_and(|own| own.admitted == 0 && own.waiting.is_empty()) {
-            self.parties.remove(party);
+    fn forget_if_unused(&mut self, group: &P) {
+        if self.groups.get(group).is_some_and(|own| own.admitted == 0 && own.waiting.is_empty()) {
+            self.groups.remove(group);
         }
     }
 }

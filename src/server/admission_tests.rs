@@ -2,10 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Admits as many requests of a party as there are, and returns how many.
-fn fill(admission: &mut Admission<&'static str>, party: &'static str) -> usize {
+/// Admits as many requests of a group as there are, and returns how many.
+fn fill(admission: &mut Admission<&'static str>, group: &'static str) -> usize {
     let mut count = 0;
-    while admission.ask(&party, Queueing::Bounded) == Asked::Admitted {
+    while admission.ask(&group, Queueing::Bounded) == Asked::Admitted {
         count += 1;
     }
     count
@@ -15,8 +15,8 @@ fn fill(admission: &mut Admission<&'static str>, party: &'static str) -> usize {
 fn a_party_leaves_room_for_the_next_one() {
     let check = |admitted_max, expected: &[usize]| {
         let mut admission = Admission::new(admitted_max, 0);
-        let parties = ["a", "b", "c", "d"];
-        let found: Vec<_> = parties.iter().map(|party| fill(&mut admission, party)).collect();
+        let groups = ["a", "b", "c", "d"];
+        let found: Vec<_> = groups.iter().map(|group| fill(&mut admission, group)).collect();
         assert_eq!(found, expected, "of {admitted_max}");
     };
     check(512, &[342, 114, 38, 12]);
@@ -31,9 +31,9 @@ fn a_party_leaves_room_for_the_next_one() {
 #[test]
 fn a_party_leaves_places_in_the_queue() {
     let mut admission = Admission::new(0, 12);
-    let mut queue = |party| {
+    let mut queue = |group| {
         let mut count = 0;
-        while matches!(admission.ask(&party, Queueing::Bounded), Asked::Queued(_)) {
+        while matches!(admission.ask(&group, Queueing::Bounded), Asked::Queued(_)) {
             count += 1;
         }
         count
@@ -47,31 +47,31 @@ fn a_party_leaves_places_in_the_queue() {
 fn waiting_parties_are_admitted_in_turn() {
     let mut admission = Admission::new(3, 100);
     let mut owners = HashMap::new();
-    for party in ["a", "a", "a"] {
-        let asked = admission.ask(&party, Queueing::Bounded);
+    for group in ["a", "a", "a"] {
+        let asked = admission.ask(&group, Queueing::Bounded);
         if let Asked::Queued(ticket) = asked {
-            owners.insert(ticket, party);
+            owners.insert(ticket, group);
         }
     }
-    for party in ["a", "a", "b", "b", "c", "b"] {
-        match admission.ask(&party, Queueing::Bounded) {
+    for group in ["a", "a", "b", "b", "c", "b"] {
+        match admission.ask(&group, Queueing::Bounded) {
             Asked::Queued(ticket) => {
-                owners.insert(ticket, party);
+                owners.insert(ticket, group);
             }
-            Asked::Admitted => assert_eq!(party, "b", "one was free for another party"),
+            Asked::Admitted => assert_eq!(group, "b", "one was free for another group"),
             Asked::Refused => panic!("the queue has room"),
         }
     }
     let mut order = Vec::new();
     let mut held = VecDeque::from(["a", "a", "b"]);
-    while let Some(party) = held.pop_front() {
-        for ticket in admission.release(&party) {
+    while let Some(group) = held.pop_front() {
+        for ticket in admission.release(&group) {
             order.push(owners[&ticket]);
             held.push_back(owners[&ticket]);
         }
     }
     assert_eq!(order.concat(), "abcaba");
-    assert!(admission.parties.is_empty() && admission.rota.is_empty());
+    assert!(admission.groups.is_empty() && admission.rota.is_empty());
 }
 
 #[test]
@@ -85,11 +85,11 @@ fn a_ticket_that_is_given_up_is_not_admitted() {
     admission.give_up(&"b", second);
     assert_eq!(admission.admitted, 1, "it was admitted before it was given up");
     assert!(admission.release(&"b").is_empty());
-    assert!(admission.parties.is_empty());
+    assert!(admission.groups.is_empty());
 }
 
 proptest! {
-    /// The counts stay consistent, no request waits while its party's share is free, and all leave
+    /// The counts stay consistent, no request waits while its group's share is free, and all leave
     /// in the end.
     #[test]
     fn the_books_are_sound(
@@ -106,23 +106,23 @@ proptest! {
                 held.push(waiting.remove(at).0);
             }
         };
-        for (action, party) in steps {
+        for (action, group) in steps {
             match action {
                 0 | 1 => {
                     let queueing = [Queueing::Bounded, Queueing::Unbounded][usize::from(action)];
-                    match admission.ask(&party, queueing) {
-                        Asked::Admitted => held.push(party),
-                        Asked::Queued(ticket) => waiting.push((party, ticket)),
+                    match admission.ask(&group, queueing) {
+                        Asked::Admitted => held.push(group),
+                        Asked::Queued(ticket) => waiting.push((group, ticket)),
                         Asked::Refused => {}
                     }
                 }
                 2 if !held.is_empty() => {
-                    let party = held.remove(usize::from(party) % held.len());
-                    take(admission.release(&party), &mut waiting, &mut held);
+                    let group = held.remove(usize::from(group) % held.len());
+                    take(admission.release(&group), &mut waiting, &mut held);
                 }
                 _ if !waiting.is_empty() => {
-                    let (party, ticket) = waiting.remove(usize::from(party) % waiting.len());
-                    admission.give_up(&party, ticket);
+                    let (group, ticket) = waiting.remove(usize::from(group) % waiting.len());
+                    admission.give_up(&group, ticket);
                 }
                 _ => {}
             }
@@ -130,15 +130,15 @@ proptest! {
             prop_assert_eq!(admission.admitted, held.len());
             prop_assert!(admission.queued <= queued_max);
             let free = admitted_max - held.len();
-            for (party, _) in &waiting {
-                let own = held.iter().filter(|holder| *holder == party).count();
-                prop_assert!(!is_within_share(own, free), "{} waits beside {} free", party, free);
+            for (group, _) in &waiting {
+                let own = held.iter().filter(|holder| *holder == group).count();
+                prop_assert!(!is_within_share(own, free), "{} waits beside {} free", group, free);
             }
         }
-        while let Some(party) = held.pop() {
-            take(admission.release(&party), &mut waiting, &mut held);
+        while let Some(group) = held.pop() {
+            take(admission.release(&group), &mut waiting, &mut held);
         }
         prop_assert!(admitted_max == 0 || waiting.is_empty());
-        prop_assert!(admitted_max == 0 || admission.parties.is_empty());
+        prop_assert!(admitted_max == 0 || admission.groups.is_empty());
     }
 }

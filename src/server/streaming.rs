@@ -19,7 +19,7 @@ use super::drain::Drain;
 use super::pace::Pace;
 use super::responses::unavailable;
 use super::selection::NO_DATA;
-use super::turns::{Claim, CredentialKind, Party, Payload, Purpose, Turn, Turns};
+use super::turns::{Claim, CredentialKind, Group, Payload, Purpose, Turn, Turns};
 use crate::environments::{Access, Environment, Lease};
 use crate::streams::{Next, Snapshot, StreamKind, Subscription};
 
@@ -99,8 +99,8 @@ impl Server {
         if !Turns::are_needed_for(bytes) {
             return Ok(TurnTaken::NotNeeded);
         }
-        let party = party(&asked.access.environment, (&asked.auth).into(), Purpose::First);
-        let Some(turn) = turns.take(party).await else {
+        let group = group(&asked.access.environment, (&asked.auth).into(), Purpose::First);
+        let Some(turn) = turns.take(group).await else {
             return Ok(TurnTaken::Busy(unavailable(BUSY)));
         };
         asked.access = self.select_now(asked.request, &asked.auth)?;
@@ -118,8 +118,8 @@ pub(super) enum TurnTaken {
     Busy(Response<Body>),
 }
 
-fn party(environment: &Environment, credential: CredentialKind, purpose: Purpose) -> Party {
-    Party { environment: environment.reference.environment.clone(), credential, purpose }
+fn group(environment: &Environment, credential: CredentialKind, purpose: Purpose) -> Group {
+    Group { environment: environment.reference.environment.clone(), credential, purpose }
 }
 
 fn encoded(snapshot: &Snapshot, kind: StreamKind) -> Bytes {
@@ -198,7 +198,7 @@ impl EventBody {
         });
         let claim = match &self.turns {
             Some(turns) if !is_small && self.turn.is_none() => {
-                turns.claim_renewal(party(&self.environment, self.credential, Purpose::Renewal))
+                turns.claim_renewal(group(&self.environment, self.credential, Purpose::Renewal))
             }
             Some(_) | None => None,
         };

@@ -37,7 +37,7 @@ const SMALL_BYTES: usize = 64 * 1024;
 
 /// Requests that share a part of the turns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Party {
+pub(super) struct Group {
     /// The environment, all its payload filters together.
     pub(super) environment: Arc<str>,
     pub(super) credential: CredentialKind,
@@ -83,7 +83,7 @@ pub(super) struct Turns {
 
 #[derive(Debug)]
 struct Books {
-    admission: Admission<Party>,
+    admission: Admission<Group>,
     waiting: HashMap<Ticket, oneshot::Sender<()>>,
 }
 
@@ -100,20 +100,20 @@ impl Turns {
     }
 
     /// Waits for a turn; `None` if too many wait already or it does not come in time.
-    pub(super) async fn take(self: &Arc<Self>, party: Party) -> Option<Turn> {
-        let claim = self.claim(party, Queueing::Bounded)?;
+    pub(super) async fn take(self: &Arc<Self>, group: Group) -> Option<Turn> {
+        let claim = self.claim(group, Queueing::Bounded)?;
         tokio::time::timeout(TURN_WAIT, claim).await.ok()
     }
 
     /// Claims a turn for a connected client. The number of connections bounds the number of these
     /// claims.
-    pub(super) fn claim_renewal(self: &Arc<Self>, party: Party) -> Option<Claim> {
-        self.claim(party, Queueing::Unbounded)
+    pub(super) fn claim_renewal(self: &Arc<Self>, group: Group) -> Option<Claim> {
+        self.claim(group, Queueing::Unbounded)
     }
 
-    fn claim(self: &Arc<Self>, party: Party, queueing: Queueing) -> Option<Claim> {
+    fn claim(self: &Arc<Self>, group: Group, queueing: Queueing) -> Option<Claim> {
         let mut books = self.books();
-        let state = match books.admission.ask(&party, queueing) {
+        let state = match books.admission.ask(&group, queueing) {
             Asked::Refused => return None,
             Asked::Admitted => ClaimState::Admitted,
             Asked::Queued(ticket) => {
@@ -122,12 +122,12 @@ impl Turns {
                 ClaimState::Queued { ticket, admitted }
             }
         };
-        Some(Claim { turns: self.clone(), party, state })
+        Some(Claim { turns: self.clone(), group, state })
     }
 
-    fn release(&self, party: &Party) {
+    fn release(&self, group: &Group) {
         let mut books = self.books();
-        for ticket in books.admission.release(party) {
+        for ticket in books.admission.release(group) {
             if let Some(waiting) = books.waiting.remove(&ticket) {
                 // A claim that is being dropped gives the turn back itself.
                 let _ = waiting.send(());
@@ -144,7 +144,7 @@ impl Turns {
 /// A place in the queue that becomes a turn. Dropping it leaves the queue.
 pub(super) struct Claim {
     turns: Arc<Turns>,
-    party: Party,
+    group: Group,
     state: ClaimState,
 }
 
@@ -160,7 +160,7 @@ enum ClaimState {
 
 impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("party", &self.party).finish_non_exhaustive()
+        f.debug_struct("Claim").field("group", &self.group).finish_non_exhaustive()
     }
 }
 
@@ -180,7 +180,7 @@ impl Future for Claim {
         this.state = ClaimState::Taken;
         Poll::Ready(Turn {
             turns: this.turns.clone(),
-            party: this.party.clone(),
+            group: this.group.clone(),
             since: Instant::now(),
         })
     }
@@ -192,13 +192,13 @@ impl Drop for Claim {
             ClaimState::Queued { ticket, .. } => {
                 let mut books = self.turns.books();
                 if books.waiting.remove(&ticket).is_some() {
-                    books.admission.give_up(&self.party, ticket);
+                    books.admission.give_up(&self.group, ticket);
                 } else {
                     drop(books);
-                    self.turns.release(&self.party);
+                    self.turns.release(&self.group);
                 }
             }
-            ClaimState::Admitted => self.turns.release(&self.party),
+            ClaimState::Admitted => self.turns.release(&self.group),
             ClaimState::Taken => {}
         }
     }
@@ -208,7 +208,7 @@ impl Drop for Claim {
 #[derive(Debug)]
 pub(super) struct Turn {
     turns: Arc<Turns>,
-    party: Party,
+    group: Group,
     since: Instant,
 }
 
@@ -220,7 +220,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.release(&self.party);
+        self.turns.release(&self.group);
     }
 }
 
@@ -331,8 +331,8 @@ mod tests {
         Arc::default()
     }
 
-    fn party(environment: &str) -> Party {
-        Party {
+    fn group(environment: &str) -> Group {
+        Group {
             environment: environment.into(),
             credential: CredentialKind::Sdk,
             purpose: Purpose::First,
@@ -343,7 +343,7 @@ mod tests {
     async fn a_turn_ends_with_the_last_piece() {
         let turns = turns(1, 0);
         let pace = Arc::default();
-        let turn = turns.take(party("a")).await.unwrap();
+        let turn = turns.take(group("a")).await.unwrap();
         let whole = Bytes::from(vec![7; 2 * PIECE_BYTES + 1]);
         let mut payload = Payload::new(whole, &version(), Some(turn), &pace, &Versions::default());
         assert_eq!(pace.send_until(), Some(Instant::now() + super::super::pace::PACE_SLACK));
@@ -351,9 +351,9 @@ mod tests {
         while let Some(piece) = payload.next_piece() {
             let is_last = payload.is_empty();
             sizes.push(piece.len());
-            assert!(turns.take(party("a")).await.is_none(), "the connection still holds the piece");
+            assert!(turns.take(group("a")).await.is_none(), "the connection still holds the piece");
             drop(piece);
-            assert_eq!(turns.take(party("a")).await.is_some(), is_last);
+            assert_eq!(turns.take(group("a")).await.is_some(), is_last);
             assert_eq!(pace.send_until().is_none(), is_last);
         }
         assert_eq!(sizes, [PIECE_BYTES, PIECE_BYTES, 1]);
@@ -363,15 +363,15 @@ mod tests {
     async fn a_turn_that_is_held_for_long_lapses_and_the_payload_is_sent_on() {
         let turns = turns(1, 0);
         let pace = Arc::default();
-        let turn = turns.take(party("a")).await.unwrap();
+        let turn = turns.take(group("a")).await.unwrap();
         let bytes = vec![7; 4 * PIECE_BYTES].into();
         let mut payload = Payload::new(bytes, &version(), Some(turn), &pace, &Versions::default());
         tokio::time::sleep(TURN_HELD_MAX).await;
         payload.next_piece().unwrap();
-        assert!(turns.take(party("a")).await.is_none());
+        assert!(turns.take(group("a")).await.is_none());
         tokio::time::sleep(Duration::from_millis(1)).await;
         payload.next_piece().unwrap();
-        assert!(turns.take(party("a")).await.is_some());
+        assert!(turns.take(group("a")).await.is_some());
         assert!(pace.send_until().is_some(), "the minimum pace is still demanded");
         assert_eq!(payload.len(), 2 * PIECE_BYTES);
     }
@@ -379,31 +379,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_served_in_time_or_told_to_come_again() {
         let turns = turns(1, 1);
-        let first = turns.take(party("a")).await.unwrap();
-        let mut second = std::pin::pin!(turns.take(party("a")));
+        let first = turns.take(group("a")).await.unwrap();
+        let mut second = std::pin::pin!(turns.take(group("a")));
         assert!(tokio::time::timeout(Duration::from_secs(9), &mut second).await.is_err());
-        assert!(turns.take(party("a")).await.is_none(), "the queue is full");
+        assert!(turns.take(group("a")).await.is_none(), "the queue is full");
         drop(first);
         let second = second.await.unwrap();
         let begun = Instant::now();
-        assert!(turns.take(party("a")).await.is_none(), "nobody left in time");
+        assert!(turns.take(group("a")).await.is_none(), "nobody left in time");
         assert_eq!(begun.elapsed(), TURN_WAIT);
         drop(second);
-        assert!(turns.take(party("a")).await.is_some());
+        assert!(turns.take(group("a")).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_is_dropped_gives_its_turn_back() {
         let turns = turns(1, 1);
-        let held = turns.take(party("a")).await.unwrap();
-        let admitted = turns.claim_renewal(party("a")).unwrap();
+        let held = turns.take(group("a")).await.unwrap();
+        let admitted = turns.claim_renewal(group("a")).unwrap();
         drop(held);
         drop(admitted);
-        drop(turns.claim_renewal(party("a")).unwrap());
-        let held = turns.take(party("a")).await.unwrap();
-        drop(turns.claim_renewal(party("a")).unwrap());
+        drop(turns.claim_renewal(group("a")).unwrap());
+        let held = turns.take(group("a")).await.unwrap();
+        drop(turns.claim_renewal(group("a")).unwrap());
         drop(held);
-        assert!(turns.take(party("b")).await.is_some());
+        assert!(turns.take(group("b")).await.is_some());
         assert!(turns.books().waiting.is_empty());
     }
 }
