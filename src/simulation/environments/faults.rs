@@ -214,6 +214,8 @@ impl Environments {
         if is_replaced {
             self.relays[relay].disk.clear();
         }
+        let held = if self.time.rng.u8(..4) == 0 { 30_000 } else { 0 };
+        self.relays[relay].opens_at = self.time.now + self.time.rng.u64(..=held);
         let pause = self.time.rng.u64(10..30_000);
         self.time.plan(pause, Event::Start(relay));
     }

@@ -69,13 +69,15 @@ impl Environments {
         let bad_calls = (is_remote && !self.is_calm()).then_some(self.scenario.bad_calls);
         let fate = Fate::draw(&mut self.time.rng, bad_calls);
         let now = self.time.now;
+        let opens_at = if is_remote { now } else { self.relays[to.0].opens_at };
+        let held = opens_at.saturating_sub(now);
         let Some(keeper) = self.keeper(to, tier) else { return };
         let number = match keeper.calls.begin(now) {
             Ok(number) => number,
             Err(problem) => return self.time.wrong(problem),
         };
         for (after, reply) in fate.executions {
-            self.time.plan(after, Event::Execute(to, tier, number, call.clone(), reply));
+            self.time.plan(held + after, Event::Execute(to, tier, number, call.clone(), reply));
         }
         if let Some((after, error)) = fate.failure {
             self.time.plan(after, Event::Answered(to, tier, number, Err(error)));

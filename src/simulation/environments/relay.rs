@@ -51,6 +51,8 @@ pub struct Relay {
     /// What the local store held, and since when.
     pub disk: Vec<(Millis, Disk)>,
     pub process: Option<Process>,
+    /// When the next process can open the local store: a process that ends may still hold it.
+    pub opens_at: Millis,
     /// Grows with each process: what was meant for a former one is dropped.
     pub incarnation: u64,
     /// Cannot reach LaunchDarkly.
@@ -294,6 +296,7 @@ impl Relay {
             has_local,
             disk: Vec::new(),
             process: None,
+            opens_at: 0,
             incarnation: 0,
             is_cut_off: false,
             is_next_put_flawed: false,
