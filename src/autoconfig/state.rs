@@ -78,8 +78,7 @@ pub struct State {
     filters: Ordered<Arc<FilterRecord>>,
     /// Records that were removed, by name.
     gone: BTreeMap<String, Gone>,
-    /// Names of records that LaunchDarkly sent in a form that cannot be used, while no good form
-    /// was known.
+    /// Names of records that LaunchDarkly last sent in a form that cannot be used.
     unusable: BTreeSet<String>,
     /// Versions of the records at the last check for removed ones, by name.
     known: BTreeMap<String, i64>,
@@ -221,18 +220,11 @@ impl State {
                     return Reaction { stream: Some(step), ..Reaction::default() };
                 }
                 self.environments = remaining;
-                self.unusable.remove(&environment_name(&id));
-                if applied == Applied::Changed {
-                    self.removed(&environment_name(&id), version);
-                }
-                self.after_item(applied)
+                self.after_deletion(&environment_name(&id), version, applied)
             }
             Message::DeleteFilter(id, version) => {
                 let applied = self.filters.delete(&id, version);
-                if applied == Applied::Changed {
-                    self.removed(&filter_name(&id), version);
-                }
-                self.after_item(applied)
+                self.after_deletion(&filter_name(&id), version, applied)
             }
             Message::Reconnect => {
                 Reaction { stream: Some(StreamStep::Reconnect), ..Reaction::default() }
@@ -271,11 +263,9 @@ impl State {
                 let applied = upsert(&mut self.environments, id, record);
                 return self.after_item(applied);
             }
-            Err(problem) => flaws.note(&id, &problem),
+            Err(problem) => flaws.note(environment_name(&id), &id, &problem),
         }
-        if self.environments.get(&id).is_none() {
-            self.unusable.insert(environment_name(&id));
-        }
+        self.unusable.append(&mut flaws.names);
         Reaction {
             changes: self.changes(self.doubted()),
             stream: flaws.step(),
@@ -287,18 +277,12 @@ impl State {
         let mut flaws = Flaws::default();
         let mut environments = self.environments.clone();
         let mut named = HashSet::new();
-        let mut unusable = BTreeSet::new();
         for (id, record) in put.environments {
             match record {
                 Ok(record) => {
                     upsert(&mut environments, id.clone(), record);
                 }
-                Err(problem) => {
-                    flaws.note(&id, &problem);
-                    if environments.get(&id).is_none() {
-                        unusable.insert(environment_name(&id));
-                    }
-                }
+                Err(problem) => flaws.note(environment_name(&id), &id, &problem),
             }
             named.insert(id);
         }
@@ -324,21 +308,17 @@ impl State {
                 Ok(record) => {
                     self.filters.upsert(id.clone(), record.version, Arc::new(record));
                 }
-                Err(problem) => {
-                    flaws.note(&id, &problem.into());
-                    if self.filters.get(&id).is_none() {
-                        unusable.insert(filter_name(&id));
-                    }
-                }
+                Err(problem) => flaws.note(filter_name(&id), &id, &problem.into()),
             }
             named.insert(id);
         }
         self.filters.retain(|id| named.contains(id));
-        self.unusable = unusable;
 
         // With an unusable record the keys of one environment are not known, so an unknown key must
         // not be refused for good.
-        let list = if flaws.any { ListState::Provisional } else { ListState::Authoritative };
+        let is_whole = flaws.names.is_empty();
+        let list = if is_whole { ListState::Authoritative } else { ListState::Provisional };
+        self.unusable = std::mem::take(&mut flaws.names);
         Reaction {
             changes: self.changes(list),
             persist: Some(self.accepted()),
@@ -366,6 +346,14 @@ impl State {
         tracing::error!("a second connection confirms it: every environment is removed");
         self.wipe_announced = None;
         None
+    }
+
+    fn after_deletion(&mut self, name: &str, version: i64, applied: Applied) -> Reaction {
+        self.unusable.remove(name);
+        if applied == Applied::Changed {
+            self.removed(name, version);
+        }
+        self.after_item(applied)
     }
 
     fn after_item(&mut self, applied: Applied) -> Reaction {
@@ -407,7 +395,7 @@ impl State {
             environments: self.environments.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
             filters: self.filters.iter().map(|(id, r)| (id.clone(), r.clone())).collect(),
             gone: BTreeMap::new(),
-            unusable: self.unusable.clone(),
+            unusable: BTreeSet::new(),
         };
         let versions = set.versions();
         let before = std::mem::replace(&mut self.known, versions);
@@ -419,6 +407,9 @@ impl State {
         let exists = &self.known;
         self.gone.retain(|name, _| !exists.contains_key(name));
         set.gone.clone_from(&self.gone);
+        // Of the others the last good form stands.
+        self.unusable.retain(|name| !exists.contains_key(name));
+        set.unusable.clone_from(&self.unusable);
         Arc::new(set)
     }
 }
@@ -426,14 +417,15 @@ impl State {
 /// Problems of one message.
 #[derive(Default)]
 struct Flaws {
-    any: bool,
+    /// Names of the records that cannot be used.
+    names: BTreeSet<String>,
     /// Another connection may bring it in good form.
     malformed: bool,
 }
 
 impl Flaws {
-    fn note(&mut self, id: &str, problem: &Unusable) {
-        self.any = true;
+    fn note(&mut self, name: String, id: &str, problem: &Unusable) {
+        self.names.insert(name);
         match problem {
             Unusable::Malformed(_) => {
                 self.malformed = true;

@@ -2,6 +2,8 @@
 
 use fastrand::Rng;
 
+use super::timeline::Timeline;
+
 /// Milliseconds of virtual time.
 pub type Millis = u64;
 
@@ -41,5 +43,26 @@ impl<F: Copy> Scenario<F> {
             change_every: rng.u64(500..40_000),
             bad_calls: if rng.bool() { 0 } else { rng.u64(1..30) },
         }
+    }
+
+    /// The relays, by name and whether they have a local store.
+    pub fn relays<R>(&self, new: impl Fn(char, bool) -> R) -> Vec<R> {
+        ('A'..='Z').zip(&self.local_stores).map(|(name, local)| new(name, *local)).collect()
+    }
+
+    /// Plans what happens first: the relays start, LaunchDarkly is heard and changes, faults come.
+    pub fn begin<E>(
+        &self,
+        time: &mut Timeline<E>,
+        start: impl Fn(usize) -> E,
+        [heartbeats, change, fault]: [E; 3],
+    ) {
+        for relay in 0..self.local_stores.len() {
+            let after = time.rng.u64(..2_000);
+            time.plan(after, start(relay));
+        }
+        time.plan(0, heartbeats);
+        time.plan_around(self.change_every, change);
+        time.plan_around(self.fault_every, fault);
     }
 }

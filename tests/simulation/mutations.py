@@ -160,10 +160,10 @@ MUTATIONS = [
      "if environments.is_empty()\n            && something_to_lose",
      "if environments.is_empty()\n            && false && something_to_lose"),
     ("keys are refused although one environment could not be read", STATE,
-     "let list = if flaws.any { ListState::Provisional } else { ListState::Authoritative };",
-     "let list = ListState::Authoritative;"),
+     "let list = if is_whole { ListState::Authoritative } else { ListState::Provisional };",
+     "let list = if is_whole || true { ListState::Authoritative } else { ListState::Provisional };"),
     ("a deletion is forgotten", STATE,
-     "                    self.removed(&environment_name(&id), version);\n", ""),
+     "        if applied == Applied::Changed {\n            self.removed(name, version);\n        }\n", ""),
 ]
 
 

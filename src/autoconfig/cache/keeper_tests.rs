@@ -139,11 +139,7 @@ impl Place<Bench> for Bench {
 }
 
 fn records(version: i64) -> RecordSet {
-    let value = serde_json::json!({"envID": "a", "sdkKey": {"value": "sdk-a"}, "version": version});
-    let record = crate::autoconfig::records::EnvironmentRecord::from_json(&value).unwrap();
-    let mut set = RecordSet::default();
-    set.environments.insert("a".to_owned(), Arc::new(record));
-    set
+    super::super::memory::records(&[("a", version)])
 }
 
 /// A keeper of a bench, and its connections.
@@ -219,7 +215,7 @@ async fn a_tier_is_read_until_something_is_wanted() {
         state.reads.push_back((7, true));
     });
     bench.disturb();
-    around.pass(2).await;
+    around.pass(1).await;
     let report = around.report.get();
     assert_eq!((report.read, report.complete, report.records), (ReadState::Loaded, true, 1));
     around.pass(60).await;
@@ -258,7 +254,7 @@ async fn what_the_other_tier_knows_is_added_before_launchdarkly_answers() {
     assert_eq!(around.visits(), 0);
     bench.with(|state| state.away = false);
     bench.disturb();
-    around.pass(2).await;
+    around.pass(1).await;
     assert_eq!(bench.with(|state| state.written.clone()), [(2, false)]);
     // Records from LaunchDarkly end that.
     around.want(3);
@@ -278,7 +274,7 @@ async fn the_tier_of_this_machine_is_read_again_only_if_it_held_nothing() {
     around.pass(600).await;
     assert_eq!(bench.with(|state| state.read), 0);
     bench.disturb();
-    around.pass(2).await;
+    around.pass(1).await;
     assert_eq!(bench.with(|state| state.read), 1);
 }
 
@@ -319,7 +315,7 @@ async fn failed_writes_are_repeated_with_pauses_and_at_once_when_the_database_re
     assert_eq!(report.error.as_deref(), Some("store is unreachable: composed outage"));
     bench.with(|state| state.away = false);
     bench.disturb();
-    around.pass(2).await;
+    around.pass(1).await;
     let report = around.report.get();
     assert_eq!((report.read, report.write_pending), (ReadState::Loaded, false));
     assert_eq!((report.error, report.complete), (None, true));
@@ -349,7 +345,7 @@ async fn losses_are_looked_for_at_the_interval_and_when_disturbed() {
     let visits = around.visits();
     assert!((9..=14).contains(&visits), "{visits}");
     bench.disturb();
-    around.pass(2).await;
+    around.pass(1).await;
     assert!((1..=2).contains(&around.visits()));
 }
 
@@ -375,7 +371,7 @@ async fn what_relays_share_is_not_repaired_by_one_that_is_not_live() {
         around.die();
         bench.with(|state| state.away = false);
         bench.disturb();
-        around.pass(2).await;
+        around.pass(1).await;
         assert_eq!(bench.with(|state| state.written.last().copied()), Some((2, false)));
     }
 }

@@ -247,8 +247,7 @@ impl CacheTier for LocalTier {
         // Taken out, so that after an error the store is read again: then its content is not known.
         let held = self.stored.take().unwrap_or_default();
         let encoded = wanted.records.encoded();
-        // LaunchDarkly has not confirmed any of ld-relay's records.
-        let missing = if wanted.is_adopted() { BTreeMap::new() } else { wanted.missing() };
+        let missing = wanted.missing();
         let due = self.due(wanted, &encoded, &missing, &held);
         let mut texts: BTreeMap<String, String> =
             encoded.into_iter().map(|(name, (_, text))| (name, text)).collect();

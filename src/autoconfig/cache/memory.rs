@@ -1,11 +1,57 @@
-//! A backend in memory, for tests, with the faults that a database can have.
+//! Stores in memory, for tests: a backend with the faults that a database can have, and the content
+//! of a local store; and records to put into them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::backend::{Backend, Row, Swap, Swapped};
+use super::local_tier::{Answer, Call, Closed};
+use crate::autoconfig::record_set::{RecordSet, environment_name};
+use crate::autoconfig::records::{EnvironmentRecord, Record};
 use crate::storage::StoreError;
+use crate::storage::local::{NamedRecord, NamedRecords};
+
+/// Environments by ID and version.
+pub(crate) fn records(environments: &[(&str, i64)]) -> RecordSet {
+    let mut set = RecordSet::default();
+    for &(id, version) in environments {
+        let value =
+            serde_json::json!({"envID": id, "sdkKey": {"value": "sdk-a"}, "version": version});
+        let record = EnvironmentRecord::from_json(&value).unwrap();
+        set.insert(&environment_name(id), Record::Environment { record, complete: true });
+    }
+    set
+}
+
+/// The records of a local store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryDisk(BTreeMap<String, Vec<u8>>);
+
+impl MemoryDisk {
+    /// What it holds, as it is loaded.
+    pub(crate) fn named(&self) -> NamedRecords {
+        let record = |(name, value): (&String, &Vec<u8>)| NamedRecord {
+            name: name.clone(),
+            value: value.clone(),
+        };
+        NamedRecords { records: self.0.iter().map(record).collect(), ..NamedRecords::default() }
+    }
+
+    pub(crate) fn carry_out(&mut self, call: Call) -> Answer {
+        match call {
+            Call::Load => Answer::Loaded { records: self.named(), has_set_aside: false },
+            Call::Store { puts, deletes, closed } => {
+                if closed == Closed::Remove {
+                    self.0.clear();
+                }
+                deletes.iter().for_each(|name| drop(self.0.remove(name)));
+                self.0.extend(puts);
+                Answer::Stored
+            }
+        }
+    }
+}
 
 /// Rows in memory, shared by all clones.
 #[derive(Clone, Debug, Default)]

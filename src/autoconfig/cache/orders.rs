@@ -45,10 +45,12 @@ impl Wanted {
 
     /// Records that exist, and that these records cannot stand for, by name: they were lost, or
     /// cannot be used, or their age is not known. The version is the lowest that is not outdated.
+    /// None where all are ld-relay's: of those the manifest says that nothing is confirmed.
     pub fn missing(&self) -> BTreeMap<String, i64> {
         let unknown = |name: &String| (name.clone(), i64::MIN);
         match &self.source {
             Source::Stream => self.records.unusable.iter().map(unknown).collect(),
+            Source::Tiers(_) if self.is_adopted() => BTreeMap::new(),
             Source::Tiers(known) => {
                 let mut missing = known.missing.clone();
                 missing.extend(known.unvouched.iter().map(unknown));

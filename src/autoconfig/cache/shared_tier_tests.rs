@@ -4,11 +4,10 @@ use std::time::{Duration, SystemTime};
 use super::super::codec::Skipped;
 use super::super::keeper::{Place, SharedPlace};
 use super::super::ld_relay_format::LdRelayKeys;
-use super::super::memory::MemoryBackend;
+use super::super::memory::{MemoryBackend, records};
 use super::super::orders::Source;
 use super::*;
-use crate::autoconfig::record_set::{CachedSet, RecordSet, Stamp};
-use crate::autoconfig::records::{EnvironmentRecord, Record};
+use crate::autoconfig::record_set::{CachedSet, Stamp};
 use crate::sealing::{KeyRing, SealingKey};
 use crate::storage::{Health, StoreError};
 
@@ -18,17 +17,6 @@ fn keys(texts: &[&str]) -> CacheKeys {
         ring: KeyRing::new(ring.next().unwrap(), ring),
         ld_relay: LdRelayKeys::derive(texts[0], texts[1..].iter().copied()),
     }
-}
-
-fn records(environments: &[(&str, i64)]) -> RecordSet {
-    let mut set = RecordSet::default();
-    for &(id, version) in environments {
-        let value =
-            serde_json::json!({"envID": id, "sdkKey": {"value": "sdk-a"}, "version": version});
-        let record = EnvironmentRecord::from_json(&value).unwrap();
-        set.insert(&format!("env:{id}"), Record::Environment { record, complete: true });
-    }
-    set
 }
 
 fn at(seconds: u64) -> SystemTime {

@@ -3,43 +3,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::autoconfig::cache::local_tier::{Answer, Call, LocalTier, judge_local};
+use crate::autoconfig::cache::local_tier::{Call, LocalTier, judge_local};
+use crate::autoconfig::cache::memory::{self, MemoryDisk};
 use crate::autoconfig::cache::orders::CacheOrders;
 use crate::autoconfig::record_set::{RecordSet, Stamp};
-use crate::autoconfig::records::EnvironmentRecord;
 use crate::autoconfig::startup_race::CacheOutcome;
 use crate::replica::{Replica, Step, Timing};
-use crate::storage::local::{LocalStoreStatus, NamedRecord, NamedRecords};
+use crate::storage::local::LocalStoreStatus;
 use tokio::time::Instant;
 
-/// The records of a local store.
-type Disk = BTreeMap<String, Vec<u8>>;
-
-fn named(disk: &Disk) -> NamedRecords {
-    let record = |(name, value): (&String, &Vec<u8>)| NamedRecord {
-        name: name.clone(),
-        value: value.clone(),
-    };
-    NamedRecords { records: disk.iter().map(record).collect(), ..NamedRecords::default() }
-}
-
-fn carry_out(disk: &mut Disk, call: Call) -> Answer {
-    match call {
-        Call::Load => Answer::Loaded { records: named(disk), has_set_aside: false },
-        Call::Store { puts, deletes, .. } => {
-            deletes.iter().for_each(|name| drop(disk.remove(name)));
-            disk.extend(puts);
-            Answer::Stored
-        }
-    }
-}
-
 /// One visit of a new process to the store, with these orders.
-fn visit(disk: &mut Disk, orders: &CacheOrders) {
+fn visit(disk: &mut MemoryDisk, orders: &CacheOrders) {
     visit_with(None, disk, orders);
 }
 
-fn visit_with(age_max: Option<Duration>, disk: &mut Disk, orders: &CacheOrders) {
+fn visit_with(age_max: Option<Duration>, disk: &mut MemoryDisk, orders: &CacheOrders) {
     let settings = KeeperSettings { tier: Tier::Local, age_max, check_interval: None };
     let status = watch::Sender::new(LocalStoreStatus::default());
     let tier = LocalTier::new("w", status.subscribe());
@@ -48,7 +26,7 @@ fn visit_with(age_max: Option<Duration>, disk: &mut Disk, orders: &CacheOrders) 
     let at = Moment::present();
     let mut progress = visits.begin(Due::Compare(Reason::Start), &at);
     while let Progress::Call(call) = progress {
-        progress = visits.answered(carry_out(disk, call), &at);
+        progress = visits.answered(disk.carry_out(call), &at);
     }
 }
 
@@ -63,14 +41,14 @@ fn a_file_that_was_replaced_is_read_although_another_visit_comes_first() {
     let mut at = Moment { random: 1.0, ..Moment::present() };
     let timing = Timing { check: None, reread: Duration::from_secs(15) };
     let mut replica = Replica::new(visits, timing, &at);
-    let mut disk = Disk::new();
+    let mut disk = MemoryDisk::default();
     let accepted = CacheOrders::default();
     accepted.accepted(Arc::new(records("a1")), at.now, at.wall);
     visit(&mut disk, &accepted);
 
     let mut step = replica.begin(1, &at);
     while let Step::Call(call) = step {
-        step = replica.answered(Ok(carry_out(&mut disk, call)), 1, &at);
+        step = replica.answered(Ok(disk.carry_out(call)), 1, &at);
     }
     at.now = replica.next().unwrap();
     replica.told(2, &at);
@@ -81,22 +59,15 @@ fn a_file_that_was_replaced_is_read_although_another_visit_comes_first() {
 
 /// Environments as `a1 b2`.
 fn records(text: &str) -> RecordSet {
-    let mut set = RecordSet::default();
-    for word in text.split_whitespace() {
-        let (id, version) = word.split_at(1);
-        let version: i64 = version.parse().unwrap();
-        let value =
-            serde_json::json!({"envID": id, "sdkKey": {"value": "sdk-a"}, "version": version});
-        let record = EnvironmentRecord::from_json(&value).unwrap();
-        set.environments.insert(id.to_owned(), Arc::new(record));
-    }
-    set
+    let words = text.split_whitespace().map(|word| word.split_at(1));
+    let environments: Vec<_> = words.map(|(id, version)| (id, version.parse().unwrap())).collect();
+    memory::records(&environments)
 }
 
 /// What a start reads from the store: environments, `!` before missing ones, `-` before removed
 /// ones, and `whole` if a manifest vouches for it.
-fn shown(disk: &Disk) -> String {
-    let CacheOutcome::Loaded(set) = judge_local(named(disk)).outcome else {
+fn shown(disk: &MemoryDisk) -> String {
+    let CacheOutcome::Loaded(set) = judge_local(disk.named()).outcome else {
         return "nothing".to_owned();
     };
     let held =
@@ -111,7 +82,7 @@ fn shown(disk: &Disk) -> String {
 
 /// A store after the stream has delivered, and after other tiers then said what they know.
 fn stored(accepted: &str, known: &CachedSet) -> String {
-    let mut disk = Disk::new();
+    let mut disk = MemoryDisk::default();
     let orders = CacheOrders::default();
     orders.accepted(Arc::new(records(accepted)), Instant::now(), SystemTime::now());
     visit(&mut disk, &orders);
@@ -123,7 +94,7 @@ fn stored(accepted: &str, known: &CachedSet) -> String {
 
 #[test]
 fn what_is_too_old_is_replaced_and_not_added() {
-    let mut disk = Disk::new();
+    let mut disk = MemoryDisk::default();
     let (now, hour) = (SystemTime::now(), Duration::from_secs(3_600));
     let orders = CacheOrders::default();
     orders.accepted(Arc::new(records("a1 x1")), Instant::now(), now);
@@ -139,7 +110,7 @@ fn what_is_too_old_is_replaced_and_not_added() {
 
 /// A store that held the one, after the stream has delivered the other.
 fn after_put(held: &str, accepted: RecordSet) -> String {
-    let mut disk = Disk::new();
+    let mut disk = MemoryDisk::default();
     for records in [records(held), accepted] {
         let orders = CacheOrders::default();
         orders.accepted(Arc::new(records), Instant::now(), SystemTime::now());

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::launchdarkly::{Message, empty_put};
 use super::streams::LAG_MAX;
 use super::{Environments, Event};
+use crate::autoconfig::cache::memory::MemoryDisk;
 use crate::autoconfig::startup_race::Tier;
 use crate::simulation::Fleet;
 use crate::simulation::scenario::Millis;
@@ -198,7 +199,7 @@ impl Environments {
         if self.process(to).is_none() || !self.relays[relay].has_local {
             return;
         }
-        self.relays[relay].disk.push((now, super::relay::Disk::new()));
+        self.relays[relay].disk.push((now, MemoryDisk::default()));
         if let Some(process) = self.process(to) {
             process.local_status.send_modify(|status| status.replaced += 1);
         }

@@ -67,14 +67,11 @@ impl Fleet for Environments {
 
     fn new(seed: u64, is_traced: bool) -> Self {
         let scenario = Scenario::draw(seed, &faults::ALL);
-        let names = 'A'..='Z';
-        let relays =
-            names.zip(&scenario.local_stores).map(|(name, local)| Relay::new(name, *local));
         Self {
             time: Timeline::new(seed ^ 0x5eed, is_traced),
             launchdarkly: LaunchDarkly::new(),
             database: Database::new(),
-            relays: relays.collect(),
+            relays: scenario.relays(Relay::new),
             scenario,
         }
     }
@@ -92,13 +89,8 @@ impl Fleet for Environments {
     }
 
     fn begin(&mut self) {
-        for relay in 0..self.relays.len() {
-            let start = self.time.rng.u64(..2_000);
-            self.time.plan(start, Event::Start(relay));
-        }
-        self.time.plan(0, Event::Heartbeats);
-        self.time.plan_around(self.scenario.change_every, Event::Change);
-        self.time.plan_around(self.scenario.fault_every, Event::Fault);
+        let recurring = [Event::Heartbeats, Event::Change, Event::Fault];
+        self.scenario.begin(&mut self.time, Event::Start, recurring);
     }
 
     fn happen(&mut self, event: Event) {

@@ -12,6 +12,7 @@ use crate::autoconfig::cache::codec::CacheKeys;
 use crate::autoconfig::cache::keeper::KeeperSettings;
 use crate::autoconfig::cache::ld_relay_format::LdRelayKeys;
 use crate::autoconfig::cache::local_tier::LocalTier;
+use crate::autoconfig::cache::memory::MemoryDisk;
 use crate::autoconfig::cache::orders::{CacheOrders, Wanted};
 use crate::autoconfig::cache::report::SharedReport;
 use crate::autoconfig::cache::shared_tier::{CacheFormat, SharedTier};
@@ -28,7 +29,7 @@ use crate::sealing::{KeyRing, SealingKey};
 use crate::simulation::calls::Calls;
 use crate::simulation::scenario::Millis;
 use crate::storage::StoreError;
-use crate::storage::local::{LocalStoreStatus, NamedRecord, NamedRecords};
+use crate::storage::local::LocalStoreStatus;
 
 const CACHE_KEY: &str = "cache";
 
@@ -41,15 +42,12 @@ const REREAD: Duration = Duration::from_secs(15);
 /// How long the list stays authoritative after the stream was lost.
 const AUTHORITY: Duration = Duration::from_secs(60);
 
-/// Records of the local store.
-pub type Disk = BTreeMap<String, Vec<u8>>;
-
 #[derive(Debug)]
 pub struct Relay {
     pub name: char,
     pub has_local: bool,
     /// What the local store held, and since when.
-    pub disk: Vec<(Millis, Disk)>,
+    pub disk: Vec<(Millis, MemoryDisk)>,
     pub process: Option<Process>,
     /// When the next process can open the local store: a process that ends may still hold it.
     pub opens_at: Millis,
@@ -310,41 +308,23 @@ impl Relay {
         self.disk.retain(|(written, _)| *written + lost <= now);
     }
 
-    pub fn records(&self) -> Disk {
+    pub fn records(&self) -> MemoryDisk {
         self.disk.last().map(|(_, records)| records.clone()).unwrap_or_default()
     }
 
     pub fn write(&mut self, now: Millis, call: local_tier::Call) -> local_tier::Answer {
         let mut records = self.records();
-        match call {
-            local_tier::Call::Load => {
-                let records = named(&records);
-                return local_tier::Answer::Loaded { records, has_set_aside: false };
-            }
-            local_tier::Call::Store { puts, deletes, closed } => {
-                if closed == local_tier::Closed::Remove {
-                    records.clear();
-                }
-                deletes.iter().for_each(|name| drop(records.remove(name)));
-                records.extend(puts);
-            }
+        let answer = records.carry_out(call);
+        if matches!(answer, local_tier::Answer::Stored) {
+            self.disk.push((now, records));
         }
-        self.disk.push((now, records));
-        local_tier::Answer::Stored
+        answer
     }
 
     /// What the local store tells when it is opened.
     pub fn stored(&self) -> CacheOutcome<CachedSet> {
-        judge_local(named(&self.records())).outcome
+        judge_local(self.records().named()).outcome
     }
-}
-
-fn named(records: &Disk) -> NamedRecords {
-    let record = |(name, value): (&String, &Vec<u8>)| NamedRecord {
-        name: name.clone(),
-        value: value.clone(),
-    };
-    NamedRecords { records: records.iter().map(record).collect(), ..NamedRecords::default() }
 }
 
 /// The keys of the cache.

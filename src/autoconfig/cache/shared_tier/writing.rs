@@ -1,6 +1,6 @@
 //! The write of a visit: records first, the manifest that vouches for them last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::manifest_place::ManifestPlace;
 use super::{CacheFormat, Call, SharedTier, texts_of};
@@ -59,13 +59,11 @@ impl SharedTier {
         } else {
             plan_upward(&codec, stored, known)
         };
-        let texts = texts_of(&opened);
-        let stored_after = |name: &String| texts.contains_key(name) || plan.written.contains(name);
-        let mut written = Written {
-            records: plan.records.keys().filter(|name| stored_after(name)).count(),
-            complete: plan.records.keys().all(stored_after),
-            ..Written::default()
-        };
+        let added: HashSet<&String> = plan.written.iter().collect();
+        let is_stored = |name: &&String| opened.records.contains_key(*name) || added.contains(name);
+        let records = plan.records.keys().filter(is_stored).count();
+        let complete = records == plan.records.len();
+        let mut written = Written { records, complete, ..Written::default() };
         for (name, error) in &opened.closed {
             // Rows in a place of ours are overwritten.
             if !plan.row_names.contains(name) && *name != place.row_name {
@@ -74,6 +72,7 @@ impl SharedTier {
         }
         if let (false, true, Some(standing)) = (wanted.live, plan.swaps.is_empty(), &standing) {
             // The cache is left as it is.
+            let texts = texts_of(&opened);
             written.records = texts.len();
             written.complete = standing.vouches_for(&texts);
         }
