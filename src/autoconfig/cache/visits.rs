@@ -90,6 +90,13 @@ impl<T: CacheTier> RecordVisits<T> {
         self.wanted.borrow().as_ref().is_some_and(Wanted::is_from_stream)
     }
 
+    /// Reports that records of LaunchDarkly wait, also those that came during a visit.
+    fn tell_pending(&self) {
+        if self.waiting().put && self.is_from_stream() {
+            self.report.update(|report| report.write_pending = true);
+        }
+    }
+
     /// True if the wanted records are to be written to the tier.
     fn has_news(&self, wanted: &Wanted) -> bool {
         match (&wanted.source, self.settings.tier, &self.held) {
@@ -243,9 +250,7 @@ impl<T: CacheTier> Visits for RecordVisits<T> {
             self.is_pending = false;
             return Progress::End(End::Unasked { live: self.waiting().live });
         };
-        if self.is_pending && self.is_from_stream() {
-            self.report.update(|report| report.write_pending = true);
-        }
+        self.tell_pending();
         self.visit.phase = Phase::Reading(purpose);
         let part = self.tier.read(purpose);
         self.after_read(part, at)
@@ -283,7 +288,9 @@ impl<T: CacheTier> Visits for RecordVisits<T> {
         false
     }
 
-    fn report(&mut self, _in_doubt: bool) {}
+    fn report(&mut self, _in_doubt: bool) {
+        self.tell_pending();
+    }
 
     fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)

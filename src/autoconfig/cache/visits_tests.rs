@@ -57,6 +57,26 @@ fn a_file_that_was_replaced_is_read_although_another_visit_comes_first() {
     assert!(matches!(replica.begin(2, &at), Step::Call(Call::Load)));
 }
 
+#[test]
+fn what_comes_while_the_tier_is_read_is_reported_as_waiting_at_once() {
+    for is_read in [true, false] {
+        let settings = KeeperSettings { tier: Tier::Local, age_max: None, check_interval: None };
+        let status = watch::Sender::new(LocalStoreStatus::default());
+        let tier = LocalTier::new("w", status.subscribe());
+        let (orders, report) = (CacheOrders::default(), SharedReport::default());
+        let visits = RecordVisits::new(settings, tier, orders.subscribe(), report.clone());
+        let at = Moment::present();
+        let timing = Timing { check: None, reread: Duration::from_secs(15) };
+        let mut replica = Replica::new(visits, timing, &at);
+        let Step::Call(call) = replica.begin(1, &at) else { panic!("it reads") };
+        orders.accepted(Arc::new(records("a1")), at.now, at.wall);
+        let found = MemoryDisk::default().carry_out(call);
+        let answer = if is_read { Ok(found) } else { Err(StoreError::Unreachable("away".into())) };
+        assert!(matches!(replica.answered(answer, 1, &at), Step::Rest));
+        assert!(report.get().write_pending, "read: {is_read}");
+    }
+}
+
 /// Environments as `a1 b2`.
 fn records(text: &str) -> RecordSet {
     let words = text.split_whitespace().map(|word| word.split_at(1));
