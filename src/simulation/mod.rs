@@ -33,6 +33,10 @@ const HEALING: Millis = 700_000;
 /// Time at rest, during which the relays may do little.
 const REST: Millis = 300_000;
 
+/// Time after which a loss at rest is repaired: less than the pause between two comparisons of
+/// everything, so that what is seen between them counts.
+const REPAIR: Millis = 100_000;
+
 /// Relays and what surrounds them.
 trait Fleet: Sized {
     /// What lies ahead.
@@ -60,7 +64,10 @@ trait Fleet: Sized {
     /// All faults end.
     fn heal_everything(&mut self);
 
-    /// What is wrong after that, once there was time for it.
+    /// The database loses something of which it does not tell.
+    fn lose_something(&mut self);
+
+    /// What is wrong, once there was time to mend it.
     fn check_rest(&mut self) -> Result<(), String>;
 
     /// How many calls each task has made.
@@ -77,10 +84,12 @@ trait Fleet: Sized {
         self.play_until(self.time().now + REST)?;
         self.check_rest()?;
         let made = self.calls().into_iter().zip(before).map(|(after, before)| after - before);
-        match made.max() {
-            Some(calls) if calls > Self::CALLS_AT_REST_MAX => Err(format!("{calls} calls at rest")),
-            Some(_) | None => Ok(()),
+        if let Some(calls) = made.max().filter(|calls| *calls > Self::CALLS_AT_REST_MAX) {
+            return Err(format!("{calls} calls at rest"));
         }
+        self.lose_something();
+        self.play_until(self.time().now + REPAIR)?;
+        self.check_rest()
     }
 
     fn play_until(&mut self, end: Millis) -> Result<(), String> {

@@ -27,7 +27,6 @@ MARKING = "src/flagstore/shared/visits/marking.rs"
 STEPS = "src/flagstore/shared/visits/steps.rs"
 CORE = "src/replica/core.rs"
 AUTHORITY = "src/replica/authority.rs"
-DOUBTS = "src/replica/doubts.rs"
 SCHEDULE = "src/replica/schedule.rs"
 SERVING = "src/environments/serving.rs"
 DELETIONS = "src/environments/serving/deletions.rs"
@@ -43,9 +42,17 @@ RECORD_VISITS = "src/autoconfig/cache/visits.rs"
 MUTATIONS = [
     ("a marker is believed without counting rows", READING,
      "Some(expected) if found.covers(expected) =>", "Some(_) =>"),
-    ("rows without a marker are used", READING,
+    ("rows without a marker are a set", READING,
      "SharedRead::Incomplete { data: DataSet::default(), problem }\n        };\n    };",
-     "SharedRead::Incomplete { data: data(stored), problem }\n        };\n    };"),
+     """let _: String = problem;
+            SharedRead::Complete(SharedSet {
+                data: Arc::new(data(stored)),
+                undecodable: Vec::new(),
+                completeness: Completeness::Presumed,
+                confirmed_at: None,
+            })
+        };
+    };"""),
     ("another environment's rows are used", READING,
      "if marker.is_foreign_to(identity) {", "if false && marker.is_foreign_to(identity) {"),
     ("equal versions are taken for equal content", RECONCILE,
@@ -66,13 +73,11 @@ MUTATIONS = [
     ("a marker that is gone is taken for an error of the database", STEPS,
      "return self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));\n        };\n        let note",
      "return;\n        };\n        let note"),
-    ("a correction does not wait", DOUBTS,
-     "now.saturating_duration_since(since) >= SECOND_LOOK", "now >= since"),
     ("a relay that is not live writes", COMPARISON,
      "let may_write = if decision.fill { self.visit.task.may_fill() } else { live };",
      "let may_write = self.visit.task.may_fill();"),
     ("counts are lowered after rows are removed", COMPARISON,
-     "visit.steps.push_back(Step::Mark(Purpose::Counts));", ""),
+     "        self.visit.steps.push_back(Step::Mark(Purpose::Counts));\n", ""),
     ("new items are counted after they are written", VISITS,
      """        if is_new {
             self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
@@ -211,15 +216,18 @@ def try_one(copy, seeds, _name, file, old, new):
 
 def play(copy, seeds):
     """Plays the seeds; returns the first that failed, and why."""
-    environment = dict(os.environ, PILOTLIGHT_SEEDS=seeds,
-                       CARGO_PROFILE_RELEASE_LTO="off", CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16")
+    # Building again after one changed line costs more than playing: half the speed, a fifth of the build.
+    environment = dict(os.environ, PILOTLIGHT_SEEDS=seeds, CARGO_PROFILE_RELEASE_LTO="off",
+                       CARGO_PROFILE_RELEASE_INCREMENTAL="true",
+                       CARGO_PROFILE_RELEASE_CODEGEN_UNITS="64", CARGO_PROFILE_RELEASE_OPT_LEVEL="1")
     environment.setdefault("CARGO_TARGET_DIR", str(REPOSITORY / "target" / "mutations"))
     command = ["cargo", "test", "--release", "--locked", "--lib", "--",
                "--exact", "simulation::tests::promises_hold_whatever_fails"]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     output = done.stdout + done.stderr
     if "error: could not compile" in output:
-        sys.exit(output[-4000:])
+        print(output[-4000:], file=sys.stderr)
+        return None
     failure = re.search(r"^(?:\w+, )?seed (\d+)(: .*| panicked)", output, re.MULTILINE)
     return f"seed {failure[1]}{failure[2]}"[:200] if failure else None
 

@@ -59,6 +59,13 @@ impl Database {
         self.rows.insert(name.to_owned(), row);
     }
 
+    /// Loses a row.
+    pub fn evict(&mut self, random: usize) {
+        if let Some(name) = self.rows.keys().nth(random % self.rows.len().max(1)).cloned() {
+            self.rows.remove(&name);
+        }
+    }
+
     pub fn carry_out(&mut self, call: Call) -> Result<Answer, StoreError> {
         if self.is_away {
             return Err(StoreError::Unreachable("away".into()));

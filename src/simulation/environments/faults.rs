@@ -150,12 +150,7 @@ impl Environments {
                     self.reconnect_database();
                 }
             }
-            Fault::Evict => {
-                let rows = &mut self.database.rows;
-                if let Some(name) = rows.keys().nth(random % rows.len().max(1)).cloned() {
-                    rows.remove(&name);
-                }
-            }
+            Fault::Evict => self.database.evict(random),
             Fault::OldDump => {
                 if let Some(rows) = self.database.old(random).cloned() {
                     self.database.rows.clear();

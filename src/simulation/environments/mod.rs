@@ -136,6 +136,11 @@ impl Fleet for Environments {
         self.end_all_faults();
     }
 
+    fn lose_something(&mut self) {
+        let random = self.time.rng.usize(..100);
+        self.database.evict(random);
+    }
+
     fn check_rest(&mut self) -> Result<(), String> {
         self.judge_rest()
     }

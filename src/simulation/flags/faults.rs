@@ -122,12 +122,7 @@ impl Flags {
             // A relay lowers the marker's counts before it removes rows. What is lost in these
             // milliseconds is missed only after that.
             Fault::Evict if self.relays.iter().any(Relay::is_visiting) => {}
-            Fault::Evict => {
-                let random = self.time.rng.usize(..100);
-                if let Some(victim) = self.database.evict(random) {
-                    self.note(|_| format!("{victim} is lost"));
-                }
-            }
+            Fault::Evict => self.evict(),
             Fault::OldDump => {
                 let random = self.time.rng.usize(..8);
                 if self.database.go_back(random) {
@@ -218,6 +213,14 @@ impl Flags {
     fn each_stream(&mut self, to: To, change: impl Fn(&mut Stream)) {
         if let Some(process) = self.process(to) {
             process.streams.values_mut().filter(|stream| stream.is_open).for_each(change);
+        }
+    }
+
+    /// A row vanishes.
+    pub(super) fn evict(&mut self) {
+        let random = self.time.rng.usize(..100);
+        if let Some(victim) = self.database.evict(random) {
+            self.note(|_| format!("{victim} is lost"));
         }
     }
 

@@ -149,6 +149,15 @@ impl Fleet for Flags {
         self.end_all_faults();
     }
 
+    fn lose_something(&mut self) {
+        if self.time.rng.u8(..4) == 0 {
+            self.database.content.marker = None;
+            self.note(|_| "the marker is lost".to_owned());
+        } else {
+            self.evict();
+        }
+    }
+
     fn check_rest(&mut self) -> Result<(), String> {
         self.judge_rest()
     }
