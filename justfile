@@ -22,8 +22,7 @@ test FILTER="":
 
 # Seeds of the simulation, such as `just simulate 0..1000000`
 simulate SEEDS="0..10000":
-    PILOTLIGHT_SEEDS={{ SEEDS }} cargo test --release --locked --lib -- \
-        --exact simulation::tests::promises_hold_whatever_fails
+    PILOTLIGHT_SEEDS={{ SEEDS }} cargo test --release --locked --lib -- simulation::tests::promises
 
 # Shows that the simulation finds faults: undoes one repair after the other
 mutations *NAMES:

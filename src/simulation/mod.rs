@@ -190,8 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn promises_hold_whatever_fails() {
+    fn promises_about_flags_hold_whatever_fails() {
         play_all(chosen_seeds().unwrap_or(0..SEEDS_OF_FLAGS), play::<Flags>);
+    }
+
+    #[test]
+    fn promises_about_environments_hold_whatever_fails() {
         play_all(chosen_seeds().unwrap_or(0..SEEDS_OF_ENVIRONMENTS), play::<Environments>);
     }
 
