@@ -33,6 +33,12 @@ const HEALING: Millis = 700_000;
 /// Time at rest, during which the relays may do little.
 const REST: Millis = 300_000;
 
+/// Changes that follow one another at rest.
+const CHANGES_AT_REST: usize = 5;
+
+/// Time after which they are written everywhere.
+const WRITING: Millis = 20_000;
+
 /// Time after which a loss at rest is repaired: less than the pause between two comparisons of
 /// everything, so that what is seen between them counts.
 const REPAIR: Millis = 100_000;
@@ -64,6 +70,9 @@ trait Fleet: Sized {
     /// All faults end.
     fn heal_everything(&mut self);
 
+    /// LaunchDarkly changes something.
+    fn change_something(&mut self);
+
     /// The database loses something of which it does not tell.
     fn lose_something(&mut self);
 
@@ -87,6 +96,13 @@ trait Fleet: Sized {
         if let Some(calls) = made.max().filter(|calls| *calls > Self::CALLS_AT_REST_MAX) {
             return Err(format!("{calls} calls at rest"));
         }
+        for _ in 0..CHANGES_AT_REST {
+            self.change_something();
+            let pause = self.time_mut().rng.u64(..400);
+            self.play_until(self.time().now + pause)?;
+        }
+        self.play_until(self.time().now + WRITING)?;
+        self.check_rest()?;
         self.lose_something();
         self.play_until(self.time().now + REPAIR)?;
         self.check_rest()

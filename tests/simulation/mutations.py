@@ -48,7 +48,7 @@ MUTATIONS = [
             SharedRead::Complete(SharedSet {
                 data: Arc::new(data(stored)),
                 undecodable: Vec::new(),
-                completeness: Completeness::Presumed,
+                completeness: Completeness::Counted,
                 confirmed_at: None,
             })
         };
@@ -70,9 +70,6 @@ MUTATIONS = [
     ("fewer rows than the marker counts are no loss", STEPS,
      "if marker.note.as_ref().is_some_and(|note| !counts.covers(note.counts)) {",
      "if false && marker.note.is_some() {"),
-    ("a marker that is gone is taken for an error of the database", STEPS,
-     "return self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));\n        };\n        let note",
-     "return;\n        };\n        let note"),
     ("a relay that is not live writes", COMPARISON,
      "let may_write = if decision.fill { self.visit.task.may_fill() } else { live };",
      "let may_write = self.visit.task.may_fill();"),
@@ -97,8 +94,6 @@ MUTATIONS = [
      "if false && writes && found.as_ref().is_some_and(names_another) {"),
     ("changes are written under another environment's name", VISITS,
      "!marker.names_another(self.identity.as_ref()) && (!is_new", "(!is_new"),
-    ("rows in doubt are signed as this environment's", MARKING,
-     "if !self.doubts.is_empty() {\n            // SDKs", "if false {\n            // SDKs"),
     ("a change is forgotten that came while an older one was written", ORDERS,
      "if current.is_none_or(|item| item.version <= version) {", "if current.is_some() || true {"),
     ("what a put changed is forgotten when LaunchDarkly goes", ORDERS,

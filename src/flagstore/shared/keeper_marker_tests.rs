@@ -140,6 +140,25 @@ async fn the_set_of_another_environment_is_replaced_by_a_live_relay_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_item_is_not_written_under_another_environments_name() {
+    for fills in [true, false] {
+        let mut bench = Bench::of("ours", "", fills).await;
+        bench.put("a1 b1");
+        bench.expect("a1 b1 !").await;
+        bench.settle().await;
+        // The store is handed over between two looks.
+        bench.store.content().calls.clear();
+        bench.mark_for("theirs", 2);
+        bench.change("a1 b1 c1", "c");
+        bench.expect("a1 b1 c1 !").await;
+        bench.settle().await;
+        let calls = bench.store.content().calls.clone();
+        assert!(calls.starts_with("mrm"), "it reads before it writes: {calls}");
+        assert_eq!(bench.noted(), "3 ours");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_in_doubt_is_signed_as_this_environments() {
     // A foreign set, while the stream is silent: neither time nor changes make it ours.
     let mut bench = Bench::of("ours", "! a9 z1", true).await;

@@ -136,6 +136,10 @@ impl Fleet for Environments {
         self.end_all_faults();
     }
 
+    fn change_something(&mut self) {
+        self.change_one();
+    }
+
     fn lose_something(&mut self) {
         let random = self.time.rng.usize(..100);
         self.database.evict(random);

@@ -79,14 +79,18 @@ impl Environments {
 
     pub(super) fn change(&mut self) {
         if !self.is_calm() {
-            let message = self.launchdarkly.change(&mut self.time.rng);
-            self.note(|it| {
-                let truth = super::launchdarkly::shown(&it.launchdarkly.truth);
-                format!("LaunchDarkly: {truth}")
-            });
-            self.send_to_all(&message);
+            self.change_one();
             self.time.plan_around(self.scenario.change_every, Event::Change);
         }
+    }
+
+    pub(super) fn change_one(&mut self) {
+        let message = self.launchdarkly.change(&mut self.time.rng);
+        self.note(|it| {
+            let truth = super::launchdarkly::shown(&it.launchdarkly.truth);
+            format!("LaunchDarkly: {truth}")
+        });
+        self.send_to_all(&message);
     }
 
     pub(super) fn arrive(&mut self, to: To, connection: u64, message: &Message) {

@@ -149,6 +149,10 @@ impl Fleet for Flags {
         self.end_all_faults();
     }
 
+    fn change_something(&mut self) {
+        self.change_one();
+    }
+
     fn lose_something(&mut self) {
         if self.time.rng.u8(..4) == 0 {
             self.database.content.marker = None;

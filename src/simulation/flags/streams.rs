@@ -73,12 +73,16 @@ impl Flags {
 
     pub(super) fn change(&mut self) {
         if !self.is_calm() {
-            let (key, item) = self.launchdarkly.change(&mut self.time.rng);
-            let sign = if item.is_tombstone() { "-" } else { "" };
-            self.note(|_| format!("LaunchDarkly: {}{sign}{}", key.key, item.version));
-            self.send_to_all(&Message::Change(key, item));
+            self.change_one();
             self.time.plan_around(self.scenario.change_every, Event::Change);
         }
+    }
+
+    pub(super) fn change_one(&mut self) {
+        let (key, item) = self.launchdarkly.change(&mut self.time.rng);
+        let sign = if item.is_tombstone() { "-" } else { "" };
+        self.note(|_| format!("LaunchDarkly: {}{sign}{}", key.key, item.version));
+        self.send_to_all(&Message::Change(key, item));
     }
 
     pub(super) fn arrive(&mut self, to: To, stream: u64, connection: u64, message: Message) {

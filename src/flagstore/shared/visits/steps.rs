@@ -92,6 +92,11 @@ impl FlagVisits {
             note.is_some_and(|it| it.is_current(self.visit.counts, self.identity.as_ref()));
         let is_taken_over = marker.unsettled == Some(Unsettled::Mixed);
         self.known.marker = Some(marker.clone());
+        if marker.names_another(self.identity.as_ref()) {
+            // Another environment was written into the store meanwhile. Nothing is written under
+            // its name.
+            return self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
+        }
         let is_mine = match purpose {
             Purpose::TakeOver => {
                 self.visit.found = Some(marker);
