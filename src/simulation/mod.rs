@@ -73,8 +73,8 @@ trait Fleet: Sized {
     /// LaunchDarkly changes something.
     fn change_something(&mut self);
 
-    /// The database loses something of which it does not tell.
-    fn lose_something(&mut self);
+    /// The database loses something.
+    fn lose_something(&mut self) -> Result<(), String>;
 
     /// What is wrong, once there was time to mend it.
     fn check_rest(&mut self) -> Result<(), String>;
@@ -103,7 +103,7 @@ trait Fleet: Sized {
         }
         self.play_until(self.time().now + WRITING)?;
         self.check_rest()?;
-        self.lose_something();
+        self.lose_something()?;
         self.play_until(self.time().now + REPAIR)?;
         self.check_rest()
     }

@@ -140,9 +140,10 @@ impl Fleet for Environments {
         self.change_one();
     }
 
-    fn lose_something(&mut self) {
+    fn lose_something(&mut self) -> Result<(), String> {
         let random = self.time.rng.usize(..100);
         self.database.evict(random);
+        Ok(())
     }
 
     fn check_rest(&mut self) -> Result<(), String> {

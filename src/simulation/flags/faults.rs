@@ -125,11 +125,7 @@ impl Flags {
             Fault::Evict => self.evict(),
             Fault::OldDump => {
                 let random = self.time.rng.usize(..8);
-                if self.database.go_back(random) {
-                    self.note(|it| format!("the database is | {}", it.database.shown()));
-                    self.disconnect_database();
-                    self.reconnect_database();
-                }
+                self.go_back(random);
             }
             Fault::Full => self.database.content.refuses_writes = true,
             Fault::StrangeRow => self.strange_row(),
@@ -213,6 +209,15 @@ impl Flags {
     fn each_stream(&mut self, to: To, change: impl Fn(&mut Stream)) {
         if let Some(process) = self.process(to) {
             process.streams.values_mut().filter(|stream| stream.is_open).for_each(change);
+        }
+    }
+
+    /// The database is restarted with an old state.
+    pub(super) fn go_back(&mut self, random: usize) {
+        if self.database.go_back(random) {
+            self.note(|it| format!("the database is | {}", it.database.shown()));
+            self.disconnect_database();
+            self.reconnect_database();
         }
     }
 

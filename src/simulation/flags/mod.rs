@@ -153,13 +153,25 @@ impl Fleet for Flags {
         self.change_one();
     }
 
-    fn lose_something(&mut self) {
-        if self.time.rng.u8(..4) == 0 {
-            self.database.content.marker = None;
-            self.note(|_| "the marker is lost".to_owned());
-        } else {
-            self.evict();
+    fn lose_something(&mut self) -> Result<(), String> {
+        match self.time.rng.u8(..4) {
+            0 => {
+                self.database.content.marker = None;
+                self.note(|_| "the marker is lost".to_owned());
+            }
+            1 => {
+                // Connections come back, perhaps while a change is being written.
+                self.database.dump();
+                for _ in 0..2 {
+                    self.change_one();
+                    let pause = self.time.rng.u64(..3_000);
+                    self.play_until(self.time.now + pause)?;
+                }
+                self.go_back(0);
+            }
+            _ => self.evict(),
         }
+        Ok(())
     }
 
     fn check_rest(&mut self) -> Result<(), String> {
