@@ -37,7 +37,7 @@ const REST: Millis = 300_000;
 const CHANGES_AT_REST: usize = 5;
 
 /// Time after which they are written everywhere.
-const WRITING: Millis = 20_000;
+const WRITING: Millis = 60_000;
 
 /// Time after which a loss at rest is repaired: less than the pause between two comparisons of
 /// everything, so that what is seen between them counts.
