@@ -4,6 +4,7 @@
 //!
 //! * [`cli`], [`config`]: the command line and the configuration.
 //! * [`model`]: the data types of the domain: credentials, environments, flag data.
+//! * [`evaluation`]: the values of flags for a context.
 //! * [`sse`]: Server-Sent Events.
 //! * [`upstream`]: all connections to LaunchDarkly.
 //! * [`source`]: the sources of an environment's flags.
@@ -40,6 +41,7 @@ mod config;
 #[cfg(feature = "demo")]
 mod demo;
 mod environments;
+mod evaluation;
 mod flagstore;
 mod model;
 mod replica;

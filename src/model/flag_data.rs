@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::item::{Item, ItemKey, ItemKind};
 use super::item_map::ItemMap;
+use crate::evaluation::{Flag, Lookup, Segment};
 
 /// All flags and segments of one environment, including tombstones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +87,17 @@ impl DataSet {
         ItemKind::ALL
             .into_iter()
             .flat_map(|kind| self.collection(kind).iter().map(move |(key, item)| (kind, key, item)))
+    }
+}
+
+/// Deleted items are not there.
+impl Lookup for DataSet {
+    fn flag(&self, key: &str) -> Option<&Flag> {
+        self.flags.get(key)?.flag()
+    }
+
+    fn segment(&self, key: &str) -> Option<&Segment> {
+        self.segments.get(key)?.segment()
     }
 }
 

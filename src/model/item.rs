@@ -1,9 +1,11 @@
 //! A flag or segment as LaunchDarkly sent it: the bytes are kept, only the head is parsed.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+
+use crate::evaluation::{Flag, Segment};
 
 /// The two collections that every SDK knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,13 +60,30 @@ impl fmt::Display for ItemKey {
 }
 
 /// One flag or segment, or the tombstone of one.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Item {
     /// LaunchDarkly's version of the item; higher is newer.
     pub version: u64,
     /// The item's JSON as received; `None` for a tombstone.
     pub json: Option<Bytes>,
+    /// What evaluation needs of the JSON, once something has been evaluated with it.
+    parsed: OnceLock<Arc<Parsed>>,
 }
+
+/// What evaluation needs of an item.
+enum Parsed {
+    Flag(Flag),
+    Segment(Segment),
+}
+
+/// The parsed form follows from the rest.
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.json == other.json
+    }
+}
+
+impl Eq for Item {}
 
 /// Shows the size of the JSON instead of the JSON, which contains rules and targets.
 impl fmt::Debug for Item {
@@ -79,12 +98,31 @@ impl fmt::Debug for Item {
 impl Item {
     /// A live item.
     pub fn live(version: u64, json: impl Into<Bytes>) -> Self {
-        Self { version, json: Some(json.into()) }
+        Self { version, json: Some(json.into()), parsed: OnceLock::new() }
     }
 
     /// The tombstone of a deleted item.
     pub fn tombstone(version: u64) -> Self {
-        Self { version, json: None }
+        Self { version, json: None, parsed: OnceLock::new() }
+    }
+
+    /// The flag that it is, in the form in which it is evaluated; `None` for a tombstone. Made when
+    /// it is first asked for.
+    pub fn flag(&self) -> Option<&Flag> {
+        let json = self.json.as_ref()?;
+        match &**self.parsed.get_or_init(|| Arc::new(Parsed::Flag(Flag::parse(json)))) {
+            Parsed::Flag(flag) => Some(flag),
+            Parsed::Segment(_) => None,
+        }
+    }
+
+    /// The segment that it is, like [`flag`](Self::flag).
+    pub fn segment(&self) -> Option<&Segment> {
+        let json = self.json.as_ref()?;
+        match &**self.parsed.get_or_init(|| Arc::new(Parsed::Segment(Segment::parse(json)))) {
+            Parsed::Segment(segment) => Some(segment),
+            Parsed::Flag(_) => None,
+        }
     }
 
     /// Bytes of its JSON; 0 for a tombstone.
