@@ -11,6 +11,8 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
         disconnected_after: config.main.disconnected_status_time,
         init_timeout: config.main.init_timeout,
         open_files_max: open_files_max(),
+        ping_jitter: config.main.ping_stream_jitter_time,
+        context_bytes_max: config.main.max_client_request_body_size,
     }
 }
 

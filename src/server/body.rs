@@ -1,14 +1,45 @@
-//! Bodies of responses: all at once, or a stream.
+//! Bodies of responses: all at once, or a stream. Unused bodies of requests.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::Request;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::header::EXPECT;
 
 use super::streaming::EventBody;
 use super::turns::Payload;
+
+/// Most bytes of an unused request body that are read and dropped (Go: 256 KiB). A client that is
+/// still sending when the connection closes would not see its answer.
+const DISCARDED_BYTES_MAX: usize = 256 * 1024;
+
+/// Time limit for reading such a body.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads and drops a request's body, within bounds.
+pub(super) async fn discard(request: &Request<()>, body: Option<impl HttpBody + Unpin>) {
+    // A client that sent `Expect` gets the answer at once and does not send its body.
+    let Some(mut body) =
+        body.filter(|body| !body.is_end_stream() && !request.headers().contains_key(EXPECT))
+    else {
+        return;
+    };
+    let mut seen = 0;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await
+            && seen <= DISCARDED_BYTES_MAX
+        {
+            seen += frame.data_ref().map_or(0, Buf::remaining);
+        }
+    };
+    // However it ends, the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
+}
 
 /// A response's body.
 #[derive(Debug)]

@@ -1,18 +1,15 @@
 //! Turns requests into responses.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Buf;
-use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
-use hyper::header::{EXPECT, HeaderValue, LOCATION};
+use hyper::header::{HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::Server;
 use super::authorized_request::AuthorizedRequest;
-use super::body::Body;
+use super::body::{Body, discard};
 use super::cors::{self, Allowed};
 use super::not_built::Feature;
 use super::pace::Pace;
@@ -33,13 +30,6 @@ const NO_STATUS_OF_ONE: &str =
 /// Header that tells SDKs with FDv2 to use FDv1.
 const FALLBACK: &str = "X-LD-FD-Fallback";
 
-/// Most bytes of an unused request body that are read and dropped (Go: 256 KiB). A client that is
-/// still sending when the connection closes would not see its answer.
-const DISCARDED_BYTES_MAX: usize = 256 * 1024;
-
-/// Time limit for reading such a body.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-
 impl Server {
     /// Answers one request. Never fails: an error is a response too.
     pub(super) async fn handle<B>(&self, request: Request<B>, pace: &Arc<Pace>) -> Response<Body>
@@ -48,12 +38,14 @@ impl Server {
     {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        // The body is read first, so that the answer is current after the wait. A client that sent
-        // `Expect` gets the answer at once and does not send its body.
-        if !body.is_end_stream() && !request.headers().contains_key(EXPECT) {
-            discard(body).await;
+        match route(request.method(), request.uri().path()) {
+            Routed::To(Route::Client(route)) => self.client_side(&request, body, route, pace).await,
+            routed => {
+                // The body is read first, so that the answer is current after the wait.
+                discard(&request, Some(body)).await;
+                self.respond(&request, routed, pace).await
+            }
         }
-        self.respond(&request, pace).await
     }
 
     /// Answers a request on a connection beyond the limit: probes as usual, everything else with
@@ -79,8 +71,12 @@ impl Server {
         }
     }
 
-    async fn respond(&self, request: &Request<()>, pace: &Arc<Pace>) -> Response<Body> {
-        let routed = route(request.method(), request.uri().path());
+    async fn respond(
+        &self,
+        request: &Request<()>,
+        routed: Routed,
+        pace: &Arc<Pace>,
+    ) -> Response<Body> {
         let route = match routed {
             Routed::To(route) => route,
             Routed::MethodNotAllowed => return empty(StatusCode::METHOD_NOT_ALLOWED),
@@ -93,8 +89,8 @@ impl Server {
             Routed::Moved(path) => return moved(&path, request.uri().query()),
         };
         let (auth, wanted) = match route {
-            Route::NotBuilt { auth, feature, methods } => {
-                return self.not_built(request, &auth, feature, methods).await;
+            Route::Client(route) => {
+                return self.client_side(request, Body::empty(), route, pace).await;
             }
             Route::Fdv2(methods) => return self.fdv2(request, methods),
             Route::StatusOfOne => return text(StatusCode::NOT_FOUND, NO_STATUS_OF_ONE),
@@ -125,44 +121,6 @@ impl Server {
             Err(refused) => return refused,
         };
         let id = asked.access.environment.spec().credentials.environment_id.clone();
-        name_environment(&mut response, id);
-        response
-    }
-
-    /// Answers a route of a feature that is not built: 503 to clients that may use the environment.
-    async fn not_built(
-        &self,
-        request: &Request<()>,
-        auth: &Auth,
-        feature: Feature,
-        methods: &str,
-    ) -> Response<Body> {
-        let selected = self.select(request, auth).await;
-        let spec = selected.as_ref().ok().map(|access| access.environment.spec());
-        let mut response = match selected {
-            Ok(_) if request.method() == Method::OPTIONS => empty(StatusCode::OK),
-            Ok(access) => {
-                let environment = access.environment.reference.to_string();
-                if self.not_built.is_due(&environment, feature, Instant::now()) {
-                    tracing::warn!(
-                        environment,
-                        feature = feature.name(),
-                        advice = feature.advice(),
-                        "an SDK asks for a feature that this version does not have, and gets 503"
-                    );
-                }
-                text(StatusCode::SERVICE_UNAVAILABLE, feature.answer())
-            }
-            Err(refused) => refused,
-        };
-        if let Auth::EnvironmentId(_) = auth {
-            let allowed = spec.as_ref().map_or(Allowed::default(), |spec| Allowed {
-                origins: &spec.allowed_origins,
-                headers: &spec.allowed_headers,
-            });
-            cors::add(response.headers_mut(), request.headers(), methods, allowed, &[]);
-        }
-        let id = spec.and_then(|spec| spec.credentials.environment_id.clone());
         name_environment(&mut response, id);
         response
     }
@@ -200,7 +158,7 @@ fn with_fallback(
 }
 
 /// Adds the header with the environment's ID (ld-relay v9), which several SDKs read.
-fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
+pub(super) fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
     if let Some(id) = id
         && let Ok(value) = HeaderValue::try_from(id.as_str())
     {
@@ -212,20 +170,6 @@ fn name_environment(response: &mut Response<Body>, id: Option<EnvironmentId>) {
 fn has_query(request: &Request<()>, name: &str) -> bool {
     let query = request.uri().query().unwrap_or_default();
     query.split('&').any(|pair| form_decoded(pair.split('=').next().unwrap_or_default()) == name)
-}
-
-/// Reads and drops a body, within bounds.
-async fn discard(mut body: impl HttpBody + Unpin) {
-    let mut seen = 0;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await
-            && seen <= DISCARDED_BYTES_MAX
-        {
-            seen += frame.data_ref().map_or(0, Buf::remaining);
-        }
-    };
-    // However it ends, the answer is the same.
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
 enum Wanted {

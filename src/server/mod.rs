@@ -5,6 +5,7 @@
 mod admission;
 mod authorized_request;
 mod body;
+mod client_side;
 mod connection;
 mod cors;
 mod crowd;
@@ -67,6 +68,11 @@ pub struct ServerSettings {
     pub init_timeout: Duration,
     /// Files that this process may have open, connections included.
     pub open_files_max: usize,
+    /// Longest delay of pings to client-side SDKs (ld-relay v9: `pingStreamJitterTime`); `None`:
+    /// at once.
+    pub ping_jitter: Option<Duration>,
+    /// Largest body with a context (ld-relay v9: `maxClientRequestBodySize`).
+    pub context_bytes_max: u64,
 }
 
 /// Bounds on full payloads.
@@ -100,6 +106,9 @@ pub struct Server {
     status_page: status_page::StatusPage,
     readiness: readiness::Readiness,
     turns: Option<Arc<turns::Turns>>,
+    /// Turns to evaluate many flags.
+    evaluations: Arc<turns::Turns>,
+    bodies: client_side::BodyBudget,
     not_built: not_built::Reports,
     started_at: Instant,
 }
@@ -119,7 +128,13 @@ impl Server {
             members: status_members,
             disconnected_after: settings.disconnected_after,
         };
+        // Each keeps a processor busy.
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let evaluations =
+            InitialPayloads { concurrent_max: processors, ..InitialPayloads::default() };
         Self {
+            bodies: client_side::BodyBudget::new(settings.context_bytes_max),
+            evaluations: Arc::new(turns::Turns::new(evaluations)),
             registry,
             settings,
             drain,

@@ -16,9 +16,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 /// A feature that is not built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Feature {
-    /// Flag values for a context, for client-side, mobile and PHP-like clients, with the streams
-    /// that tell them to ask again.
-    Evaluation,
     /// Analytics and diagnostic events.
     Events,
     /// Goals of client-side experiments.
@@ -31,9 +28,6 @@ impl Feature {
     /// The body of the answer.
     pub(super) fn answer(self) -> &'static str {
         match self {
-            Self::Evaluation => {
-                "This version of the relay does not serve client-side and mobile evaluation yet"
-            }
             Self::Events => "This version of the relay does not forward events yet",
             Self::Goals => "This version of the relay does not serve goals yet",
             Self::Fdv2 => {
@@ -46,7 +40,6 @@ impl Feature {
     /// The name in the log.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Evaluation => "client-side and mobile evaluation",
             Self::Events => "event forwarding",
             Self::Goals => "goals",
             Self::Fdv2 => "FDv2",
@@ -56,7 +49,6 @@ impl Feature {
     /// Advice to the operator.
     pub(super) fn advice(self) -> &'static str {
         match self {
-            Self::Evaluation => "connect client-side and mobile SDKs to LaunchDarkly directly",
             Self::Events => {
                 "set the SDK's events URI to the one of LaunchDarkly for this account \
                  (https://events.launchdarkly.com; EU: https://events.eu.launchdarkly.com; federal: \
@@ -110,7 +102,7 @@ mod tests {
         };
         check(0, "a", Feature::Events, true);
         check(1, "a", Feature::Events, false);
-        check(1, "a", Feature::Evaluation, true);
+        check(1, "a", Feature::Goals, true);
         check(2, "b", Feature::Events, true);
         check(59, "a", Feature::Events, false);
         check(60, "a", Feature::Events, true);

@@ -11,7 +11,7 @@ use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
 use super::responses::{JSON, empty, unavailable};
 use super::selection::NO_DATA;
-use super::streaming::TurnTaken;
+use super::streaming::{Needed, TurnTaken};
 use super::turns::Payload;
 use crate::model::ItemKey;
 use crate::streams::Snapshot;
@@ -43,7 +43,7 @@ impl Server {
             return Ok(short);
         }
         let mut body = body(&snapshot, poll);
-        let turn = match self.turn(asked, body.len()).await? {
+        let turn = match self.turn(asked, Needed::Payload(body.len())).await? {
             TurnTaken::NotNeeded => None,
             TurnTaken::Busy(busy) => return Ok(busy),
             TurnTaken::Taken(turn) => {

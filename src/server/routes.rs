@@ -28,13 +28,37 @@ pub(super) enum Route {
     StatusOfOne,
     /// A route of FDv2, which is not built. Those of client-side SDKs have their methods.
     Fdv2(Option<&'static str>),
-    /// A route of a feature that this version does not have yet.
-    NotBuilt {
-        auth: Auth,
-        feature: Feature,
-        /// The methods of the path, separated by spaces.
-        methods: &'static str,
-    },
+    /// A route of client-side SDKs, or of servers that evaluate like them.
+    Client(ClientRoute),
+}
+
+/// A route that is answered for a context, or that browsers use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClientRoute {
+    pub(super) auth: Auth,
+    /// The methods of the path, separated by spaces.
+    pub(super) methods: &'static str,
+    pub(super) wanted: ClientWanted,
+}
+
+/// What such a route gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ClientWanted {
+    /// The values of all flags for a context.
+    Values(ContextPlace),
+    /// A stream that tells clients when to ask for values again; for a context, if it has one.
+    Pings(Option<ContextPlace>),
+    /// Nothing: this version does not have the feature yet.
+    NotBuilt(Feature),
+}
+
+/// Where a request has its context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ContextPlace {
+    /// In the path, in base64url.
+    Path(String),
+    /// In the body, as JSON.
+    Body,
 }
 
 /// Place of a route's credential in the request.
@@ -107,7 +131,7 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
         ["sdk", "stream" | "poll"] => ("GET", Route::Fdv2(None)),
         ["sdk", "stream" | "poll", "eval", _] => fdv2_of_clients("GET OPTIONS"),
         ["sdk", "stream" | "poll", "eval"] => fdv2_of_clients("POST OPTIONS"),
-        _ => return not_built(segments, method),
+        _ => return client_route(segments, method),
     })
 }
 
@@ -115,39 +139,46 @@ fn fdv2_of_clients(methods: &'static str) -> (&'static str, Route) {
     (methods, Route::Fdv2(Some(methods)))
 }
 
-/// Routes of ld-relay whose feature this version does not have.
-fn not_built(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
-    use Feature::{Evaluation, Events, Goals};
+/// Routes that are answered for a context, or that browsers use.
+fn client_route(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
+    use ClientWanted::{NotBuilt, Pings, Values};
+    use ContextPlace::Body;
+    use Feature::{Events, Goals};
     let by_id = |id: &str| Auth::EnvironmentId(id.to_owned());
-    let (methods, auth, feature) = match segments {
-        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), Goals),
+    let in_path = |context: &str| ContextPlace::Path(context.to_owned());
+    let (methods, auth, wanted) = match segments {
         // Two segments after `evalx` are ambiguous: for GET the key is in the header, for REPORT
         // and OPTIONS the environment is named in the path.
-        ["sdk", "evalx", "contexts" | "users", _] if *method == Method::GET => {
-            ("GET", Auth::Sdk, Evaluation)
+        ["sdk", "evalx", "contexts" | "users", context] if *method == Method::GET => {
+            ("GET", Auth::Sdk, Values(in_path(context)))
         }
-        ["sdk", "evalx", "context" | "user"] => ("REPORT", Auth::Sdk, Evaluation),
-        ["sdk", "evalx", id, "contexts" | "users", _] => ("GET OPTIONS", by_id(id), Evaluation),
+        ["sdk", "evalx", "context" | "user"] => ("REPORT", Auth::Sdk, Values(Body)),
+        ["sdk", "evalx", id, "contexts" | "users", context] => {
+            ("GET OPTIONS", by_id(id), Values(in_path(context)))
+        }
         ["sdk", "evalx", id, "context" | "user" | "contexts" | "users"] => {
-            ("REPORT OPTIONS", by_id(id), Evaluation)
+            ("REPORT OPTIONS", by_id(id), Values(Body))
         }
-        ["msdk", "evalx", "contexts" | "users", _] => ("GET", Auth::Mobile, Evaluation),
-        ["msdk", "evalx", "context" | "user"] => ("REPORT", Auth::Mobile, Evaluation),
-        ["mping"] => ("GET", Auth::Mobile, Evaluation),
-        ["meval", _] => ("GET", Auth::Mobile, Evaluation),
-        ["meval"] => ("REPORT", Auth::Mobile, Evaluation),
-        ["ping", id] => ("GET OPTIONS", by_id(id), Evaluation),
-        ["eval", id, _] => ("GET OPTIONS", by_id(id), Evaluation),
-        ["eval", id] => ("REPORT OPTIONS", by_id(id), Evaluation),
-        ["bulk" | "diagnostic"] => ("POST", Auth::Sdk, Events),
+        ["msdk", "evalx", "contexts" | "users", context] => {
+            ("GET", Auth::Mobile, Values(in_path(context)))
+        }
+        ["msdk", "evalx", "context" | "user"] => ("REPORT", Auth::Mobile, Values(Body)),
+        ["mping"] => ("GET", Auth::Mobile, Pings(None)),
+        ["meval", context] => ("GET", Auth::Mobile, Pings(Some(in_path(context)))),
+        ["meval"] => ("REPORT", Auth::Mobile, Pings(Some(Body))),
+        ["ping", id] => ("GET OPTIONS", by_id(id), Pings(None)),
+        ["eval", id, context] => ("GET OPTIONS", by_id(id), Pings(Some(in_path(context)))),
+        ["eval", id] => ("REPORT OPTIONS", by_id(id), Pings(Some(Body))),
+        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), NotBuilt(Goals)),
+        ["bulk" | "diagnostic"] => ("POST", Auth::Sdk, NotBuilt(Events)),
         ["mobile"] | ["mobile", "events"] | ["mobile", "events", "bulk" | "diagnostic"] => {
-            ("POST", Auth::Mobile, Events)
+            ("POST", Auth::Mobile, NotBuilt(Events))
         }
-        ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id), Events),
-        ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?), Events),
+        ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id), NotBuilt(Events)),
+        ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?), NotBuilt(Events)),
         _ => return None,
     };
-    Some((methods, Route::NotBuilt { auth, feature, methods }))
+    Some((methods, Route::Client(ClientRoute { auth, methods, wanted })))
 }
 
 /// The decoded path; `None` if an escape is not valid.
@@ -263,27 +294,39 @@ mod tests {
     }
 
     #[test]
-    fn routes_to_come_are_known_by_credential() {
-        use Feature::{Evaluation, Events, Goals};
-        let check = |request: &str, auth, feature, methods| {
-            check(request, Routed::To(Route::NotBuilt { auth, feature, methods }));
+    fn routes_of_clients_are_known_by_credential() {
+        use ClientWanted::{NotBuilt, Pings, Values};
+        use ContextPlace::Body;
+        use Feature::{Events, Goals};
+        let check = |request: &str, auth, methods, wanted| {
+            check(request, Routed::To(Route::Client(ClientRoute { auth, methods, wanted })));
         };
         let id = |id: &str| Auth::EnvironmentId(id.to_owned());
-        check("POST /bulk", Auth::Sdk, Events, "POST");
-        check("POST /mobile/events/bulk", Auth::Mobile, Events, "POST");
-        check("POST /events/bulk/e1", id("e1"), Events, "POST OPTIONS");
-        check("GET /a/e1.gif", id("e1"), Events, "GET OPTIONS");
-        check("GET /sdk/goals/e1", id("e1"), Goals, "GET OPTIONS");
-        check("GET /sdk/evalx/contexts/abc", Auth::Sdk, Evaluation, "GET");
-        let contexts = id("contexts");
-        check("GET /sdk/evalx/contexts/contexts/abc", contexts, Evaluation, "GET OPTIONS");
-        check("REPORT /sdk/evalx/user", Auth::Sdk, Evaluation, "REPORT");
-        check("REPORT /sdk/evalx/e1/user", id("e1"), Evaluation, "REPORT OPTIONS");
-        check("REPORT /sdk/evalx/e1/contexts", id("e1"), Evaluation, "REPORT OPTIONS");
-        check("OPTIONS /sdk/evalx/e1/context", id("e1"), Evaluation, "REPORT OPTIONS");
-        check("REPORT /eval/e1", id("e1"), Evaluation, "REPORT OPTIONS");
-        check("GET /eval/e1/abc", id("e1"), Evaluation, "GET OPTIONS");
-        check("REPORT /meval", Auth::Mobile, Evaluation, "REPORT");
+        let path = || ContextPlace::Path("abc".to_owned());
+        check("POST /bulk", Auth::Sdk, "POST", NotBuilt(Events));
+        check("POST /mobile/events/bulk", Auth::Mobile, "POST", NotBuilt(Events));
+        check("POST /events/bulk/e1", id("e1"), "POST OPTIONS", NotBuilt(Events));
+        check("GET /a/e1.gif", id("e1"), "GET OPTIONS", NotBuilt(Events));
+        check("GET /sdk/goals/e1", id("e1"), "GET OPTIONS", NotBuilt(Goals));
+        check("GET /sdk/evalx/contexts/abc", Auth::Sdk, "GET", Values(path()));
+        check("GET /sdk/evalx/users/abc", Auth::Sdk, "GET", Values(path()));
+        check("GET /sdk/evalx/contexts/users/abc", id("contexts"), "GET OPTIONS", Values(path()));
+        check("GET /sdk/evalx/e1/contexts/abc", id("e1"), "GET OPTIONS", Values(path()));
+        check("REPORT /sdk/evalx/user", Auth::Sdk, "REPORT", Values(Body));
+        for name in ["user", "users", "context", "contexts"] {
+            for method in ["REPORT", "OPTIONS"] {
+                let request = format!("{method} /sdk/evalx/e1/{name}");
+                check(&request, id("e1"), "REPORT OPTIONS", Values(Body));
+            }
+        }
+        check("GET /msdk/evalx/users/abc", Auth::Mobile, "GET", Values(path()));
+        check("REPORT /msdk/evalx/context", Auth::Mobile, "REPORT", Values(Body));
+        check("GET /mping", Auth::Mobile, "GET", Pings(None));
+        check("GET /meval/abc", Auth::Mobile, "GET", Pings(Some(path())));
+        check("REPORT /meval", Auth::Mobile, "REPORT", Pings(Some(Body)));
+        check("GET /ping/e1", id("e1"), "GET OPTIONS", Pings(None));
+        check("GET /eval/e1/abc", id("e1"), "GET OPTIONS", Pings(Some(path())));
+        check("REPORT /eval/e1", id("e1"), "REPORT OPTIONS", Pings(Some(Body)));
     }
 
     #[test]

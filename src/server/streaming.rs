@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
@@ -21,7 +22,7 @@ use super::responses::unavailable;
 use super::selection::NO_DATA;
 use super::turns::{Claim, CredentialKind, Group, Payload, Purpose, Turn, Turns};
 use crate::environments::{Access, Environment, Lease};
-use crate::streams::{Next, Snapshot, StreamKind, Subscription};
+use crate::streams::{Next, PING, Snapshot, StreamKind, Subscription};
 
 const BUSY: &str = "Too many clients are being initialized at this moment";
 const LEAVING: &str = "The relay is shutting down";
@@ -45,7 +46,8 @@ impl Server {
             return Ok(unavailable(NO_DATA));
         };
         // Encoded before the response begins, outside of any lock.
-        let turn = match self.turn(asked, encoded(&snapshot, kind).len()).await? {
+        let needed = Needed::Payload(encoded(&snapshot, kind).len());
+        let turn = match self.turn(asked, needed).await? {
             TurnTaken::Busy(busy) => return Ok(busy),
             TurnTaken::NotNeeded => None,
             TurnTaken::Taken(_) if self.drain.is_active() => return Ok(unavailable(LEAVING)),
@@ -76,6 +78,9 @@ impl Server {
             claim: None,
             ends: lifetime.map(|at| Box::pin(tokio::time::sleep_until(at))),
             draining: false,
+            ping_jitter: self.settings.ping_jitter.filter(|_| kind == StreamKind::Pings),
+            ping: None,
+            has_begun: false,
         };
         let mut response = Response::new(Body::Events(Box::new(events)));
         let headers = response.headers_mut();
@@ -88,17 +93,18 @@ impl Server {
         Ok(response)
     }
 
-    /// Waits for a turn to receive a payload of that size, then checks the credential again; `Err`
-    /// if it is no longer valid.
+    /// Waits for a turn, then checks the credential again; `Err` if it is no longer valid.
     pub(super) async fn turn(
         &self,
         asked: &mut AuthorizedRequest<'_>,
-        bytes: usize,
+        needed: Needed,
     ) -> Result<TurnTaken, Response<Body>> {
-        let Some(turns) = &self.turns else { return Ok(TurnTaken::NotNeeded) };
-        if !Turns::are_needed_for(bytes) {
-            return Ok(TurnTaken::NotNeeded);
-        }
+        let turns = match needed {
+            Needed::Payload(bytes) if Turns::are_needed_for(bytes) => self.turns.as_ref(),
+            Needed::Payload(_) => None,
+            Needed::Evaluation => Some(&self.evaluations),
+        };
+        let Some(turns) = turns else { return Ok(TurnTaken::NotNeeded) };
         let group = group(&asked.access.environment, (&asked.auth).into(), Purpose::First);
         let Some(turn) = turns.take(group).await else {
             return Ok(TurnTaken::Busy(unavailable(BUSY)));
@@ -106,6 +112,15 @@ impl Server {
         asked.access = self.select_now(asked.request, &asked.auth)?;
         Ok(TurnTaken::Taken(turn))
     }
+}
+
+/// What a client waits for a turn to get.
+#[derive(Clone, Copy)]
+pub(super) enum Needed {
+    /// A payload of so many bytes.
+    Payload(usize),
+    /// The evaluation of many flags.
+    Evaluation,
 }
 
 /// Result of the wait for a turn.
@@ -126,6 +141,7 @@ fn encoded(snapshot: &Snapshot, kind: StreamKind) -> Bytes {
     match kind {
         StreamKind::All => snapshot.put_all().clone(),
         StreamKind::Flags => snapshot.put_flags().clone(),
+        StreamKind::Pings => PING,
     }
 }
 
@@ -149,6 +165,12 @@ pub(super) struct EventBody {
     ends: Option<Pin<Box<Sleep>>>,
     /// True once `ends` follows the plan of the shutdown.
     draining: bool,
+    /// Longest delay of a ping after the first one (`pingStreamJitterTime`).
+    ping_jitter: Option<Duration>,
+    /// Timer of a ping that is due; what happens until then needs no other.
+    ping: Option<Pin<Box<Sleep>>>,
+    /// True once something was sent.
+    has_begun: bool,
 }
 
 impl EventBody {
@@ -175,8 +197,15 @@ impl EventBody {
                 self.begin_payload();
                 continue;
             }
+            if let Some(ping) = &mut self.ping
+                && ping.as_mut().poll(cx).is_ready()
+            {
+                self.ping = None;
+                return Poll::Ready(Some(PING));
+            }
             match self.subscription.poll_next(cx) {
                 Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(next)) if self.is_delayed(&next) => {}
                 Poll::Ready(Some(Next::Event(event))) if Turns::are_needed_for(event.len()) => {
                     self.begin_event(event);
                 }
@@ -189,6 +218,27 @@ impl EventBody {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// True if a ping for this comes later, or is due already.
+    fn is_delayed(&mut self, next: &Next) -> bool {
+        let is_ping = match next {
+            Next::Whole => true,
+            Next::Event(event) => *event == PING,
+        };
+        if self.ping.is_none() {
+            let Some(jitter) = self.ping_jitter.filter(|_| self.has_begun && is_ping) else {
+                self.has_begun |= is_ping;
+                return false;
+            };
+            // Clients that are told at different times do not ask at the same time.
+            let delay = jitter.mul_f64(1.0 - 0.5 * fastrand::f64());
+            self.ping = Some(Box::pin(tokio::time::sleep(delay)));
+        }
+        if matches!(next, Next::Whole) {
+            self.subscription.whole();
+        }
+        true
     }
 
     /// Claims a turn to send the whole data set again, or begins at once if none is needed.

@@ -92,6 +92,8 @@ impl Bench {
             disconnected_after: Duration::from_secs(60),
             init_timeout: Duration::from_secs(10),
             open_files_max: 1_000,
+            ping_jitter: None,
+            context_bytes_max: 1 << 20,
         };
         let server = Arc::new(Server::new(registry.clone(), settings, drain.clone(), members));
         let tasks = TaskGroup::new(&CancellationToken::new());

@@ -297,6 +297,10 @@ impl Subscription {
                 Entry::Changes(_) => None,
             };
         }
+        if *kind == StreamKind::Pings && matches!(found, Some(Found::Changes(_))) {
+            // One ping is enough for all that has changed.
+            next = inner.end();
+        }
         *place = match found {
             Some(Found::Whole) => Place::Awaiting(next),
             _ if is_awaiting => Place::Awaiting(next),
@@ -309,7 +313,7 @@ impl Subscription {
         Poll::Ready(Some(match found {
             Found::Whole => Next::Whole,
             Found::Heartbeat => Next::Event(HEARTBEAT),
-            Found::Changes(changes) => Next::Event(changes.events(*kind).clone()),
+            Found::Changes(changes) => Next::Event(changes.events(*kind)),
         }))
     }
 

@@ -6,6 +6,6 @@ mod sending;
 mod snapshot;
 
 pub use hub::{Hub, Next, Subscription};
-pub use payloads::StreamKind;
+pub use payloads::{PING, StreamKind};
 pub use sending::{Sending, SlowReader, Version, Versions};
 pub use snapshot::Snapshot;

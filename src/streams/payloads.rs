@@ -15,7 +15,13 @@ pub enum StreamKind {
     All,
     /// `/flags`: flags only, for old SDKs.
     Flags,
+    /// Nothing of the data: client-side SDKs are told to ask again.
+    Pings,
 }
+
+/// The event that tells client-side SDKs to ask again (ld-relay v8: its data is a space, because
+/// clients ignore events without data).
+pub const PING: Bytes = Bytes::from_static(b"event: ping\ndata:  \n\n");
 
 /// Changes that belong together, with their events for each kind of stream. An event is encoded
 /// when the first client reads it, once for all of them.
@@ -44,16 +50,22 @@ impl EncodedChanges {
 
     /// True if that kind of stream sends any of the changes.
     pub(super) fn concern(&self, kind: StreamKind) -> bool {
-        self.changes.keys().any(|key| path_of(key, kind).is_some())
+        match kind {
+            StreamKind::Pings => true,
+            StreamKind::All | StreamKind::Flags => {
+                self.changes.keys().any(|key| path_of(key, kind).is_some())
+            }
+        }
     }
 
     /// The events for a kind of stream, one after the other.
-    pub(super) fn events(&self, kind: StreamKind) -> &Bytes {
+    pub(super) fn events(&self, kind: StreamKind) -> Bytes {
         let encoded = match kind {
             StreamKind::All => &self.all,
             StreamKind::Flags => &self.flags,
+            StreamKind::Pings => return PING,
         };
-        encoded.get_or_init(|| {
+        let encoded = encoded.get_or_init(|| {
             let mut events = Vec::with_capacity(self.bytes() + 128 * self.changes.len());
             for (key, item) in self.changes.iter() {
                 if let Some(path) = path_of(key, kind) {
@@ -61,7 +73,8 @@ impl EncodedChanges {
                 }
             }
             Bytes::from(events)
-        })
+        });
+        encoded.clone()
     }
 }
 
@@ -70,7 +83,7 @@ fn path_of(key: &ItemKey, stream: StreamKind) -> Option<String> {
     match (stream, key.kind) {
         (StreamKind::All, kind) => Some(format!("/{}/{}", kind.wire_name(), key.key)),
         (StreamKind::Flags, ItemKind::Flag) => Some(format!("/{}", key.key)),
-        (StreamKind::Flags, ItemKind::Segment) => None,
+        (StreamKind::Flags, ItemKind::Segment) | (StreamKind::Pings, _) => None,
     }
 }
 
@@ -245,8 +258,8 @@ mod tests {
         .collect();
         let check = |changes: ChangeSet, all: &str, flags: &str| {
             let changes = EncodedChanges::new(changes);
-            assert_eq!(text(changes.events(StreamKind::All)), all);
-            assert_eq!(text(changes.events(StreamKind::Flags)), flags);
+            assert_eq!(text(&changes.events(StreamKind::All)), all);
+            assert_eq!(text(&changes.events(StreamKind::Flags)), flags);
             assert!(changes.concern(StreamKind::All));
             assert_eq!(changes.concern(StreamKind::Flags), !flags.is_empty());
         };

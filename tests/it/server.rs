@@ -1,6 +1,7 @@
 //! The SDK-facing server as its clients meet it: the real binary, byte by byte.
 
 mod bad_input;
+mod client_side;
 mod descriptors;
 mod fdv2_sdks;
 mod fixture;

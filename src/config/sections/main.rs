@@ -39,6 +39,10 @@ pub struct MainConfig {
     pub heartbeat_interval: Option<Duration>,
     /// Time after which a stream is closed; `None` means never.
     pub max_client_connection_time: Option<Duration>,
+    /// Largest body with a context, in bytes.
+    pub max_client_request_body_size: u64,
+    /// Longest delay of pings to client-side SDKs; `None`: at once.
+    pub ping_stream_jitter_time: Option<Duration>,
     /// Time for which an environment may be interrupted before it is reported as disconnected.
     pub disconnected_status_time: Duration,
     /// The log level, unless an environment has its own.
@@ -71,6 +75,8 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
         shutdown_delay: main.value(&table::SHUTDOWN_DELAY),
         heartbeat_interval: main.value(&table::HEARTBEAT_INTERVAL),
         max_client_connection_time: main.read(&table::MAX_CLIENT_CONNECTION_TIME).flatten(),
+        max_client_request_body_size: main.value(&table::MAX_CLIENT_REQUEST_BODY_SIZE),
+        ping_stream_jitter_time: main.read(&table::PING_STREAM_JITTER_TIME).flatten(),
         disconnected_status_time: main.value(&table::DISCONNECTED_STATUS_TIME),
         log_level: main.value(&table::LOG_LEVEL),
         log_format: main.value(&table::LOG_FORMAT),

@@ -57,9 +57,8 @@ options! { "AutoConfig",
     /// Origins of web pages that may read the answers.
     ENV_ALLOWED_ORIGIN: Vec<String> = both("envAllowedOrigin", &kind::LIST)
         .unset_means("every origin")
-        .warn(kind::warn_of_blanks)
-        .not_yet();
+        .warn(kind::warn_of_blanks);
     /// Additional request headers that browsers may send.
     ENV_ALLOWED_HEADER: Vec<String> =
-        both("envAllowedHeader", &kind::LIST).warn(kind::warn_of_blanks).not_yet();
+        both("envAllowedHeader", &kind::LIST).warn(kind::warn_of_blanks);
 }

@@ -24,8 +24,8 @@ options! { "Environment",
     MOBILE_KEY_FILE: PathBuf = in_file("mobileKeyFile", &kind::PATH);
     /// Client-side ID.
     LD_CLIENT_SIDE_ID_: String = both("envId", &kind::TEXT).mistaken_beginnings(&["LD_CLIENT_ID_"]);
-    /// Require a hash for client-side evaluation.
-    LD_SECURE_MODE_: bool = switch("secureMode").not_yet();
+    /// Browsers must prove with a hash that their server allows them to ask for a context.
+    LD_SECURE_MODE_: bool = switch("secureMode");
     /// Prefix of its keys in the shared database. Without it, Redis and Consul use `launchdarkly`,
     /// and DynamoDB no prefix. With a database, at most one environment may be without a prefix;
     /// with DynamoDB, its own table also suffices.
@@ -35,11 +35,10 @@ options! { "Environment",
     /// Origins of web pages that may read the answers.
     LD_ALLOWED_ORIGIN_: Vec<String> = both("allowedOrigin", &kind::LIST)
         .unset_means("every origin")
-        .warn(kind::warn_of_blanks)
-        .not_yet();
+        .warn(kind::warn_of_blanks);
     /// Additional request headers that browsers may send.
     LD_ALLOWED_HEADER_: Vec<String> =
-        both("allowedHeader", &kind::LIST).warn(kind::warn_of_blanks).not_yet();
+        both("allowedHeader", &kind::LIST).warn(kind::warn_of_blanks);
     /// Log level of this environment; until it is implemented, `[Main] logLevel` applies.
     LD_LOG_LEVEL_: LogLevel =
         both("logLevel", &kind::LOG_LEVEL).unset_means("that of `[Main]`").not_yet();

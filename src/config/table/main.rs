@@ -45,9 +45,9 @@ options! { "Main",
     /// again. The actual time is up to 10 % shorter, at random; 0 or less: never.
     MAX_CLIENT_CONNECTION_TIME: Option<Duration> =
         both("maxClientConnectionTime", &kind::DURATION_OR_OFF).unset_means("no limit");
-    /// Largest body of a `REPORT` request.
+    /// Largest body of a `REPORT` request, in which client-side SDKs send a context.
     MAX_CLIENT_REQUEST_BODY_SIZE: u64 =
-        both("maxClientRequestBodySize", &kind::SIZE).default("5MiB").not_yet();
+        both("maxClientRequestBodySize", &kind::SIZE).default("5MiB");
     /// Rate at which a client must read (ld-relay v9).
     CLIENT_WRITE_MIN_BYTES_PER_SECOND: i64 =
         both("clientWriteMinBytesPerSecond", &kind::NUMBER).unset_means("off").not_yet();
@@ -57,9 +57,11 @@ options! { "Main",
     /// Time limit of one write.
     CLIENT_WRITE_MAX_TIME: Option<Duration> =
         both("clientWriteMaxTime", &kind::DURATION_OR_OFF).unset_means("none").not_yet();
-    /// Random delay of pings to client-side SDKs.
+    /// Longest delay of the pings that tell client-side SDKs to evaluate again; the actual delay
+    /// is between half of it and all of it, at random, so that they do not ask all at once. What
+    /// changes meanwhile needs no other ping.
     PING_STREAM_JITTER_TIME: Option<Duration> =
-        both("pingStreamJitterTime", &kind::DURATION_OR_OFF).unset_means("none").not_yet();
+        both("pingStreamJitterTime", &kind::DURATION_OR_OFF).unset_means("none");
     /// How long the connection of an environment may be interrupted before `/status` reports it
     /// as disconnected; also, how long unknown credentials get 401 after the autoconfig stream is
     /// lost, before they get 503.

@@ -9,6 +9,8 @@ fn main_has_ld_relays_defaults() {
     let main = with_environment("", &[]).main;
     let seconds = Duration::from_secs;
     let expected = MainConfig {
+        max_client_request_body_size: 5 << 20,
+        ping_stream_jitter_time: None,
         stream_uri: "https://stream.launchdarkly.com".parse().unwrap(),
         base_uri: "https://sdk.launchdarkly.com".parse().unwrap(),
         client_side_base_uri: "https://clientsdk.launchdarkly.com".parse().unwrap(),

@@ -25,6 +25,8 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
         "src/server/streaming.rs",
         "settings.max_client_connection_time",
     ),
+    ("Main", "maxClientRequestBodySize", "src/server/client_side/report.rs", "budget.bytes_max"),
+    ("Main", "pingStreamJitterTime", "src/server/streaming.rs", "settings.ping_jitter"),
     ("Main", "disconnectedStatusTime", "src/server/mod.rs", "settings.disconnected_after"),
     (
         "Main",
@@ -52,6 +54,12 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("AutoConfig", "cacheFormat", "src/app/database.rs", "match self.format"),
     ("AutoConfig", "cacheAdopt", "src/app/mod.rs", "section.cache_adopt"),
     ("AutoConfig", "cacheMaxAge", "src/autoconfig/cache/visits/telling.rs", "settings.age_max"),
+    (
+        "AutoConfig",
+        "envAllowedOrigin envAllowedHeader",
+        "src/server/client_side/mod.rs",
+        "spec.allowed_headers",
+    ),
     ("AutoConfig", "envDatastorePrefix", "src/app/database.rs", "spec.store_prefix"),
     ("AutoConfig", "envDatastoreTableName", "src/app/database.rs", "spec.store_table"),
     (
@@ -59,6 +67,13 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
         "sdkKey sdkKeyFile mobileKey mobileKeyFile envId",
         "src/environments/credentials.rs",
         "sdk_keys",
+    ),
+    ("Environment", "secureMode", "src/server/client_side/mod.rs", "spec.secure_mode"),
+    (
+        "Environment",
+        "allowedOrigin allowedHeader",
+        "src/server/client_side/mod.rs",
+        "spec.allowed_origins",
     ),
     ("Environment", "prefix", "src/app/database.rs", "spec.store_prefix"),
     ("Environment", "tableName", "src/app/database.rs", "spec.store_table"),

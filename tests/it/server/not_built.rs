@@ -6,43 +6,16 @@ use super::fixture::{CONTEXT, ENVIRONMENT_ID, MOBILE_KEY, SDK_KEY, Site, check_t
 async fn routes_to_come_are_503_to_those_who_may_use_them() {
     let site = Site::manual().await;
     let id = ENVIRONMENT_ID;
-    let with_sdk_key = [
-        "POST /bulk".to_owned(),
-        "POST /diagnostic".to_owned(),
-        format!("GET /sdk/evalx/contexts/{CONTEXT}"),
-        format!("GET /sdk/evalx/users/{CONTEXT}="),
-        "REPORT /sdk/evalx/context".to_owned(),
-        "REPORT /sdk/evalx/user".to_owned(),
-    ];
+    let with_sdk_key = ["POST /bulk".to_owned(), "POST /diagnostic".to_owned()];
     let with_mobile_key = [
-        format!("GET /msdk/evalx/contexts/{CONTEXT}"),
-        format!("GET /msdk/evalx/users/{CONTEXT}"),
-        "REPORT /msdk/evalx/context".to_owned(),
-        "REPORT /msdk/evalx/user".to_owned(),
-        "GET /mping".to_owned(),
-        format!("GET /meval/{CONTEXT}"),
-        "REPORT /meval".to_owned(),
         "POST /mobile".to_owned(),
         "POST /mobile/events".to_owned(),
         "POST /mobile/events/bulk".to_owned(),
         "POST /mobile/events/diagnostic".to_owned(),
     ];
     let by_id = [
-        format!("GET /sdk/evalx/{id}/contexts/{CONTEXT}"),
-        format!("GET /sdk/evalx/{id}/users/{CONTEXT}"),
-        format!("REPORT /sdk/evalx/{id}/context"),
-        format!("REPORT /sdk/evalx/{id}/user"),
-        format!("REPORT /sdk/evalx/{id}/contexts"),
-        format!("REPORT /sdk/evalx/{id}/users"),
-        format!("OPTIONS /sdk/evalx/{id}/context"),
-        format!("OPTIONS /sdk/evalx/{id}/contexts/{CONTEXT}"),
         format!("GET /sdk/goals/{id}"),
         format!("OPTIONS /sdk/goals/{id}"),
-        format!("GET /ping/{id}"),
-        format!("OPTIONS /ping/{id}"),
-        format!("GET /eval/{id}/{CONTEXT}"),
-        format!("REPORT /eval/{id}"),
-        format!("OPTIONS /eval/{id}"),
         format!("POST /events/bulk/{id}"),
         format!("OPTIONS /events/bulk/{id}"),
         format!("POST /events/diagnostic/{id}"),
@@ -64,12 +37,7 @@ async fn routes_to_come_are_503_to_those_who_may_use_them() {
         assert_eq!(response.header("retry-after"), None, "{request}");
         assert_eq!(response.header("x-ld-envid"), Some(ENVIRONMENT_ID), "{request}");
         assert_eq!(response.header("access-control-allow-origin"), None, "{request}");
-        let of_events = ["bulk", "diagnostic", "mobile"];
-        let feature = if of_events.iter().any(|it| request.starts_with(&format!("POST /{it}"))) {
-            "does not forward events yet"
-        } else {
-            "does not serve client-side and mobile evaluation yet"
-        };
+        let feature = "does not forward events yet";
         assert!(response.text().ends_with(feature), "{request}: {}", response.text());
         check_text(&response, request);
         assert_eq!(check(request, Some(unknown)).await.status, refused, "{request}");
@@ -115,7 +83,7 @@ async fn the_log_names_environment_and_feature_once() {
     let key = [("authorization", SDK_KEY)];
     for _ in 0..3 {
         site.relay.request("POST", "/bulk", &key, b"[]").await;
-        site.relay.get(&format!("/sdk/evalx/{ENVIRONMENT_ID}/contexts/{CONTEXT}"), &[]).await;
+        site.relay.get(&format!("/sdk/goals/{ENVIRONMENT_ID}"), &[]).await;
     }
     let log = site.relay.log();
     let count = |feature: &str| {
@@ -125,30 +93,7 @@ async fn the_log_names_environment_and_feature_once() {
         log.lines().filter(is_meant).count()
     };
     assert_eq!(count("event forwarding"), 1, "{log}");
-    assert_eq!(count("client-side and mobile evaluation"), 1, "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn browsers_are_told_which_origins_the_operator_allows() {
-    let allowed = "https://a.example,https://b.example";
-    let site = Site::manual_with(|settings| {
-        settings.with("LD_ALLOWED_ORIGIN_Prod", allowed).with("LD_ALLOWED_HEADER_Prod", "X-Mine")
-    })
-    .await;
-    let path = format!("/sdk/evalx/{ENVIRONMENT_ID}/contexts/{CONTEXT}");
-    let check = async |method: &str, origin: &str, expected: &str| {
-        let response = site.relay.request(method, &path, &[("origin", origin)], b"").await;
-        let header = |name: &str| response.header(name).unwrap_or_default().to_owned();
-        assert_eq!(header("access-control-allow-origin"), expected, "{method} {origin}");
-        assert_eq!(header("access-control-allow-methods"), "GET,OPTIONS");
-        assert!(header("access-control-allow-headers").ends_with("X-LaunchDarkly-Tags,X-Mine"));
-        assert_eq!(header("access-control-expose-headers"), "Date");
-        assert_eq!(header("vary"), "Origin");
-    };
-    for method in ["GET", "OPTIONS"] {
-        check(method, "https://b.example", "https://b.example").await;
-        check(method, "https://other.example", "https://a.example").await;
-    }
+    assert_eq!(count("goals"), 1, "{log}");
 }
 
 /// SDKs that speak FDv2 take a plain 404 for the end; with the header they fall back to FDv1.

@@ -1,0 +1,120 @@
+//! The values of all flags for a context.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Response;
+use hyper::header::CONTENT_TYPE;
+
+use super::{refused, unavailable};
+use crate::evaluation::{Audience, Context, Evaluator, NoBigSegments, write_result};
+use crate::server::Server;
+use crate::server::authorized_request::AuthorizedRequest;
+use crate::server::body::Body;
+use crate::server::responses::JSON;
+use crate::server::routes::Auth;
+use crate::server::selection::{NO_DATA, query_value};
+use crate::server::streaming::{Needed, TurnTaken};
+use crate::server::turns::Payload;
+use crate::streams::Snapshot;
+
+const NO_KEY: &str = "the context has no key";
+const FAILED: &str = "the flags could not be evaluated";
+
+/// Most flags that are evaluated at once. More of them need a turn and a thread of their own, so
+/// that other clients need not wait for the processor.
+const FEW_FLAGS: usize = 1_000;
+
+/// Bytes of the result of a flag, roughly.
+const RESULT_BYTES: usize = 96;
+
+/// What the values are asked for.
+#[derive(Clone)]
+struct Question {
+    context: Arc<Context>,
+    audience: Audience,
+    with_reasons: bool,
+}
+
+impl Server {
+    /// Answers with the values of all flags that the client may see.
+    pub(super) async fn values(
+        &self,
+        asked: &mut AuthorizedRequest<'_>,
+        context: Arc<Context>,
+    ) -> Result<Response<Body>, Response<Body>> {
+        let question = Question {
+            audience: match asked.auth {
+                Auth::Sdk => Audience::Server,
+                Auth::Mobile => Audience::Mobile,
+                Auth::EnvironmentId(_) => Audience::Browser,
+            },
+            with_reasons: query_value(asked.request.uri().query(), "withReasons") == "true",
+            context,
+        };
+        let (mut snapshot, mut values) = self.evaluated(asked, &question).await?;
+        let turn = match self.turn(asked, Needed::Payload(values.len())).await? {
+            TurnTaken::NotNeeded => None,
+            TurnTaken::Busy(busy) => return Err(busy),
+            TurnTaken::Taken(turn) => {
+                // The data may have changed during the wait.
+                (snapshot, values) = self.evaluated(asked, &question).await?;
+                Some(turn)
+            }
+        };
+        let versions = asked.access.environment.hub.versions();
+        let payload = Payload::new(values, &snapshot.data, turn, asked.pace, versions);
+        let mut response = Response::new(Body::Full(payload));
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
+        Ok(response)
+    }
+
+    async fn evaluated(
+        &self,
+        asked: &mut AuthorizedRequest<'_>,
+        question: &Question,
+    ) -> Result<(Arc<Snapshot>, Bytes), Response<Body>> {
+        let snapshot = served(asked)?;
+        if question.context.lacks_key() {
+            return Err(refused(NO_KEY));
+        }
+        if snapshot.data.flags.len() <= FEW_FLAGS {
+            let values = evaluate(&snapshot, question);
+            return Ok((snapshot, values));
+        }
+        let _turn = match self.turn(asked, Needed::Evaluation).await? {
+            TurnTaken::Busy(busy) => return Err(busy),
+            TurnTaken::NotNeeded => None,
+            TurnTaken::Taken(turn) => Some(turn),
+        };
+        let snapshot = served(asked)?;
+        let (evaluated, question) = (snapshot.clone(), question.clone());
+        let evaluating = tokio::task::spawn_blocking(move || evaluate(&evaluated, &question));
+        let values = evaluating.await.map_err(|_| unavailable(FAILED))?;
+        Ok((snapshot, values))
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "a refusal is a response, as everywhere here")]
+fn served(asked: &AuthorizedRequest<'_>) -> Result<Arc<Snapshot>, Response<Body>> {
+    asked.access.environment.hub.snapshot().ok_or_else(|| unavailable(NO_DATA))
+}
+
+fn evaluate(snapshot: &Snapshot, question: &Question) -> Bytes {
+    let data = &*snapshot.data;
+    let mut evaluator = Evaluator::new(data, &question.context, &NoBigSegments);
+    let mut values = Vec::with_capacity(data.flags.len() * RESULT_BYTES + 2);
+    values.push(b'{');
+    for (key, item) in data.flags.iter() {
+        let Some(flag) = item.flag().filter(|flag| flag.is_visible_to(question.audience)) else {
+            continue;
+        };
+        if values.len() > 1 {
+            values.push(b',');
+        }
+        let detail = evaluator.evaluate(flag);
+        write_result(&mut values, key, item.version, flag, &detail, question.with_reasons);
+    }
+    values.push(b'}');
+    Bytes::from(values)
+}
