@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Rung 0 and what stands beside it.
 const MODEL: &[&str] = &["model"];
+/// What items are parsed into.
+const EVALUATION: &[&str] = &["evaluation"];
 /// Rungs 0 and 1.
 const BASE: &[&str] = &["model", "sse", "sealing", "telemetry", "tasks", "backoff"];
 /// Rungs 0 to 2.
@@ -16,7 +18,8 @@ const STORES: &[&str] = &["model", "sse", "sealing", "telemetry", "tasks", "back
 
 /// What each module may know of, besides itself: the table of ARCHITECTURE.md.
 const RUNGS: &[(&str, &[&[&str]])] = &[
-    ("model", &[]),
+    ("evaluation", &[]),
+    ("model", &[EVALUATION]),
     ("config", &[MODEL]),
     ("sse", &[MODEL]),
     ("sealing", &[MODEL]),
@@ -32,7 +35,7 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ("source", &[BASE, &["upstream"]]),
     ("environments", &[BASE, &["upstream", "source", "flagstore", "streams"]]),
     // Not `storage`: nothing towards SDKs names a database.
-    ("server", &[BASE, &["environments", "streams"]]),
+    ("server", &[BASE, EVALUATION, &["environments", "streams"]]),
     (
         "app",
         &[
@@ -81,6 +84,7 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
 
 /// Modules that decide and do not wait: no `async`, no clock, no tasks.
 const PURE: &[&str] = &[
+    "src/evaluation/",
     "src/model/",
     "src/streams/",
     "src/autoconfig/fields.rs",
