@@ -31,6 +31,13 @@ pub mod demo {
     };
 }
 
+/// See [`crate::evaluation`].
+pub mod evaluation {
+    pub use crate::evaluation::{
+        Audience, Context, Evaluator, Flag, Lookup, NoBigSegments, Segment, write_result,
+    };
+}
+
 /// See [`crate::flagstore`].
 pub mod flagstore {
     pub use crate::flagstore::encoding::Decoded;

@@ -84,7 +84,15 @@ impl Clause {
     pub fn segments(&self) -> Option<&[Box<str>]> {
         match &self.condition {
             Condition::Segment(keys) => Some(keys),
-            _ => None,
+            Condition::In { .. }
+            | Condition::StartsWith(_)
+            | Condition::EndsWith(_)
+            | Condition::Contains(_)
+            | Condition::Matches(_)
+            | Condition::Number(..)
+            | Condition::Time(..)
+            | Condition::Version(..)
+            | Condition::Unknown => None,
         }
     }
 
@@ -108,11 +116,10 @@ impl Clause {
         let Some(value) = individual.and_then(|one| one.value(&self.attribute)) else {
             return Ok(false);
         };
-        let fits = match value {
-            Attribute::List(values) => {
-                values.iter().filter_map(Attribute::of).any(|value| self.condition.fits(value))
-            }
-            single => self.condition.fits(single),
+        let fits = if let Attribute::List(values) = value {
+            values.iter().filter_map(Attribute::of).any(|value| self.condition.fits(value))
+        } else {
+            self.condition.fits(value)
         };
         Ok(self.verdict(fits))
     }
@@ -183,7 +190,7 @@ impl Condition {
                 let time = match value {
                     Attribute::Text(text) => Timestamp::parse(text),
                     Attribute::Number(number) => Timestamp::from_number(number),
-                    _ => None,
+                    Attribute::Flag(_) | Attribute::List(_) | Attribute::Object(_) => None,
                 };
                 time.is_some_and(|time| times.iter().any(|held| time.cmp(held) == *place))
             }
@@ -197,7 +204,9 @@ impl Condition {
 fn texts(values: Vec<Value>) -> impl Iterator<Item = Box<str>> {
     values.into_iter().filter_map(|value| match value {
         Value::String(text) => Some(text.into()),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            None
+        }
     })
 }
 
@@ -214,7 +223,7 @@ fn times(values: &[Value]) -> Box<[Timestamp]> {
     let times = values.iter().filter_map(|value| match value {
         Value::String(text) => Timestamp::parse(text),
         Value::Number(number) => Timestamp::from_number(number),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     });
     times.collect()
 }

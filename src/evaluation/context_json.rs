@@ -43,9 +43,11 @@ impl Context {
             None => vec![user(members)?],
             Some(Value::String(kind)) if kind == MULTI => {
                 members.remove("kind");
-                let contexts = members.into_iter().map(|(kind, value)| match value {
-                    Value::Object(members) => individual(Some(kind), members),
-                    _ => Err(ContextError::NotAnObject),
+                let contexts = members.into_iter().map(|(kind, value)| {
+                    let Value::Object(members) = value else {
+                        return Err(ContextError::NotAnObject);
+                    };
+                    individual(Some(kind), members)
                 });
                 contexts.collect::<Result<Vec<_>, _>>()?
             }

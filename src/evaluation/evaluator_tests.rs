@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::evaluator::{BigSegments, DEPTH_MAX, Membership};
+use super::reason::BigSegmentsStatus;
 use super::*;
 
 #[derive(Default)]
@@ -191,7 +193,7 @@ fn steps_of_an_evaluation() {
         ),
         (
             json!({"targets": [{"values": null, "variation": 1}], "contextTargets": null}),
-            fallthrough.clone(),
+            fallthrough,
         ),
         (json!({"targets": [{"values": ["u"], "variation": 9}]}), error.clone()),
         (
@@ -364,17 +366,13 @@ fn segments() {
         ),
         (
             json!({"excludedContexts": [{"contextKind": "org", "values": ["o"]}], "rules": rule(is_u.clone())}),
-            multi.clone(),
+            multi,
             "no",
         ),
-        (json!({"rules": [{"clauses": [is_u.clone()], "weight": 0}]}), user(json!({})), "no"),
+        (json!({"rules": [{"clauses": [is_u], "weight": 0}]}), user(json!({})), "no"),
+        (json!({"rules": [{"clauses": [is_u], "weight": 100_000}]}), user(json!({})), "yes"),
         (
-            json!({"rules": [{"clauses": [is_u.clone()], "weight": 100_000}]}),
-            user(json!({})),
-            "yes",
-        ),
-        (
-            json!({"rules": [{"clauses": [is_u.clone()], "weight": 100_000, "rolloutContextKind": "org"}]}),
+            json!({"rules": [{"clauses": [is_u], "weight": 100_000, "rolloutContextKind": "org"}]}),
             user(json!({})),
             "no",
         ),
@@ -450,7 +448,7 @@ fn big_segments() {
         let mut segment = members.clone();
         segment["key"] = json!("s");
         segment["unbounded"] = json!(true);
-        let items = items(&[flag.clone()], &[segment]);
+        let items = items(std::slice::from_ref(&flag), &[segment]);
         let found = answer_with(&items, &json!({"kind": "user", "key": key}), &store);
         assert_eq!(found["value"], value, "{members} {key}");
         assert_eq!(found["reason"]["bigSegmentsStatus"], status, "{members} {key}");

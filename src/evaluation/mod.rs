@@ -9,7 +9,7 @@
 //!
 //! Everything is decided by the arguments: no clock, no I/O. Flags and segments come from a
 //! [`Lookup`]. Work is bounded for any data: each prerequisite and each segment is decided once for
-//! a context, and chains of them are followed to a depth of [`DEPTH_MAX`].
+//! a context, and chains of them are followed to a depth of [`DEPTH_MAX`](evaluator::DEPTH_MAX).
 //!
 //! The rules are those of LaunchDarkly's Go SDK, which ld-relay uses.
 
@@ -33,10 +33,8 @@ mod timestamp;
 mod tolerant;
 mod version;
 
-pub use context::{Context, Individual};
-pub use context_json::ContextError;
-pub use evaluator::{BigSegments, DEPTH_MAX, Detail, Evaluator, Lookup, Membership, NoBigSegments};
+pub use context::Context;
+pub use evaluator::{Evaluator, Lookup, NoBigSegments};
 pub use flag::{Audience, Flag};
-pub use reason::{BigSegmentsStatus, ErrorKind, Reason, ReasonKind};
 pub use result_json::write_result;
 pub use segment::Segment;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use super::reason::ReasonKind;
+use super::reason::{ErrorKind, ReasonKind};
 use super::*;
 
 const KEYS: &[&str] = &["a", "b", "c", "7"];

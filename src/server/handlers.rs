@@ -40,7 +40,12 @@ impl Server {
         let request = Request::from_parts(head, ());
         match route(request.method(), request.uri().path()) {
             Routed::To(Route::Client(route)) => self.client_side(&request, body, route, pace).await,
-            routed => {
+            routed @ (Routed::To(_)
+            | Routed::MethodNotAllowed
+            | Routed::Fdv2MethodNotAllowed(_)
+            | Routed::NotFound
+            | Routed::Malformed
+            | Routed::Moved(_)) => {
                 // The body is read first, so that the answer is current after the wait.
                 discard(&request, Some(body)).await;
                 self.respond(&request, routed, pace).await

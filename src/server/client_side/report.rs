@@ -10,7 +10,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{context, message_of, unavailable};
+use super::{context, message_of, refused, unavailable};
 use crate::evaluation::Context;
 use crate::server::Server;
 use crate::server::body::Body;
@@ -94,9 +94,9 @@ impl Server {
         if received.bytes.len() <= SMALL_BYTES {
             return context::from_json(&received.bytes);
         }
-        let parsing = move || context::from_json(&received.bytes);
-        let parsed = tokio::task::spawn_blocking(parsing).await;
-        parsed.unwrap_or_else(|_| Err(unavailable(BROKEN)))
+        let parsing = tokio::task::spawn_blocking(move || Context::parse(&received.bytes)).await;
+        let parsed = parsing.map_err(|_| unavailable(BROKEN))?;
+        parsed.map_err(|error| refused(&error.to_string()))
     }
 }
 
