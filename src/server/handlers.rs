@@ -16,16 +16,12 @@ use super::pace::Pace;
 use super::polling::Poll;
 use super::responses::{empty, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
-use super::selection::form_decoded;
+use super::selection::query_values;
 use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
 const MALFORMED: &str = "400 Bad Request";
 const OVER_LIMIT: &str = "Too many connections are open at this moment";
-const NO_EXPECT: &str =
-    "The relay does not check expectations (`expect`) yet; ask /status without it";
-const NO_STATUS_OF_ONE: &str =
-    "The relay does not tell the status of one environment yet; GET /status tells that of all";
 
 /// Header that tells SDKs with FDv2 to use FDv1.
 const FALLBACK: &str = "X-LD-FD-Fallback";
@@ -98,9 +94,11 @@ impl Server {
                 return self.client_side(request, Body::empty(), route, pace).await;
             }
             Route::Fdv2(methods) => return self.fdv2(request, methods),
-            Route::StatusOfOne => return text(StatusCode::NOT_FOUND, NO_STATUS_OF_ONE),
-            Route::Status if has_query(request, "expect") => {
-                return text(StatusCode::BAD_REQUEST, NO_EXPECT);
+            Route::StatusOf(one) => {
+                return self.status_page.answer_of_one(&one, request.uri().query());
+            }
+            Route::Status if !query_values(request.uri().query(), "expect").is_empty() => {
+                return self.status_page.check(request.uri().query()).await;
             }
             Route::Livez => return text(StatusCode::OK, "ok"),
             Route::Readyz => return self.readyz(),
@@ -169,12 +167,6 @@ pub(super) fn name_environment(response: &mut Response<Body>, id: Option<Environ
     {
         response.headers_mut().insert("x-ld-envid", value);
     }
-}
-
-/// True if the query has a parameter of that name.
-fn has_query(request: &Request<()>, name: &str) -> bool {
-    let query = request.uri().query().unwrap_or_default();
-    query.split('&').any(|pair| form_decoded(pair.split('=').next().unwrap_or_default()) == name)
 }
 
 enum Wanted {

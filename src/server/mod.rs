@@ -12,6 +12,7 @@ mod crowd;
 #[cfg(feature = "testing")]
 pub mod decoding;
 mod drain;
+mod expectations;
 mod handlers;
 mod head_timer;
 mod listener;

@@ -24,8 +24,8 @@ pub(super) enum Route {
     Flags,
     Flag(String),
     Segment(String),
-    /// `/status/…`: the status of one environment, which is not built.
-    StatusOfOne,
+    /// `/status/…`: the status of one environment.
+    StatusOf(OneEnvironment),
     /// A route of FDv2, which is not built. Those of client-side SDKs have their methods.
     Fdv2(Option<&'static str>),
     /// A route of client-side SDKs, or of servers that evaluate like them.
@@ -59,6 +59,15 @@ pub(super) enum ContextPlace {
     Path(String),
     /// In the body, as JSON.
     Body,
+}
+
+/// How a path names one environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OneEnvironment {
+    /// Its name in the configuration or its ID; or the keys of its project and of itself.
+    pub(super) name: Vec<String>,
+    /// The payload filter; empty for the unfiltered environment.
+    pub(super) filter: String,
 }
 
 /// Place of a route's credential in the request.
@@ -114,10 +123,10 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
     }
     Some(match segments {
         ["status"] => ("GET", Route::Status),
-        ["status", _]
-        | ["status", _, "filters", _]
-        | ["status", _, _]
-        | ["status", _, _, "filters", _] => ("GET", Route::StatusOfOne),
+        ["status", name] => ("GET", status_of(&[name], "")),
+        ["status", name, "filters", filter] => ("GET", status_of(&[name], filter)),
+        ["status", project, key] => ("GET", status_of(&[project, key], "")),
+        ["status", project, key, "filters", filter] => ("GET", status_of(&[project, key], filter)),
         ["livez"] => ("GET HEAD", Route::Livez),
         ["readyz"] => ("GET HEAD", Route::Readyz),
         ["all"] => ("GET", Route::StreamAll),
@@ -133,6 +142,11 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
         ["sdk", "stream" | "poll", "eval"] => fdv2_of_clients("POST OPTIONS"),
         _ => return client_route(segments, method),
     })
+}
+
+fn status_of(name: &[&str], filter: &str) -> Route {
+    let name = name.iter().map(|part| (*part).to_owned()).collect();
+    Route::StatusOf(OneEnvironment { name, filter: filter.to_owned() })
 }
 
 fn fdv2_of_clients(methods: &'static str) -> (&'static str, Route) {
@@ -343,8 +357,13 @@ mod tests {
             check(&format!("OPTIONS {path}/eval/abc"), of_clients("GET OPTIONS"));
             check(&format!("POST {path}/eval"), of_clients("POST OPTIONS"));
         }
-        for path in ["/status/x", "/status/x/filters/f", "/status/p/e", "/status/p/e/filters/f"] {
-            check(&format!("GET {path}"), Routed::To(Route::StatusOfOne));
+        for (path, name, filter) in [
+            ("/status/x", &["x"][..], ""),
+            ("/status/x%20y/filters/f", &["x y"], "f"),
+            ("/status/p/e", &["p", "e"], ""),
+            ("/status/p/e/filters/f", &["p", "e"], "f"),
+        ] {
+            check(&format!("GET {path}"), Routed::To(status_of(name, filter)));
         }
         check("GET /status/a/b/c", Routed::NotFound);
         check("POST /status/x", Routed::MethodNotAllowed);

@@ -12,7 +12,8 @@ use crate::model::{Credential, EnvironmentId, FilterKey, ListState, MobileKey, S
 
 use hyper::{Response, StatusCode};
 
-const NO_LIST: &str = "The relay is not fully initialized: it has no list of environments yet";
+pub(super) const NO_LIST: &str =
+    "The relay is not fully initialized: it has no list of environments yet";
 const UNKNOWN_FOR_NOW: &str =
     "The relay is not fully initialized: it cannot tell yet whether this credential is valid";
 const UNKNOWN_FILTER: &str = "The credential is valid, but there is no such payload filter";
@@ -97,12 +98,17 @@ fn authorization(value: &str) -> Option<&str> {
 
 /// The first value of a query parameter, decoded; empty if it is absent.
 pub(super) fn query_value(query: Option<&str>, name: &str) -> String {
+    query_values(query, name).into_iter().next().unwrap_or_default()
+}
+
+/// All values of a query parameter, decoded.
+pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
     let pairs = query.unwrap_or_default().split('&');
     let found = pairs.filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (form_decoded(key) == name).then(|| form_decoded(value))
     });
-    found.take(1).collect()
+    found.collect()
 }
 
 /// Decodes `+` and percent escapes; what is not a valid escape stays as it is.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::routes::OneEnvironment;
 use crate::environments::{Environment, Registry};
 use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
 
@@ -142,6 +143,33 @@ impl StatusSources {
         body.push('\n');
         body
     }
+}
+
+impl StatusSources {
+    /// The body about one environment; `None` if there is none of this name.
+    pub(super) fn body_of(&self, one: &OneEnvironment) -> Option<String> {
+        let environments = self.registry.environments();
+        let environment = environments.iter().find(|environment| is_meant(environment, one))?;
+        let status = environment_status(environment, self.disconnected_after, SystemTime::now());
+        let mut body = serde_json::to_string(&status).unwrap_or_default();
+        body.push('\n');
+        Some(body)
+    }
+}
+
+/// True if a path means this environment.
+fn is_meant(environment: &Environment, one: &OneEnvironment) -> bool {
+    let reference = &environment.reference;
+    let spec = environment.spec();
+    let is_named = match one.name.as_slice() {
+        [name] => {
+            let id = spec.credentials.environment_id.as_ref();
+            *reference.environment == **name || id.is_some_and(|id| id.as_str() == name)
+        }
+        [project, key] => spec.project_key == *project && spec.environment_key == *key,
+        _ => false,
+    };
+    is_named && reference.filter.as_str() == one.filter
 }
 
 fn environment_status(

@@ -1,22 +1,30 @@
 //! One body of `/status` for all clients that ask for it at about the same time. No credential is
 //! needed for it, so its cost must not grow with the number of requests.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Response, StatusCode};
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::body::Body;
+use super::expectations;
 use super::pace::Pace;
-use super::responses::{JSON, empty};
+use super::responses::{JSON, empty, json, text, unavailable};
+use super::routes::OneEnvironment;
+use super::selection::{NO_LIST, query_values};
 use super::status::StatusSources;
 use super::turns::{Payload, Turns};
+use crate::model::ListState;
 use crate::streams::{Version, Versions};
 use crate::tasks;
+
+const NO_ENVIRONMENT: &str = "There is no environment of this name";
+const MALFORMED_QUERY: &str = "The query cannot be read: a percent sign escapes nothing";
 
 /// Time for which a body is given to further clients.
 const SHARED_FOR: Duration = Duration::from_millis(250);
@@ -38,6 +46,8 @@ pub(super) struct StatusPage {
 struct Built {
     begun: Instant,
     body: Bytes,
+    /// The body as JSON, once somebody has expectations of it.
+    json: OnceLock<Value>,
 }
 
 impl Version for Built {
@@ -47,6 +57,10 @@ impl Version for Built {
 }
 
 impl Built {
+    fn json(&self) -> &Value {
+        self.json.get_or_init(|| serde_json::from_slice(&self.body).unwrap_or_default())
+    }
+
     /// True if the body may be given to a client that asked at that moment.
     ///
     /// A small one that no client is taking any more is built again: that costs little, and a
@@ -73,6 +87,32 @@ impl StatusPage {
         response
     }
 
+    /// The answer to a client that has expectations of the whole status.
+    pub(super) async fn check(&self, query: Option<&str>) -> Response<Body> {
+        let built = self.built().await;
+        checked(query, built.json())
+    }
+
+    /// The answer about one environment, with or without expectations.
+    pub(super) fn answer_of_one(
+        &self,
+        one: &OneEnvironment,
+        query: Option<&str>,
+    ) -> Response<Body> {
+        let Some(body) = self.sources.body_of(one) else {
+            return match self.sources.registry.list() {
+                ListState::Unknown => unavailable(NO_LIST),
+                ListState::Provisional | ListState::Lapsed | ListState::Authoritative => {
+                    text(StatusCode::NOT_FOUND, NO_ENVIRONMENT)
+                }
+            };
+        };
+        if query_values(query, "expect").is_empty() {
+            return json(StatusCode::OK, body);
+        }
+        checked(query, &serde_json::from_str(&body).unwrap_or_default())
+    }
+
     async fn built(&self) -> Arc<Built> {
         let asked = Instant::now();
         let mut newest = self.newest.lock().await;
@@ -85,8 +125,25 @@ impl StatusPage {
             0..MANY_ENVIRONMENTS => sources.body(),
             MANY_ENVIRONMENTS.. => tasks::beside(move || sources.body()).await,
         };
-        newest.insert(Arc::new(Built { begun, body: body.into() })).clone()
+        let json = OnceLock::new();
+        newest.insert(Arc::new(Built { begun, body: body.into(), json })).clone()
     }
+}
+
+fn checked(query: Option<&str>, status: &Value) -> Response<Body> {
+    if !is_well_formed(query) {
+        return text(StatusCode::BAD_REQUEST, MALFORMED_QUERY);
+    }
+    let checked = expectations::check(&query_values(query, "expect"), status);
+    json(checked.status, checked.body)
+}
+
+/// False if a percent sign escapes nothing.
+fn is_well_formed(query: Option<&str>) -> bool {
+    query.unwrap_or_default().split('%').skip(1).all(|part| {
+        let digits = part.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 #[cfg(test)]

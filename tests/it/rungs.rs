@@ -77,7 +77,11 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ),
     (
         "testing",
-        &[STORES, &["config", "flagstore", "streams", "source", "autoconfig", "server", "demo"]],
+        &[
+            STORES,
+            EVALUATION,
+            &["config", "flagstore", "streams", "source", "autoconfig", "server", "demo"],
+        ],
     ),
     ("main", &[&["run"]]),
 ];
@@ -116,6 +120,7 @@ const PURE: &[&str] = &[
     "src/storage/breaker.rs",
     "src/storage/local/format/",
     "src/upstream/reconnect.rs",
+    "src/server/expectations.rs",
     "src/server/routes.rs",
 ];
 

@@ -215,7 +215,7 @@ async fn states_follow_the_upstream_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_built_of_it_is_said() {
+async fn keys_that_are_no_uuids_are_hidden_as_a_whole() {
     let launchdarkly = launchdarkly();
     launchdarkly.upsert_environment(EnvironmentRep::simple("shop", "sdk-shop-secret", "mob-shop"));
     let more = |settings: RelaySettings| settings.with("LD_ENV_Shop", "sdk-shop-secret");
@@ -224,17 +224,60 @@ async fn what_is_not_built_of_it_is_said() {
     assert!(whole.text().ends_with("}\n"), "{}", whole.text());
     assert!(whole.text().contains("\"sdk-***********\""), "hidden as a whole: {}", whole.text());
     assert!(!whole.text().contains("shop-secret"), "{}", whole.text());
-    for path in ["/status?expect=healthy", "/status?a=b&expect", "/status?%65xpect=x"] {
-        let response = site.relay.get(path, &[]).await;
-        assert_eq!(response.status, 400, "{path}");
-        check_text(&response, path);
-        assert!(response.text().contains("expect"), "{}", response.text());
-    }
     assert_eq!(site.relay.get("/status?pretty", &[]).await.status, 200);
-    for path in ["/status/Prod", "/status/Prod/filters/f", "/status/p/e", "/status/p/e/filters/f"] {
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_environment_is_found_by_name_by_id_and_by_keys() {
+    let launchdarkly = launchdarkly();
+    launchdarkly.upsert_filter("filter-1", filter("f"));
+    let site = Site::autoconfig(launchdarkly).await;
+    let whole = site.relay.get("/status", &[]).await.json();
+    for (path, name) in [
+        (format!("/status/{ENVIRONMENT_ID}"), ENVIRONMENT_ID.to_owned()),
+        (format!("/status/{ENVIRONMENT_ID}/filters/f"), format!("{ENVIRONMENT_ID}/f")),
+        ("/status/project/prod".to_owned(), ENVIRONMENT_ID.to_owned()),
+        ("/status/project/prod/filters/f".to_owned(), format!("{ENVIRONMENT_ID}/f")),
+    ] {
+        let response = site.relay.get(&path, &[]).await;
+        assert_eq!(response.status, 200, "{path}");
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.json(), whole["environments"][&name], "{path}");
+    }
+    for path in ["/status/other", "/status/project/other", "/status/project/prod/filters/g"] {
         let response = site.relay.get(path, &[]).await;
         assert_eq!(response.status, 404, "{path}");
         check_text(&response, path);
-        assert!(response.text().contains("GET /status"), "{}", response.text());
     }
+    let manual = Site::manual().await;
+    for path in ["/status/Prod", &format!("/status/{ENVIRONMENT_ID}")] {
+        assert_eq!(manual.relay.get(path, &[]).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn monitoring_gets_its_answer_as_a_code() {
+    let site = Site::manual().await;
+    for (query, expected) in [
+        ("/status?expect=status%3Dhealthy", 200),
+        ("/status?expect=status=healthy&expect=environments.Prod.status=connected", 200),
+        ("/status?expect=environments.Prod.connectionStatus.state!=VALID", 412),
+        ("/status?expect=environments.Test.status=connected", 412),
+        ("/status?expect=environments.Prod.stat=connected", 422),
+        ("/status?expect=status%3Dhealthy&expect=status", 400),
+        ("/status?%65xpect", 400),
+        ("/status?expect=status=%zz", 400),
+        ("/status/Prod?expect=status=connected&expect=connectionStatus.state=VALID", 200),
+        ("/status/Prod?expect=status=disconnected", 412),
+        ("/status/Test?expect=status", 404),
+    ] {
+        let response = site.relay.get(query, &[]).await;
+        assert_eq!(response.status, expected, "{query}: {}", response.text());
+    }
+    let response = site.relay.get("/status?expect=status=degraded", &[]).await;
+    assert_eq!(
+        response.json(),
+        json!({"satisfied": false, "results": [
+            {"expr": "status=degraded", "expected": "degraded", "actual": "healthy", "ok": false}]})
+    );
 }
