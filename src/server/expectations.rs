@@ -149,6 +149,9 @@ impl Expectation {
                 rest = behind;
             }
         }
+        if path.is_empty() {
+            return Err(Unusable::Unreadable);
+        }
         let (is_equality, expected) = match rest.strip_prefix("!=") {
             Some(expected) => (false, expected),
             None if rest.is_empty() => return Err(Unusable::Unreadable),
