@@ -1,9 +1,8 @@
 //! A small limit of open files.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use pilotlight::testing::demo::fake_launchdarkly::StreamSelector;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::fixture::{ENVIRONMENT_ID, SDK_KEY, Site, large_flag};
@@ -18,10 +17,12 @@ async fn site() -> Site {
     Site::manual_with(|settings| settings.under(&["/bin/sh", "-c", OPEN_FILES])).await
 }
 
+/// Connections that the relay accepts; it may close some of them at once. A connection of tokio's
+/// would tell that as a failure to connect, if it comes before tokio looks.
 async fn connect(address: SocketAddr) -> Vec<TcpStream> {
     let mut connecting = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        connecting.spawn(async move { TcpStream::connect(address).await.unwrap() });
+        connecting.spawn_blocking(move || TcpStream::connect(address).unwrap());
     }
     connecting.join_all().await
 }
