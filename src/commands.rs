@@ -14,7 +14,7 @@ use crate::cli::{self, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, USAGE, UsageEr
 use crate::config::{
     Config, ConfigSource, Disk, Loaded, Problems, ProcessVariables, Variables, load, table,
 };
-use crate::model::{ConnectionState, ListState};
+use crate::model::{ConnectionState, ListState, hex};
 use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings, escaped};
 
 /// The default port of the relay.
@@ -338,8 +338,7 @@ fn generate_key() -> ExitCode {
     if let Err(error) = getrandom::fill(&mut *bytes) {
         return failed(&error);
     }
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    say(&zeroize::Zeroizing::new(digits));
+    say(&zeroize::Zeroizing::new(hex(&*bytes)));
     ExitCode::from(EXIT_OK)
 }
 

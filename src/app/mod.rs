@@ -37,7 +37,7 @@ use crate::environments::{
     LoadQueue, Orphans, Registry, RunnerSettings, Supervisor, SupervisorSettings, Trust,
 };
 use crate::flagstore::LocalFlagsState;
-use crate::model::{AutoConfigKey, EnvironmentChange};
+use crate::model::{AutoConfigKey, EnvironmentChange, hex};
 use crate::server::{Drain, Listener, Server};
 use crate::source::Fdv1Streams;
 use crate::tasks::{TaskGroup, supervised};
@@ -435,5 +435,5 @@ fn writer_name() -> String {
     let mut bytes = [0; 8];
     // If this fails, the name is all zeros, which only makes manifests harder to tell apart.
     let _ = getrandom::fill(&mut bytes);
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    hex(&bytes)
 }

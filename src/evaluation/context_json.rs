@@ -74,12 +74,10 @@ fn individual(
     if kind.is_empty() || kind == "kind" || kind == MULTI || !kind.bytes().all(is_valid) {
         return Err(ContextError::InvalidKind);
     }
-    let key = match members.remove("key") {
-        Some(Value::String(key)) if key.is_empty() => return Err(ContextError::EmptyKey),
-        Some(Value::String(key)) => key.into(),
-        Some(Value::Null) | None => return Err(ContextError::NoKey),
-        Some(_) => return Err(ContextError::WrongType("key")),
-    };
+    let key = key(&mut members)?;
+    if key.is_empty() {
+        return Err(ContextError::EmptyKey);
+    }
     let name = optional_text(&mut members, "name")?;
     let is_anonymous = match members.remove("anonymous") {
         Some(Value::Bool(is_anonymous)) => is_anonymous,
@@ -103,11 +101,7 @@ fn individual(
 
 /// A user of an old SDK. Its own attributes stand under `custom`.
 fn user(mut members: Map<String, Value>) -> Result<Individual, ContextError> {
-    let key = match members.remove("key") {
-        Some(Value::String(key)) => key.into(),
-        Some(Value::Null) | None => return Err(ContextError::NoKey),
-        Some(_) => return Err(ContextError::WrongType("key")),
-    };
+    let key = key(&mut members)?;
     let name = optional_text(&mut members, "name")?;
     let secondary = optional_text(&mut members, "secondary")?;
     let is_anonymous = match members.remove("anonymous") {
@@ -143,6 +137,10 @@ fn user(mut members: Map<String, Value>) -> Result<Individual, ContextError> {
 fn attributes(mut members: Map<String, Value>) -> Map<String, Value> {
     members.retain(|name, value| !name.is_empty() && !value.is_null());
     members
+}
+
+fn key(members: &mut Map<String, Value>) -> Result<Box<str>, ContextError> {
+    optional_text(members, "key")?.ok_or(ContextError::NoKey)
 }
 
 fn optional_text(

@@ -6,8 +6,9 @@ use serde_json::value::RawValue;
 
 use super::bucket::{Place, Placing};
 use super::clause::Clause;
-use super::context::Context;
+use super::context::{Context, USER};
 use super::flag::{Flag, Prerequisite, Rollout, Target, VariationOrRollout};
+use super::key_set::KeySet;
 use super::reason::{BigSegmentsStatus, ErrorKind, Reason, ReasonKind};
 use super::segment::{Members, Segment, SegmentRule};
 
@@ -82,10 +83,8 @@ pub struct Evaluator<'a, L> {
 #[derive(Clone, Copy, Debug)]
 struct Decided<T> {
     outcome: T,
-    /// Of the big segments that were asked.
-    status: Option<BigSegmentsStatus>,
-    /// Levels of prerequisites and of segments that it needed, itself included.
-    levels: Levels,
+    /// With the prerequisite or the segment itself.
+    basis: Basis,
 }
 
 /// A count of levels of prerequisites and of segments.
@@ -102,10 +101,12 @@ struct Chain<'c> {
     outer: Option<&'c Chain<'c>>,
 }
 
-/// Gathers what a decision was based on.
-#[derive(Debug, Default)]
+/// What a decision was based on.
+#[derive(Clone, Copy, Debug, Default)]
 struct Basis {
+    /// Of the big segments that were asked.
     status: Option<BigSegmentsStatus>,
+    /// Levels of prerequisites and of segments that were needed.
     levels: Levels,
 }
 
@@ -213,23 +214,20 @@ impl<'a, L: Lookup> Evaluator<'a, L> {
         let mut own = Basis::default();
         let choice = self.choose(flag, &chain, &mut own, &mut 0)?;
         own.levels.flags += 1;
-        let decided = own.decided(choice.variation);
+        let decided = Decided { outcome: choice.variation, basis: own };
         self.decided_flags.insert(key, decided);
         basis.take_in(decided, outer.len(), 0)
     }
 
     /// The variation for which the context is listed by name.
     fn targeted(&self, flag: &Flag) -> Option<i64> {
-        let is_listed = |target: &&Target| {
-            let individual = self.context.individual(&target.context_kind);
-            individual.is_some_and(|one| target.values.contains(&one.key))
-        };
+        let is_listed = |target: &&Target| self.is_in_list(&target.context_kind, &target.values);
         if flag.context_targets.is_empty() {
             return flag.targets.iter().find(is_listed).map(|target| target.variation);
         }
         // The order is that of the newer list. Its targets for users stand in the older one.
         let target = flag.context_targets.iter().find(|target| {
-            let is_of_users = target.context_kind.is_empty() || &*target.context_kind == "user";
+            let is_of_users = target.context_kind.is_empty() || &*target.context_kind == USER;
             if is_of_users && target.values.is_empty() {
                 let mut users = flag.targets.iter();
                 users
@@ -240,6 +238,11 @@ impl<'a, L: Lookup> Evaluator<'a, L> {
             }
         });
         target.map(|target| target.variation)
+    }
+
+    /// True if the context's individual of this kind is in the list.
+    fn is_in_list(&self, kind: &str, keys: &KeySet) -> bool {
+        self.context.individual(kind).is_some_and(|individual| keys.contains(&individual.key))
     }
 
     /// The variation that contexts get here, and whether they take part in an experiment by it.
@@ -318,7 +321,7 @@ impl<'a, L: Lookup> Evaluator<'a, L> {
         let mut own = Basis::default();
         let is_member = self.decide_membership(segment, &chain, &mut own)?;
         own.levels.segments += 1;
-        let decided = own.decided(is_member);
+        let decided = Decided { outcome: is_member, basis: own };
         self.decided_segments.insert(key, decided);
         basis.take_in(decided, 0, depth)
     }
@@ -360,22 +363,16 @@ impl<'a, L: Lookup> Evaluator<'a, L> {
 
     /// Whether the segment's lists name the context as a member or as none, if they name it.
     fn listed(&self, segment: &Segment) -> Option<bool> {
-        let user = self.context.individual("");
-        let is_user =
-            |keys: &super::key_set::KeySet| user.is_some_and(|user| keys.contains(&user.key));
         let has_others = !self.context.is_only_user();
-        let is_other = |lists: &[Members]| {
-            has_others
-                && lists.iter().any(|members| {
-                    let individual = self.context.individual(&members.context_kind);
-                    individual.is_some_and(|one| members.values.contains(&one.key))
-                })
+        let is_in = |users: &KeySet, others: &[Members]| {
+            let mut others = others.iter();
+            self.is_in_list(USER, users)
+                || (has_others && others.any(|it| self.is_in_list(&it.context_kind, &it.values)))
         };
-        if is_user(&segment.included) || is_other(&segment.included_contexts) {
+        if is_in(&segment.included, &segment.included_contexts) {
             return Some(true);
         }
-        let is_excluded = is_user(&segment.excluded) || is_other(&segment.excluded_contexts);
-        is_excluded.then_some(false)
+        is_in(&segment.excluded, &segment.excluded_contexts).then_some(false)
     }
 
     /// True if the context is within the share of a rule's members.
@@ -423,11 +420,6 @@ impl Basis {
         self.status = self.status.max(Some(status));
     }
 
-    /// What is remembered of a decision on this basis.
-    fn decided<T>(&self, outcome: T) -> Decided<T> {
-        Decided { outcome, status: self.status, levels: self.levels }
-    }
-
     /// Bases the present decision on another, made below this many levels. The limit is the same
     /// whether the other is remembered or was made just now.
     fn take_in<T>(
@@ -436,7 +428,7 @@ impl Basis {
         flags: usize,
         segments: usize,
     ) -> Result<T, Malformed> {
-        let Decided { outcome, status, levels } = decided;
+        let Decided { outcome, basis: Self { status, levels } } = decided;
         if flags + levels.flags > DEPTH_MAX || segments + levels.segments > DEPTH_MAX {
             return Err(Malformed);
         }

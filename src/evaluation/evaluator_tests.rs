@@ -59,18 +59,19 @@ fn flag_with(clause: Value) -> Items {
 }
 
 fn flag(members: Value) -> Value {
-    let mut flag = json!({"key": "f", "on": true, "variations": ["no", "yes"],
+    let flag = json!({"key": "f", "on": true, "variations": ["no", "yes"],
         "offVariation": 0, "fallthrough": {"variation": 0}, "salt": "s"});
-    for (name, value) in members.as_object().unwrap() {
-        flag[name] = value.clone();
-    }
-    flag
+    with(flag, &members)
 }
 
 fn user(members: Value) -> Value {
-    let mut user = json!({"kind": "user", "key": "u"});
+    with(json!({"kind": "user", "key": "u"}), &members)
+}
+
+/// An object with these members, which replace others of their names.
+fn with(mut object: Value, members: &Value) -> Value {
     for (name, value) in members.as_object().unwrap() {
-        user[name] = value.clone();
+        object[name] = value.clone();
     }
-    user
+    object
 }

@@ -34,6 +34,7 @@ mod tolerant;
 mod version;
 
 pub use context::Context;
+pub use context_json::ContextError;
 pub use evaluator::{Evaluator, Lookup, NoBigSegments};
 pub use flag::{Audience, Flag};
 pub use result_json::write_result;

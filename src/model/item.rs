@@ -109,8 +109,7 @@ impl Item {
     /// The flag that it is, in the form in which it is evaluated; `None` for a tombstone. Made when
     /// it is first asked for.
     pub fn flag(&self) -> Option<&Flag> {
-        let json = self.json.as_ref()?;
-        match &**self.parsed.get_or_init(|| Arc::new(Parsed::Flag(Flag::parse(json)))) {
+        match self.parsed(|json| Parsed::Flag(Flag::parse(json)))? {
             Parsed::Flag(flag) => Some(flag),
             Parsed::Segment(_) => None,
         }
@@ -118,11 +117,15 @@ impl Item {
 
     /// The segment that it is, like [`flag`](Self::flag).
     pub fn segment(&self) -> Option<&Segment> {
-        let json = self.json.as_ref()?;
-        match &**self.parsed.get_or_init(|| Arc::new(Parsed::Segment(Segment::parse(json)))) {
+        match self.parsed(|json| Parsed::Segment(Segment::parse(json)))? {
             Parsed::Segment(segment) => Some(segment),
             Parsed::Flag(_) => None,
         }
+    }
+
+    fn parsed(&self, parse: fn(&[u8]) -> Parsed) -> Option<&Parsed> {
+        let json = self.json.as_ref()?;
+        Some(self.parsed.get_or_init(|| Arc::new(parse(json))))
     }
 
     /// Bytes of its JSON; 0 for a tombstone.

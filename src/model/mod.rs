@@ -6,6 +6,7 @@ mod change_set;
 mod connection_status;
 mod environment;
 mod flag_data;
+mod hex;
 mod item;
 mod item_map;
 mod keys;
@@ -18,6 +19,7 @@ pub use environment::{
     AcceptedKey, CredentialSet, EnvironmentChange, EnvironmentRef, EnvironmentSpec, ListState,
 };
 pub use flag_data::{DataSet, Origin};
+pub use hex::hex;
 pub use item::{Item, ItemKey, ItemKind};
 pub use item_map::ItemMap;
 pub use keys::{

@@ -32,21 +32,14 @@ impl Server {
     where
         B: HttpBody + Unpin,
     {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        match route(request.method(), request.uri().path()) {
-            Routed::To(Route::Client(route)) => self.client_side(&request, body, route, pace).await,
-            routed @ (Routed::To(_)
-            | Routed::MethodNotAllowed
-            | Routed::Fdv2MethodNotAllowed(_)
-            | Routed::NotFound
-            | Routed::Malformed
-            | Routed::Moved(_)) => {
-                // The body is read first, so that the answer is current after the wait.
-                discard(&request, Some(body)).await;
-                self.respond(&request, routed, pace).await
-            }
+        let routed = route(request.method(), request.uri().path());
+        if !matches!(routed, Routed::To(Route::Client(_))) {
+            // The body is read first, so that the answer is current after the wait.
+            discard(&request, &mut body).await;
         }
+        self.respond(&request, &mut body, routed, pace).await
     }
 
     /// Answers a request on a connection beyond the limit: probes as usual, everything else with
@@ -72,12 +65,16 @@ impl Server {
         }
     }
 
-    async fn respond(
+    async fn respond<B>(
         &self,
         request: &Request<()>,
+        body: &mut B,
         routed: Routed,
         pace: &Arc<Pace>,
-    ) -> Response<Body> {
+    ) -> Response<Body>
+    where
+        B: HttpBody + Unpin,
+    {
         let route = match routed {
             Routed::To(route) => route,
             Routed::MethodNotAllowed => return empty(StatusCode::METHOD_NOT_ALLOWED),
@@ -90,9 +87,7 @@ impl Server {
             Routed::Moved(path) => return moved(&path, request.uri().query()),
         };
         let (auth, wanted) = match route {
-            Route::Client(route) => {
-                return self.client_side(request, Body::empty(), route, pace).await;
-            }
+            Route::Client(route) => return self.client_side(request, body, route, pace).await,
             Route::Fdv2(methods) => return self.fdv2(request, methods),
             Route::StatusOf(one) => {
                 return self.status_page.answer_of_one(&one, request.uri().query());

@@ -18,6 +18,7 @@ mod head_timer;
 mod listener;
 mod not_built;
 mod pace;
+mod ping_delay;
 mod polling;
 mod progress_io;
 mod readiness;

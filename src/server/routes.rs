@@ -64,10 +64,18 @@ pub(super) enum ContextPlace {
 /// How a path names one environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OneEnvironment {
-    /// Its name in the configuration or its ID; or the keys of its project and of itself.
-    pub(super) name: Vec<String>,
+    pub(super) name: EnvironmentName,
     /// The payload filter; empty for the unfiltered environment.
     pub(super) filter: String,
+}
+
+/// The two ways to name an environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum EnvironmentName {
+    /// Its name in the configuration, or its ID.
+    NameOrId(String),
+    /// The keys of its project and of itself.
+    Keys { project: String, environment: String },
 }
 
 /// Place of a route's credential in the request.
@@ -123,10 +131,7 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
     }
     Some(match segments {
         ["status"] => ("GET", Route::Status),
-        ["status", name] => ("GET", status_of(&[name], "")),
-        ["status", name, "filters", filter] => ("GET", status_of(&[name], filter)),
-        ["status", project, key] => ("GET", status_of(&[project, key], "")),
-        ["status", project, key, "filters", filter] => ("GET", status_of(&[project, key], filter)),
+        ["status", name @ ..] => ("GET", status_of(name)?),
         ["livez"] => ("GET HEAD", Route::Livez),
         ["readyz"] => ("GET HEAD", Route::Readyz),
         ["all"] => ("GET", Route::StreamAll),
@@ -144,9 +149,21 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
     })
 }
 
-fn status_of(name: &[&str], filter: &str) -> Route {
-    let name = name.iter().map(|part| (*part).to_owned()).collect();
-    Route::StatusOf(OneEnvironment { name, filter: filter.to_owned() })
+/// The route of `/status/…`, by what follows it.
+fn status_of(segments: &[&str]) -> Option<Route> {
+    let (name, filter) = match segments {
+        [name @ .., "filters", filter] if !name.is_empty() => (name, *filter),
+        name => (name, ""),
+    };
+    let name = match name {
+        [name] => EnvironmentName::NameOrId((*name).to_owned()),
+        [project, environment] => EnvironmentName::Keys {
+            project: (*project).to_owned(),
+            environment: (*environment).to_owned(),
+        },
+        _ => return None,
+    };
+    Some(Route::StatusOf(OneEnvironment { name, filter: filter.to_owned() }))
 }
 
 fn fdv2_of_clients(methods: &'static str) -> (&'static str, Route) {
@@ -195,8 +212,8 @@ fn client_route(segments: &[&str], method: &Method) -> Option<(&'static str, Rou
     Some((methods, Route::Client(ClientRoute { auth, methods, wanted })))
 }
 
-/// The decoded path; `None` if an escape is not valid.
-fn percent_decoded(path: &str) -> Option<Vec<u8>> {
+/// The decoded path or query; `None` if an escape is not valid.
+pub(super) fn percent_decoded(path: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
     while let Some(byte) = rest.next() {
@@ -357,13 +374,21 @@ mod tests {
             check(&format!("OPTIONS {path}/eval/abc"), of_clients("GET OPTIONS"));
             check(&format!("POST {path}/eval"), of_clients("POST OPTIONS"));
         }
+        let by_name = |name: &str| EnvironmentName::NameOrId(name.to_owned());
+        let keys = |project: &str, environment: &str| EnvironmentName::Keys {
+            project: project.to_owned(),
+            environment: environment.to_owned(),
+        };
+        let by_keys = || keys("p", "e");
         for (path, name, filter) in [
-            ("/status/x", &["x"][..], ""),
-            ("/status/x%20y/filters/f", &["x y"], "f"),
-            ("/status/p/e", &["p", "e"], ""),
-            ("/status/p/e/filters/f", &["p", "e"], "f"),
+            ("/status/x", by_name("x"), ""),
+            ("/status/x%20y/filters/f", by_name("x y"), "f"),
+            ("/status/p/e", by_keys(), ""),
+            ("/status/p/e/filters/f", by_keys(), "f"),
+            ("/status/filters/e", keys("filters", "e"), ""),
         ] {
-            check(&format!("GET {path}"), Routed::To(status_of(name, filter)));
+            let one = OneEnvironment { name, filter: filter.to_owned() };
+            check(&format!("GET {path}"), Routed::To(Route::StatusOf(one)));
         }
         check("GET /status/a/b/c", Routed::NotFound);
         check("POST /status/x", Routed::MethodNotAllowed);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::routes::OneEnvironment;
+use super::routes::{EnvironmentName, OneEnvironment};
 use crate::environments::{Environment, Registry};
 use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
 
@@ -137,37 +137,35 @@ impl StatusSources {
             version: crate::VERSION,
             client_version: crate::VERSION,
         };
-        // Strings and numbers only: cannot fail.
-        let mut body = serde_json::to_string(&status).unwrap_or_default();
-        // For people who read it in a terminal.
-        body.push('\n');
-        body
+        line(&status)
     }
-}
 
-impl StatusSources {
     /// The body about one environment; `None` if there is none of this name.
     pub(super) fn body_of(&self, one: &OneEnvironment) -> Option<String> {
         let environments = self.registry.environments();
         let environment = environments.iter().find(|environment| is_meant(environment, one))?;
-        let status = environment_status(environment, self.disconnected_after, SystemTime::now());
-        let mut body = serde_json::to_string(&status).unwrap_or_default();
-        body.push('\n');
-        Some(body)
+        Some(line(&environment_status(environment, self.disconnected_after, SystemTime::now())))
     }
+}
+
+/// JSON that ends like a line, for people who read it in a terminal.
+fn line(status: &impl Serialize) -> String {
+    // Strings and numbers only: cannot fail.
+    serde_json::to_string(status).unwrap_or_default() + "\n"
 }
 
 /// True if a path means this environment.
 fn is_meant(environment: &Environment, one: &OneEnvironment) -> bool {
     let reference = &environment.reference;
     let spec = environment.spec();
-    let is_named = match one.name.as_slice() {
-        [name] => {
+    let is_named = match &one.name {
+        EnvironmentName::NameOrId(name) => {
             let id = spec.credentials.environment_id.as_ref();
             *reference.environment == **name || id.is_some_and(|id| id.as_str() == name)
         }
-        [project, key] => spec.project_key == *project && spec.environment_key == *key,
-        _ => false,
+        EnvironmentName::Keys { project, environment } => {
+            spec.project_key == *project && spec.environment_key == *environment
+        }
     };
     is_named && reference.filter.as_str() == one.filter
 }

@@ -15,7 +15,7 @@ use super::body::Body;
 use super::expectations;
 use super::pace::Pace;
 use super::responses::{JSON, empty, json, text, unavailable};
-use super::routes::OneEnvironment;
+use super::routes::{OneEnvironment, percent_decoded};
 use super::selection::{NO_LIST, query_values};
 use super::status::StatusSources;
 use super::turns::{Payload, Turns};
@@ -131,19 +131,11 @@ impl StatusPage {
 }
 
 fn checked(query: Option<&str>, status: &Value) -> Response<Body> {
-    if !is_well_formed(query) {
+    if percent_decoded(query.unwrap_or_default()).is_none() {
         return text(StatusCode::BAD_REQUEST, MALFORMED_QUERY);
     }
     let checked = expectations::check(&query_values(query, "expect"), status);
     json(checked.status, checked.body)
-}
-
-/// False if a percent sign escapes nothing.
-fn is_well_formed(query: Option<&str>) -> bool {
-    query.unwrap_or_default().split('%').skip(1).all(|part| {
-        let digits = part.as_bytes().get(..2);
-        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
@@ -18,6 +17,7 @@ use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
 use super::drain::Drain;
 use super::pace::Pace;
+use super::ping_delay::PingDelay;
 use super::responses::unavailable;
 use super::selection::NO_DATA;
 use super::turns::{Claim, CredentialKind, Group, Payload, Purpose, Turn, Turns};
@@ -64,6 +64,7 @@ impl Server {
             let time = time.mul_f64(1.0 - CONNECTION_TIME_JITTER * fastrand::f64());
             Instant::now() + time
         });
+        let ping_jitter = self.settings.ping_jitter.filter(|_| kind == StreamKind::Pings);
         let Access { environment, lease, .. } = asked.access.clone();
         let events = EventBody {
             subscription: environment.hub.subscribe(kind),
@@ -78,9 +79,7 @@ impl Server {
             claim: None,
             ends: lifetime.map(|at| Box::pin(tokio::time::sleep_until(at))),
             draining: false,
-            ping_jitter: self.settings.ping_jitter.filter(|_| kind == StreamKind::Pings),
-            ping: None,
-            has_begun: false,
+            ping_delay: ping_jitter.map(|longest| Box::new(PingDelay::new(longest))),
         };
         let mut response = Response::new(Body::Events(Box::new(events)));
         let headers = response.headers_mut();
@@ -165,12 +164,8 @@ pub(super) struct EventBody {
     ends: Option<Pin<Box<Sleep>>>,
     /// True once `ends` follows the plan of the shutdown.
     draining: bool,
-    /// Longest delay of a ping after the first one (`pingStreamJitterTime`).
-    ping_jitter: Option<Duration>,
-    /// Timer of a ping that is due; what happens until then needs no other.
-    ping: Option<Pin<Box<Sleep>>>,
-    /// True once something was sent.
-    has_begun: bool,
+    /// Of a stream of pings, if they are delayed.
+    ping_delay: Option<Box<PingDelay>>,
 }
 
 impl EventBody {
@@ -197,10 +192,7 @@ impl EventBody {
                 self.begin_payload();
                 continue;
             }
-            if let Some(ping) = &mut self.ping
-                && ping.as_mut().poll(cx).is_ready()
-            {
-                self.ping = None;
+            if self.ping_delay.as_mut().is_some_and(|delay| delay.is_over(cx)) {
                 return Poll::Ready(Some(PING));
             }
             match self.subscription.poll_next(cx) {
@@ -220,25 +212,13 @@ impl EventBody {
         }
     }
 
-    /// True if a ping for this comes later, or is due already.
+    /// True if a ping for this comes later.
     fn is_delayed(&mut self, next: &Next) -> bool {
-        let is_ping = match next {
-            Next::Whole => true,
-            Next::Event(event) => *event == PING,
-        };
-        if self.ping.is_none() {
-            let Some(jitter) = self.ping_jitter.filter(|_| self.has_begun && is_ping) else {
-                self.has_begun |= is_ping;
-                return false;
-            };
-            // Clients that are told at different times do not ask at the same time.
-            let delay = jitter.mul_f64(1.0 - 0.5 * fastrand::f64());
-            self.ping = Some(Box::pin(tokio::time::sleep(delay)));
-        }
-        if matches!(next, Next::Whole) {
+        let is_delayed = self.ping_delay.as_mut().is_some_and(|delay| delay.takes(next));
+        if is_delayed && matches!(next, Next::Whole) {
             self.subscription.whole();
         }
-        true
+        is_delayed
     }
 
     /// Claims a turn to send the whole data set again, or begins at once if none is needed.

@@ -31,9 +31,7 @@ fn body(environment: &Arc<Environment>, lease: &Arc<Lease>) -> EventBody {
         claim: None,
         ends: None,
         draining: false,
-        ping_jitter: None,
-        ping: None,
-        has_begun: false,
+        ping_delay: None,
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::payloads;
-use crate::model::{DataSet, ItemKind, Origin};
+use crate::model::{DataSet, ItemKind, Origin, hex};
 
 /// An immutable, complete data set. A change makes a new snapshot that shares the items.
 ///
@@ -114,7 +114,7 @@ impl Snapshot {
                 hash.update(key.as_bytes());
                 hash.update(json);
             }
-            hash.finalize()[..12].iter().map(|b| format!("{b:02x}")).collect()
+            hex(&hash.finalize()[..12])
         })
     }
 }

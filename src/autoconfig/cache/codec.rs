@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::backend::Row;
 use super::ld_relay_format::LdRelayKeys;
 use super::manifest::Entry;
+use crate::model::hex;
 use crate::sealing::{KeyRing, OpenError, Place};
 
 /// All keys of the cache, in both formats.
@@ -132,8 +133,7 @@ impl Codec {
         NAMES_COMPUTED.with(|count| count.set(count.get() + 1));
         match self {
             Self::Sealed { ring, .. } => {
-                let hashed = ring.current().name(&[b"autoconfig", name.as_bytes()]);
-                hashed.iter().map(|b| format!("{b:02x}")).collect()
+                hex(&ring.current().name(&[b"autoconfig", name.as_bytes()]))
             }
             Self::LdRelay(_) => name.to_owned(),
         }

@@ -83,6 +83,7 @@ fn digested(text: &str) -> Aes256Gcm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::hex;
 
     const TEXT: &str = "pilotlight-test-key";
     const NONCE: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
@@ -93,10 +94,6 @@ mod tests {
         "33ba7f33433a73aa372191d8712510fc8837da7c67441ef71f30b8b7dcb2ca17e1e3edaefba89eccad6e47fa",
         "0513dae76e399ffcfc23b3b80ac89f6f639da14325"
     );
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
 
     #[test]
     fn matches_the_reference_vectors() {

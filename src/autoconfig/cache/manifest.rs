@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::autoconfig::record_set::{Gone, Stamp};
+use crate::model::hex;
 
 /// Name of the manifest of our sealed rows. Not a name that a record can have.
 pub const MANIFEST_NAME: &str = "manifest";
@@ -152,7 +153,7 @@ fn digest(name: &str, text: &str) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hash.finalize().iter().take(DIGEST_BYTES).map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize()[..DIGEST_BYTES])
 }
 
 #[cfg(test)]

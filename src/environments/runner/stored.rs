@@ -11,7 +11,7 @@ use crate::environments::stored_data::{Answer, StoredSet};
 use crate::flagstore::{
     Completeness, DataSetId, LocalFlags, LocalFlagsState, ReadOutcome, SharedRead,
 };
-use crate::model::{EnvironmentRef, Origin};
+use crate::model::{EnvironmentRef, Origin, hex};
 use crate::telemetry::Chain;
 
 impl Runner {
@@ -131,8 +131,7 @@ pub(in crate::environments) fn set_id(environment: &Environment) -> DataSetId {
         Some(id) => id.as_str().into(),
         None => {
             let digest = Sha256::digest(spec.credentials.anchor.expose().as_bytes());
-            let hex: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
-            format!("key:{hex}").into()
+            format!("key:{}", hex(&digest[..16])).into()
         }
     };
     DataSetId::new(&EnvironmentRef { environment, filter: spec.reference.filter.clone() })

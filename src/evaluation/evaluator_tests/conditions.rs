@@ -87,10 +87,7 @@ fn attributes() {
         (json!({"attribute": "key", "values": ["o"], "contextKind": "org"}), multi.clone(), "yes"),
         (json!({"attribute": "anonymous", "values": [false]}), multi, "yes"),
     ] {
-        let mut whole = json!({"op": "in", "values": [1]});
-        for (name, value) in clause.as_object().unwrap() {
-            whole[name] = value.clone();
-        }
+        let whole = with(json!({"op": "in", "values": [1]}), &clause);
         assert_eq!(answer(&flag_with(whole), &context)["value"], expected, "{clause}");
     }
 }

@@ -4,11 +4,9 @@ use super::*;
 
 /// Variations of a rollout with 40 % and 60 %, for twelve contexts.
 fn served(rollout: &Value, context: impl Fn(i32) -> Value) -> String {
-    let mut whole = json!({"variations": [
+    let shares = json!({"variations": [
         {"variation": 0, "weight": 40_000}, {"variation": 1, "weight": 60_000}]});
-    for (name, value) in rollout.as_object().unwrap() {
-        whole[name] = value.clone();
-    }
+    let whole = with(shares, rollout);
     let items = items(&[flag(json!({"fallthrough": {"rollout": whole}}))], &[]);
     let variation = |number| answer(&items, &context(number))["variation"].to_string();
     (0..12).map(variation).collect()
@@ -41,10 +39,7 @@ fn rollouts() {
 #[test]
 fn experiments() {
     let experiment = |members: Value, shares: Value| {
-        let mut rollout = json!({"kind": "experiment", "variations": shares});
-        for (name, value) in members.as_object().unwrap() {
-            rollout[name] = value.clone();
-        }
+        let rollout = with(json!({"kind": "experiment", "variations": shares}), &members);
         items(&[flag(json!({"fallthrough": {"rollout": rollout}}))], &[])
     };
     let all = json!([{"variation": 1, "weight": 100_000}]);

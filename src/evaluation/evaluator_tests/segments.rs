@@ -50,10 +50,7 @@ fn segments() {
             "yes",
         ),
     ] {
-        let mut whole = json!({"key": "s", "salt": "s"});
-        for (name, value) in segment.as_object().unwrap() {
-            whole[name] = value.clone();
-        }
+        let whole = with(json!({"key": "s", "salt": "s"}), &segment);
         let items =
             items(&[flag(json!({"rules": [{"variation": 1, "clauses": [by_segment]}]}))], &[whole]);
         assert_eq!(answer(&items, &context)["value"], expected, "{segment}");

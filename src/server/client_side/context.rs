@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hyper::Response;
 
 use super::refused;
-use crate::evaluation::Context;
+use crate::evaluation::{Context, ContextError};
 use crate::server::body::Body;
 
 /// base64url with its padding, as tolerant as ld-relay v8.
@@ -25,13 +25,13 @@ pub(super) fn from_path(text: &str) -> Result<Context, Response<Body>> {
     let text: String = text.chars().filter(|letter| !matches!(letter, '\r' | '\n')).collect();
     let base64 = if text.ends_with('=') { PADDED } else { BARE };
     let json = base64.decode(text).map_err(|_| refused("the context is not valid base64url"))?;
-    from_json(&json)
+    read(Context::parse(&json))
 }
 
-/// Reads JSON.
+/// What was read, or the answer to somebody who sent something else.
 #[expect(clippy::result_large_err, reason = "a refusal is a response, as everywhere here")]
-pub(super) fn from_json(json: &[u8]) -> Result<Context, Response<Body>> {
-    Context::parse(json).map_err(|error| refused(&error.to_string()))
+pub(super) fn read(parsed: Result<Context, ContextError>) -> Result<Context, Response<Body>> {
+    parsed.map_err(|error| refused(&error.to_string()))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl Server {
     pub(super) async fn client_side<B>(
         &self,
         request: &Request<()>,
-        body: B,
+        body: &mut B,
         route: ClientRoute,
         pace: &Arc<Pace>,
     ) -> Response<Body>
@@ -39,15 +39,15 @@ impl Server {
         B: HttpBody + Unpin,
     {
         let ClientRoute { auth, methods, wanted } = route;
-        let mut body = Some(body);
-        let is_body_wanted = matches!(
+        let has_context_in_body = matches!(
             wanted,
             ClientWanted::Values(ContextPlace::Body)
                 | ClientWanted::Pings(Some(ContextPlace::Body))
         );
-        if !is_body_wanted || request.method() == Method::OPTIONS {
+        let is_body_wanted = has_context_in_body && request.method() != Method::OPTIONS;
+        if !is_body_wanted {
             // Before the environment is looked up, so that the answer is current after the wait.
-            discard(request, body.take()).await;
+            discard(request, body).await;
         }
         let selected = self.select(request, &auth).await;
         let spec = selected.as_ref().ok().map(|access| access.environment.spec());
@@ -58,12 +58,14 @@ impl Server {
             Ok(access) => {
                 pace.trust();
                 let mut asked = AuthorizedRequest { request, auth, access, pace };
-                let answered = self.answer_client(&mut asked, &mut body, &wanted).await;
+                let answered = self.answer_client(&mut asked, body, &wanted).await;
                 answered.unwrap_or_else(|refused| refused)
             }
         };
-        // What is left of it, so that a client that is still sending sees the answer.
-        discard(request, body).await;
+        if is_body_wanted {
+            // What is left of it, so that a client that is still sending sees the answer.
+            discard(request, body).await;
+        }
         if browser {
             let allowed = spec.as_ref().map_or(Allowed::default(), |spec| Allowed {
                 origins: &spec.allowed_origins,
@@ -79,7 +81,7 @@ impl Server {
     async fn answer_client<B>(
         &self,
         asked: &mut AuthorizedRequest<'_>,
-        body: &mut Option<B>,
+        body: &mut B,
         wanted: &ClientWanted,
     ) -> Result<Response<Body>, Response<Body>>
     where
@@ -103,7 +105,7 @@ impl Server {
     async fn context<B>(
         &self,
         asked: &mut AuthorizedRequest<'_>,
-        body: &mut Option<B>,
+        body: &mut B,
         place: &ContextPlace,
     ) -> Result<Arc<Context>, Response<Body>>
     where

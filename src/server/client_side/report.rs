@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{context, message_of, refused, unavailable};
+use super::{context, message_of, unavailable};
 use crate::evaluation::Context;
 use crate::server::Server;
 use crate::server::body::Body;
 use crate::server::responses::text;
+use crate::tasks;
 
 const NOT_JSON: &str = "The content type must be application/json";
 const TOO_LARGE: &str = "the body is larger than the relay allows (maxClientRequestBodySize)";
@@ -77,7 +78,7 @@ impl Server {
     pub(super) async fn context_of_body<B>(
         &self,
         request: &Request<()>,
-        body: &mut Option<B>,
+        body: &mut B,
     ) -> Result<Context, Response<Body>>
     where
         B: HttpBody + Unpin,
@@ -92,28 +93,25 @@ impl Server {
         };
         let received = received?;
         if received.bytes.len() <= SMALL_BYTES {
-            return context::from_json(&received.bytes);
+            return context::read(Context::parse(&received.bytes));
         }
-        let parsing = tokio::task::spawn_blocking(move || Context::parse(&received.bytes)).await;
-        let parsed = parsing.map_err(|_| unavailable(BROKEN))?;
-        parsed.map_err(|error| refused(&error.to_string()))
+        context::read(tasks::beside(move || Context::parse(&received.bytes)).await)
     }
 }
 
-async fn read<B>(body: &mut Option<B>, budget: &BodyBudget) -> Result<Received, Response<Body>>
+async fn read<B>(body: &mut B, budget: &BodyBudget) -> Result<Received, Response<Body>>
 where
     B: HttpBody + Unpin,
 {
     let mut received = BytesMut::new();
     let mut held = None;
-    let Some(body) = body else { return Err(message_of(StatusCode::BAD_REQUEST, BROKEN)) };
     let too_large = || message_of(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
     if body.size_hint().lower() > budget.bytes_max as u64 {
         return Err(too_large());
     }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| message_of(StatusCode::BAD_REQUEST, BROKEN))?;
-        let Ok(mut data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else { continue };
         let bytes = received.len() + data.remaining();
         if bytes > budget.bytes_max {
             return Err(too_large());
@@ -121,12 +119,7 @@ where
         if !budget.take(&mut held, bytes) {
             return Err(unavailable(BUSY));
         }
-        while data.has_remaining() {
-            let chunk = data.chunk();
-            received.extend_from_slice(chunk);
-            let read = chunk.len();
-            data.advance(read);
-        }
+        received.put(data);
     }
     Ok(Received { bytes: received.freeze(), _held: held })
 }
@@ -138,7 +131,7 @@ mod tests {
     use super::*;
 
     async fn status(budget: &BodyBudget, bytes: usize) -> Result<usize, u16> {
-        let mut body = Some(Full::new(Bytes::from(vec![b' '; bytes])));
+        let mut body = Full::new(Bytes::from(vec![b' '; bytes]));
         let received = read(&mut body, budget).await;
         received.map(|received| received.bytes.len()).map_err(|it| it.status().as_u16())
     }

@@ -6,7 +6,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::evaluation::Context;
-use crate::model::SdkKey;
+use crate::model::{SdkKey, hex};
 use crate::server::selection::query_value;
 
 /// True if the query's `h` is the HMAC-SHA256 of the context's canonical key under the
@@ -16,9 +16,7 @@ pub(super) fn is_proven(request: &Request<()>, context: &Context, key: &SdkKey) 
     // Keys of any length are allowed.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes()) else { return false };
     mac.update(context.canonical_key().as_bytes());
-    let expected: String =
-        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    expected.as_bytes().ct_eq(given.as_bytes()).into()
+    hex(&mac.finalize().into_bytes()).as_bytes().ct_eq(given.as_bytes()).into()
 }
 
 #[cfg(test)]

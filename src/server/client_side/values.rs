@@ -17,9 +17,9 @@ use crate::server::selection::{NO_DATA, query_value};
 use crate::server::streaming::{Needed, TurnTaken};
 use crate::server::turns::Payload;
 use crate::streams::Snapshot;
+use crate::tasks;
 
 const NO_KEY: &str = "the context has no key";
-const FAILED: &str = "the flags could not be evaluated";
 
 /// Most flags that are evaluated at once. More of them need a turn and a thread of their own, so
 /// that other clients need not wait for the processor.
@@ -58,7 +58,9 @@ impl Server {
             TurnTaken::Busy(busy) => return Err(busy),
             TurnTaken::Taken(turn) => {
                 // The data may have changed during the wait.
-                (snapshot, values) = self.evaluated(asked, &question).await?;
+                if !Arc::ptr_eq(&snapshot, &served(asked)?) {
+                    (snapshot, values) = self.evaluated(asked, &question).await?;
+                }
                 Some(turn)
             }
         };
@@ -89,8 +91,7 @@ impl Server {
         };
         let snapshot = served(asked)?;
         let (evaluated, question) = (snapshot.clone(), question.clone());
-        let evaluating = tokio::task::spawn_blocking(move || evaluate(&evaluated, &question));
-        let values = evaluating.await.map_err(|_| unavailable(FAILED))?;
+        let values = tasks::beside(move || evaluate(&evaluated, &question)).await;
         Ok((snapshot, values))
     }
 }

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use super::trust::{self, Kind, NotTrusted};
+use crate::model::hex;
 use crate::sealing::{KeyRing, SealingKey};
 #[cfg(test)]
 use crate::storage::local::faults::Faults;
@@ -249,7 +250,7 @@ fn ring_mark(ring: &KeyRing) -> String {
     ids.sort_unstable();
     let mut hash = Sha256::new();
     ids.iter().for_each(|id| hash.update(id.as_bytes()));
-    hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..4])
 }
 
 /// Creates a directory that only its owner may enter, if it does not exist.
