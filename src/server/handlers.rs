@@ -16,7 +16,6 @@ use super::pace::Pace;
 use super::polling::Poll;
 use super::responses::{empty, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
-use super::selection::query_values;
 use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
@@ -49,13 +48,13 @@ impl Server {
         request: Request<B>,
         pace: &Arc<Pace>,
     ) -> Response<Body> {
-        let routed = route(request.method(), request.uri().path());
+        let (head, body) = request.into_parts();
         // The body is not awaited.
-        drop(request);
-        match routed {
+        drop(body);
+        match route(&head.method, head.uri.path()) {
             Routed::To(Route::Livez) => text(StatusCode::OK, "ok"),
             Routed::To(Route::Readyz) => self.readyz(),
-            Routed::To(Route::Status) => self.status_page.answer(pace).await,
+            Routed::To(Route::Status) => self.status_page.answer(head.uri.query(), pace).await,
             Routed::To(_)
             | Routed::MethodNotAllowed
             | Routed::Fdv2MethodNotAllowed(_)
@@ -92,12 +91,11 @@ impl Server {
             Route::StatusOf(one) => {
                 return self.status_page.answer_of_one(&one, request.uri().query());
             }
-            Route::Status if !query_values(request.uri().query(), "expect").is_empty() => {
-                return self.status_page.check(request.uri().query()).await;
-            }
             Route::Livez => return text(StatusCode::OK, "ok"),
             Route::Readyz => return self.readyz(),
-            Route::Status => return self.status_page.answer(pace).await,
+            Route::Status => {
+                return self.status_page.answer(request.uri().query(), pace).await;
+            }
             Route::StreamAll => (Auth::Sdk, Wanted::Stream(StreamKind::All)),
             Route::StreamFlags => (Auth::Sdk, Wanted::Stream(StreamKind::Flags)),
             Route::LatestAll => (Auth::Sdk, Wanted::Poll(Poll::LatestAll)),

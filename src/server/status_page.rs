@@ -77,20 +77,18 @@ impl StatusPage {
         Self { sources: Arc::new(sources), newest, versions }
     }
 
-    /// The answer to a client, which must take it at the minimum pace if it is large.
-    pub(super) async fn answer(&self, pace: &Arc<Pace>) -> Response<Body> {
+    /// The answer to a client, which must take it at the minimum pace if it is large; or whether
+    /// the status is as the query expects.
+    pub(super) async fn answer(&self, query: Option<&str>, pace: &Arc<Pace>) -> Response<Body> {
         let built = self.built().await;
+        if has_expectations(query) {
+            return checked(query, built.json());
+        }
         let payload = Payload::new(built.body.clone(), &built, None, pace, &self.versions);
         let mut response = empty(StatusCode::OK);
         *response.body_mut() = Body::Full(payload);
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         response
-    }
-
-    /// The answer to a client that has expectations of the whole status.
-    pub(super) async fn check(&self, query: Option<&str>) -> Response<Body> {
-        let built = self.built().await;
-        checked(query, built.json())
     }
 
     /// The answer about one environment, with or without expectations.
@@ -107,10 +105,10 @@ impl StatusPage {
                 }
             };
         };
-        if query_values(query, "expect").is_empty() {
-            return json(StatusCode::OK, body);
+        if has_expectations(query) {
+            return checked(query, &serde_json::from_str(&body).unwrap_or_default());
         }
-        checked(query, &serde_json::from_str(&body).unwrap_or_default())
+        json(StatusCode::OK, body)
     }
 
     async fn built(&self) -> Arc<Built> {
@@ -128,6 +126,10 @@ impl StatusPage {
         let json = OnceLock::new();
         newest.insert(Arc::new(Built { begun, body: body.into(), json })).clone()
     }
+}
+
+fn has_expectations(query: Option<&str>) -> bool {
+    !query_values(query, "expect").is_empty()
 }
 
 fn checked(query: Option<&str>, status: &Value) -> Response<Body> {
@@ -187,7 +189,7 @@ mod tests {
                 assert_eq!(count.load(Ordering::Relaxed), round, "{environments} environments");
                 built.push(bodies[0].clone());
                 sleep(SHARED_FOR - Duration::from_millis(1)).await;
-                page.answer(&pace).await;
+                page.answer(None, &pace).await;
                 assert_eq!(count.load(Ordering::Relaxed), round, "it is still fresh");
                 sleep(Duration::from_millis(1)).await;
             }
@@ -199,16 +201,16 @@ mod tests {
         let (page, count) = page(10, 2);
         let pace = Arc::new(Pace::default());
         for round in 1..=3 {
-            page.answer(&pace).await;
+            page.answer(None, &pace).await;
             assert_eq!(count.load(Ordering::Relaxed), round);
         }
-        let untaken = page.answer(&pace).await;
+        let untaken = page.answer(None, &pace).await;
         for _ in 0..3 {
-            page.answer(&pace).await;
+            page.answer(None, &pace).await;
             assert_eq!(count.load(Ordering::Relaxed), 4);
         }
         drop(untaken);
-        page.answer(&pace).await;
+        page.answer(None, &pace).await;
         assert_eq!(count.load(Ordering::Relaxed), 5);
     }
 

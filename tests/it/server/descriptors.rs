@@ -73,6 +73,8 @@ async fn beyond_the_limit_clients_are_told_to_come_again() {
     }
     assert!(refused > 0 && streams.len() > 100, "{} streams, {refused} refused", streams.len());
     assert_eq!(site.relay.get("/livez", &[]).await.status, 200);
+    // A 200 would say that what monitoring expects is so.
+    assert_eq!(site.relay.get("/status?expect=status=nothing", &[]).await.status, 412);
     assert_eq!(site.relay.get("/readyz", &[]).await.status, 200);
     check_upstream(&site).await;
     // When clients go, others can come.
