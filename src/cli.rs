@@ -28,13 +28,14 @@ Usage: pilotlight [flags]                run the relay
        pilotlight demo                   demonstrate a cold start during an outage; needs no account
        pilotlight health [--url URL]     check whether a running relay is alive
        pilotlight ready [--url URL]      check whether a running relay is ready
+       pilotlight status [--url URL]     show what a running relay serves, and from where
        pilotlight generate-key           print a new random key for cacheEncryptionKey
 
 Flags:
   --config PATH          read the configuration file PATH; it must exist
   --allow-missing-file   continue without the configuration file if it does not exist
   --from-env             read environment variables; they take precedence over the file
-  --url URL              address of the running relay, for health and ready; the default is
+  --url URL              address of the running relay, for health, ready and status; the default is
                          http://BIND_ADDRESS:PORT from these variables, else http://127.0.0.1:8030
   --version              print the version and exit
   --help, -h             print this page and exit
@@ -43,7 +44,7 @@ Without --config and --from-env, the relay reads /etc/ld-relay.conf. With --from
 --config, it reads no file.
 
 Exit codes: 0 success; 1 the configuration is invalid, the relay could not start or had to stop, or
-health or ready failed; 64 the command line is invalid.
+health, ready or status failed; 64 the command line is invalid.
 ";
 
 /// The command that the arguments name.
@@ -67,6 +68,11 @@ pub enum Command {
     },
     /// Ask a running relay whether it is ready.
     Ready {
+        /// Its address; `None` takes it from the variables.
+        url: Option<String>,
+    },
+    /// Print the overview of a running relay.
+    Status {
         /// Its address; `None` takes it from the variables.
         url: Option<String>,
     },
@@ -124,12 +130,13 @@ enum Subcommand {
     CheckConfig,
     Health,
     Ready,
+    Status,
     GenerateKey,
 }
 
 impl Subcommand {
-    const ALL: [Self; 5] =
-        [Self::Demo, Self::CheckConfig, Self::Health, Self::Ready, Self::GenerateKey];
+    const ALL: [Self; 6] =
+        [Self::Demo, Self::CheckConfig, Self::Health, Self::Ready, Self::Status, Self::GenerateKey];
 
     fn name(self) -> &'static str {
         match self {
@@ -137,6 +144,7 @@ impl Subcommand {
             Self::CheckConfig => "check-config",
             Self::Health => "health",
             Self::Ready => "ready",
+            Self::Status => "status",
             Self::GenerateKey => "generate-key",
         }
     }
@@ -145,7 +153,7 @@ impl Subcommand {
         match self {
             Self::Demo | Self::GenerateKey => &[Flag::Help],
             Self::CheckConfig => &CONFIG_FLAGS,
-            Self::Health | Self::Ready => &[Flag::Url, Flag::Help],
+            Self::Health | Self::Ready | Self::Status => &[Flag::Url, Flag::Help],
         }
     }
 
@@ -179,6 +187,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Subcommand::CheckConfig => Command::CheckConfig(flags.source()),
         Subcommand::Health => Command::Health { url },
         Subcommand::Ready => Command::Ready { url },
+        Subcommand::Status => Command::Status { url },
         Subcommand::GenerateKey => Command::GenerateKey,
     })
 }
@@ -200,11 +209,12 @@ fn unknown_command(word: &OsString) -> UsageError {
 const MEANT_CHECK_CONFIG: &str = "did you mean check-config?";
 
 /// Suggestions for words that look like a subcommand.
-const SUGGESTIONS: [(&str, &str); 4] = [
+const SUGGESTIONS: [(&str, &str); 5] = [
     ("check-config", MEANT_CHECK_CONFIG),
     ("demo", "did you mean demo?"),
     ("health", "did you mean health?"),
     ("ready", "did you mean ready?"),
+    ("status", "did you mean status?"),
 ];
 
 fn meant(suggestion: Option<&'static str>) -> String {

@@ -15,6 +15,7 @@ use crate::config::{
     Config, ConfigSource, Disk, Loaded, Problems, ProcessVariables, Variables, load, table,
 };
 use crate::model::{ConnectionState, ListState, hex};
+use crate::overview;
 use crate::telemetry::{self, Chain, LogFormat, LogLevel, LoggingSettings, escaped};
 
 /// The default port of the relay.
@@ -24,7 +25,10 @@ const DEFAULT_PORT: u16 = 8030;
 /// reads of files and host names.
 const FURTHER_THREADS: usize = 8;
 
-/// Time-out of `health` and `ready`.
+/// Largest answer that is read: the status of some ten thousand environments.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Time-out of `health`, `ready` and `status`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Interval at which `exitAlways` checks whether all environments are connected.
@@ -37,6 +41,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Command::CheckConfig(source)) => check_config(&source),
         Ok(Command::Health { url }) => ask(url.as_deref(), "/livez"),
         Ok(Command::Ready { url }) => ask(url.as_deref(), "/readyz"),
+        Ok(Command::Status { url }) => status(url.as_deref()),
         Ok(Command::Demo) => demo(),
         Ok(Command::GenerateKey) => generate_key(),
         Ok(Command::Version) => version(),
@@ -244,21 +249,39 @@ fn check_config(source: &ConfigSource) -> ExitCode {
 /// Sends a request to a running relay; exits with 0 if it answers 200. Without a URL, to the relay
 /// on this machine.
 fn ask(url: Option<&str>, path: &str) -> ExitCode {
-    let url = &url.map_or_else(|| own_url(&ProcessVariables), str::to_owned);
-    match answer(url, path) {
-        Ok((200, body)) => {
+    match asked(url, path) {
+        Some(body) => {
             say(&body);
             ExitCode::from(EXIT_OK)
         }
+        None => ExitCode::from(EXIT_FAILED),
+    }
+}
+
+/// Prints the overview of a running relay; exits with 0 if all is well there.
+fn status(url: Option<&str>) -> ExitCode {
+    let Some(body) = asked(url, "/status") else { return ExitCode::from(EXIT_FAILED) };
+    let status: serde_json::Value = match serde_json::from_str(&body) {
+        Ok(status) => status,
+        Err(error) => return failed(&format!("what answered is not a relay: {error}")),
+    };
+    // Line by line, because names come from LaunchDarkly.
+    overview::text(&status).lines().for_each(|line| say(&escaped(line)));
+    let is_healthy = status["status"] == "healthy";
+    ExitCode::from(if is_healthy { EXIT_OK } else { EXIT_FAILED })
+}
+
+/// The body of an answer 200; anything else is told.
+fn asked(url: Option<&str>, path: &str) -> Option<String> {
+    let url = &url.map_or_else(|| own_url(&ProcessVariables), str::to_owned);
+    match answer(url, path) {
+        Ok((200, body)) => return Some(body),
         Ok((status, body)) => {
             say_error(&format!("{}{path} answered {status}: {body}", escaped(url)));
-            ExitCode::from(EXIT_FAILED)
         }
-        Err(error) => {
-            say_error(&escaped(&format!("{url}{path} did not answer: {error}")));
-            ExitCode::from(EXIT_FAILED)
-        }
+        Err(error) => say_error(&escaped(&format!("{url}{path} did not answer: {error}"))),
     }
+    None
 }
 
 /// The URL of the relay on this machine, from the variables `PORT` and `BIND_ADDRESS`, which
@@ -287,7 +310,7 @@ fn answer(url: &str, path: &str) -> io::Result<(u16, String)> {
     stream.set_write_timeout(Some(ASK_TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut response = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut response)?;
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut response)?;
     let text = String::from_utf8_lossy(&response);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -33,6 +33,7 @@
 )]
 
 mod app;
+mod archive;
 mod autoconfig;
 mod backoff;
 mod cli;
@@ -43,7 +44,9 @@ mod demo;
 mod environments;
 mod evaluation;
 mod flagstore;
+mod goals;
 mod model;
+mod overview;
 mod replica;
 mod sealing;
 mod server;

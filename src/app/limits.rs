@@ -13,6 +13,9 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
         open_files_max: open_files_max(),
         ping_jitter: config.main.ping_stream_jitter_time,
         context_bytes_max: config.main.max_client_request_body_size,
+        compresses: config.http.enable_compression,
+        has_status_page: config.main.status_page,
+        is_offline: config.offline.is_some(),
     }
 }
 

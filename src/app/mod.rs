@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 mod local;
 mod manual;
+mod offline;
 mod prepared;
 mod status;
 
@@ -37,9 +38,10 @@ use crate::environments::{
     LoadQueue, Orphans, Registry, RunnerSettings, Supervisor, SupervisorSettings, Trust,
 };
 use crate::flagstore::LocalFlagsState;
+use crate::goals::GoalsProxy;
 use crate::model::{AutoConfigKey, EnvironmentChange, hex};
 use crate::server::{Drain, Listener, Server};
-use crate::source::Fdv1Streams;
+use crate::source::{ArchivedSets, Fdv1Streams, Sources};
 use crate::tasks::{TaskGroup, supervised};
 use crate::telemetry::Rounded;
 use crate::upstream::StreamTimings;
@@ -95,7 +97,9 @@ impl App {
     /// data from any source. With `exitAlways` nothing is served and no port is opened (ld-relay
     /// v8).
     pub fn start(config: &Config) -> Result<Self, StartErrors> {
-        let Prepared { client, stream_base, autoconfig_url, database } = Prepared::new(config)?;
+        let prepared = Prepared::new(config)?.check_archive(config)?;
+        let Prepared { client, stream_base, autoconfig_url, client_side_base, database, archive } =
+            prepared;
         let listener = if config.main.exit_always {
             None
         } else {
@@ -109,15 +113,19 @@ impl App {
         let (secrets_sender, secrets) = watch::channel(secrets);
         let local = local::open(&config.local_store.directory, secrets.clone(), &mut parts);
         let registry = Arc::new(Registry::default());
+        let (sets_sender, sets) = watch::channel(Arc::<ArchivedSets>::default());
         let (changes_sender, changes) = mpsc::channel(CHANGE_BATCHES_MAX);
         let supervisor = Supervisor::new(
             SupervisorSettings {
                 runner: RunnerSettings {
-                    upstream: Fdv1Streams::new(
-                        client.clone(),
-                        stream_base,
-                        StreamTimings::default(),
-                    ),
+                    sources: match archive {
+                        Some(_) => Sources::Archive(sets),
+                        None => Sources::LaunchDarkly(Arc::new(Fdv1Streams::new(
+                            client.clone(),
+                            stream_base,
+                            StreamTimings::default(),
+                        ))),
+                    },
                     local: local.flags.clone(),
                     shared: database.as_ref().map(|database| database.flags.clone()),
                     heartbeat: config.main.heartbeat_interval,
@@ -128,9 +136,9 @@ impl App {
                     load_queue: LoadQueue::new(cores()),
                 },
                 sweep_interval: config.main.expired_credential_cleanup_interval,
-                orphans: match config.autoconfig.key {
-                    Some(_) => Orphans::Forgotten,
-                    None => Orphans::Kept,
+                orphans: match (&config.autoconfig.key, &config.offline) {
+                    (None, None) => Orphans::Kept,
+                    (Some(_), _) | (None, Some(_)) => Orphans::Forgotten,
                 },
             },
             registry.clone(),
@@ -138,21 +146,37 @@ impl App {
         );
         parts.spawn("environments", |cancel| supervisor.run(cancel));
 
+        let goals = archive.is_none().then(|| GoalsProxy::new(client.clone(), client_side_base));
         let mut sources = status::StatusSources {
             autoconfig: None,
+            archive: None,
             tiers: Vec::new(),
             local: local.flags.clone(),
             local_problem: local.problem.clone(),
         };
-        match &config.autoconfig.key {
-            Some(_) => {
+        match (&config.autoconfig.key, &config.offline, archive) {
+            (Some(_), _, _) => {
                 let url = autoconfig_url;
                 let streams = AutoConfigStreams { client, url, timings: StreamTimings::default() };
                 let changes = changes_sender;
                 let wiring = Wiring { config, secrets, local: &local, database, changes };
                 wiring.autoconfig(streams, &mut parts, &mut sources);
             }
-            None => {
+            (None, Some(offline), Some(first)) => {
+                let (report_sender, report) = watch::channel(offline::ArchiveReport::default());
+                sources.archive = Some(report);
+                let ends = offline::Ends {
+                    sets: sets_sender,
+                    changes: changes_sender,
+                    report: report_sender,
+                };
+                let settings = spec_settings(&config.autoconfig);
+                offline::start(offline, settings, first, ends, &local, &mut parts);
+                if let Some(database) = database {
+                    database.start(None, &mut parts);
+                }
+            }
+            (None, _, _) => {
                 manual::start(config, &changes_sender, &mut parts);
                 if let Some(database) = database {
                     database.start(None, &mut parts);
@@ -168,6 +192,7 @@ impl App {
             limits::server_settings(config),
             drain.clone(),
             sources.members(),
+            goals,
         ));
         let address = listener.as_ref().and_then(|listener| listener.address().ok());
         let mut front = TaskGroup::new(&CancellationToken::new());

@@ -2,11 +2,15 @@
 //! started. Both the start and `check-config` make them, so the relay starts with a configuration
 //! that passes the check.
 
+use std::path::PathBuf;
+
 use http::Uri;
 
 use super::database::{self, SharedDatabase};
+use super::offline;
+use crate::archive::{ArchiveError, file};
 use crate::autoconfig::stream_manager::{PATH, QUERY};
-use crate::config::{Config, ProxyLogin};
+use crate::config::{Config, LocalStoreDirectory, MainConfig, ProxyLogin};
 use crate::server::{BindError, Listener};
 use crate::upstream::{
     BaseUrl, HttpClient, HttpClientSettings, ProxySettings, SettingsError, UrlError,
@@ -39,6 +43,15 @@ pub enum StartError {
         #[source]
         cause: database::DatabaseError,
     },
+    /// The archive of offline mode cannot be used.
+    #[error("the archive {} ([OfflineMode] fileDataSource) cannot be used", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: ArchiveError,
+    },
     /// The configuration asks for a part that this binary was built without.
     #[cfg(not(all(feature = "redis", feature = "dynamodb", feature = "consul")))]
     #[error("this binary was built without {0}")]
@@ -67,18 +80,31 @@ pub(super) struct Prepared {
     pub(super) client: HttpClient,
     pub(super) stream_base: BaseUrl,
     pub(super) autoconfig_url: Uri,
+    /// Base of LaunchDarkly's endpoints for client-side SDKs.
+    pub(super) client_side_base: BaseUrl,
     pub(super) database: Option<SharedDatabase>,
+    /// The archive, in offline mode. An archive that cannot be used is no error here: an earlier
+    /// run may have left what it knew.
+    pub(super) archive: Option<offline::First>,
 }
 
 impl Prepared {
     /// Makes the parts, or reports everything that is wrong with them.
     pub(super) fn new(config: &Config) -> Result<Self, StartErrors> {
         let client = HttpClient::new(&http_settings(config)).map_err(StartError::Outbound);
-        let addresses = addresses(&config.main.stream_uri);
+        let addresses = addresses(&config.main);
         let database = config.database.as_ref().map(SharedDatabase::new).transpose();
+        let archive = config.offline.as_ref().map(|offline| file::read(&offline.file));
         match (client, addresses, database) {
-            (Ok(client), Ok((stream_base, autoconfig_url)), Ok(database)) => {
-                Ok(Self { client, stream_base, autoconfig_url, database })
+            (Ok(client), Ok((stream_base, autoconfig_url, client_side_base)), Ok(database)) => {
+                Ok(Self {
+                    client,
+                    stream_base,
+                    autoconfig_url,
+                    client_side_base,
+                    database,
+                    archive,
+                })
             }
             (client, addresses, database) => {
                 let errors = [client.err(), addresses.err(), database.err()];
@@ -88,12 +114,39 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// The reason why the archive cannot be used, if it cannot.
+    fn archive_error(self, config: &Config) -> Option<StartError> {
+        let path = config.offline.as_ref()?.file.clone();
+        let cause = self.archive?.err()?;
+        Some(StartError::Archive { path, cause })
+    }
+
+    /// Fails if the archive cannot be used and no earlier run can have left anything: ld-relay does
+    /// not start then either.
+    pub(super) fn check_archive(self, config: &Config) -> Result<Self, StartErrors> {
+        let is_known = match &config.local_store.directory {
+            LocalStoreDirectory::Off => false,
+            LocalStoreDirectory::Explicit(directory) => {
+                offline::may_be_known(std::slice::from_ref(directory))
+            }
+            LocalStoreDirectory::FirstUsable(directories) => offline::may_be_known(directories),
+        };
+        let is_unusable = matches!(self.archive, Some(Err(_)));
+        if is_unusable && !is_known {
+            let error = self.archive_error(config);
+            return Err(StartErrors(error.into_iter().collect()));
+        }
+        Ok(self)
+    }
+}
+
 /// Reports everything for which the relay would refuse to start with this configuration on this
 /// machine. A port that is in use is left out: the relay that runs there may be the one whose
 /// configuration is checked.
 pub fn check(config: &Config) -> Result<(), StartErrors> {
     let mut errors = match Prepared::new(config) {
-        Ok(_) => Vec::new(),
+        Ok(prepared) => prepared.archive_error(config).into_iter().collect(),
         Err(StartErrors(errors)) => errors,
     };
     if !config.main.exit_always {
@@ -105,12 +158,13 @@ pub fn check(config: &Config) -> Result<(), StartErrors> {
     if errors.is_empty() { Ok(()) } else { Err(StartErrors(errors)) }
 }
 
-/// The base of all streams, and the address of the autoconfig stream.
-fn addresses(stream_uri: &Uri) -> Result<(BaseUrl, Uri), StartError> {
-    let failed = |cause| StartError::Upstream { option: "streamUri", cause };
-    let base = BaseUrl::parse(&stream_uri.to_string()).map_err(failed)?;
-    let autoconfig = base.join(PATH, Some(QUERY)).map_err(failed)?;
-    Ok((base, autoconfig))
+/// The base of all streams, the address of the autoconfig stream, and the base for goals.
+fn addresses(main: &MainConfig) -> Result<(BaseUrl, Uri, BaseUrl), StartError> {
+    let failed = |option| move |cause| StartError::Upstream { option, cause };
+    let base = BaseUrl::parse(&main.stream_uri.to_string()).map_err(failed("streamUri"))?;
+    let autoconfig = base.join(PATH, Some(QUERY)).map_err(failed("streamUri"))?;
+    let client_side = BaseUrl::parse(&main.client_side_base_uri.to_string());
+    Ok((base, autoconfig, client_side.map_err(failed("clientSideBaseUri"))?))
 }
 
 fn http_settings(config: &Config) -> HttpClientSettings {

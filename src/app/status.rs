@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use super::offline::ArchiveReport;
 use crate::autoconfig::cache::report::{SharedReport, TierReport};
 use crate::autoconfig::stream_manager::AutoConfigStatus;
 use crate::flagstore::LocalFlagsState;
@@ -16,6 +17,8 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub(super) struct StatusSources {
     pub(super) autoconfig: Option<AutoConfigStatus>,
+    /// The archive, in offline mode.
+    pub(super) archive: Option<watch::Receiver<ArchiveReport>>,
     pub(super) tiers: Vec<(&'static str, SharedReport)>,
     pub(super) local: watch::Receiver<LocalFlagsState>,
     /// Why the embedded store is unavailable, if it is.
@@ -31,6 +34,9 @@ impl StatusSources {
         let mut members = Map::new();
         if let Some(status) = &self.autoconfig {
             members.insert("autoConfigStatus".to_owned(), connection_status(&status.get()));
+        }
+        if let Some(report) = &self.archive {
+            members.insert("archive".to_owned(), archive(&report.borrow()));
         }
         if !self.tiers.is_empty() {
             let tiers =
@@ -48,6 +54,23 @@ impl StatusSources {
         members.insert("localStore".to_owned(), local);
         members
     }
+}
+
+fn archive(report: &ArchiveReport) -> Value {
+    let mut shape = json!({
+        "state": if report.problem.is_none() { "valid" } else { "unusable" },
+        "unusableEnvironments": report.unusable,
+    });
+    if let Some(stamp) = report.read {
+        shape["bytes"] = stamp.bytes.into();
+        if let Some(at) = stamp.modified {
+            shape["modifiedAt"] = unix_ms(at).into();
+        }
+    }
+    if let Some(problem) = &report.problem {
+        shape["error"] = problem.as_str().into();
+    }
+    shape
 }
 
 fn tier(report: &TierReport) -> Value {

@@ -30,8 +30,8 @@ pub(super) fn report(reader: &mut Reader<'_>) {
                         let why = lower_case(&row.reason());
                         reader.warning(place, format!("has no effect: {why}"));
                     }
-                    Effect::Refused(Some(why)) => reader.problem(place, why, None),
-                    Effect::Refused(None) | Effect::Works | Effect::Retired => {}
+                    Effect::Refused(why) => reader.problem(place, why, None),
+                    Effect::Works | Effect::Retired => {}
                 }
             }
         }

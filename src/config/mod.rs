@@ -39,8 +39,10 @@ pub use sections::consul::ConsulConfig;
 pub use sections::database::{Database, DatabaseTls};
 pub use sections::dynamodb::DynamoDbConfig;
 pub use sections::environments::EnvironmentConfig;
+pub use sections::http::HttpConfig;
 pub use sections::local_store::{LocalStoreConfig, LocalStoreDirectory};
 pub use sections::main::MainConfig;
+pub use sections::offline::OfflineConfig;
 pub use sections::proxy::{ProxyConfig, ProxyLogin};
 pub use sections::redis::{RedisConfig, RedisServers};
 pub use values::{CacheAdopt, CacheFormat, LocalTtl, LogFormat, LogLevel};
@@ -76,6 +78,8 @@ pub struct Config {
     pub main: MainConfig,
     /// `[AutoConfig]`. Its encryption keys are used even without an autoconfig key.
     pub autoconfig: AutoConfigSection,
+    /// `[OfflineMode]`; `None` without an archive.
+    pub offline: Option<OfflineConfig>,
     /// `[Environment "name"]` by name.
     pub environments: BTreeMap<String, EnvironmentConfig>,
     /// `[Filters "project"]` by project key; each has an environment.
@@ -88,6 +92,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[Concurrency]`.
     pub concurrency: ConcurrencyConfig,
+    /// `[Http]`.
+    pub http: HttpConfig,
 }
 
 /// A configuration that can be used.

@@ -93,7 +93,8 @@ fn check_modes(reader: &mut Reader<'_>, facts: &Facts<'_>) {
     }
     if others.is_empty() && !is_incomplete {
         let what = "there is nothing to serve; set an autoconfig key ([AutoConfig] key or \
-                    AUTO_CONFIG_KEY), or environments ([Environment \"name\"] sdkKey or LD_ENV_name)";
+                    AUTO_CONFIG_KEY), environments ([Environment \"name\"] sdkKey or \
+                    LD_ENV_name), or an archive ([OfflineMode] fileDataSource or FILE_DATA_SOURCE)";
         reader.problem(Place::Configuration, what, None);
     }
 }
@@ -185,7 +186,17 @@ fn check_placeholder(reader: &mut Reader<'_>, facts: &Facts<'_>, database: Datab
     let by_prefix = defaults.store_prefix_template().contains(ID_PLACEHOLDER);
     let by_table = database == DatabaseKind::DynamoDb
         && defaults.store_table_template().contains(ID_PLACEHOLDER);
-    if facts.autoconfig && !by_prefix && !by_table {
+    if by_prefix || by_table {
+        return;
+    }
+    if facts.offline && !facts.autoconfig {
+        let what = format!(
+            "does not contain {ID_PLACEHOLDER}; the environments of the archive overwrite each \
+             other in {database} if there are several"
+        );
+        reader.global().warning(&offline::ENV_DATASTORE_PREFIX, what);
+    }
+    if facts.autoconfig {
         let allowed = match database {
             DatabaseKind::DynamoDb => "ld-$CID, here or in envDatastoreTableName",
             DatabaseKind::Redis | DatabaseKind::Consul => "ld-$CID",

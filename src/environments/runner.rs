@@ -25,7 +25,7 @@ use crate::flagstore::{
     DataSetId, LocalFlags, LocalFlagsState, OpenShared, SharedFlags, SharedRead, SharedStores,
 };
 use crate::model::SdkKey;
-use crate::source::{Fdv1Stream, Fdv1Streams, Received, SourceEvent};
+use crate::source::{Received, Source, SourceEvent, Sources};
 use crate::tasks::{TaskGroup, beside};
 
 /// Time limit for the last write of a shared store's keeper.
@@ -38,8 +38,8 @@ const COMPARED_ON_THE_SPOT_BYTES_MAX: usize = 256 * 1024;
 /// Settings that all environments' tasks share.
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
-    /// Opens upstream connections.
-    pub upstream: Fdv1Streams,
+    /// Opens the sources of flags.
+    pub sources: Sources,
     /// The embedded store, which is opened while environments already start.
     pub local: watch::Receiver<LocalFlagsState>,
     /// The stores that are shared with other relays and SDKs, if there are any.
@@ -66,8 +66,8 @@ pub(super) struct Runner {
     /// The store that is shared with others.
     shared: Option<SharedFlags>,
     /// The connections that the core calls current and next.
-    current: Fdv1Stream,
-    next: Option<Fdv1Stream>,
+    current: Source,
+    next: Option<Source>,
 }
 
 /// All reasons to wake.
@@ -88,7 +88,7 @@ impl Runner {
     ) -> Self {
         let set_id = set_id(&environment);
         let key = designated.borrow_and_update().clone();
-        let current = settings.upstream.open(&key, &environment.reference.filter);
+        let current = settings.sources.open(&key, &environment.reference);
         let stores =
             [Store::Local].into_iter().chain(settings.shared.is_some().then_some(Store::Shared));
         let (served, status) = (environment.hub.snapshot(), environment.status());
@@ -118,11 +118,12 @@ impl Runner {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
+        let depends_on_key = self.settings.sources.depend_on_key();
         loop {
             let wake = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Wake::Stop,
-                Ok(()) = self.designated.changed() => Wake::KeyChanged,
+                Ok(()) = self.designated.changed(), if depends_on_key => Wake::KeyChanged,
                 outcome = &mut stored, if stored_awaited => Wake::Stored(outcome),
                 read = next_read(&mut reads) => Wake::Shared(read),
                 () = tick(&mut heartbeat) => Wake::Heartbeat,
@@ -238,8 +239,7 @@ impl Runner {
         }
         match upstream {
             Some(UpstreamOrder::OpenNext(key)) => {
-                let filter = &environment.reference.filter;
-                self.next = Some(self.settings.upstream.open(&key, filter));
+                self.next = Some(self.settings.sources.open(&key, &environment.reference));
             }
             Some(UpstreamOrder::DropNext) => self.next = None,
             Some(UpstreamOrder::PromoteNext) => {
@@ -270,7 +270,7 @@ fn tell_shared(keeper: &SharedFlags, order: SharedOrder) {
 }
 
 /// The next event of either connection. Not biased, so that neither starves the other.
-async fn source_event(current: &mut Fdv1Stream, next: &mut Option<Fdv1Stream>) -> Wake {
+async fn source_event(current: &mut Source, next: &mut Option<Source>) -> Wake {
     let next = async {
         match next {
             Some(stream) => stream.recv().await,

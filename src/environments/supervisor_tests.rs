@@ -8,7 +8,7 @@ use crate::environments::test_support::spec;
 use crate::environments::{LoadQueue, Trust};
 use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome};
 use crate::model::{DataSet, Item, ItemKey, ItemKind};
-use crate::source::Fdv1Streams;
+use crate::source::{Fdv1Streams, Sources};
 use crate::tasks::TaskGroup;
 use crate::upstream::{BaseUrl, HttpClient, HttpClientSettings, StreamTimings};
 
@@ -42,7 +42,11 @@ impl Bench {
         let state = watch::Sender::new(LocalFlagsState::Opening);
         let settings = SupervisorSettings {
             runner: RunnerSettings {
-                upstream: Fdv1Streams::new(client, base, StreamTimings::default()),
+                sources: Sources::LaunchDarkly(Arc::new(Fdv1Streams::new(
+                    client,
+                    base,
+                    StreamTimings::default(),
+                ))),
                 local: state.subscribe(),
                 shared: None,
                 heartbeat: None,

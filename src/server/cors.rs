@@ -7,6 +7,8 @@ use hyper::header::{
     HeaderValue, ORIGIN, VARY,
 };
 
+use crate::model::EnvironmentSpec;
+
 /// Request headers that client-side SDKs send.
 const ALLOWED_HEADERS: &str = "Cache-Control,Content-Type,Content-Length,Accept-Encoding,\
     X-LaunchDarkly-User-Agent,X-LaunchDarkly-Payload-ID,X-LaunchDarkly-Wrapper,\
@@ -19,6 +21,13 @@ pub(super) struct Allowed<'a> {
     pub(super) origins: &'a [String],
     /// Request headers in addition to the usual ones.
     pub(super) headers: &'a [String],
+}
+
+impl<'a> Allowed<'a> {
+    /// What the operator allows for an environment.
+    pub(super) fn of(spec: &'a EnvironmentSpec) -> Self {
+        Self { origins: &spec.allowed_origins, headers: &spec.allowed_headers }
+    }
 }
 
 /// Adds the headers to a response. `methods` are those of the path, separated by spaces; `exposed`
@@ -41,14 +50,15 @@ pub(super) fn add(
         (ACCESS_CONTROL_ALLOW_HEADERS, joined(headers)),
         (ACCESS_CONTROL_ALLOW_METHODS, joined(methods.split(' '))),
         (ACCESS_CONTROL_EXPOSE_HEADERS, joined(exposed)),
-        (VARY, Some(HeaderValue::from_static("Origin"))),
     ];
-    let values: [(HeaderName, Option<HeaderValue>); 7] = values;
+    let values: [(HeaderName, Option<HeaderValue>); 6] = values;
     for (name, value) in values {
         if let Some(value) = value {
             response.insert(name, value);
         }
     }
+    // The answer may depend on other headers as well.
+    response.append(VARY, HeaderValue::from_static("Origin"));
 }
 
 /// The origin that may read the answer: the request's own if it is allowed, else the first allowed

@@ -79,7 +79,7 @@ impl Server {
             Routed::MethodNotAllowed => return empty(StatusCode::METHOD_NOT_ALLOWED),
             Routed::Fdv2MethodNotAllowed(methods) => {
                 let response = empty(StatusCode::METHOD_NOT_ALLOWED);
-                return with_fallback(response, request, methods);
+                return with_fallback(response, request, methods, Allowed::default());
             }
             Routed::NotFound => return not_found(),
             Routed::Malformed => return text(StatusCode::BAD_REQUEST, MALFORMED),
@@ -87,7 +87,13 @@ impl Server {
         };
         let (auth, wanted) = match route {
             Route::Client(route) => return self.client_side(request, body, route, pace).await,
-            Route::Fdv2(methods) => return self.fdv2(request, methods),
+            Route::Fdv2(methods) => return self.fdv2(request, methods).await,
+            Route::Page => {
+                return match self.settings.has_status_page {
+                    true => self.status_page.page(pace).await,
+                    false => not_found(),
+                };
+            }
             Route::StatusOf(one) => {
                 return self.status_page.answer_of_one(&one, request.uri().query());
             }
@@ -121,21 +127,28 @@ impl Server {
         response
     }
 
-    /// Answers a route of FDv2. Every SDK with FDv2 obeys the header, whatever the status is; the
-    /// credential is checked when the SDK comes back with FDv1. `methods` are those of a route that
-    /// browsers use.
-    fn fdv2(&self, request: &Request<()>, methods: Option<&str>) -> Response<Body> {
-        let response = if request.method() == Method::OPTIONS {
-            empty(StatusCode::OK)
-        } else {
-            if self.not_built.is_due("", Feature::Fdv2, Instant::now()) {
-                tracing::info!(
-                    "an SDK asks for FDv2, which this version does not have; it is told to use FDv1"
-                );
+    /// Answers a route of FDv2. Every SDK with FDv2 obeys the header, whatever the status is.
+    /// `methods` are those of a route that browsers use.
+    async fn fdv2(&self, request: &Request<()>, methods: Option<&str>) -> Response<Body> {
+        if request.method() == Method::OPTIONS {
+            return with_fallback(empty(StatusCode::OK), request, methods, Allowed::default());
+        }
+        let auth = if methods.is_some() { Auth::Client } else { Auth::Sdk };
+        let (response, spec) = match self.select(request, &auth).await {
+            Ok(access) => {
+                if self.not_built.is_due("", Feature::Fdv2, Instant::now()) {
+                    tracing::info!(
+                        "an SDK asks for FDv2, which this version does not have; it is told to use \
+                         FDv1"
+                    );
+                }
+                let spec = access.environment.spec();
+                (text(StatusCode::NOT_FOUND, Feature::Fdv2.answer()), Some(spec))
             }
-            text(StatusCode::NOT_FOUND, Feature::Fdv2.answer())
+            Err(refused) => (refused, None),
         };
-        with_fallback(response, request, methods)
+        let allowed = spec.as_deref().map_or(Allowed::default(), Allowed::of);
+        with_fallback(response, request, methods, allowed)
     }
 }
 
@@ -144,9 +157,9 @@ fn with_fallback(
     mut response: Response<Body>,
     request: &Request<()>,
     methods: Option<&str>,
+    allowed: Allowed<'_>,
 ) -> Response<Body> {
     if let Some(methods) = methods {
-        let allowed = Allowed::default();
         cors::add(response.headers_mut(), request.headers(), methods, allowed, &[FALLBACK]);
     }
     response.headers_mut().insert("x-ld-fd-fallback", HeaderValue::from_static("true"));

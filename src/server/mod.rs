@@ -1,11 +1,12 @@
 //! HTTP server for SDKs: finds the environment of a request and answers it.
 //!
-//! Nothing here names a database or dials LaunchDarkly.
+//! Nothing here names a database or dials LaunchDarkly; goals are asked of `goals`.
 
 mod admission;
 mod authorized_request;
 mod body;
 mod client_side;
+mod compression;
 mod connection;
 mod cors;
 mod crowd;
@@ -32,9 +33,11 @@ mod streaming;
 mod test_support;
 mod turns;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use hyper::HeaderMap;
 use tokio::time::Instant;
 
 pub use drain::Drain;
@@ -42,6 +45,7 @@ pub use listener::{BindError, Listener};
 pub use status::{StatusMembers, connection_status, unix_ms};
 
 use crate::environments::Registry;
+use crate::goals::GoalsProxy;
 
 /// Full payloads that may be on their way to clients at the same time. A payload is shared, so
 /// this bounds the sockets that are being filled, not memory for copies.
@@ -75,6 +79,12 @@ pub struct ServerSettings {
     pub ping_jitter: Option<Duration>,
     /// Largest body with a context (ld-relay v9: `maxClientRequestBodySize`).
     pub context_bytes_max: u64,
+    /// True if answers are compressed for clients that accept it (ld-relay v8: `enableCompression`).
+    pub compresses: bool,
+    /// True if there is a page for people at `/`.
+    pub has_status_page: bool,
+    /// True in offline mode, in which events go nowhere.
+    pub is_offline: bool,
 }
 
 /// Bounds on full payloads.
@@ -111,6 +121,10 @@ pub struct Server {
     /// Turns to evaluate many flags.
     evaluations: Arc<turns::Turns>,
     bodies: client_side::BodyBudget,
+    /// `None` if nothing is compressed.
+    compressors: Option<compression::Compressors>,
+    /// `None` in offline mode.
+    goals: Option<GoalsProxy>,
     not_built: not_built::Reports,
     started_at: Instant,
 }
@@ -123,6 +137,7 @@ impl Server {
         settings: ServerSettings,
         drain: Arc<Drain>,
         status_members: StatusMembers,
+        goals: Option<GoalsProxy>,
     ) -> Self {
         let turns = settings.initial_payloads.map(turns::Turns::new).map(Arc::new);
         let sources = status::StatusSources {
@@ -136,6 +151,8 @@ impl Server {
             InitialPayloads { concurrent_max: processors, ..InitialPayloads::default() };
         Self {
             bodies: client_side::BodyBudget::new(settings.context_bytes_max),
+            compressors: settings.compresses.then(|| compression::Compressors::new(processors)),
+            goals,
             evaluations: Arc::new(turns::Turns::new(evaluations)),
             registry,
             settings,
@@ -145,6 +162,20 @@ impl Server {
             turns,
             not_built: not_built::Reports::default(),
             started_at: Instant::now(),
+        }
+    }
+
+    /// A body in the form that a client accepts. `shared` keeps the compressed form for all
+    /// clients that get the same.
+    async fn encode(
+        &self,
+        request: &HeaderMap,
+        body: Bytes,
+        shared: Option<&OnceLock<Bytes>>,
+    ) -> compression::Encoded {
+        match &self.compressors {
+            Some(compressors) => compressors.encode(request, body, shared).await,
+            None => compression::Encoded::plain(body),
         }
     }
 

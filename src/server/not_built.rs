@@ -18,8 +18,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 pub(super) enum Feature {
     /// Analytics and diagnostic events.
     Events,
-    /// Goals of client-side experiments.
-    Goals,
     /// The second version of the flag delivery protocol.
     Fdv2,
 }
@@ -29,7 +27,6 @@ impl Feature {
     pub(super) fn answer(self) -> &'static str {
         match self {
             Self::Events => "This version of the relay does not forward events yet",
-            Self::Goals => "This version of the relay does not serve goals yet",
             Self::Fdv2 => {
                 "This version of the relay does not serve FDv2 yet; the header X-LD-FD-Fallback \
                  tells SDKs to use FDv1"
@@ -41,7 +38,6 @@ impl Feature {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Events => "event forwarding",
-            Self::Goals => "goals",
             Self::Fdv2 => "FDv2",
         }
     }
@@ -54,7 +50,6 @@ impl Feature {
                  (https://events.launchdarkly.com; EU: https://events.eu.launchdarkly.com; federal: \
                  https://events.launchdarkly.us); until then its events are lost"
             }
-            Self::Goals => "connect client-side SDKs to LaunchDarkly directly",
             Self::Fdv2 => "nothing to do: the SDK falls back to FDv1 by itself",
         }
     }
@@ -102,7 +97,7 @@ mod tests {
         };
         check(0, "a", Feature::Events, true);
         check(1, "a", Feature::Events, false);
-        check(1, "a", Feature::Goals, true);
+        check(1, "a", Feature::Fdv2, true);
         check(2, "b", Feature::Events, true);
         check(59, "a", Feature::Events, false);
         check(60, "a", Feature::Events, true);

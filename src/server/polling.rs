@@ -9,6 +9,7 @@ use hyper::{Response, StatusCode};
 use super::Server;
 use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
+use super::compression::Encoded;
 use super::responses::{JSON, empty, unavailable};
 use super::selection::NO_DATA;
 use super::streaming::{Needed, TurnTaken};
@@ -42,8 +43,8 @@ impl Server {
         if let Some(short) = short_answer(asked, &snapshot, poll) {
             return Ok(short);
         }
-        let mut body = body(&snapshot, poll);
-        let turn = match self.turn(asked, Needed::Payload(body.len())).await? {
+        let mut encoded = self.encoded(asked, &snapshot, poll).await;
+        let turn = match self.turn(asked, Needed::Payload(encoded.body.len())).await? {
             TurnTaken::NotNeeded => None,
             TurnTaken::Busy(busy) => return Ok(busy),
             TurnTaken::Taken(turn) => {
@@ -55,14 +56,16 @@ impl Server {
                 if let Some(short) = short_answer(asked, &snapshot, poll) {
                     return Ok(short);
                 }
-                body = self::body(&snapshot, poll);
+                encoded = self.encoded(asked, &snapshot, poll).await;
                 Some(turn)
             }
         };
         let environment = &asked.access.environment;
         // The turn lasts until the client has taken the body, not only until it was built.
+        let body = encoded.body.clone();
         let body = Payload::new(body, &snapshot.data, turn, asked.pace, environment.hub.versions());
         let mut response = cached_for(environment.spec().ttl, Response::new(Body::Full(body)));
+        encoded.describe(response.headers_mut());
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         if let Some(tag) = tag(&snapshot, poll)
             && let Ok(value) = HeaderValue::try_from(format!("W/\"{tag}\""))
@@ -70,6 +73,21 @@ impl Server {
             response.headers_mut().insert(ETAG, value);
         }
         Ok(response)
+    }
+
+    /// The body of an answer in the form that the client accepts.
+    async fn encoded(
+        &self,
+        asked: &AuthorizedRequest<'_>,
+        snapshot: &Snapshot,
+        poll: &Poll,
+    ) -> Encoded {
+        let shared = match poll {
+            Poll::LatestAll => Some(&snapshot.latest_all_gzip),
+            Poll::LatestFlags => Some(&snapshot.latest_flags_gzip),
+            Poll::Item(_) => None,
+        };
+        self.encode(asked.request.headers(), body(snapshot, poll), shared).await
     }
 }
 
@@ -130,7 +148,7 @@ fn cached_for(ttl: Duration, mut response: Response<Body>) -> Response<Body> {
         if let Some(Ok(expires)) = expires.map(HeaderValue::try_from) {
             response.headers_mut().insert(EXPIRES, expires);
         }
-        response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
+        response.headers_mut().append(VARY, HeaderValue::from_static("Authorization"));
     }
     response
 }

@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 
 use hyper::Method;
 
-use super::not_built::Feature;
-
 /// A path that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
+    /// `/`: the status for people.
+    Page,
     Status,
     Livez,
     Readyz,
@@ -48,8 +48,19 @@ pub(super) enum ClientWanted {
     Values(ContextPlace),
     /// A stream that tells clients when to ask for values again; for a context, if it has one.
     Pings(Option<ContextPlace>),
-    /// Nothing: this version does not have the feature yet.
-    NotBuilt(Feature),
+    /// The goals of experiments in web pages.
+    Goals,
+    /// Nothing; it gives events, in this form.
+    Events(EventForm),
+}
+
+/// The form of a request with events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EventForm {
+    /// In the body.
+    Body,
+    /// In the query of an image.
+    Image,
 }
 
 /// Where a request has its context.
@@ -87,6 +98,8 @@ pub(super) enum Auth {
     Mobile,
     /// Environment ID in the path.
     EnvironmentId(String),
+    /// Mobile key or environment ID in the header or the query (FDv2).
+    Client,
 }
 
 /// Result of routing a path and a method.
@@ -112,7 +125,10 @@ pub(super) fn route(method: &Method, path: &str) -> Routed {
     if let Some(clean) = cleaned(&decoded) {
         return Routed::Moved(percent_encoded(&clean));
     }
-    let segments: Vec<&str> = decoded.split('/').skip(1).collect();
+    let mut segments: Vec<&str> = decoded.split('/').skip(1).collect();
+    if decoded == "/" {
+        segments.clear();
+    }
     let Some((methods, route)) = lookup(&segments, method) else { return Routed::NotFound };
     let is = |name: &&str| *name == method.as_str();
     if methods.split(' ').any(|name| is(&name)) {
@@ -130,6 +146,7 @@ fn lookup(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
         return None;
     }
     Some(match segments {
+        [] => ("GET", Route::Page),
         ["status"] => ("GET", Route::Status),
         ["status", name @ ..] => ("GET", status_of(name)?),
         ["livez"] => ("GET HEAD", Route::Livez),
@@ -172,9 +189,8 @@ fn fdv2_of_clients(methods: &'static str) -> (&'static str, Route) {
 
 /// Routes that are answered for a context, or that browsers use.
 fn client_route(segments: &[&str], method: &Method) -> Option<(&'static str, Route)> {
-    use ClientWanted::{NotBuilt, Pings, Values};
+    use ClientWanted::{Events, Goals, Pings, Values};
     use ContextPlace::Body;
-    use Feature::{Events, Goals};
     let by_id = |id: &str| Auth::EnvironmentId(id.to_owned());
     let in_path = |context: &str| ContextPlace::Path(context.to_owned());
     let (methods, auth, wanted) = match segments {
@@ -200,13 +216,17 @@ fn client_route(segments: &[&str], method: &Method) -> Option<(&'static str, Rou
         ["ping", id] => ("GET OPTIONS", by_id(id), Pings(None)),
         ["eval", id, context] => ("GET OPTIONS", by_id(id), Pings(Some(in_path(context)))),
         ["eval", id] => ("REPORT OPTIONS", by_id(id), Pings(Some(Body))),
-        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), NotBuilt(Goals)),
-        ["bulk" | "diagnostic"] => ("POST", Auth::Sdk, NotBuilt(Events)),
+        ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), Goals),
+        ["bulk" | "diagnostic"] => ("POST", Auth::Sdk, Events(EventForm::Body)),
         ["mobile"] | ["mobile", "events"] | ["mobile", "events", "bulk" | "diagnostic"] => {
-            ("POST", Auth::Mobile, NotBuilt(Events))
+            ("POST", Auth::Mobile, Events(EventForm::Body))
         }
-        ["events", "bulk" | "diagnostic", id] => ("POST OPTIONS", by_id(id), NotBuilt(Events)),
-        ["a", image] => ("GET OPTIONS", by_id(image.strip_suffix(".gif")?), NotBuilt(Events)),
+        ["events", "bulk" | "diagnostic", id] => {
+            ("POST OPTIONS", by_id(id), Events(EventForm::Body))
+        }
+        ["a", image] => {
+            ("GET OPTIONS", by_id(image.strip_suffix(".gif")?), Events(EventForm::Image))
+        }
         _ => return None,
     };
     Some((methods, Route::Client(ClientRoute { auth, methods, wanted })))
@@ -283,6 +303,8 @@ mod tests {
 
     #[test]
     fn paths_and_methods_are_ld_relays() {
+        check("GET /", Routed::To(Route::Page));
+        check("POST /", Routed::MethodNotAllowed);
         check("GET /all", Routed::To(Route::StreamAll));
         check("GET /sdk/flags/a%20b", Routed::To(Route::Flag("a b".to_owned())));
         check("GET /sdk/segments/s", Routed::To(Route::Segment("s".to_owned())));
@@ -292,7 +314,6 @@ mod tests {
             check(request, Routed::MethodNotAllowed);
         }
         for request in [
-            "GET /",
             "GET /nothing",
             "GET /all/",
             "GET /sdk/flags/a%2Fb",
@@ -326,19 +347,19 @@ mod tests {
 
     #[test]
     fn routes_of_clients_are_known_by_credential() {
-        use ClientWanted::{NotBuilt, Pings, Values};
+        use ClientWanted::{Events, Goals, Pings, Values};
         use ContextPlace::Body;
-        use Feature::{Events, Goals};
+        use EventForm::Image;
         let check = |request: &str, auth, methods, wanted| {
             check(request, Routed::To(Route::Client(ClientRoute { auth, methods, wanted })));
         };
         let id = |id: &str| Auth::EnvironmentId(id.to_owned());
         let path = || ContextPlace::Path("abc".to_owned());
-        check("POST /bulk", Auth::Sdk, "POST", NotBuilt(Events));
-        check("POST /mobile/events/bulk", Auth::Mobile, "POST", NotBuilt(Events));
-        check("POST /events/bulk/e1", id("e1"), "POST OPTIONS", NotBuilt(Events));
-        check("GET /a/e1.gif", id("e1"), "GET OPTIONS", NotBuilt(Events));
-        check("GET /sdk/goals/e1", id("e1"), "GET OPTIONS", NotBuilt(Goals));
+        check("POST /bulk", Auth::Sdk, "POST", Events(EventForm::Body));
+        check("POST /mobile/events/bulk", Auth::Mobile, "POST", Events(EventForm::Body));
+        check("POST /events/bulk/e1", id("e1"), "POST OPTIONS", Events(EventForm::Body));
+        check("GET /a/e1.gif", id("e1"), "GET OPTIONS", Events(Image));
+        check("GET /sdk/goals/e1", id("e1"), "GET OPTIONS", Goals);
         check("GET /sdk/evalx/contexts/abc", Auth::Sdk, "GET", Values(path()));
         check("GET /sdk/evalx/users/abc", Auth::Sdk, "GET", Values(path()));
         check("GET /sdk/evalx/contexts/users/abc", id("contexts"), "GET OPTIONS", Values(path()));

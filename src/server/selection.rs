@@ -60,7 +60,9 @@ impl Server {
             Lookup::UnknownForNow => Err(unavailable(UNKNOWN_FOR_NOW)),
             Lookup::UnknownFilter => Err(text(StatusCode::NOT_FOUND, UNKNOWN_FILTER)),
             Lookup::UnknownCredential => Err(match auth {
-                Auth::Sdk | Auth::Mobile => text(StatusCode::UNAUTHORIZED, UNKNOWN_CREDENTIAL),
+                Auth::Sdk | Auth::Mobile | Auth::Client => {
+                    text(StatusCode::UNAUTHORIZED, UNKNOWN_CREDENTIAL)
+                }
                 Auth::EnvironmentId(_) => text(StatusCode::NOT_FOUND, UNKNOWN_ID),
             }),
         }
@@ -86,6 +88,21 @@ fn credential(request: &Request<()>, auth: &Auth) -> Option<Credential> {
         Auth::Sdk => Some(Credential::Sdk(SdkKey::new(header()?))),
         Auth::Mobile => Some(Credential::Mobile(MobileKey::new(header()?))),
         Auth::EnvironmentId(id) => Some(Credential::EnvironmentId(EnvironmentId::new(id.as_str()))),
+        Auth::Client => {
+            let from_query = query_value(request.uri().query(), "auth");
+            of_client(header().unwrap_or(&from_query))
+        }
+    }
+}
+
+/// The credential of a client-side SDK with FDv2, whose kind its beginning tells (ld-relay v9).
+fn of_client(text: &str) -> Option<Credential> {
+    if text.is_empty() {
+        None
+    } else if text.starts_with("mob-") {
+        Some(Credential::Mobile(MobileKey::new(text)))
+    } else {
+        Some(Credential::EnvironmentId(EnvironmentId::new(text)))
     }
 }
 

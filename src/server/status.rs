@@ -26,6 +26,7 @@ impl fmt::Debug for StatusMembers {
 
 #[derive(Serialize)]
 struct Status {
+    summary: Summary,
     environments: BTreeMap<String, EnvironmentStatus>,
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -33,6 +34,38 @@ struct Status {
     version: &'static str,
     #[serde(rename = "clientVersion")]
     client_version: &'static str,
+}
+
+/// The environments together.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    environments: usize,
+    /// Those that have data.
+    serving: usize,
+    /// Those whose data is what LaunchDarkly, or the archive, says now.
+    live: usize,
+    /// Age of the oldest data; `null` if that of some is not known, or if there is none.
+    oldest_data_seconds: Option<u64>,
+    streams: usize,
+}
+
+impl Summary {
+    fn of<'a>(environments: impl Iterator<Item = &'a EnvironmentStatus>) -> Self {
+        let mut summary = Self::default();
+        let mut ages = Some(0);
+        for EnvironmentStatus { data, connection_status, .. } in environments {
+            summary.environments += 1;
+            summary.streams += data.streams;
+            if data.flags.is_some() {
+                summary.serving += 1;
+                ages = ages.zip(data.age_seconds).map(|(oldest, age)| age.max(oldest));
+            }
+            summary.live += usize::from(connection_status["state"] == "VALID");
+        }
+        summary.oldest_data_seconds = ages.filter(|_| summary.serving > 0);
+        summary
+    }
 }
 
 #[derive(Serialize)]
@@ -131,6 +164,7 @@ impl StatusSources {
             environments.insert(environment.reference.to_string(), status);
         }
         let status = Status {
+            summary: Summary::of(environments.values()),
             environments,
             others: (self.members.0)(),
             status: if healthy { "healthy" } else { "degraded" },

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -14,17 +14,23 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::expectations;
 use super::pace::Pace;
-use super::responses::{JSON, empty, json, text, unavailable};
+use super::responses::{JSON, json, text, unavailable};
 use super::routes::{OneEnvironment, percent_decoded};
 use super::selection::{NO_LIST, query_values};
 use super::status::StatusSources;
 use super::turns::{Payload, Turns};
 use crate::model::ListState;
+use crate::overview;
 use crate::streams::{Version, Versions};
 use crate::tasks;
 
 const NO_ENVIRONMENT: &str = "There is no environment of this name";
 const MALFORMED_QUERY: &str = "The query cannot be read: a percent sign escapes nothing";
+
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+/// The page needs its own style and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
 /// Time for which a body is given to further clients.
 const SHARED_FOR: Duration = Duration::from_millis(250);
@@ -48,6 +54,8 @@ struct Built {
     body: Bytes,
     /// The body as JSON, once somebody has expectations of it.
     json: OnceLock<Value>,
+    /// The page, once somebody asks for it.
+    page: OnceLock<Bytes>,
 }
 
 impl Version for Built {
@@ -59,6 +67,10 @@ impl Version for Built {
 impl Built {
     fn json(&self) -> &Value {
         self.json.get_or_init(|| serde_json::from_slice(&self.body).unwrap_or_default())
+    }
+
+    fn page(&self) -> &Bytes {
+        self.page.get_or_init(|| overview::html(self.json()).into())
     }
 
     /// True if the body may be given to a client that asked at that moment.
@@ -84,10 +96,29 @@ impl StatusPage {
         if has_expectations(query) {
             return checked(query, built.json());
         }
-        let payload = Payload::new(built.body.clone(), &built, None, pace, &self.versions);
-        let mut response = empty(StatusCode::OK);
-        *response.body_mut() = Body::Full(payload);
-        response.headers_mut().insert(CONTENT_TYPE, JSON);
+        self.response(&built, built.body.clone(), JSON, pace)
+    }
+
+    /// The page for people.
+    pub(super) async fn page(&self, pace: &Arc<Pace>) -> Response<Body> {
+        let built = self.built().await;
+        let page = built.page().clone();
+        let mut response = self.response(&built, page, HTML, pace);
+        let policy = HeaderValue::from_static(PAGE_POLICY);
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+        response
+    }
+
+    fn response(
+        &self,
+        built: &Arc<Built>,
+        body: Bytes,
+        content_type: HeaderValue,
+        pace: &Arc<Pace>,
+    ) -> Response<Body> {
+        let mut response =
+            Response::new(Body::Full(Payload::new(body, built, None, pace, &self.versions)));
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
         response
     }
 
@@ -123,8 +154,8 @@ impl StatusPage {
             0..MANY_ENVIRONMENTS => sources.body(),
             MANY_ENVIRONMENTS.. => tasks::beside(move || sources.body()).await,
         };
-        let json = OnceLock::new();
-        newest.insert(Arc::new(Built { begun, body: body.into(), json })).clone()
+        let (json, page) = (OnceLock::new(), OnceLock::new());
+        newest.insert(Arc::new(Built { begun, body: body.into(), json, page })).clone()
     }
 }
 

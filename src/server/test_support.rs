@@ -94,8 +94,12 @@ impl Bench {
             open_files_max: 1_000,
             ping_jitter: None,
             context_bytes_max: 1 << 20,
+            compresses: false,
+            has_status_page: true,
+            is_offline: false,
         };
-        let server = Arc::new(Server::new(registry.clone(), settings, drain.clone(), members));
+        let server =
+            Arc::new(Server::new(registry.clone(), settings, drain.clone(), members, None));
         let tasks = TaskGroup::new(&CancellationToken::new());
         let bench = Self { server, registry, environment, other, drain, tasks };
         bench.publish(1, flag_bytes);

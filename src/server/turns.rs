@@ -58,7 +58,7 @@ impl From<&Auth> for CredentialKind {
         match auth {
             Auth::Sdk => Self::Sdk,
             Auth::Mobile => Self::Mobile,
-            Auth::EnvironmentId(_) => Self::EnvironmentId,
+            Auth::EnvironmentId(_) | Auth::Client => Self::EnvironmentId,
         }
     }
 }

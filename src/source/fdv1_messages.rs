@@ -26,32 +26,40 @@ pub(super) enum FlagMessage {
 
 /// Reason why a message cannot be used. Texts never quote the data.
 #[derive(Debug, thiserror::Error)]
-#[error("{event} event cannot be used: {problem}")]
+#[error("{what} cannot be used: {problem}")]
 pub struct FlagMessageError {
-    event: &'static str,
+    what: &'static str,
     problem: String,
 }
 
 /// Decodes one event. Unknown events are ignored without looking at their data.
 pub(super) fn decode(event: &str, data: &Bytes) -> Result<FlagMessage, FlagMessageError> {
     type Decode = fn(&Bytes, &str) -> Result<FlagMessage, Problem>;
-    let (event, decode): (_, Decode) = match event {
-        "put" => ("put", decode_put),
-        "patch" => ("patch", decode_patch),
-        "delete" => ("delete", decode_delete),
+    let (what, decode): (_, Decode) = match event {
+        "put" => ("put event", decode_put),
+        "patch" => ("patch event", decode_patch),
+        "delete" => ("delete event", decode_delete),
         _ => return Ok(FlagMessage::Ignored),
     };
     bounded_text(data)
         .map_err(Problem::from)
         .and_then(|text| decode(data, text))
-        .map_err(|Problem(problem)| FlagMessageError { event, problem })
+        .map_err(|Problem(problem)| FlagMessageError { what, problem })
+}
+
+/// Decodes all flags and segments of an environment, as a put has them.
+pub fn data_set(data: &Bytes) -> Result<DataSet, FlagMessageError> {
+    bounded_text(data)
+        .map_err(Problem::from)
+        .and_then(|text| decode_set(data, text))
+        .map_err(|Problem(problem)| FlagMessageError { what: "data", problem })
 }
 
 #[cfg(test)]
 impl FlagMessageError {
     /// An error for tests of other modules.
     pub(crate) fn sample() -> Self {
-        Self { event: "put", problem: "it has no data".to_owned() }
+        Self { what: "put event", problem: "it has no data".to_owned() }
     }
 }
 
@@ -90,10 +98,10 @@ fn decode_put(data: &Bytes, text: &str) -> Result<FlagMessage, Problem> {
         return Ok(FlagMessage::Ignored);
     }
     let set = last(&envelope, "data").ok_or("it has no data")?;
-    Ok(FlagMessage::Put(data_set(data, set.get())?))
+    Ok(FlagMessage::Put(decode_set(data, set.get())?))
 }
 
-fn data_set(data: &Bytes, text: &str) -> Result<DataSet, Problem> {
+fn decode_set(data: &Bytes, text: &str) -> Result<DataSet, Problem> {
     let collections = members(text)?;
     let mut set = DataSet::default();
     for kind in ItemKind::ALL {

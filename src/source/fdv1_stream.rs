@@ -59,16 +59,16 @@ pub struct Fdv1Stream(EventStream);
 
 /// An event as it arrived, not decoded yet.
 #[derive(Debug)]
-pub struct Received(StreamEvent);
+pub struct Undecoded(StreamEvent);
 
 impl Fdv1Stream {
     /// The next event. Safe to cancel. `None` only if the stream's task stopped unexpectedly.
-    pub async fn recv(&mut self) -> Option<Received> {
+    pub async fn recv(&mut self) -> Option<Undecoded> {
         loop {
             let event = self.0.recv().await?;
             // A connection that has delivered nothing yet says nothing about the data.
             if !matches!(event, StreamEvent::Opened { .. }) {
-                return Some(Received(event));
+                return Some(Undecoded(event));
             }
         }
     }
@@ -79,7 +79,7 @@ impl Fdv1Stream {
     }
 }
 
-impl Received {
+impl Undecoded {
     /// Decodes what arrived; a large event on a blocking thread.
     pub async fn decoded(self) -> SourceEvent {
         let (connection, event) = match self.0 {

@@ -25,6 +25,10 @@ pub struct Snapshot {
     latest_all: OnceLock<Bytes>,
     latest_flags: OnceLock<Bytes>,
     etag: OnceLock<String>,
+    /// The body of `/sdk/latest-all`, compressed; made by the server, which bounds that work.
+    pub latest_all_gzip: OnceLock<Bytes>,
+    /// The same of `/sdk/latest-flags`.
+    pub latest_flags_gzip: OnceLock<Bytes>,
 }
 
 /// Shows the number of items and not the items.
@@ -50,6 +54,8 @@ impl Snapshot {
             latest_all: OnceLock::new(),
             latest_flags: OnceLock::new(),
             etag: OnceLock::new(),
+            latest_all_gzip: OnceLock::new(),
+            latest_flags_gzip: OnceLock::new(),
         }
     }
 
@@ -64,6 +70,8 @@ impl Snapshot {
             latest_all: self.latest_all.clone(),
             latest_flags: self.latest_flags.clone(),
             etag: self.etag.clone(),
+            latest_all_gzip: self.latest_all_gzip.clone(),
+            latest_flags_gzip: self.latest_flags_gzip.clone(),
         }
     }
 

@@ -18,6 +18,7 @@ mod local_store_damage;
 mod local_store_kill;
 mod local_store_support;
 mod log_lines;
+mod offline;
 mod planted_store;
 mod relay_kill;
 mod rungs;

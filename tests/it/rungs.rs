@@ -33,9 +33,12 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ("streams", &[STORES]),
     ("autoconfig", &[STORES, &["upstream", "replica"]]),
     ("source", &[BASE, &["upstream"]]),
+    ("archive", &[BASE, &["autoconfig", "source"]]),
+    ("goals", &[BASE, &["upstream"]]),
+    ("overview", &[BASE]),
     ("environments", &[BASE, &["upstream", "source", "flagstore", "streams"]]),
     // Not `storage`: nothing towards SDKs names a database.
-    ("server", &[BASE, EVALUATION, &["environments", "streams"]]),
+    ("server", &[BASE, EVALUATION, &["environments", "streams", "goals", "overview"]]),
     (
         "app",
         &[
@@ -47,6 +50,8 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
                 "flagstore",
                 "streams",
                 "autoconfig",
+                "archive",
+                "goals",
                 "environments",
                 "server",
             ],
@@ -55,7 +60,10 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
     ("cli", &[&["config"]]),
     (
         "commands",
-        &[BASE, &["config", "cli", "app", "environments", "autoconfig", "server", "demo"]],
+        &[
+            BASE,
+            &["config", "cli", "app", "environments", "autoconfig", "server", "demo", "overview"],
+        ],
     ),
     // Plays LaunchDarkly and SDKs; that it never looks into the relay is what makes it a witness.
     ("demo", &[&["model", "tasks", "backoff"]]),
@@ -88,8 +96,13 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
 
 /// Modules that decide and do not wait: no `async`, no clock, no tasks.
 const PURE: &[&str] = &[
+    "src/archive/contents.rs",
+    "src/archive/look.rs",
+    "src/archive/members.rs",
+    "src/archive/state.rs",
     "src/evaluation/",
     "src/model/",
+    "src/overview/",
     "src/streams/",
     "src/autoconfig/fields.rs",
     "src/autoconfig/state.rs",

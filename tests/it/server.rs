@@ -2,12 +2,15 @@
 
 mod bad_input;
 mod client_side;
+mod compression;
 mod descriptors;
 mod fdv2_sdks;
 mod fixture;
+mod goals;
 mod leaving;
 mod limits;
 mod not_built;
+mod page;
 mod polling;
 mod raw;
 mod readiness;

@@ -29,7 +29,7 @@ pub struct AutoConfigSection {
     pub cache_adopt: CacheAdopt,
     /// Age above which cached environments are refused; `None` means no limit.
     pub cache_max_age: Option<Duration>,
-    /// Defaults of each environment.
+    /// Defaults of each environment, in offline mode as well.
     pub environments: EnvironmentDefaults,
 }
 
@@ -103,11 +103,19 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
         cache_format: section.value(&table::AUTO_CONFIG_CACHE_FORMAT),
         cache_adopt: section.value(&table::AUTO_CONFIG_CACHE_ADOPT),
         cache_max_age: section.read(&table::AUTO_CONFIG_CACHE_MAX_AGE).flatten(),
-        environments: EnvironmentDefaults {
-            store_prefix: section.read(&table::ENV_DATASTORE_PREFIX).unwrap_or_default(),
-            store_table: section.read(&table::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),
-            allowed_origins: section.read(&table::ENV_ALLOWED_ORIGIN).unwrap_or_default(),
-            allowed_headers: section.read(&table::ENV_ALLOWED_HEADER).unwrap_or_default(),
+        environments: match is_offline {
+            false => EnvironmentDefaults {
+                store_prefix: section.read(&table::ENV_DATASTORE_PREFIX).unwrap_or_default(),
+                store_table: section.read(&table::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),
+                allowed_origins: section.read(&table::ENV_ALLOWED_ORIGIN).unwrap_or_default(),
+                allowed_headers: section.read(&table::ENV_ALLOWED_HEADER).unwrap_or_default(),
+            },
+            true => EnvironmentDefaults {
+                store_prefix: section.read(&offline::ENV_DATASTORE_PREFIX).unwrap_or_default(),
+                store_table: section.read(&offline::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),
+                allowed_origins: section.read(&offline::ENV_ALLOWED_ORIGIN).unwrap_or_default(),
+                allowed_headers: section.read(&offline::ENV_ALLOWED_HEADER).unwrap_or_default(),
+            },
         },
     }
 }

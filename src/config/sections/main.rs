@@ -18,8 +18,6 @@ const CLIENT_SIDE: &str = "https://clientsdk.launchdarkly.com";
 pub struct MainConfig {
     /// Base of LaunchDarkly's streams.
     pub stream_uri: Uri,
-    /// Base of LaunchDarkly's polling endpoints.
-    pub base_uri: Uri,
     /// Base of LaunchDarkly's client-side endpoints.
     pub client_side_base_uri: Uri,
     /// True if the relay connects every environment once and then exits, without serving.
@@ -43,6 +41,8 @@ pub struct MainConfig {
     pub max_client_request_body_size: u64,
     /// Longest delay of pings to client-side SDKs; `None`: at once.
     pub ping_stream_jitter_time: Option<Duration>,
+    /// True if there is a page for people at `/`.
+    pub status_page: bool,
     /// Time for which an environment may be interrupted before it is reported as disconnected.
     pub disconnected_status_time: Duration,
     /// The log level, unless an environment has its own.
@@ -66,7 +66,6 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
     MainConfig {
         stream_uri: main.value(&table::STREAM_URI),
         client_side_base_uri: client_side.unwrap_or_else(|| Uri::from_static(CLIENT_SIDE)),
-        base_uri: own_base.cloned().unwrap_or_else(|| Uri::from_static(BASE)),
         exit_always: main.value(&table::EXIT_ALWAYS),
         port: main.value(&table::PORT),
         bind_address: main.read(&table::BIND_ADDRESS),
@@ -77,6 +76,7 @@ pub(in crate::config) fn read(reader: &mut Reader<'_>) -> MainConfig {
         max_client_connection_time: main.read(&table::MAX_CLIENT_CONNECTION_TIME).flatten(),
         max_client_request_body_size: main.value(&table::MAX_CLIENT_REQUEST_BODY_SIZE),
         ping_stream_jitter_time: main.read(&table::PING_STREAM_JITTER_TIME).flatten(),
+        status_page: main.value(&table::STATUS_PAGE),
         disconnected_status_time: main.value(&table::DISCONNECTED_STATUS_TIME),
         log_level: main.value(&table::LOG_LEVEL),
         log_format: main.value(&table::LOG_FORMAT),

@@ -9,9 +9,11 @@ pub(super) mod consul;
 pub(super) mod database;
 pub(super) mod dynamodb;
 pub(super) mod environments;
+pub(super) mod http;
 pub(super) mod local_store;
 pub(super) mod main;
 mod metrics;
+pub(super) mod offline;
 pub(super) mod proxy;
 pub(super) mod redis;
 
@@ -30,6 +32,7 @@ pub(super) struct Read {
 pub(super) fn read(reader: &mut Reader<'_>) -> Read {
     let main = main::read(reader);
     let autoconfig = autoconfig::read(reader);
+    let offline = offline::read(reader);
     let environments = environments::read(reader, main.log_level);
     let filters = environments::read_filters(reader);
     let databases = database::read(reader);
@@ -37,12 +40,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Read {
     let config = Config {
         main,
         autoconfig,
+        offline,
         environments,
         filters,
         database: databases.chosen,
         local_store: local_store::read(reader),
         proxy: proxy::read(reader),
         concurrency: concurrency::read(reader),
+        http: http::read(reader),
     };
     Read { config, databases: databases.enabled }
 }

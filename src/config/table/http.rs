@@ -6,8 +6,8 @@ use super::kind;
 use super::row::{AnyOption, Opt, both, switch};
 
 options! { "Http",
-    /// Compress the answers to SDKs.
-    HTTP_ENABLE_COMPRESSION: bool = switch("enableCompression").not_yet();
+    /// Compress the answers to SDKs that accept gzip, from 1 KiB on. Streams are not compressed.
+    HTTP_ENABLE_COMPRESSION: bool = switch("enableCompression");
     /// How long an unused connection to LaunchDarkly is kept.
     HTTP_IDLE_CONN_TIMEOUT: Option<Duration> =
         both("idleConnTimeout", &kind::DURATION_OR_OFF).not_yet();

@@ -14,14 +14,14 @@ use super::row::{AnyOption, Opt, both, in_file, switch, variable};
 options! { "Main",
     /// Address of the streams of LaunchDarkly: environments and flags.
     STREAM_URI: Uri = both("streamUri", &kind::ADDRESS).default("https://stream.launchdarkly.com");
-    /// Address for polling LaunchDarkly; the old default `https://app.launchdarkly.com` is
-    /// treated as the new one.
+    /// Address for polling LaunchDarkly, which the relay never does; another one than the default
+    /// is also that of `clientSideBaseUri`, unless that is set. The old default
+    /// `https://app.launchdarkly.com` is treated as the new one.
     BASE_URI: Uri =
-        both("baseUri", &kind::ADDRESS).default("https://sdk.launchdarkly.com").not_yet();
+        both("baseUri", &kind::ADDRESS).default("https://sdk.launchdarkly.com");
     /// Address of the goals of client-side SDKs.
     CLIENT_SIDE_BASE_URI: Uri = both("clientSideBaseUri", &kind::ADDRESS)
-        .unset_means("`https://clientsdk.launchdarkly.com`, or `baseUri` if that is set")
-        .not_yet();
+        .unset_means("`https://clientsdk.launchdarkly.com`, or `baseUri` if that is set");
     /// The port to listen on.
     PORT: u16 = both("port", &kind::PORT).default("8030").shared();
     /// The address to listen on; no multicast or broadcast address.
@@ -62,6 +62,8 @@ options! { "Main",
     /// changes meanwhile needs no other ping.
     PING_STREAM_JITTER_TIME: Option<Duration> =
         both("pingStreamJitterTime", &kind::DURATION_OR_OFF).unset_means("none");
+    /// Show the status as a web page at `/`. It contains no key, and is as public as `/status`.
+    STATUS_PAGE: bool = both("statusPage", &kind::SWITCH).default("true");
     /// How long the connection of an environment may be interrupted before `/status` reports it
     /// as disconnected; also, how long unknown credentials get 401 after the autoconfig stream is
     /// lost, before they get 503.

@@ -7,23 +7,23 @@ use super::kind;
 use super::row::{AnyOption, Opt, both};
 
 options! { "OfflineMode",
-    /// Archive of environments and flags.
+    /// Archive of environments and flags, `.tar.gz` or `.tar`. The relay connects to LaunchDarkly
+    /// neither for flags nor for events.
     FILE_DATA_SOURCE: PathBuf =
-        both("fileDataSource", &kind::PATH).refused("offline mode is not implemented yet");
-    /// How often the relay checks the archive for changes.
+        both("fileDataSource", &kind::PATH);
+    /// How often the relay checks the archive for changes. Events of the file system make it check
+    /// at once, where there are any.
     FILE_DATA_SOURCE_MONITORING_INTERVAL: Duration =
-        both("fileDataSourceMonitoringInterval", &kind::INTERVAL).default("1s").refused_elsewhere();
+        both("fileDataSourceMonitoringInterval", &kind::INTERVAL).default("1s");
     /// As in `[AutoConfig]`.
-    ENV_DATASTORE_PREFIX: String = both("envDatastorePrefix", &kind::TEXT).refused_elsewhere();
+    ENV_DATASTORE_PREFIX: String = both("envDatastorePrefix", &kind::TEXT);
     /// As in `[AutoConfig]`.
-    ENV_DATASTORE_TABLE_NAME: String =
-        both("envDatastoreTableName", &kind::TEXT).refused_elsewhere();
+    ENV_DATASTORE_TABLE_NAME: String = both("envDatastoreTableName", &kind::TEXT);
     /// As in `[AutoConfig]`.
     ENV_ALLOWED_ORIGIN: Vec<String> = both("envAllowedOrigin", &kind::LIST)
         .unset_means("every origin")
-        .warn(kind::warn_of_blanks)
-        .refused_elsewhere();
+        .warn(kind::warn_of_blanks);
     /// As in `[AutoConfig]`.
     ENV_ALLOWED_HEADER: Vec<String> =
-        both("envAllowedHeader", &kind::LIST).warn(kind::warn_of_blanks).refused_elsewhere();
+        both("envAllowedHeader", &kind::LIST).warn(kind::warn_of_blanks);
 }

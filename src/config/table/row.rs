@@ -68,8 +68,8 @@ pub enum Effect {
     /// It has no meaning here, for the reason in the row's text: a warning.
     Never,
     /// Not implemented, and the relay would be unsafe or useless without it: a problem with this
-    /// text. `None` if another check reports it.
-    Refused(Option<&'static str>),
+    /// text.
+    Refused(&'static str),
     /// Removed from ld-relay: a problem with the row's text.
     Retired,
 }
@@ -270,12 +270,7 @@ impl<T> Opt<T> {
 
     /// An option that prevents the start, for this reason.
     pub const fn refused(self, why: &'static str) -> Self {
-        self.effect(Effect::Refused(Some(why)))
-    }
-
-    /// An option that is useful only with one that prevents the start.
-    pub const fn refused_elsewhere(self) -> Self {
-        self.effect(Effect::Refused(None))
+        self.effect(Effect::Refused(why))
     }
 
     /// An option that ld-relay has removed; its text says what to do.

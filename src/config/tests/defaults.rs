@@ -11,8 +11,8 @@ fn main_has_ld_relays_defaults() {
     let expected = MainConfig {
         max_client_request_body_size: 5 << 20,
         ping_stream_jitter_time: None,
+        status_page: true,
         stream_uri: "https://stream.launchdarkly.com".parse().unwrap(),
-        base_uri: "https://sdk.launchdarkly.com".parse().unwrap(),
         client_side_base_uri: "https://clientsdk.launchdarkly.com".parse().unwrap(),
         exit_always: false,
         port: 8030,
@@ -37,6 +37,7 @@ fn everything_else_is_off_or_left_open() {
     assert_eq!(config.database, None);
     assert_eq!(config.proxy, ProxyConfig::default());
     assert_eq!(config.concurrency, ConcurrencyConfig::default());
+    assert!(config.offline.is_none() && !config.http.enable_compression);
     assert!(config.filters.is_empty());
     let environment = &config.environments["e"];
     assert_eq!(environment.ttl, Duration::ZERO);

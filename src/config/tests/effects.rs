@@ -25,7 +25,7 @@ fn everything_that_is_not_built_is_in_one_warning() {
         warnings,
         ["configuration: accepted, but not implemented yet and without effect: \
           CLIENT_WRITE_SLACK, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, [Events] sendEvents, \
-          [Events] capacity, [Http] enableCompression, USE_PROMETHEUS"]
+          [Events] capacity, USE_PROMETHEUS"]
     );
 }
 
@@ -74,7 +74,7 @@ fn https_that_would_not_be_there_is_a_problem() {
 fn what_is_not_built_is_named_once_for_all_sections() {
     let file = "[Environment \"e\"]\nsdkKey = s\nsecureMode\nallowedOrigin = https://a\n\
                 allowedHeader = X-A\nlogLevel = debug\n[Main]\nbaseUri = https://sdk.example\n";
-    let expected = "configuration: accepted, but not implemented yet and without effect: [Main] baseUri, \
+    let expected = "configuration: accepted, but not implemented yet and without effect: \
                     CLIENT_WRITE_SLACK, [Environment \"e\"] logLevel";
     check_warnings(file, &[("CLIENT_WRITE_SLACK", "5s")], &[expected]);
 }

@@ -66,7 +66,7 @@ fn main_section() {
     let main = |option, variable| ("Main", option, variable);
     let url = "http://h:1/base";
     check(main("streamUri", "STREAM_URI"), url, |it| it.main.stream_uri, address(url));
-    check(main("baseUri", "BASE_URI"), url, |it| it.main.base_uri, address(url));
+    check(main("baseUri", "BASE_URI"), url, |it| it.main.client_side_base_uri, address(url));
     check(
         main("clientSideBaseUri", "CLIENT_SIDE_BASE_URI"),
         url,

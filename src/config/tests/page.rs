@@ -181,7 +181,11 @@ fn the_description_shows_every_kind_of_configuration() {
         page.lines().into_iter().filter(|line| line.starts_with('[')).collect();
     let environment = "[Environment \"e\"]";
     let expected = ["[Main]", "[AutoConfig]", environment, "[LocalStore]", "[Proxy]"];
-    assert_eq!(titles, [&expected[..], &["[Concurrency]"]].concat(), "databases that are off");
+    assert_eq!(
+        titles,
+        [&expected[..], &["[Concurrency]", "[Http]"]].concat(),
+        "databases that are off"
+    );
     check(
         "[LocalStore]\ndir = off\n[Concurrency]\nmaxConcurrent = 0",
         &["dir: off", "maxConcurrent: off"],

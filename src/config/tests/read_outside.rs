@@ -8,7 +8,7 @@ use crate::config::table::{self, Effect};
 
 /// Section, options, and the code that uses them: a file and a text in it.
 const READ_BY: &[(&str, &str, &str, &str)] = &[
-    ("Main", "streamUri", "src/app/prepared.rs", "config.main.stream_uri"),
+    ("Main", "streamUri", "src/app/prepared.rs", "main.stream_uri"),
     (
         "Main",
         "port bindAddress",
@@ -34,6 +34,8 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
         "src/environments/supervisor.rs",
         "sweep_interval",
     ),
+    ("Main", "baseUri clientSideBaseUri", "src/app/prepared.rs", "main.client_side_base_uri"),
+    ("Main", "statusPage", "src/server/handlers.rs", "settings.has_status_page"),
     ("Main", "logLevel", "src/commands.rs", "config.main.log_level"),
     ("Main", "LOG_FORMAT", "src/commands.rs", "config.main.log_format"),
     ("Main", "exitAlways", "src/commands.rs", "config.main.exit_always"),
@@ -57,7 +59,7 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     (
         "AutoConfig",
         "envAllowedOrigin envAllowedHeader",
-        "src/server/client_side/mod.rs",
+        "src/server/cors.rs",
         "spec.allowed_headers",
     ),
     ("AutoConfig", "envDatastorePrefix", "src/app/database.rs", "spec.store_prefix"),
@@ -69,12 +71,7 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
         "sdk_keys",
     ),
     ("Environment", "secureMode", "src/server/client_side/mod.rs", "spec.secure_mode"),
-    (
-        "Environment",
-        "allowedOrigin allowedHeader",
-        "src/server/client_side/mod.rs",
-        "spec.allowed_origins",
-    ),
+    ("Environment", "allowedOrigin allowedHeader", "src/server/cors.rs", "spec.allowed_origins"),
     ("Environment", "prefix", "src/app/database.rs", "spec.store_prefix"),
     ("Environment", "tableName", "src/app/database.rs", "spec.store_table"),
     ("Environment", "ttl", "src/server/polling.rs", "spec().ttl"),
@@ -123,6 +120,22 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("Proxy", "user password passwordFile", "src/app/prepared.rs", "proxy.login"),
     ("Proxy", "caCertFiles", "src/app/prepared.rs", "proxy.ca_cert_files"),
     ("Proxy", "HTTP_PROXY HTTPS_PROXY NO_PROXY", "src/app/prepared.rs", "proxy.from_variables"),
+    ("Http", "enableCompression", "src/server/mod.rs", "settings.compresses"),
+    ("OfflineMode", "fileDataSource", "src/app/prepared.rs", "offline.file"),
+    (
+        "OfflineMode",
+        "fileDataSourceMonitoringInterval",
+        "src/app/offline.rs",
+        "config.monitoring_interval",
+    ),
+    (
+        "OfflineMode",
+        "envAllowedOrigin envAllowedHeader",
+        "src/server/cors.rs",
+        "spec.allowed_headers",
+    ),
+    ("OfflineMode", "envDatastorePrefix", "src/app/database.rs", "spec.store_prefix"),
+    ("OfflineMode", "envDatastoreTableName", "src/app/database.rs", "spec.store_table"),
     ("Concurrency", "maxConcurrent", "src/app/limits.rs", "section.max_concurrent"),
     ("Concurrency", "maxQueued", "src/app/limits.rs", "section.max_queued"),
     ("Concurrency", "sendTimeout", "src/app/limits.rs", "section.send_timeout"),

@@ -25,18 +25,12 @@ fn only_one_thing_names_the_environments() {
     check_problems(
         "",
         &[("AUTO_CONFIG_KEY", "k"), ("FILE_DATA_SOURCE", "f.tar.gz")],
-        &[
-            "AUTO_CONFIG_KEY: an autoconfig key is set together with [OfflineMode]",
-            "FILE_DATA_SOURCE: offline mode is not implemented yet",
-        ],
+        &["AUTO_CONFIG_KEY: an autoconfig key is set together with [OfflineMode]"],
     );
     check_problems(
         ENVIRONMENT,
         &[("FILE_DATA_SOURCE", "f.tar.gz")],
-        &[
-            "FILE_DATA_SOURCE: is set together with [Environment] sections",
-            "FILE_DATA_SOURCE: offline mode is not implemented yet",
-        ],
+        &["FILE_DATA_SOURCE: is set together with [Environment] sections"],
     );
 }
 
@@ -59,11 +53,15 @@ fn properties_need_their_mode() {
         ],
     );
     // With an archive, they belong to offline mode.
-    check_problems(
-        "[OfflineMode]\nfileDataSource = f",
-        &pairs,
-        &["/c.conf:2: [OfflineMode] fileDataSource: offline mode is not implemented yet"],
-    );
+    let loaded = load_both("[OfflineMode]\nfileDataSource = f", &pairs).unwrap();
+    let defaults = &loaded.config.autoconfig.environments;
+    assert_eq!(defaults.store_prefix_template(), "p");
+    assert_eq!(defaults.store_table_template(), "t");
+    assert_eq!(defaults.allowed_origins, ["a"]);
+    assert_eq!(defaults.allowed_headers, ["b"]);
+    let offline = loaded.config.offline.unwrap();
+    assert_eq!(offline.file.to_str(), Some("f"));
+    assert_eq!(offline.monitoring_interval.as_secs(), 1);
     check_problems(
         &format!(
             "{ENVIRONMENT}[OfflineMode]\nenvDatastorePrefix = p\nenvAllowedOrigin = a\n\
@@ -84,10 +82,7 @@ fn properties_need_their_mode() {
     check_problems(
         "[OfflineMode]\nfileDataSource = f\nfileDataSourceMonitoringInterval = 99ms",
         &[],
-        &[
-            "/c.conf:2: [OfflineMode] fileDataSource: offline mode is not implemented yet",
-            "/c.conf:3: [OfflineMode] fileDataSourceMonitoringInterval: \"99ms\" is too short",
-        ],
+        &["/c.conf:3: [OfflineMode] fileDataSourceMonitoringInterval: \"99ms\" is too short"],
     );
     check_warnings(
         &format!("{ENVIRONMENT}[AutoConfig]\ncacheKey = ns"),

@@ -2,13 +2,16 @@
 //! again. Browsers get CORS headers with every answer, refusals included.
 
 mod context;
+mod goals;
 mod report;
 mod secure_mode;
 mod values;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::body::Body as HttpBody;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -20,11 +23,15 @@ use super::handlers::name_environment;
 use super::not_built::Feature;
 use super::pace::Pace;
 use super::responses::{empty, json, retry_later, text};
-use super::routes::{Auth, ClientRoute, ClientWanted, ContextPlace};
+use super::routes::{Auth, ClientRoute, ClientWanted, ContextPlace, EventForm};
 use crate::evaluation::Context;
 use crate::streams::StreamKind;
 
 pub(super) use report::BodyBudget;
+
+/// A transparent image of one pixel, with which pages without scripts send events.
+const IMAGE: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\x01\0\0\0\0,\
+    \0\0\0\0\x01\0\x01\0\0\x02\x01D\0;";
 
 impl Server {
     /// Answers a request of a client-side SDK.
@@ -67,10 +74,7 @@ impl Server {
             discard(request, body).await;
         }
         if browser {
-            let allowed = spec.as_ref().map_or(Allowed::default(), |spec| Allowed {
-                origins: &spec.allowed_origins,
-                headers: &spec.allowed_headers,
-            });
+            let allowed = spec.as_deref().map_or(Allowed::default(), Allowed::of);
             cors::add(response.headers_mut(), request.headers(), methods, allowed, &[]);
         }
         let id = spec.and_then(|spec| spec.credentials.environment_id.clone());
@@ -88,7 +92,9 @@ impl Server {
         B: HttpBody + Unpin,
     {
         match wanted {
-            ClientWanted::NotBuilt(feature) => Ok(self.not_built(asked, *feature)),
+            ClientWanted::Goals => Ok(self.goals(asked).await),
+            ClientWanted::Events(form) if self.settings.is_offline => Ok(dropped_events(*form)),
+            ClientWanted::Events(_) => Ok(self.not_built(asked, Feature::Events)),
             ClientWanted::Pings(None) => self.stream(asked, StreamKind::Pings).await,
             ClientWanted::Pings(Some(place)) => {
                 self.context(asked, body, place).await?;
@@ -142,6 +148,18 @@ impl Server {
             );
         }
         text(StatusCode::SERVICE_UNAVAILABLE, feature.answer())
+    }
+}
+
+/// The answer to events in offline mode, where they go nowhere (ld-relay v8).
+fn dropped_events(form: EventForm) -> Response<Body> {
+    match form {
+        EventForm::Body => empty(StatusCode::ACCEPTED),
+        EventForm::Image => {
+            let mut response = Response::new(Body::from(Bytes::from_static(IMAGE)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/gif"));
+            response
+        }
     }
 }
 

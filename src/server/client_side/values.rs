@@ -47,26 +47,31 @@ impl Server {
             audience: match asked.auth {
                 Auth::Sdk => Audience::Server,
                 Auth::Mobile => Audience::Mobile,
-                Auth::EnvironmentId(_) => Audience::Browser,
+                Auth::EnvironmentId(_) | Auth::Client => Audience::Browser,
             },
             with_reasons: query_value(asked.request.uri().query(), "withReasons") == "true",
             context,
         };
-        let (mut snapshot, mut values) = self.evaluated(asked, &question).await?;
-        let turn = match self.turn(asked, Needed::Payload(values.len())).await? {
+        let (mut snapshot, values) = self.evaluated(asked, &question).await?;
+        let mut values = self.encode(asked.request.headers(), values, None).await;
+        let turn = match self.turn(asked, Needed::Payload(values.body.len())).await? {
             TurnTaken::NotNeeded => None,
             TurnTaken::Busy(busy) => return Err(busy),
             TurnTaken::Taken(turn) => {
                 // The data may have changed during the wait.
                 if !Arc::ptr_eq(&snapshot, &served(asked)?) {
-                    (snapshot, values) = self.evaluated(asked, &question).await?;
+                    let now = self.evaluated(asked, &question).await?;
+                    snapshot = now.0;
+                    values = self.encode(asked.request.headers(), now.1, None).await;
                 }
                 Some(turn)
             }
         };
         let versions = asked.access.environment.hub.versions();
-        let payload = Payload::new(values, &snapshot.data, turn, asked.pace, versions);
+        let body = values.body.clone();
+        let payload = Payload::new(body, &snapshot.data, turn, asked.pace, versions);
         let mut response = Response::new(Body::Full(payload));
+        values.describe(response.headers_mut());
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         Ok(response)
     }

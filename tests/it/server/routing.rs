@@ -6,7 +6,6 @@ use super::fixture::{SDK_KEY, SPACED, Site, check_empty, check_length};
 async fn unknown_paths_get_the_answer_of_gos_router() {
     let site = Site::manual().await;
     for path in [
-        "/",
         "/nothing",
         "/all/",
         "/ALL",

@@ -14,6 +14,7 @@ pub mod dynamodb_faults;
 pub mod flaky_proxy;
 pub mod fleet;
 pub mod http_fault_proxy;
+pub mod offline_archive;
 pub mod relay;
 pub mod scene;
 pub mod sdk_driver;

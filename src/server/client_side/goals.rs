@@ -1,0 +1,49 @@
+//! The goals of experiments in web pages.
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use hyper::{Response, StatusCode};
+
+use super::unavailable;
+use crate::goals::Answer;
+use crate::server::Server;
+use crate::server::authorized_request::AuthorizedRequest;
+use crate::server::body::Body;
+use crate::server::responses::{empty, json};
+use crate::server::routes::Auth;
+
+const AWAY: &str = "LaunchDarkly cannot be reached for the goals";
+
+/// The goals where there is no LaunchDarkly to ask.
+const NONE: &[u8] = b"[]";
+
+impl Server {
+    /// Answers with the goals of an environment.
+    pub(super) async fn goals(&self, asked: &AuthorizedRequest<'_>) -> Response<Body> {
+        let (Some(proxy), Auth::EnvironmentId(_)) = (&self.goals, &asked.auth) else {
+            return json(StatusCode::OK, Bytes::from_static(NONE));
+        };
+        let spec = asked.access.environment.spec();
+        let Some(id) = &spec.credentials.environment_id else {
+            return json(StatusCode::OK, Bytes::from_static(NONE));
+        };
+        let goals = match proxy.get(id).await {
+            Answer::Goals(goals) => goals,
+            Answer::Refused(status) => return empty(status),
+            Answer::Away => return unavailable(AWAY),
+        };
+        let known = asked.request.headers().get(IF_NONE_MATCH);
+        if known.is_some() && known == goals.etag.as_ref() {
+            return empty(StatusCode::NOT_MODIFIED);
+        }
+        let headers = asked.request.headers();
+        let encoded = self.encode(headers, goals.body.clone(), None).await;
+        let mut response = Response::new(Body::from(encoded.body.clone()));
+        encoded.describe(response.headers_mut());
+        response.headers_mut().insert(CONTENT_TYPE, goals.content_type.clone());
+        if let Some(etag) = &goals.etag {
+            response.headers_mut().insert(ETAG, etag.clone());
+        }
+        response
+    }
+}
