@@ -1,6 +1,10 @@
 //! The parts of the product that integration tests, benchmarks and fuzz targets use (cargo feature
 //! `testing`). Everything else is private, so the compiler finds unused code.
 
+/// See [`crate::archive`].
+pub mod archive {
+    pub use crate::archive::{Archive, ArchiveState};
+}
 /// See [`crate::autoconfig`].
 pub mod autoconfig {
     /// The cache's databases, rows and texts.
@@ -13,6 +17,7 @@ pub mod autoconfig {
         pub use crate::autoconfig::cache::{Backend, Row, Swap, Swapped};
     }
     pub use crate::autoconfig::record_set::Stamp;
+    pub use crate::autoconfig::specs::SpecSettings;
     pub use crate::autoconfig::{messages, records};
 }
 

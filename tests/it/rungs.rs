@@ -88,7 +88,7 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
         &[
             STORES,
             EVALUATION,
-            &["config", "flagstore", "streams", "source", "autoconfig", "server", "demo"],
+            &["config", "flagstore", "streams", "source", "archive", "autoconfig", "server", "demo"],
         ],
     ),
     ("main", &[&["run"]]),
