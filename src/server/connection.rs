@@ -127,9 +127,12 @@ impl Service<Request<Incoming>> for Requests {
         let welcome = self.welcome;
         Box::pin(async move {
             if welcome == Welcome::OverLimit {
-                return Ok(server.handle_over_limit(request, &pace).await);
+                let response = server.handle_over_limit(request, &pace).await;
+                server.refusals.count(&response);
+                return Ok(response);
             }
             let mut response = server.handle(request, &pace).await;
+            server.refusals.count(&response);
             if server.drain.is_active() {
                 // Makes the client send its next request to another relay.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -14,13 +14,13 @@ use super::cors::{self, Allowed};
 use super::not_built::Feature;
 use super::pace::Pace;
 use super::polling::Poll;
+use super::refusals::Refusal;
 use super::responses::{empty, not_found, text, unavailable};
 use super::routes::{Auth, Route, Routed, route};
 use crate::model::{EnvironmentId, ItemKey, ItemKind};
 use crate::streams::StreamKind;
 
 const MALFORMED: &str = "400 Bad Request";
-const OVER_LIMIT: &str = "Too many connections are open at this moment";
 
 /// Header that tells SDKs with FDv2 to use FDv1.
 const FALLBACK: &str = "X-LD-FD-Fallback";
@@ -60,7 +60,7 @@ impl Server {
             | Routed::Fdv2MethodNotAllowed(_)
             | Routed::NotFound
             | Routed::Malformed
-            | Routed::Moved(_) => unavailable(OVER_LIMIT),
+            | Routed::Moved(_) => unavailable(Refusal::OverLimit),
         }
     }
 

@@ -23,6 +23,7 @@ mod ping_delay;
 mod polling;
 mod progress_io;
 mod readiness;
+mod refusals;
 mod responses;
 mod routes;
 mod selection;
@@ -126,6 +127,7 @@ pub struct Server {
     /// `None` in offline mode.
     goals: Option<GoalsProxy>,
     not_built: not_built::Reports,
+    refusals: Arc<refusals::Refusals>,
     started_at: Instant,
 }
 
@@ -140,8 +142,10 @@ impl Server {
         goals: Option<GoalsProxy>,
     ) -> Self {
         let turns = settings.initial_payloads.map(turns::Turns::new).map(Arc::new);
+        let refusals = Arc::new(refusals::Refusals::default());
         let sources = status::StatusSources {
             registry: registry.clone(),
+            refusals: refusals.clone(),
             members: status_members,
             disconnected_after: settings.disconnected_after,
         };
@@ -161,6 +165,7 @@ impl Server {
             readiness: readiness::Readiness::default(),
             turns,
             not_built: not_built::Reports::default(),
+            refusals,
             started_at: Instant::now(),
         }
     }

@@ -10,8 +10,8 @@ use super::Server;
 use super::authorized_request::AuthorizedRequest;
 use super::body::Body;
 use super::compression::Encoded;
+use super::refusals::Refusal;
 use super::responses::{JSON, empty, unavailable};
-use super::selection::NO_DATA;
 use super::streaming::{Needed, TurnTaken};
 use super::turns::Payload;
 use crate::model::ItemKey;
@@ -38,7 +38,7 @@ impl Server {
         poll: &Poll,
     ) -> Result<Response<Body>, Response<Body>> {
         let Some(mut snapshot) = asked.access.environment.hub.snapshot() else {
-            return Ok(unavailable(NO_DATA));
+            return Ok(unavailable(Refusal::NoData));
         };
         if let Some(short) = short_answer(asked, &snapshot, poll) {
             return Ok(short);
@@ -51,7 +51,7 @@ impl Server {
                 // The data may have changed during the wait.
                 match asked.access.environment.hub.snapshot() {
                     Some(newest) => snapshot = newest,
-                    None => return Ok(unavailable(NO_DATA)),
+                    None => return Ok(unavailable(Refusal::NoData)),
                 }
                 if let Some(short) = short_answer(asked, &snapshot, poll) {
                     return Ok(short);

@@ -104,7 +104,7 @@ impl Server {
             responses::json(StatusCode::OK, body.to_string())
         } else {
             let response = responses::json(StatusCode::SERVICE_UNAVAILABLE, body.to_string());
-            responses::retry_later(response)
+            responses::with_retry_after(response)
         }
     }
 }

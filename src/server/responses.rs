@@ -7,6 +7,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use super::body::Body;
+use super::refusals::Refusal;
 
 /// Seconds after which a client that got 503 may retry. Spread, so that clients that were refused
 /// together do not retry together.
@@ -29,12 +30,18 @@ pub(super) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
 }
 
 /// 503 with `Retry-After`.
-pub(super) fn unavailable(reason: &'static str) -> Response<Body> {
-    retry_later(text(StatusCode::SERVICE_UNAVAILABLE, reason))
+pub(super) fn unavailable(refusal: Refusal) -> Response<Body> {
+    retry_later(text(StatusCode::SERVICE_UNAVAILABLE, refusal.text()), refusal)
+}
+
+/// Adds `Retry-After`, and the reason to be counted.
+pub(super) fn retry_later(mut response: Response<Body>, refusal: Refusal) -> Response<Body> {
+    response.extensions_mut().insert(refusal);
+    with_retry_after(response)
 }
 
 /// Adds `Retry-After`.
-pub(super) fn retry_later(mut response: Response<Body>) -> Response<Body> {
+pub(super) fn with_retry_after(mut response: Response<Body>) -> Response<Body> {
     let seconds = fastrand::u16(RETRY_AFTER_SECONDS);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response

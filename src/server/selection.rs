@@ -5,6 +5,7 @@ use hyper::header::AUTHORIZATION;
 
 use super::Server;
 use super::body::Body;
+use super::refusals::Refusal;
 use super::responses::{empty, text, unavailable};
 use super::routes::Auth;
 use crate::environments::{Access, Lookup};
@@ -12,14 +13,9 @@ use crate::model::{Credential, EnvironmentId, FilterKey, ListState, MobileKey, S
 
 use hyper::{Response, StatusCode};
 
-pub(super) const NO_LIST: &str =
-    "The relay is not fully initialized: it has no list of environments yet";
-const UNKNOWN_FOR_NOW: &str =
-    "The relay is not fully initialized: it cannot tell yet whether this credential is valid";
 const UNKNOWN_FILTER: &str = "The credential is valid, but there is no such payload filter";
 const UNKNOWN_CREDENTIAL: &str = "The relay does not know this credential";
 const UNKNOWN_ID: &str = "There is no environment of this ID";
-pub(super) const NO_DATA: &str = "The relay has no data for this environment yet";
 
 impl Server {
     /// Finds the environment of a request. At start it waits a moment for stores that are being
@@ -56,8 +52,8 @@ impl Server {
         let filter = FilterKey::new(query_value(request.uri().query(), "filter"));
         match self.registry.look_up(&credential, &filter, Self::now) {
             Lookup::Found(access) => Ok(access),
-            Lookup::NoList => Err(unavailable(NO_LIST)),
-            Lookup::UnknownForNow => Err(unavailable(UNKNOWN_FOR_NOW)),
+            Lookup::NoList => Err(unavailable(Refusal::NoList)),
+            Lookup::UnknownForNow => Err(unavailable(Refusal::UnknownForNow)),
             Lookup::UnknownFilter => Err(text(StatusCode::NOT_FOUND, UNKNOWN_FILTER)),
             Lookup::UnknownCredential => Err(match auth {
                 Auth::Sdk | Auth::Mobile | Auth::Client => {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::refusals::Refusals;
 use super::routes::{EnvironmentName, OneEnvironment};
 use crate::environments::{Environment, Registry};
 use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
@@ -30,6 +31,9 @@ struct Status {
     environments: BTreeMap<String, EnvironmentStatus>,
     #[serde(flatten)]
     others: Map<String, Value>,
+    /// Requests that were answered with 503, by reason.
+    #[serde(rename = "refusedRequests")]
+    refused_requests: Map<String, Value>,
     status: &'static str,
     version: &'static str,
     #[serde(rename = "clientVersion")]
@@ -147,6 +151,7 @@ fn is_zero(count: &usize) -> bool {
 pub(super) struct StatusSources {
     pub(super) registry: Arc<Registry>,
     pub(super) members: StatusMembers,
+    pub(super) refusals: Arc<Refusals>,
     /// Time after which an interrupted environment counts as disconnected.
     pub(super) disconnected_after: Duration,
 }
@@ -167,6 +172,7 @@ impl StatusSources {
             summary: Summary::of(environments.values()),
             environments,
             others: (self.members.0)(),
+            refused_requests: self.refusals.numbers(),
             status: if healthy { "healthy" } else { "degraded" },
             version: crate::VERSION,
             client_version: crate::VERSION,

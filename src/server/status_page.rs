@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::expectations;
 use super::pace::Pace;
+use super::refusals::Refusal;
 use super::responses::{JSON, json, text, unavailable};
 use super::routes::{OneEnvironment, percent_decoded};
-use super::selection::{NO_LIST, query_values};
+use super::selection::query_values;
 use super::status::StatusSources;
 use super::turns::{Payload, Turns};
 use crate::model::ListState;
@@ -130,7 +131,7 @@ impl StatusPage {
     ) -> Response<Body> {
         let Some(body) = self.sources.body_of(one) else {
             return match self.sources.registry.list() {
-                ListState::Unknown => unavailable(NO_LIST),
+                ListState::Unknown => unavailable(Refusal::NoList),
                 ListState::Provisional | ListState::Lapsed | ListState::Authoritative => {
                     text(StatusCode::NOT_FOUND, NO_ENVIRONMENT)
                 }
@@ -200,7 +201,15 @@ mod tests {
         let (members, count) = members(bytes);
         let registry = Arc::new(Registry::of(specs.collect()).0);
         let disconnected_after = Duration::from_secs(60);
-        (StatusPage::new(StatusSources { registry, members, disconnected_after }), count)
+        (
+            StatusPage::new(StatusSources {
+                registry,
+                members,
+                refusals: Arc::default(),
+                disconnected_after,
+            }),
+            count,
+        )
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,14 +18,11 @@ use super::body::Body;
 use super::drain::Drain;
 use super::pace::Pace;
 use super::ping_delay::PingDelay;
+use super::refusals::Refusal;
 use super::responses::unavailable;
-use super::selection::NO_DATA;
 use super::turns::{Claim, CredentialKind, Group, Payload, Purpose, Turn, Turns};
 use crate::environments::{Access, Environment, Lease};
 use crate::streams::{Next, PING, Snapshot, StreamKind, Subscription};
-
-const BUSY: &str = "Too many clients are being initialized at this moment";
-const LEAVING: &str = "The relay is shutting down";
 
 /// Largest part of `maxClientConnectionTime` by which a stream ends earlier, so that streams that
 /// began together do not end together.
@@ -40,19 +37,21 @@ impl Server {
         kind: StreamKind,
     ) -> Result<Response<Body>, Response<Body>> {
         if self.drain.is_active() {
-            return Ok(unavailable(LEAVING));
+            return Ok(unavailable(Refusal::Leaving));
         }
         let Some(snapshot) = asked.access.environment.hub.snapshot() else {
-            return Ok(unavailable(NO_DATA));
+            return Ok(unavailable(Refusal::NoData));
         };
         // Encoded before the response begins, outside of any lock.
         let needed = Needed::Payload(encoded(&snapshot, kind).len());
         let turn = match self.turn(asked, needed).await? {
             TurnTaken::Busy(busy) => return Ok(busy),
             TurnTaken::NotNeeded => None,
-            TurnTaken::Taken(_) if self.drain.is_active() => return Ok(unavailable(LEAVING)),
+            TurnTaken::Taken(_) if self.drain.is_active() => {
+                return Ok(unavailable(Refusal::Leaving));
+            }
             TurnTaken::Taken(turn) => match asked.access.environment.hub.snapshot() {
-                None => return Ok(unavailable(NO_DATA)),
+                None => return Ok(unavailable(Refusal::NoData)),
                 // The data may have changed during the wait.
                 Some(newest) => {
                     encoded(&newest, kind);
@@ -106,7 +105,7 @@ impl Server {
         let Some(turns) = turns else { return Ok(TurnTaken::NotNeeded) };
         let group = group(&asked.access.environment, (&asked.auth).into(), Purpose::First);
         let Some(turn) = turns.take(group).await else {
-            return Ok(TurnTaken::Busy(unavailable(BUSY)));
+            return Ok(TurnTaken::Busy(unavailable(Refusal::Busy)));
         };
         asked.access = self.select_now(asked.request, &asked.auth)?;
         Ok(TurnTaken::Taken(turn))

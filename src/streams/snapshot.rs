@@ -1,5 +1,6 @@
 //! The data that an environment serves at one moment, with its encodings.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -25,6 +26,8 @@ pub struct Snapshot {
     latest_all: OnceLock<Bytes>,
     latest_flags: OnceLock<Bytes>,
     etag: OnceLock<String>,
+    /// True once its flags were evaluated, and so are parsed.
+    pub is_evaluated: AtomicBool,
     /// The body of `/sdk/latest-all`, compressed; made by the server, which bounds that work.
     pub latest_all_gzip: OnceLock<Bytes>,
     /// The same of `/sdk/latest-flags`.
@@ -54,6 +57,7 @@ impl Snapshot {
             latest_all: OnceLock::new(),
             latest_flags: OnceLock::new(),
             etag: OnceLock::new(),
+            is_evaluated: AtomicBool::new(false),
             latest_all_gzip: OnceLock::new(),
             latest_flags_gzip: OnceLock::new(),
         }
@@ -70,6 +74,7 @@ impl Snapshot {
             latest_all: self.latest_all.clone(),
             latest_flags: self.latest_flags.clone(),
             etag: self.etag.clone(),
+            is_evaluated: AtomicBool::new(self.is_evaluated.load(Ordering::Relaxed)),
             latest_all_gzip: self.latest_all_gzip.clone(),
             latest_flags_gzip: self.latest_flags_gzip.clone(),
         }

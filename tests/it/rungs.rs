@@ -88,7 +88,16 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
         &[
             STORES,
             EVALUATION,
-            &["config", "flagstore", "streams", "source", "archive", "autoconfig", "server", "demo"],
+            &[
+                "config",
+                "flagstore",
+                "streams",
+                "source",
+                "archive",
+                "autoconfig",
+                "server",
+                "demo",
+            ],
         ],
     ),
     ("main", &[&["run"]]),

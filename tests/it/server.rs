@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod client_side;
+mod compatibility;
 mod compression;
 mod descriptors;
 mod fdv2_sdks;

@@ -9,6 +9,7 @@ use crate::goals::Answer;
 use crate::server::Server;
 use crate::server::authorized_request::AuthorizedRequest;
 use crate::server::body::Body;
+use crate::server::refusals::Refusal;
 use crate::server::responses::{empty, json};
 use crate::server::routes::Auth;
 
@@ -30,7 +31,7 @@ impl Server {
         let goals = match proxy.get(id).await {
             Answer::Goals(goals) => goals,
             Answer::Refused(status) => return empty(status),
-            Answer::Away => return unavailable(AWAY),
+            Answer::Away => return unavailable(Refusal::Away, AWAY),
         };
         let known = asked.request.headers().get(IF_NONE_MATCH);
         if known.is_some() && known == goals.etag.as_ref() {

@@ -22,6 +22,7 @@ use super::cors::{self, Allowed};
 use super::handlers::name_environment;
 use super::not_built::Feature;
 use super::pace::Pace;
+use super::refusals::Refusal;
 use super::responses::{empty, json, retry_later, text};
 use super::routes::{Auth, ClientRoute, ClientWanted, ContextPlace, EventForm};
 use crate::evaluation::Context;
@@ -169,8 +170,8 @@ fn refused(message: &str) -> Response<Body> {
 }
 
 /// 503 with a text for people.
-fn unavailable(message: &str) -> Response<Body> {
-    retry_later(message_of(StatusCode::SERVICE_UNAVAILABLE, message))
+fn unavailable(refusal: Refusal, message: &str) -> Response<Body> {
+    retry_later(message_of(StatusCode::SERVICE_UNAVAILABLE, message), refusal)
 }
 
 /// The form of errors on these routes (ld-relay v8).

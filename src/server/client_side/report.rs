@@ -14,6 +14,7 @@ use super::{context, message_of, unavailable};
 use crate::evaluation::Context;
 use crate::server::Server;
 use crate::server::body::Body;
+use crate::server::refusals::Refusal;
 use crate::server::responses::text;
 use crate::tasks;
 
@@ -117,7 +118,7 @@ where
             return Err(too_large());
         }
         if !budget.take(&mut held, bytes) {
-            return Err(unavailable(BUSY));
+            return Err(unavailable(Refusal::Busy, BUSY));
         }
         received.put(data);
     }

@@ -1,6 +1,7 @@
 //! The values of all flags for a context.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hyper::Response;
@@ -11,9 +12,10 @@ use crate::evaluation::{Audience, Context, Evaluator, NoBigSegments, write_resul
 use crate::server::Server;
 use crate::server::authorized_request::AuthorizedRequest;
 use crate::server::body::Body;
+use crate::server::refusals::Refusal;
 use crate::server::responses::JSON;
 use crate::server::routes::Auth;
-use crate::server::selection::{NO_DATA, query_value};
+use crate::server::selection::query_value;
 use crate::server::streaming::{Needed, TurnTaken};
 use crate::server::turns::Payload;
 use crate::streams::Snapshot;
@@ -22,7 +24,8 @@ use crate::tasks;
 const NO_KEY: &str = "the context has no key";
 
 /// Most flags that are evaluated at once. More of them need a turn and a thread of their own, so
-/// that other clients need not wait for the processor.
+/// that other clients need not wait for the processor; so does the first evaluation of a snapshot,
+/// which parses what has changed.
 const FEW_FLAGS: usize = 1_000;
 
 /// Bytes of the result of a flag, roughly.
@@ -85,7 +88,8 @@ impl Server {
         if question.context.lacks_key() {
             return Err(refused(NO_KEY));
         }
-        if snapshot.data.flags.len() <= FEW_FLAGS {
+        let is_parsed = snapshot.is_evaluated.load(Ordering::Relaxed);
+        if is_parsed && snapshot.data.flags.len() <= FEW_FLAGS {
             let values = evaluate(&snapshot, question);
             return Ok((snapshot, values));
         }
@@ -97,13 +101,19 @@ impl Server {
         let snapshot = served(asked)?;
         let (evaluated, question) = (snapshot.clone(), question.clone());
         let values = tasks::beside(move || evaluate(&evaluated, &question)).await;
+        snapshot.is_evaluated.store(true, Ordering::Relaxed);
         Ok((snapshot, values))
     }
 }
 
 #[expect(clippy::result_large_err, reason = "a refusal is a response, as everywhere here")]
 fn served(asked: &AuthorizedRequest<'_>) -> Result<Arc<Snapshot>, Response<Body>> {
-    asked.access.environment.hub.snapshot().ok_or_else(|| unavailable(NO_DATA))
+    asked
+        .access
+        .environment
+        .hub
+        .snapshot()
+        .ok_or_else(|| unavailable(Refusal::NoData, Refusal::NoData.text()))
 }
 
 fn evaluate(snapshot: &Snapshot, question: &Question) -> Bytes {
