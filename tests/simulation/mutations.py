@@ -7,8 +7,9 @@ Each mutation replaces a piece of the source in a copy of the repository, builds
 and plays seeds until one fails. A mutation that no seed finds is an error, and so is one whose piece
 of source is no longer there. Takes two minutes for each mutation.
 
-Repairs without which a later look or comparison would only take longer to mend the same are not here:
-a fleet that comes to rest cannot tell. They have unit tests.
+Some repairs cannot be told by a fleet that comes to rest: without them a later look or comparison
+only takes longer to mend the same, or the models do not play the fault. Those name the unit test that
+tells instead, which must then fail.
 """
 
 import argparse
@@ -39,7 +40,8 @@ WRITING = "src/autoconfig/cache/shared_tier/writing.rs"
 LOCAL_TIER = "src/autoconfig/cache/local_tier.rs"
 RECORD_VISITS = "src/autoconfig/cache/visits.rs"
 
-# Name, file, what stands there, what stood there or might have.
+# Name, file, what stands there, what stood there or might have; the unit test that tells, where no
+# seed can.
 MUTATIONS = [
     ("a marker is believed without counting rows", READING,
      "Some(expected) if found.covers(expected) =>", "Some(_) =>"),
@@ -92,9 +94,11 @@ MUTATIONS = [
      "self.unless_told(Some(found), at)"),
     ("another environment's marker stays while its rows are replaced", COMPARISON,
      "if writes && found.as_ref().is_some_and(names_another) {",
-     "if false && writes && found.as_ref().is_some_and(names_another) {"),
+     "if false && writes && found.as_ref().is_some_and(names_another) {",
+     "flagstore::shared::keeper::tests::markers::the_set_of_another_environment_is_replaced_by_a_live_relay_only"),
     ("changes are written under another environment's name", VISITS,
-     "!marker.names_another(self.identity.as_ref()) && (!is_new", "(!is_new"),
+     "!marker.names_another(self.identity.as_ref()) && (!is_new", "(!is_new",
+     "flagstore::shared::keeper::tests::markers::a_new_item_is_not_written_under_another_environments_name"),
     ("a change is forgotten that came while an older one was written", ORDERS,
      "if current.is_none_or(|item| item.version <= version) {", "if current.is_some() || true {"),
     ("a failed comparison is not tried again", SCHEDULE,
@@ -106,14 +110,18 @@ MUTATIONS = [
      """                Upserted::NoMarker => {}"""),
     ("a change after data that cannot be used counts", SERVING,
      "SourceEvent::Changes { connection, changes } if connection > given_up => {",
-     "SourceEvent::Changes { connection, changes } if connection > 0 * given_up => {"),
+     "SourceEvent::Changes { connection, changes } if connection > 0 * given_up => {",
+     "environments::serving::tests::data_that_cannot_be_used_costs_the_connection_and_nothing_else"),
     ("a lost connection leaves the relay live", SERVING,
-     "self.current.is_live = false;\n", ""),
+     "self.current.is_live = false;\n", "",
+     "environments::serving::tests::what_was_live_is_only_added_to_and_only_from_what_peers_write"),
     ("the local store's answer counts after LaunchDarkly's", SERVING,
-     "Store::Local => self.live_word().is_none(),", "Store::Local => true,"),
+     "Store::Local => self.live_word().is_none(),", "Store::Local => true,",
+     "environments::supervisor::tests::what_a_slow_store_holds_does_not_follow_what_was_live"),
     ("an older version reaches clients that ignore it", SERVING,
      "Told::Changes(changes) if self.clients_ignore_any(&changes) => Told::Everything,",
-     "Told::Changes(changes) if false && self.clients_ignore_any(&changes) => Told::Everything,"),
+     "Told::Changes(changes) if false && self.clients_ignore_any(&changes) => Told::Everything,",
+     "environments::serving::tests::an_item_that_comes_back_at_a_lower_version_reaches_those_who_know_that_it_was_deleted"),
     ("a new connection that is behind takes back what was served", SERVING,
      "if has_older_item(&data, &served.data) {", "if false && has_older_item(&data, &served.data) {"),
     ("a store brings back what was deleted", SERVING,
@@ -122,13 +130,15 @@ MUTATIONS = [
      "&& skipped == closed;", "&& skipped.undecodable + skipped.rolled_back == 0 * closed.total();"),
     ("a record that was put back is used", JUDGE,
      "std::cmp::Ordering::Less => Standing::RolledBack,",
-     "std::cmp::Ordering::Less => Standing::Unvouched,"),
+     "std::cmp::Ordering::Less => Standing::Unvouched,",
+     "autoconfig::cache::shared_tier::tests::a_record_that_is_put_back_is_not_used"),
     ("what one tier knows as outdated is used from the other", RECORD_SET,
      "if version < self.floor(name).max(other.floor(name)) {",
      "if false && version < self.floor(name).max(other.floor(name)) {"),
     ("what another tier lacks is taken from this machine's", RECORD_VISITS,
      "Some(held)) if held.origin == known.origin => {",
-     "Some(held)) if false && held.origin == known.origin => {"),
+     "Some(held)) if false && held.origin == known.origin => {",
+     "autoconfig::cache::visits::tests::what_another_tier_lacks_stays_in_the_tier_of_this_machine"),
     ("what one tier lacks is called removed", LOCAL_TIER,
      ".filter(|_| wanted.is_from_stream())", ".filter(|_| true)"),
     ("a list is called whole although a record was lost", LOCAL_TIER,
@@ -166,7 +176,7 @@ def main():
     chosen = [m for m in MUTATIONS
               if not arguments.names or any(name in m[0] for name in arguments.names)]
     if arguments.check:
-        for name, file, old, _ in chosen:
+        for name, file, old, *_ in chosen:
             if (REPOSITORY / file).read_text().count(old) != 1:
                 sys.exit(f"{name}: {file} has not exactly one place with: {old}")
         return
@@ -187,12 +197,14 @@ def main():
     sys.exit(f"{len(missed)} of {len(chosen)} mutations were not found" if missed else 0)
 
 
-def try_one(copy, seeds, _name, file, old, new):
+def try_one(copy, seeds, _name, file, old, new, unit_test=None):
     source = (copy / file).read_text()
     if source.count(old) != 1:
         sys.exit(f"{file} has not exactly one place with: {old}")
     (copy / file).write_text(source.replace(old, new))
     try:
+        if unit_test:
+            return "the unit test" if fails(copy, unit_test) else None
         return play(copy, seeds, tests_of(file))
     finally:
         (copy / file).write_text(source)
@@ -205,8 +217,20 @@ def tests_of(file):
     return [f"simulation::tests::promises_about_{fleet}" for fleet in fleets or ["flags", "environments"]]
 
 
+def fails(copy, unit_test):
+    """Whether the unit test runs and fails."""
+    return f"test {unit_test} ... FAILED" in run(copy, "0..0", [unit_test])
+
+
 def play(copy, seeds, tests):
     """Plays the seeds; returns the first that failed, and why."""
+    output = run(copy, seeds, tests)
+    failure = re.search(r"^(?:\w+, )?seed (\d+)(: .*| panicked)", output, re.MULTILINE)
+    return f"seed {failure[1]}{failure[2]}"[:200] if failure else None
+
+
+def run(copy, seeds, tests):
+    """Runs unit tests; returns what they print."""
     # Building again after one changed line costs more than playing.
     environment = dict(os.environ, PILOTLIGHT_SEEDS=seeds, CARGO_PROFILE_RELEASE_LTO="off",
                        CARGO_PROFILE_RELEASE_INCREMENTAL="true",
@@ -217,9 +241,7 @@ def play(copy, seeds, tests):
     output = done.stdout + done.stderr
     if "error: could not compile" in output:
         print(output[-4000:], file=sys.stderr)
-        return None
-    failure = re.search(r"^(?:\w+, )?seed (\d+)(: .*| panicked)", output, re.MULTILINE)
-    return f"seed {failure[1]}{failure[2]}"[:200] if failure else None
+    return output
 
 
 if __name__ == "__main__":
