@@ -149,6 +149,7 @@ impl LocalTier {
             records.insert(name.clone(), listed.unwrap_or(Entry::of_missing(*version)));
         }
         let standing = held.manifest.as_ref().map(|manifest| manifest.stamp);
+        let gone = removed(held.manifest.as_ref(), wanted, &records);
         Manifest {
             stamp: Stamp {
                 confirmed_at: wanted.confirmed_at,
@@ -156,7 +157,7 @@ impl LocalTier {
             },
             writer: self.writer.clone(),
             records,
-            gone: removed(held.manifest.as_ref(), wanted),
+            gone,
             adopted: wanted.is_adopted(),
         }
     }
@@ -300,16 +301,21 @@ impl CacheTier for LocalTier {
     }
 }
 
-/// The removals that the next manifest lists: the known ones, and records of the present manifest
-/// that LaunchDarkly no longer sends. That one tier lacks a record does not remove it.
-fn removed(standing: Option<&Manifest>, wanted: &Wanted) -> BTreeMap<String, Gone> {
+/// The removals that the next manifest lists beside these records: the known ones, and records of
+/// the present manifest that LaunchDarkly no longer sends. That one tier lacks a record does not
+/// remove it.
+fn removed(
+    standing: Option<&Manifest>,
+    wanted: &Wanted,
+    listed: &BTreeMap<String, Entry>,
+) -> BTreeMap<String, Gone> {
     let mut gone = wanted.records.gone.clone();
     let exists = wanted.records.versions();
     if let Some(standing) = standing {
         add_gone(&mut gone, &standing.gone);
         let order = next_order(&gone);
         for (name, entry) in standing.records.iter().filter(|_| wanted.is_from_stream()) {
-            if !exists.contains_key(name) && !wanted.records.unusable.contains(name) {
+            if !listed.contains_key(name) {
                 add_gone(&mut gone, [(name, &Gone { version: entry.version, order })]);
             }
         }
