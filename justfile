@@ -11,7 +11,7 @@ check:
 fast:
     ./tests/run.sh --fast
 
-# Real databases and official SDKs for the integration tests
+# Real databases, Chromium and official SDKs for the integration tests
 install:
     ./tests/install-tools.sh
     ./tests/install-sdks.sh

@@ -3,7 +3,9 @@
 #
 # Goes to ${PILOTLIGHT_TEST_TOOLS:-<repository>/.cache/tools}/sdks, one folder per language, each
 # with a copy of the sources it was made from (the tests compare it, so that they never run an old
-# driver). What is up to date is left alone. Needs python3, node with npm, go, java with mvn.
+# driver); `client` is that of the client-side SDKs, whose pages are bundled here and run in the
+# Chromium of install-tools.sh. What is up to date is left alone. Needs python3, node with npm, go,
+# java with mvn.
 set -Eeuo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,6 +23,7 @@ main() {
   flock 9
   install_driver python python3 --version
   install_driver node npm --version
+  install_driver client npm --version
   install_driver go go version
   install_driver java javac -version
 }
@@ -70,7 +73,19 @@ build_python() {
 
 build_node() {
   cd sources
-  downloading npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+  downloading npm ci --ignore-scripts --no-audit --no-fund --loglevel=error "$@"
+}
+
+build_client() {
+  # Without peer dependencies, because React Native is a large one, and replaced below.
+  build_node --legacy-peer-deps
+  # One of its files is CommonJS although the package says that all are modules. The bundler of React
+  # Native looks into each file, and so does esbuild if the package says nothing.
+  sed -i '/"type": "module"/d' node_modules/@launchdarkly/react-native-client-sdk/package.json
+  # React logs far less, and renders as for customers, if it is told that this is production.
+  node_modules/.bin/esbuild page*.mjs page*.jsx --bundle --format=iife --jsx=automatic \
+    --define:process.env.NODE_ENV='"production"' --alias:react-native=./phone.mjs \
+    --log-level=warning --outdir=../pages
 }
 
 build_go() {

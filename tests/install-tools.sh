@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Installs the real databases that the tests start: Redis, Valkey, Consul, DynamoDB Local.
+# Installs the real programs that the tests start: Redis, Valkey, Consul, DynamoDB Local, and
+# Chromium for the client-side SDKs.
 #
 # Everything goes into one folder ($PILOTLIGHT_TEST_TOOLS, by default .cache/tools of the
 # repository); nothing is installed into the system, no service is started, root is not needed.
 # What is there already and runs is left alone, so the script may be run as often as you like.
 #
 #   bin/redis-server bin/redis-sentinel bin/redis-cli bin/valkey-server bin/consul
+#   bin/chromium
 #   dynamodb-local/lib/*.jar
 #
 # Packages come from the Debian mirror that this machine's apt already uses, jars from the
@@ -30,7 +32,7 @@ runs() { [[ -x "$1" ]] && "$@" >/dev/null 2>&1; }
 
 by_hand() {
     fail "$1
-Put the missing programs there by hand (links will do): $tools/bin/{redis-server,redis-sentinel,redis-cli,valkey-server,consul}"
+Put the missing programs there by hand (links will do): $tools/bin/{redis-server,redis-sentinel,redis-cli,valkey-server,consul,chromium}"
 }
 
 # The codename of this system, and the mirror that carries it.
@@ -86,6 +88,7 @@ unpack() {
     (cd "$tools/apt/debs" && private_apt apt-get download "$@")
     for deb in "$tools"/apt/debs/*.deb; do
         dpkg -x "$deb" "$target"
+        rm -f "$deb"
     done
 }
 
@@ -155,6 +158,76 @@ install_consul() {
     say "consul: $("$tools/bin/consul" version | head -n 1)"
 }
 
+# --- Chromium -------------------------------------------------------------------------------
+
+# Whether a Chromium starts without a screen and runs the script of a page.
+renders() {
+    [[ -x "$1" ]] || return 1
+    local home page='data:text/html,<script>document.write(6 * 7)</script>' result=1
+    home="$(mktemp -d)"
+    HOME="$home" timeout 60 "$1" --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage \
+        --user-data-dir="$home/data" --dump-dom "$page" 2>/dev/null | grep '>42<' >/dev/null && result=0
+    rm -rf "$home"
+    return "$result"
+}
+
+# Chromium needs some 240 packages, most of which a system has already: apt names those that this
+# one lacks.
+chromium_packages() {
+    private_apt apt-get --simulate --no-install-recommends install "chromium/$codename" |
+        awk '$1 == "Inst" { print $2 "/" suite }' suite="$codename"
+}
+
+# Not `wrap`: the libraries lie in several folders, and a system without fonts must find those that
+# were unpacked.
+wrap_chromium() {
+    local libraries
+    libraries="$(cd "$tools/chromium" && find -- * -name '*.so*' -printf '$root/%h\n' |
+        sort -u | paste -s -d :)"
+    cat >"$tools/chromium/fonts.conf" <<'FONTS'
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig>
+  <dir>/usr/share/fonts</dir>
+  <dir prefix="relative">usr/share/fonts</dir>
+  <cachedir prefix="xdg">fontconfig</cachedir>
+</fontconfig>
+FONTS
+    mkdir -p "$tools/bin"
+    cat >"$tools/bin/chromium" <<WRAPPER
+#!/bin/sh
+root="\$(cd "\$(dirname "\$0")/../chromium" && pwd)"
+export LD_LIBRARY_PATH="$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+export FONTCONFIG_FILE="\$root/fonts.conf"
+exec "\$root/usr/lib/chromium/chromium" "\$@"
+WRAPPER
+    chmod +x "$tools/bin/chromium"
+}
+
+install_chromium() {
+    if renders "$tools/bin/chromium"; then
+        say 'chromium: present'
+        return
+    fi
+    rm -rf "$tools/bin/chromium" "$tools/chromium"
+    local installed
+    installed="$(command -v chromium || true)"
+    if renders "$installed"; then
+        mkdir -p "$tools/bin"
+        ln -s "$installed" "$tools/bin/chromium"
+        say "chromium: $installed"
+        return
+    fi
+    update_lists
+    local -a wanted
+    mapfile -t wanted < <(chromium_packages)
+    [[ ${#wanted[@]} -gt 0 ]] || fail 'apt does not know chromium, or what it depends on'
+    unpack "$tools/chromium" "${wanted[@]}"
+    wrap_chromium
+    renders "$tools/bin/chromium" || fail 'chromium was unpacked but does not render a page'
+    say "chromium: $("$tools/bin/chromium" --version)"
+}
+
 # --- DynamoDB Local -------------------------------------------------------------------------
 
 install_dynamodb_local() {
@@ -195,5 +268,6 @@ mkdir -p "$tools"
 install_redis
 install_valkey
 install_consul
+install_chromium
 install_dynamodb_local
-say "All test databases are in $tools"
+say "All databases and browsers of the tests are in $tools"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the same checks as CI: `tests/run.sh`. A clean checkout needs network access, Debian with apt
 # (root is not needed), rustup, a C and C++ compiler, make, Go, a JDK (17 or later) with Maven, Node.js with
-# npm, and Python 3. On systems without apt, put the database programs into $PILOTLIGHT_TEST_TOOLS/bin.
+# npm, and Python 3. On systems without apt, put the databases and chromium into $PILOTLIGHT_TEST_TOOLS/bin.
 #
 # `tests/run.sh --fast` runs only the checks that need no installation: format, lints, unit tests.
 #
@@ -44,7 +44,7 @@ main() {
   step "toolchain" toolchain
   if [[ $mode == full ]]; then
     # Mostly downloads, so they run beside the first compilation.
-    begin "install databases" ./tests/install-tools.sh
+    begin "install programs" ./tests/install-tools.sh
     begin "install SDKs" ./tests/install-sdks.sh
   fi
   step "format" cargo fmt --all --check
@@ -63,7 +63,7 @@ main() {
     # dependencies are those of the step "only testing".
     step "fuzz targets" cargo clippy --locked --manifest-path fuzz/Cargo.toml \
       --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
-    await "install databases"
+    await "install programs"
     await "install SDKs"
     # Builds the program too; a separate build would compile the dependencies a second time.
     step "tests" cargo test --locked --no-fail-fast
@@ -74,7 +74,7 @@ main() {
     step "dependencies" dependencies
   else
     step "unit tests" cargo test --locked --lib --bins
-    left_out "install databases" "install SDKs" "no features" "only one feature (5)" \
+    left_out "install programs" "install SDKs" "no features" "only one feature (5)" \
       "fuzz targets" "integration tests" "documentation tests" "documentation" "dependencies"
   fi
   summarize

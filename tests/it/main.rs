@@ -9,6 +9,7 @@
 
 mod autoconfig;
 mod check_config;
+mod client_sdks;
 mod cold_start;
 mod command_line;
 mod demo;

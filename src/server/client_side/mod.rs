@@ -61,8 +61,10 @@ impl Server {
         let spec = selected.as_ref().ok().map(|access| access.environment.spec());
         let browser = matches!(auth, Auth::EnvironmentId(_));
         let mut response = match selected {
+            // Also where the request itself will be refused: a browser that is refused before does
+            // not send it, and tells the page of a broken network.
+            _ if request.method() == Method::OPTIONS => empty(StatusCode::OK),
             Err(refused) => refused,
-            Ok(_) if request.method() == Method::OPTIONS => empty(StatusCode::OK),
             Ok(access) => {
                 pace.trust();
                 let mut asked = AuthorizedRequest { request, auth, access, pace };

@@ -332,6 +332,33 @@ async fn streams_of_pings_end_as_others_do() {
     assert!(took > Duration::from_millis(1_700) && took < Duration::from_secs(10), "{took:?}");
 }
 
+/// A browser that is refused a preflight does not send the request, and tells the page of a broken
+/// network instead of the refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn preflights_succeed_where_requests_are_refused() {
+    let site = Site::manual().await;
+    let launchdarkly = launchdarkly();
+    launchdarkly.refuse();
+    let store = tempfile::TempDir::new().unwrap();
+    let without_list = autoconfig_settings(&launchdarkly, &store).start().unwrap();
+    for (relay, id) in [(&without_list, ENVIRONMENT_ID), (&site.relay, "ffffffffffffffffffffffff")]
+    {
+        for (path, methods) in [
+            (format!("/sdk/evalx/{id}/contexts/{CONTEXT}"), "GET,OPTIONS"),
+            (format!("/sdk/evalx/{id}/context"), "REPORT,OPTIONS"),
+            (format!("/eval/{id}"), "REPORT,OPTIONS"),
+            (format!("/ping/{id}"), "GET,OPTIONS"),
+        ] {
+            let headers = [("origin", "https://a.example")];
+            let response = relay.request("OPTIONS", &path, &headers, b"").await;
+            assert_eq!((response.status, response.text()), (200, ""), "{path}");
+            let origin = response.header("access-control-allow-origin");
+            assert_eq!(origin, Some("https://a.example"), "{path}");
+            assert_eq!(response.header("access-control-allow-methods"), Some(methods));
+        }
+    }
+}
+
 /// A relay without a list knows no credential for certain, and clients must come again.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_list_nobody_is_told_that_an_id_is_unknown() {

@@ -5,6 +5,7 @@
 //! the child or by its deadline; no child outlives its [`SdkDriver`].
 
 mod answers;
+mod client_side;
 mod store;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use pilotlight::testing::model::SdkKey;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -26,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::answers::{
     AllFlags, Awaited, Evaluation, Initialization, State, Status, WatchReport, same_value,
 };
+pub use self::client_side::ClientSide;
 pub use self::store::SdkStore;
 
 /// What a command may take beyond the time that it asks for. Long, because two cores may be
@@ -50,19 +52,50 @@ pub enum Language {
     Go,
     /// The server-side SDK for Java.
     Java,
+    /// The client-side SDK for Node.js.
+    NodeClient,
+    /// The browser SDK 3.x in Chromium.
+    Browser3,
+    /// The browser SDK 4.x in Chromium.
+    Browser4,
+    /// The React SDK in Chromium.
+    React,
+    /// The React Native SDK, in a page of Chromium that stands in for a phone.
+    ReactNative,
 }
 
 impl Language {
-    /// Every language that has a driver.
-    pub const ALL: [Self; 4] = [Self::Python, Self::Node, Self::Go, Self::Java];
+    /// Every server-side SDK.
+    pub const SERVER_SIDE: [Self; 4] = [Self::Python, Self::Node, Self::Go, Self::Java];
 
-    /// The name of its folders and in its greeting.
+    /// Every client-side SDK.
+    pub const CLIENT_SIDE: [Self; 5] =
+        [Self::NodeClient, Self::Browser3, Self::Browser4, Self::React, Self::ReactNative];
+
+    /// The name in its greeting.
     pub fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
             Self::Node => "node",
             Self::Go => "go",
             Self::Java => "java",
+            Self::NodeClient => "node-client",
+            Self::Browser3 => "browser-3",
+            Self::Browser4 => "browser-4",
+            Self::React => "react",
+            Self::ReactNative => "react-native",
+        }
+    }
+
+    /// The name of its folders.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Python | Self::Node | Self::Go | Self::Java => self.name(),
+            Self::NodeClient
+            | Self::Browser3
+            | Self::Browser4
+            | Self::React
+            | Self::ReactNative => "client",
         }
     }
 
@@ -87,6 +120,15 @@ impl Language {
                 // Starting fast matters more here than running fast.
                 command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"]);
                 command.args(["-cp", &class_path, "Driver"]);
+                command
+            }
+            Self::NodeClient
+            | Self::Browser3
+            | Self::Browser4
+            | Self::React
+            | Self::ReactNative => {
+                let mut command = Command::new("node");
+                command.arg(sources.join("driver.mjs")).args(["--sdk", self.name()]);
                 command
             }
         }
@@ -148,6 +190,8 @@ impl Events {
 struct Greeting {
     sdk: String,
     version: String,
+    /// How others use the same Chromium.
+    chromium: Option<String>,
 }
 
 /// What commands without content answer.
@@ -162,6 +206,9 @@ pub struct SdkDriver {
     stdin: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
     log: NamedTempFile,
+    chromium: Option<String>,
+    /// What the SDK writes besides; only for drivers that end in order when they are dropped.
+    folder: Option<TempDir>,
 }
 
 impl SdkDriver {
@@ -183,7 +230,7 @@ impl SdkDriver {
         mode: Mode,
         events: Events,
     ) -> anyhow::Result<Self> {
-        Self::launch(language, |command| {
+        Self::launch(language, None, |command| {
             command.args(["--sdk-key", sdk_key.expose(), "--mode", mode.word()]);
             command.args(["--events", events.word(), "--url", relay_url]);
         })
@@ -192,6 +239,7 @@ impl SdkDriver {
 
     async fn launch(
         language: Language,
+        folder: Option<TempDir>,
         arguments: impl FnOnce(&mut Command),
     ) -> anyhow::Result<Self> {
         let installed = installed(&crate::tools(), language)?;
@@ -209,10 +257,13 @@ impl SdkDriver {
         let stdin = child.stdin.take().context("the driver's stdin was not piped")?;
         let stdout = child.stdout.take().context("the driver's stdout was not piped")?;
         let answers = BufReader::new(stdout).lines();
-        let mut driver = Self { language, version: String::new(), child, stdin, answers, log };
+        let version = String::new();
+        let mut driver =
+            Self { language, version, child, stdin, answers, log, chromium: None, folder };
         let greeting: Greeting = driver.answer("start", ANSWER_LIMIT).await?;
         ensure!(greeting.sdk == language.name(), "{language} driver says it is {}", greeting.sdk);
         driver.version = greeting.version;
+        driver.chromium = greeting.chromium;
         Ok(driver)
     }
 
@@ -398,6 +449,9 @@ impl Drop for SdkDriver {
         if std::thread::panicking() {
             eprintln!("{} SDK {}\n{}", self.language, self.version, self.log_tail());
         }
+        if self.folder.is_some() {
+            self.terminate();
+        }
     }
 }
 
@@ -407,13 +461,13 @@ fn whole_milliseconds(duration: Duration) -> u64 {
 
 /// The folder of an installed driver, if it is whole and made from today's sources.
 pub fn installed(tools: &Path, language: Language) -> anyhow::Result<PathBuf> {
-    let folder = tools.join("sdks").join(language.name());
+    let folder = tools.join("sdks").join(language.folder());
     ensure!(
         folder.join("stamp").is_file(),
         "the {language} SDK driver is not installed in {}: run ./tests/install-sdks.sh",
         folder.display()
     );
-    let sources = crate::repository().join("tests/sdks").join(language.name());
+    let sources = crate::repository().join("tests/sdks").join(language.folder());
     for entry in std::fs::read_dir(&sources).with_context(|| sources.display().to_string())? {
         let source = entry?;
         let copy = folder.join("sources").join(source.file_name());

@@ -22,12 +22,13 @@ pub struct Evaluation {
     pub value: Value,
     /// None: the default was given.
     pub variation: Option<u32>,
-    /// Why it gave that.
+    /// Why it gave that. Client-side SDKs are told it only if they ask: otherwise, it is empty.
+    #[serde(deserialize_with = "null_as_default")]
     pub reason: Reason,
 }
 
 /// Why an evaluation gave what it gave.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
     pub kind: String,
@@ -110,6 +111,14 @@ pub struct WatchReport {
 pub struct Fallback {
     pub flag: String,
     pub reason: Reason,
+}
+
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn milliseconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -25,7 +25,7 @@ impl SdkDriver {
     /// Starts an SDK that asks nobody but a database, keeps nothing of it in memory, and sends no
     /// events.
     pub async fn start_on_store(language: Language, store: &SdkStore) -> anyhow::Result<Self> {
-        Self::launch(language, |command| {
+        Self::launch(language, None, |command| {
             command.args(["--sdk-key", "sdk-not-asked-for", "--mode", "daemon"]);
             command.args(["--events", Events::Off.word(), "--store", store.database]);
             command.args(["--address", &store.address.to_string(), "--prefix", &store.prefix]);
