@@ -98,7 +98,7 @@ MUTATIONS = [
      "flagstore::shared::keeper::tests::markers::the_set_of_another_environment_is_replaced_by_a_live_relay_only"),
     ("changes are written under another environment's name", VISITS,
      "!marker.names_another(self.identity.as_ref()) && (!is_new", "(!is_new",
-     "flagstore::shared::keeper::tests::markers::a_new_item_is_not_written_under_another_environments_name"),
+     "flagstore::shared::visits::tests::no_change_is_written_under_another_environments_name"),
     ("a change is forgotten that came while an older one was written", ORDERS,
      "if current.is_none_or(|item| item.version <= version) {", "if current.is_some() || true {"),
     ("a failed comparison is not tried again", SCHEDULE,

@@ -443,3 +443,49 @@ impl Visits for FlagVisits {
         items > FEW_ITEMS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::flagstore::shared::StoreFacts;
+    use crate::flagstore::shared::orders::channel;
+    use crate::flagstore::shared::report::SharedReport;
+    use crate::model::{Item, ItemKind};
+    use crate::storage::Health;
+
+    fn identity(environment: &str) -> Option<Identity> {
+        Some(Identity { environment: environment.into(), filter: "".into() })
+    }
+
+    /// Whether a change of an item that the store knows is written, where the marker that was seen
+    /// last names this environment.
+    fn is_change_written(marked_for: &str) -> bool {
+        let at = Moment::present();
+        let health = watch::Sender::new(Health::connected_at(at.now));
+        let report = SharedReport::new(StoreFacts::default(), health.subscribe());
+        let (flags, orders) = channel(report);
+        let key = ItemKey::new(ItemKind::Flag, "a");
+        let mut data = DataSet::default();
+        data.upsert(&key, Arc::new(Item::live(1, "{}")));
+        flags.put(Arc::new(data.clone()), at.now);
+        orders.stored([(&key, 1)].into_iter());
+        data.upsert(&key, Arc::new(Item::live(2, "{}")));
+        flags.changed(Arc::new(data), [key]);
+
+        let mut visits = FlagVisits::new(identity("e"), orders);
+        let counts = Counts { flags: 1, segments: 0 };
+        let note =
+            Note { counts, identity: identity(marked_for), confirmed_at: None, unsettled: None };
+        visits.known.marker = Some(Marker::read(note.value(None), 0));
+        matches!(visits.begin(Due::Flush, &at), Progress::Call(Call::Upsert { .. }))
+    }
+
+    /// As when a peer of another environment was faster with an empty store that both filled.
+    #[test]
+    fn no_change_is_written_under_another_environments_name() {
+        assert!(is_change_written("e"));
+        assert!(!is_change_written("other"));
+    }
+}
