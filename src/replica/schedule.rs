@@ -139,7 +139,8 @@ impl Schedule {
     }
 
     /// Plans a comparison for that time; an earlier one stays. A check for a loss that it replaces
-    /// stays too, in case that it has nothing to do.
+    /// stays too, in case that it has nothing to do. A store that may have lost its data is compared
+    /// before single items are written, also those that were waiting before.
     pub fn compare(&mut self, at: Instant, reason: Reason) {
         match self.compare {
             Some((planned, _)) if at >= planned => {}
@@ -150,6 +151,11 @@ impl Schedule {
                 self.compare = Some((at, reason));
             }
             None => self.compare = Some((at, reason)),
+        }
+        if reason.is_seen_by_all()
+            && let Some((at, _)) = self.compare
+        {
+            self.flush = self.flush.map(|planned| planned.max(at));
         }
     }
 
@@ -312,6 +318,7 @@ mod tests {
                     schedule.unasked(now, 0.0, due, false);
                 }
                 "put" => schedule.compare(now, Reason::Put),
+                "lost" => schedule.compare(now + HERD_WAIT, Reason::ItemsMissing),
                 "dirty" => schedule.flush(now),
                 "flushed" => schedule.flushed(),
                 "looked" => schedule.looked(now, 0.0),
@@ -346,6 +353,14 @@ mod tests {
         check("0:live 7:dirty", "Flush at 7");
         check("0:live 7:dirty 7:flushed", "Look at 30");
         check("0:away 7:put", "Compare(Put) at 7");
+    }
+
+    #[test]
+    fn a_store_that_may_have_lost_its_data_is_compared_before_items_are_written() {
+        check("0:live 7:lost 7:dirty", "Compare(ItemsMissing) at 7.3");
+        check("0:live 7:dirty 7:lost", "Compare(ItemsMissing) at 7.3");
+        check("0:live 7:dirty 7:lost 7.3:live", "Flush at 7.3");
+        check("0:doubts 1:dirty 4.9:lost", "Compare(SecondLook) at 5");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The promises: what holds after each write, and what holds at rest.
 
+use bytes::Bytes;
+
 use super::Flags;
 use crate::flagstore::simulated::{Answer, Call, Content, SharedState};
 use crate::model::ItemKind;
@@ -13,9 +15,14 @@ impl Flags {
         let truth = &self.launchdarkly.truth;
         let lost = self.database.changes(before).find_map(|(key, before, after)| {
             // The row that stood there is what LaunchDarkly says at this moment. A tombstone may go:
-            // a put does not have it.
-            let is_live = truth.item(key).is_some_and(|item| !item.is_tombstone());
-            (is_live && row_of(truth, key).as_ref() == before).then(|| {
+            // a put does not have it. What another program wrote at a higher version spreads while
+            // LaunchDarkly is away, as if it were newer.
+            let newest = truth.item(key).filter(|item| !item.is_tombstone());
+            let spreads = newest.is_some_and(|newest| {
+                after.and_then(version_in).is_some_and(|version| version > newest.version)
+            });
+            let is_newest = newest.is_some() && row_of(truth, key).as_ref() == before;
+            (is_newest && !spreads).then(|| {
                 let what = if after.is_some() { "overwritten" } else { "removed" };
                 format!("the newest version of {key} is {what}")
             })
@@ -76,6 +83,12 @@ impl Flags {
         }
         Ok(())
     }
+}
+
+/// The version that a row says it has.
+fn version_in(row: &Bytes) -> Option<u64> {
+    let row: serde_json::Value = serde_json::from_slice(row).ok()?;
+    row["version"].as_u64()
 }
 
 pub(super) fn shown_call(call: &Call) -> String {
