@@ -106,10 +106,21 @@ impl Offline {
         cancel: CancellationToken,
     ) {
         match first {
-            Ok((stamp, archive)) => self.take(stamp, archive).await,
+            Ok((stamp, archive)) => {
+                if !archive.is_whole() {
+                    // What it lacks stays as an earlier run knew it.
+                    self.recall(&mut local).await;
+                }
+                self.take(stamp, archive).await;
+            }
             Err(error) => {
                 self.tell(&Chain(&error).to_string());
-                self.recall(&mut local).await;
+                if !self.recall(&mut local).await {
+                    tracing::error!(
+                        "nothing is known of an earlier archive either; SDKs get 503 until the \
+                         archive can be read"
+                    );
+                }
             }
         }
         let mut events = FolderEvents::of(&self.path)
@@ -206,18 +217,14 @@ impl Offline {
         let _ = self.ends.changes.send(changes).await;
     }
 
-    /// Serves what an earlier run knew.
-    async fn recall(&mut self, local: &mut watch::Receiver<LocalFlagsState>) {
+    /// Serves what an earlier run knew; false if that is nothing.
+    async fn recall(&mut self, local: &mut watch::Receiver<LocalFlagsState>) -> bool {
         let records = match LocalFlagsState::opened(local).await {
             Some(local) => beside(move || recalled(&local)).await,
             None => Vec::new(),
         };
         if records.is_empty() {
-            tracing::error!(
-                "nothing is known of an earlier archive either; SDKs get 503 until the archive can \
-                 be read"
-            );
-            return;
+            return false;
         }
         tracing::warn!(
             environments = records.len(),
@@ -225,6 +232,7 @@ impl Offline {
         );
         let changes = self.state.recall(records);
         self.change(changes).await;
+        true
     }
 
     /// Logs why the archive cannot be used, once while that lasts.

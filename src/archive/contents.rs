@@ -41,6 +41,11 @@ pub(super) struct ArchivedEnvironment {
 }
 
 impl Archive {
+    /// True if there are environments and all of them can be used.
+    pub fn is_whole(&self) -> bool {
+        !self.environments.is_empty() && self.environments.values().all(Result::is_ok)
+    }
+
     /// Reads an archive. An environment that cannot be used does not affect the others.
     pub fn read(file: impl BufRead) -> Result<Self, ArchiveError> {
         let members = members::read(file)?;

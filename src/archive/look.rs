@@ -52,6 +52,8 @@ impl Look {
     /// Takes what the file system says; `None` if the file cannot be looked at.
     pub fn at(&mut self, found: Option<Stamp>) -> Todo {
         let Some(stamp) = found else {
+            // When it is back, it is read, whatever it says.
+            self.last = None;
             return match std::mem::replace(&mut self.is_missing, true) {
                 true => Todo::Nothing,
                 false => Todo::TellMissing,
@@ -106,6 +108,7 @@ mod tests {
         check(look, stamp(2), READ, true);
         check(look, None, Todo::TellMissing, true);
         check(look, None, NOTHING, true);
+        check(look, stamp(2), READ, true);
         check(look, stamp(2), NOTHING, true);
         check(look, None, Todo::TellMissing, true);
     }

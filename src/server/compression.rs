@@ -4,13 +4,13 @@
 //! for one. What many clients get is compressed once. Streams are not compressed: each would need a
 //! compressor for as long as it is open.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::tasks;
 
@@ -26,8 +26,8 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// The compressors of the process.
 pub(super) struct Compressors {
-    idle: Mutex<Vec<Compress>>,
-    turns: Semaphore,
+    idle: Arc<Mutex<Vec<Compress>>>,
+    turns: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Compressors {
@@ -65,7 +65,7 @@ impl Encoded {
 impl Compressors {
     /// As many compressors as there are processors.
     pub(super) fn new(processors: usize) -> Self {
-        Self { idle: Mutex::default(), turns: Semaphore::new(processors) }
+        Self { idle: Arc::default(), turns: Arc::new(Semaphore::new(processors)) }
     }
 
     /// Compresses a body if it is worth it and the client accepts that. `shared` keeps the result
@@ -87,10 +87,10 @@ impl Compressors {
             Some(gzip) => gzip,
             None => {
                 // Closed never, so this cannot fail.
-                let _turn = self.turns.acquire().await;
+                let turn = self.turns.clone().acquire_owned().await;
                 match done() {
                     Some(gzip) => gzip,
-                    None => self.compressed(&body).await,
+                    None => self.compressed(&body, turn.ok()).await,
                 }
             }
         };
@@ -101,18 +101,21 @@ impl Compressors {
         Encoded { body: gzip, is_gzip: true, varies: true }
     }
 
-    async fn compressed(&self, body: &Bytes) -> Bytes {
-        let compressor = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut compressor =
-            compressor.unwrap_or_else(|| Compress::new(Compression::fast(), false));
-        let (gzip, compressor) = if body.len() <= ON_THE_SPOT_BYTES_MAX {
-            (gzip(&mut compressor, body), compressor)
-        } else {
-            let body = body.clone();
-            tasks::beside(move || (gzip(&mut compressor, &body), compressor)).await
+    /// Compresses on a blocking thread if that takes long. The turn lasts as long as the work, also
+    /// if the client is gone meanwhile.
+    async fn compressed(&self, body: &Bytes, turn: Option<OwnedSemaphorePermit>) -> Bytes {
+        let (idle, body) = (self.idle.clone(), body.clone());
+        let is_quick = body.len() <= ON_THE_SPOT_BYTES_MAX;
+        let work = move || {
+            let compressor = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut compressor =
+                compressor.unwrap_or_else(|| Compress::new(Compression::fast(), false));
+            let gzip = gzip(&mut compressor, &body);
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(compressor);
+            drop(turn);
+            gzip
         };
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(compressor);
-        gzip
+        if is_quick { work() } else { tasks::beside(work).await }
     }
 }
 

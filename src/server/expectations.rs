@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 /// Members that are not always there. A path to one that is missing is not fulfilled; a path to any
 /// other name that is missing is a mistake.
 const OPTIONAL: &[&str] = &[
+    "archive",
+    "autoConfigCache",
     "autoConfigStatus",
     "bigSegmentStatus",
     "breaker",
+    "bytes",
     "cache",
     "database",
     "dbPrefix",
@@ -37,6 +40,7 @@ const OPTIONAL: &[&str] = &[
     "localStore",
     "missingItems",
     "mobileKey",
+    "modifiedAt",
     "presumedComplete",
     "problem",
     "projKey",

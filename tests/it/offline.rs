@@ -282,6 +282,29 @@ async fn a_relay_that_has_read_an_archive_starts_without_it() {
     relay.wait_until_healthy(1).await;
 }
 
+/// A restart must not make a mistake in the archive worse.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_archive_lacks_by_mistake_is_served_after_a_restart() {
+    let site = Site::new(&two());
+    let relay = site.start().await;
+    relay
+        .wait_for_status("flags and environments are stored", |status| {
+            status["localStore"]["pending"] == 0 && status["localStore"]["lastCommit"].is_u64()
+        })
+        .await;
+    relay.kill().await.unwrap();
+    let broken = two().with_member("e2-data.json", b"[]");
+    for (archive, unknown) in [(broken, 401), (OfflineArchive::default(), 503)] {
+        archive.replace(&site.archive);
+        let relay = site.start().await;
+        for key in ["sdk-1", "sdk-2"] {
+            wait_for_flag(&relay, key, Ok(json!(true))).await;
+        }
+        assert_eq!(flag(&relay, "sdk-9").await, Err(unknown), "{}", relay.log());
+        relay.kill().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_flags_of_an_archive_are_kept_in_the_shared_store() {
     let redis = Redis::start().await;

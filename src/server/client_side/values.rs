@@ -93,14 +93,18 @@ impl Server {
             let values = evaluate(&snapshot, question);
             return Ok((snapshot, values));
         }
-        let _turn = match self.turn(asked, Needed::Evaluation).await? {
+        let turn = match self.turn(asked, Needed::Evaluation).await? {
             TurnTaken::Busy(busy) => return Err(busy),
             TurnTaken::NotNeeded => None,
             TurnTaken::Taken(turn) => Some(turn),
         };
         let snapshot = served(asked)?;
         let (evaluated, question) = (snapshot.clone(), question.clone());
-        let values = tasks::beside(move || evaluate(&evaluated, &question)).await;
+        let (values, _turn) = tasks::beside(move || {
+            // The turn lasts as long as the work, also if the client is gone meanwhile.
+            (evaluate(&evaluated, &question), turn)
+        })
+        .await;
         snapshot.is_evaluated.store(true, Ordering::Relaxed);
         Ok((snapshot, values))
     }
