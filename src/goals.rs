@@ -30,8 +30,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Time limit of a request while there is nothing to give instead.
 const FETCH_MAX: Duration = Duration::from_secs(10);
 
-/// The same while there is an older answer.
-const REFRESH_MAX: Duration = Duration::from_secs(2);
+/// The same while there is an older answer, for the one client whose request it is.
+const REFRESH_MAX: Duration = Duration::from_secs(5);
 
 /// Largest answer. Real ones are a few kilobytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -130,13 +130,18 @@ impl GoalsProxy {
             if let Some(answer) = entry.kept().current(Instant::now()) {
                 return answer;
             }
+            // Others get the older answer meanwhile, and should this client go away, LaunchDarkly
+            // is not asked again at once.
+            entry.kept().until = older.is_some().then(|| Instant::now() + RETRY_PAUSE);
             let fetched = tokio::time::timeout(budget, self.fetch(environment, &older)).await;
             let fetched = fetched.unwrap_or(Err(FetchError::Late(budget)));
             entry.take(environment, fetched, Instant::now())
         };
         // Clients wait in line only as long as one request takes.
         let answered = tokio::time::timeout(budget, asking).await;
-        answered.unwrap_or_else(|_| older.unwrap_or(Answer::Away))
+        answered.unwrap_or_else(|_| {
+            entry.take(environment, Err(FetchError::Late(budget)), Instant::now())
+        })
     }
 
     fn entry(&self, environment: &EnvironmentId) -> Arc<Entry> {
