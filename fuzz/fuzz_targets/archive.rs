@@ -10,7 +10,8 @@ use pilotlight::testing::autoconfig::SpecSettings;
 fuzz_target!(|bytes: &[u8]| {
     let _ = Archive::read(bytes);
     let mut halves = bytes.splitn(2, |byte| *byte == b'\n');
-    let (description, data) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+    let (description, data) =
+        (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
     let composed = archive(description, data);
     let read = || Archive::read(&*composed).expect("the archive is sound");
     let mut state = ArchiveState::new(SpecSettings::default());
@@ -22,7 +23,8 @@ fuzz_target!(|bytes: &[u8]| {
 /// An archive of the environment `e1`.
 fn archive(description: &[u8], data: &[u8]) -> Vec<u8> {
     let checksum = Md5::new().chain_update(data).chain_update(description).finalize();
-    let members = [("e1-data.json", data), ("e1.json", description), ("checksum.md5", &checksum[..])];
+    let members =
+        [("e1-data.json", data), ("e1.json", description), ("checksum.md5", &checksum[..])];
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content) in members {
         let mut header = tar::Header::new_gnu();
