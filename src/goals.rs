@@ -122,7 +122,7 @@ impl GoalsProxy {
         if let Some(answer) = entry.kept().current(Instant::now()) {
             return answer;
         }
-        let older = entry.kept().last.clone().filter(|last| matches!(last, Answer::Goals(_)));
+        let older = entry.kept().goals();
         let budget = if older.is_some() { REFRESH_MAX } else { FETCH_MAX };
         let asking = async {
             let _asking = entry.asking.lock().await;
@@ -133,7 +133,8 @@ impl GoalsProxy {
             // Others get the older answer meanwhile, and should this client go away, LaunchDarkly
             // is not asked again at once.
             entry.kept().until = older.is_some().then(|| Instant::now() + RETRY_PAUSE);
-            let fetched = tokio::time::timeout(budget, self.fetch(environment, &older)).await;
+            let fetched =
+                tokio::time::timeout(budget, self.fetch(environment, older.as_deref())).await;
             let fetched = fetched.unwrap_or(Err(FetchError::Late(budget)));
             entry.take(environment, fetched, Instant::now())
         };
@@ -158,13 +159,11 @@ impl GoalsProxy {
     async fn fetch(
         &self,
         environment: &EnvironmentId,
-        older: &Option<Answer>,
+        older: Option<&Goals>,
     ) -> Result<Fetched, FetchError> {
         let path = format!("/sdk/goals/{}", query_value(environment.as_str()));
         let mut request = HttpRequest::get(self.base.join(&path, None)?, None);
-        if let Some(Answer::Goals(goals)) = older
-            && let Some(etag) = &goals.etag
-        {
+        if let Some(etag) = older.and_then(|goals| goals.etag.as_ref()) {
             request.headers.insert(IF_NONE_MATCH, etag.clone());
         }
         let mut response = self.client.send(&request, &Deadlines::default()).await?;
@@ -224,8 +223,7 @@ impl Entry {
                     );
                 }
                 kept.until = Some(now + RETRY_PAUSE);
-                let older = kept.last.clone().filter(|last| matches!(last, Answer::Goals(_)));
-                let last = older.unwrap_or(Answer::Away);
+                let last = kept.goals().map_or(Answer::Away, Answer::Goals);
                 kept.last = Some(last.clone());
                 return last;
             }
@@ -246,6 +244,14 @@ impl Kept {
     /// The answer, if LaunchDarkly need not be asked.
     fn current(&self, now: Instant) -> Option<Answer> {
         self.until.filter(|until| now < *until).and(self.last.clone())
+    }
+
+    /// The goals that were given last, unless LaunchDarkly has refused since.
+    fn goals(&self) -> Option<Arc<Goals>> {
+        match &self.last {
+            Some(Answer::Goals(goals)) => Some(goals.clone()),
+            Some(Answer::Refused(_) | Answer::Away) | None => None,
+        }
     }
 
     fn is_asked_for(&self, now: Instant) -> bool {

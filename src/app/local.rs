@@ -43,11 +43,8 @@ pub(super) fn open(
     secrets: watch::Receiver<Secrets>,
     parts: &mut TaskGroup,
 ) -> Local {
-    let (directories, explicit) = match config {
-        LocalStoreDirectory::Off => (Vec::new(), false),
-        LocalStoreDirectory::Explicit(directory) => (vec![directory.clone()], true),
-        LocalStoreDirectory::FirstUsable(candidates) => (candidates.clone(), false),
-    };
+    let directories = config.candidates().to_vec();
+    let explicit = matches!(config, LocalStoreDirectory::Explicit(_));
     let is_off = *config == LocalStoreDirectory::Off;
     let first = if is_off { LocalFlagsState::Off } else { LocalFlagsState::Opening };
     let (flags_sender, flags) = watch::channel(first);

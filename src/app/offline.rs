@@ -3,7 +3,7 @@
 //! What the archive says of environments is kept in the local store, as their flags are: a relay
 //! that finds the archive damaged when it starts serves what it knew before.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +17,12 @@ use crate::archive::{Archive, ArchiveError, ArchiveState, Look, News, Stamp, Tod
 use crate::autoconfig::records::{self, EnvironmentRecord, Record};
 use crate::autoconfig::specs::SpecSettings;
 use crate::config::OfflineConfig;
-use crate::flagstore::LocalFlagsState;
+use crate::flagstore::{LocalFlags, LocalFlagsState};
 use crate::model::EnvironmentChange;
 use crate::source::ArchivedSets;
+use crate::storage::local::LocalStore;
 use crate::tasks::{TaskGroup, beside};
-use crate::telemetry::Chain;
+use crate::telemetry::{Chain, Rounded};
 
 /// Space of the local store for the descriptions of environments.
 const SPACE: &str = "offline/environments";
@@ -125,7 +126,7 @@ impl Offline {
         }
         let mut events = FolderEvents::of(&self.path)
             .inspect_err(|error| {
-                let pause = crate::telemetry::Rounded(interval);
+                let pause = Rounded(interval);
                 tracing::warn!(
                     error = %Chain(error),
                     "no events of the archive's folder; the archive is looked at every {pause}"
@@ -258,7 +259,7 @@ async fn next(events: &mut Option<FolderEvents>) {
 }
 
 /// The descriptions in the local store that can be read.
-fn recalled(local: &crate::flagstore::LocalFlags) -> Vec<Arc<EnvironmentRecord>> {
+fn recalled(local: &LocalFlags) -> Vec<Arc<EnvironmentRecord>> {
     let found = match local.store().read_named(SPACE) {
         Ok(found) => found.records,
         Err(error) => {
@@ -304,8 +305,5 @@ async fn keep(
 
 /// True if a local store may hold what an earlier run knew.
 pub(super) fn may_be_known(directories: &[PathBuf]) -> bool {
-    use crate::storage::local::LocalStore;
-    directories
-        .iter()
-        .any(|directory: &PathBuf| LocalStore::exists_in(Path::new(directory)).unwrap_or(true))
+    directories.iter().any(|directory| LocalStore::exists_in(directory).unwrap_or(true))
 }

@@ -10,7 +10,7 @@ use super::database::{self, SharedDatabase};
 use super::offline;
 use crate::archive::{ArchiveError, file};
 use crate::autoconfig::stream_manager::{PATH, QUERY};
-use crate::config::{Config, LocalStoreDirectory, MainConfig, ProxyLogin};
+use crate::config::{Config, MainConfig, ProxyLogin};
 use crate::server::{BindError, Listener};
 use crate::upstream::{
     BaseUrl, HttpClient, HttpClientSettings, ProxySettings, SettingsError, UrlError,
@@ -125,13 +125,7 @@ impl Prepared {
     /// Fails if the archive cannot be used and no earlier run can have left anything: ld-relay does
     /// not start then either.
     pub(super) fn check_archive(self, config: &Config) -> Result<Self, StartErrors> {
-        let is_known = match &config.local_store.directory {
-            LocalStoreDirectory::Off => false,
-            LocalStoreDirectory::Explicit(directory) => {
-                offline::may_be_known(std::slice::from_ref(directory))
-            }
-            LocalStoreDirectory::FirstUsable(directories) => offline::may_be_known(directories),
-        };
+        let is_known = offline::may_be_known(config.local_store.directory.candidates());
         let is_unusable = matches!(self.archive, Some(Err(_)));
         if is_unusable && !is_known {
             let error = self.archive_error(config);

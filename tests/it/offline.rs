@@ -256,11 +256,7 @@ async fn without_an_archive_and_without_a_past_the_relay_does_not_start() {
 async fn a_relay_that_has_read_an_archive_starts_without_it() {
     let site = Site::new(&two());
     let relay = site.start().await;
-    relay
-        .wait_for_status("flags and environments are stored", |status| {
-            status["localStore"]["pending"] == 0 && status["localStore"]["lastCommit"].is_u64()
-        })
-        .await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     std::fs::write(&site.archive, b"the disk was full").unwrap();
 
@@ -287,11 +283,7 @@ async fn a_relay_that_has_read_an_archive_starts_without_it() {
 async fn what_an_archive_lacks_by_mistake_is_served_after_a_restart() {
     let site = Site::new(&two());
     let relay = site.start().await;
-    relay
-        .wait_for_status("flags and environments are stored", |status| {
-            status["localStore"]["pending"] == 0 && status["localStore"]["lastCommit"].is_u64()
-        })
-        .await;
+    relay.wait_until_stored().await;
     relay.kill().await.unwrap();
     let broken = two().with_member("e2-data.json", b"[]");
     for (archive, unknown) in [(broken, 401), (OfflineArchive::default(), 503)] {

@@ -95,6 +95,20 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
         section.warning(row, weakness.to_string());
     }
     let previous_keys = section.secret(&table::AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS);
+    let (prefix, table_name, origins, headers) = match is_offline {
+        false => (
+            &table::ENV_DATASTORE_PREFIX,
+            &table::ENV_DATASTORE_TABLE_NAME,
+            &table::ENV_ALLOWED_ORIGIN,
+            &table::ENV_ALLOWED_HEADER,
+        ),
+        true => (
+            &offline::ENV_DATASTORE_PREFIX,
+            &offline::ENV_DATASTORE_TABLE_NAME,
+            &offline::ENV_ALLOWED_ORIGIN,
+            &offline::ENV_ALLOWED_HEADER,
+        ),
+    };
     AutoConfigSection {
         key,
         cache_key: cache_key.filter(|_| has_key),
@@ -103,19 +117,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AutoConfigSection {
         cache_format: section.value(&table::AUTO_CONFIG_CACHE_FORMAT),
         cache_adopt: section.value(&table::AUTO_CONFIG_CACHE_ADOPT),
         cache_max_age: section.read(&table::AUTO_CONFIG_CACHE_MAX_AGE).flatten(),
-        environments: match is_offline {
-            false => EnvironmentDefaults {
-                store_prefix: section.read(&table::ENV_DATASTORE_PREFIX).unwrap_or_default(),
-                store_table: section.read(&table::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),
-                allowed_origins: section.read(&table::ENV_ALLOWED_ORIGIN).unwrap_or_default(),
-                allowed_headers: section.read(&table::ENV_ALLOWED_HEADER).unwrap_or_default(),
-            },
-            true => EnvironmentDefaults {
-                store_prefix: section.read(&offline::ENV_DATASTORE_PREFIX).unwrap_or_default(),
-                store_table: section.read(&offline::ENV_DATASTORE_TABLE_NAME).unwrap_or_default(),
-                allowed_origins: section.read(&offline::ENV_ALLOWED_ORIGIN).unwrap_or_default(),
-                allowed_headers: section.read(&offline::ENV_ALLOWED_HEADER).unwrap_or_default(),
-            },
+        environments: EnvironmentDefaults {
+            store_prefix: section.read(prefix).unwrap_or_default(),
+            store_table: section.read(table_name).unwrap_or_default(),
+            allowed_origins: section.read(origins).unwrap_or_default(),
+            allowed_headers: section.read(headers).unwrap_or_default(),
         },
     }
 }

@@ -31,6 +31,17 @@ pub enum LocalStoreDirectory {
     FirstUsable(Vec<PathBuf>),
 }
 
+impl LocalStoreDirectory {
+    /// The directories in which the store may be, in the order in which they are tried.
+    pub fn candidates(&self) -> &[PathBuf] {
+        match self {
+            Self::Off => &[],
+            Self::Explicit(directory) => std::slice::from_ref(directory),
+            Self::FirstUsable(directories) => directories,
+        }
+    }
+}
+
 /// Reads the section.
 pub(super) fn read(reader: &mut Reader<'_>) -> LocalStoreConfig {
     let candidates = candidates(reader);

@@ -113,7 +113,7 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
         "LocalStore",
         "dir STATE_DIRECTORY XDG_STATE_HOME HOME",
         "src/app/local.rs",
-        "LocalStoreDirectory::FirstUsable",
+        "config.candidates()",
     ),
     ("LocalStore", "preferOver", "src/app/mod.rs", "config.local_store.is_preferred_over_shared"),
     ("Proxy", "url", "src/app/prepared.rs", "proxy.url"),

@@ -1,8 +1,7 @@
 //! The promises: what holds after each write, and what holds at rest.
 
-use bytes::Bytes;
-
 use super::Flags;
+use crate::flagstore::layout;
 use crate::flagstore::simulated::{Answer, Call, Content, SharedState};
 use crate::model::ItemKind;
 use crate::simulation::flags::database::{base_lost, row_of};
@@ -19,7 +18,9 @@ impl Flags {
             // LaunchDarkly is away, as if it were newer.
             let newest = truth.item(key).filter(|item| !item.is_tombstone());
             let spreads = newest.is_some_and(|newest| {
-                after.and_then(version_in).is_some_and(|version| version > newest.version)
+                after
+                    .and_then(|row| layout::head(row))
+                    .is_some_and(|row| row.version > newest.version)
             });
             let is_newest = newest.is_some() && row_of(truth, key).as_ref() == before;
             (is_newest && !spreads).then(|| {
@@ -83,12 +84,6 @@ impl Flags {
         }
         Ok(())
     }
-}
-
-/// The version that a row says it has.
-fn version_in(row: &Bytes) -> Option<u64> {
-    let row: serde_json::Value = serde_json::from_slice(row).ok()?;
-    row["version"].as_u64()
 }
 
 pub(super) fn shown_call(call: &Call) -> String {

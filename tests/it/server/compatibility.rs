@@ -215,7 +215,8 @@ async fn polling_with_tags() {
         for response in [&flag, &unchanged] {
             assert_eq!(response.header("vary"), Some("Authorization"));
             assert_eq!(response.header("cache-control"), None);
-            let expires = httpdate(response.header("expires").unwrap());
+            let expires = response.header("expires").unwrap();
+            let expires = httpdate::parse_http_date(expires).unwrap();
             let left = expires.duration_since(SystemTime::now()).unwrap();
             assert!(
                 left > Duration::from_secs(240) && left <= Duration::from_secs(301),
@@ -226,10 +227,6 @@ async fn polling_with_tags() {
     let unknown = relay.get_with_key("/sdk/flags/none", SDK_KEY).await;
     assert_eq!(unknown.status, 404);
     check_empty(&unknown, "unknown flag");
-}
-
-fn httpdate(text: &str) -> SystemTime {
-    httpdate::parse_http_date(text).unwrap()
 }
 
 /// 25, and what follows once there is a cache.
