@@ -48,7 +48,9 @@ pub mod flagstore {
     pub use crate::flagstore::encoding::Decoded;
     #[cfg(any(feature = "redis", feature = "dynamodb", feature = "consul"))]
     pub use crate::flagstore::table;
-    pub use crate::flagstore::{DataSetId, LocalFlags, ReadOutcome, backend, layout, marker};
+    pub use crate::flagstore::{
+        DataSetId, LocalFlags, ReadOutcome, backend, inventory, layout, marker,
+    };
 }
 
 /// See [`crate::model`].

@@ -261,20 +261,23 @@ impl Serving {
     /// The data set of a new connection, or the served one if the current connection has delivered
     /// something newer, even if it was lost since. An environment has one sequence of states, so a
     /// data set with one older item is older as a whole, and the new connection will deliver what
-    /// came after it. Does not apply if items from a store were added.
+    /// came after it. That deletions came after it cannot be seen, so they are kept. Does not apply
+    /// if items from a store were added.
     fn unless_behind(
         &self,
-        data: DataSet,
+        mut data: DataSet,
         difference: Option<Difference>,
     ) -> (DataSet, Option<Difference>) {
         let Some(served) = self.live_word().filter(|_| self.stored.items_from_shared() == 0) else {
             return (data, difference);
         };
         if has_older_item(&data, &served.data) {
-            ((*served.data).clone(), Some(Difference::Nothing))
-        } else {
-            (data, difference)
+            return ((*served.data).clone(), Some(Difference::Nothing));
         }
+        for (kind, key, item) in served.data.iter().filter(|(_, _, item)| item.is_tombstone()) {
+            data.upsert(&ItemKey { kind, key: key.clone() }, item.clone());
+        }
+        (data, difference)
     }
 
     fn not_live(&mut self, effects: &mut Effects) {

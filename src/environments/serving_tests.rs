@@ -80,6 +80,18 @@ fn a_new_connection_that_is_behind_takes_nothing_back() {
         ("patch 1: a2", ""),
         ("patch 1: b2", "live + b2, shared + b"),
     ]);
+    // Sent between the deletion and a short return of the item.
+    check(&[
+        ("put 1: a1 b1", "live = a1 b1, shared =, loaded, VALID"),
+        ("key b", "open b"),
+        ("patch 1: b-2", "live + b-2, shared + b"),
+        ("patch 1: b3", "live + b3, shared + b"),
+        ("patch 1: b-4", "live + b-4, shared + b"),
+        ("next put 1: a2", "live + a2, shared =, promote next"),
+        ("patch 1: b3", ""),
+        ("patch 1: b-4", ""),
+        ("patch 1: b5", "live + b5, shared + b"),
+    ]);
     let lost = [
         ("put 1: a2", "live = a2, shared =, loaded, VALID"),
         ("key b", "open b"),

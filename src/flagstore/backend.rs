@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use super::inventory::Counts;
 pub use super::layout::Row;
 use super::layout::StoredHead;
-pub use super::marker::Counts;
 use super::marker::{Marker, Note};
 use crate::model::ItemKey;
 use crate::storage::StoreError;
@@ -92,11 +92,33 @@ pub enum Upserted {
     NotNewer,
     /// Other writers changed the row at each attempt; nothing was written.
     Contended,
-    /// The marker is missing, or another one; nothing was changed.
-    NoMarker,
+    /// The marker is missing, or does not meet the condition; nothing was changed.
+    Unguarded,
     /// The database accepts no item of this size, or none under such a key (too long, empty); what
     /// is stored under its key stays.
     TooLarge,
+}
+
+/// A condition for the marker of a store, under which rows are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It has the same token as this one.
+    SameSet(Marker),
+    /// It lists the same rows besides: the rows that are written are among them.
+    SameRows(Marker),
+}
+
+impl Condition {
+    /// True if the marker that is stored meets it.
+    pub fn is_met_by(&self, stored: &Marker) -> bool {
+        match self {
+            Self::SameSet(seen) => stored.is_same_set(seen),
+            Self::SameRows(seen) => {
+                let inventory = |marker: &Marker| marker.note.as_ref().map(|note| note.inventory);
+                stored.is_same_set(seen) && inventory(stored) == inventory(seen)
+            }
+        }
+    }
 }
 
 /// A replacement of exactly the row that was found.
@@ -127,14 +149,14 @@ pub trait FlagBackend: Send + Sync + 'static {
     /// Writes each row unless its version or a higher one is stored, in order. At most
     /// [`ROWS_MAX`] rows. After an error some may have been written; the same call may follow.
     ///
-    /// With a `marker`, writes only into a store whose marker still has its token: a store that
-    /// lost its data is refilled whole, not item by item, and one that was initialized again since
-    /// may hold an older set, which a few items do not complete. The marker is read together with
-    /// the rows; where the database can, it is checked again in the call that writes.
+    /// With a condition, writes only into a store whose marker still meets it: a store that lost
+    /// its data is refilled whole, not item by item, and one that was initialized again since may
+    /// hold an older set, which a few items do not complete. The marker is read together with the
+    /// rows; where the database can, it is checked again in the call that writes.
     fn upsert(
         &self,
         rows: &[Row],
-        marker: Option<&Marker>,
+        condition: Option<&Condition>,
     ) -> impl Future<Output = Result<Vec<Upserted>, StoreError>> + Send;
 
     /// Carries out each correction whose row is still the one that was found; returns true for each

@@ -1,18 +1,18 @@
 //! The marker `$inited` of a shared flag store. Pure.
 //!
 //! SDKs and ld-relay only ask whether it exists. Pilotlight also writes what the marker vouches
-//! for: how many rows of each kind there were, for which environment, and when
-//! LaunchDarkly last confirmed the data.
+//! for: how many rows of each kind there are, a checksum of their names, for which environment, and
+//! when LaunchDarkly last confirmed the data.
 //!
 //! ```text
-//! pilotlight-0123456789abcdef {"flags":200,"segments":3,"environment":"…","confirmedAt":1764442000}
+//! pilotlight-0123456789abcdef {"flags":200,"segments":3,"names":"89ab…","environment":"…", …}
 //! token of the initialization  note
 //! ```
 //!
 //! The token changes only when the store is initialized again or taken over by another environment,
-//! so that relays do not take each other's notes for a loss. The counts are a lower bound of the
-//! rows, tombstones included: rows are written before a count is raised, and a count is lowered
-//! before rows are removed.
+//! so that relays do not take each other's notes for a loss. Tombstones are rows too. A new row is
+//! listed before it is written, so that it cannot stand in for one that is lost; and a row is taken
+//! off the list before it is removed.
 //!
 //! While rows are not confirmed, the marker says only that (`{"unsettled":"unconfirmed"}`): SDKs in
 //! daemon mode and ld-relay see an initialized store, and no relay serves the rows as a set.
@@ -23,7 +23,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EnvironmentSpec, ItemKey, ItemKind};
+use super::inventory::{Counts, Inventory};
+use crate::model::EnvironmentSpec;
 
 /// Bytes of a token: `pilotlight-` and 16 hexadecimal digits.
 const TOKEN_BYTES: usize = TOKEN_PREFIX.len() + 16;
@@ -31,51 +32,6 @@ const TOKEN_PREFIX: &str = "pilotlight-";
 
 /// Longest marker that is read for a note. Longer ones were not written here.
 const NOTE_BYTES_MAX: usize = 4 * 1024;
-
-/// Numbers of stored items, tombstones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Segments.
-    pub segments: u64,
-    /// Flags.
-    pub flags: u64,
-}
-
-impl Counts {
-    /// Counts items by their names.
-    pub fn of<'a>(keys: impl IntoIterator<Item = &'a ItemKey>) -> Self {
-        keys.into_iter().fold(Self::default(), Self::plus)
-    }
-
-    /// One more of the kind of this item.
-    #[must_use]
-    pub fn plus(self, key: &ItemKey) -> Self {
-        match key.kind {
-            ItemKind::Segment => Self { segments: self.segments + 1, ..self },
-            ItemKind::Flag => Self { flags: self.flags + 1, ..self },
-        }
-    }
-
-    /// One fewer of the kind of this item.
-    #[must_use]
-    pub fn minus(self, key: &ItemKey) -> Self {
-        match key.kind {
-            ItemKind::Segment => Self { segments: self.segments.saturating_sub(1), ..self },
-            ItemKind::Flag => Self { flags: self.flags.saturating_sub(1), ..self },
-        }
-    }
-
-    /// The higher number of each kind.
-    #[must_use]
-    pub fn max(self, other: Self) -> Self {
-        Self { segments: self.segments.max(other.segments), flags: self.flags.max(other.flags) }
-    }
-
-    /// True if there are at least as many of each kind.
-    pub fn covers(self, other: Self) -> bool {
-        self.segments >= other.segments && self.flags >= other.flags
-    }
-}
 
 /// The marker as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +52,8 @@ pub struct Marker {
 /// The set that a marker vouches for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
-    /// Rows of each kind that were stored, tombstones included. There may be more.
-    pub counts: Counts,
+    /// The rows, tombstones included. Other programs may have added some.
+    pub inventory: Inventory,
     /// The environment whose data it is; `None` if the writer did not know its ID.
     pub identity: Option<Identity>,
     /// Time at which LaunchDarkly last confirmed the data.
@@ -134,6 +90,9 @@ struct WireNote<'a> {
     flags: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segments: Option<u64>,
+    /// As 16 hexadecimal digits, because some readers of JSON round large numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    names: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     environment: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,10 +152,10 @@ impl Note {
         Self { unsettled: Some(why), identity, ..Self::default() }
     }
 
-    /// True if the marker vouches for these counts and this environment, so that it need not be
+    /// True if the marker vouches for these rows and this environment, so that it need not be
     /// written again.
-    pub fn is_current(&self, counts: Counts, identity: Option<&Identity>) -> bool {
-        self.counts == counts && self.belongs_to(identity)
+    pub fn is_current(&self, inventory: Inventory, identity: Option<&Identity>) -> bool {
+        self.inventory == inventory && self.belongs_to(identity)
     }
 
     /// True if it names this environment; if the ID of this environment is not known, true if it
@@ -225,9 +184,11 @@ impl Note {
             return WireNote { unsettled: self.unsettled, ..WireNote::default() };
         }
         let identity = self.identity.as_ref();
+        let Inventory { counts, names } = self.inventory;
         WireNote {
-            flags: Some(self.counts.flags),
-            segments: Some(self.counts.segments),
+            flags: Some(counts.flags),
+            segments: Some(counts.segments),
+            names: names.map(|names| format!("{names:016x}").into()),
             environment: identity.map(|identity| (&*identity.environment).into()),
             filter: identity
                 .map(|it| (&*it.filter).into())
@@ -246,7 +207,10 @@ impl Note {
         }
         let filter = wire.filter.unwrap_or_default();
         Some(Self {
-            counts: Counts { segments: wire.segments?, flags: wire.flags? },
+            inventory: Inventory {
+                counts: Counts { segments: wire.segments?, flags: wire.flags? },
+                names: wire.names.and_then(|names| u64::from_str_radix(&names, 16).ok()),
+            },
             identity: wire.environment.map(|environment| Identity {
                 environment: (*environment).into(),
                 filter: (*filter).into(),
@@ -282,7 +246,7 @@ mod tests {
 
     fn note(flags: u64, segments: u64, environment: Option<(&str, &str)>) -> Note {
         Note {
-            counts: Counts { segments, flags },
+            inventory: Inventory { counts: Counts { segments, flags }, names: Some(flags << 60) },
             identity: environment.map(|(environment, filter)| Identity {
                 environment: environment.into(),
                 filter: filter.into(),
@@ -330,7 +294,7 @@ mod tests {
             let marker = Marker::read(note.value(None), 0);
             assert_eq!(marker.note.as_ref(), Some(&note));
             assert_eq!(marker.token.len(), TOKEN_BYTES);
-            let renewed = Note { counts: Counts { segments: 1, flags: 1 }, ..note };
+            let renewed = Note { inventory: Inventory { names: None, ..note.inventory }, ..note };
             let renewed = Marker::read(renewed.value(Some(&marker)), 0);
             assert!(renewed.is_same_set(&marker) && renewed != marker);
             let other = Marker::read(Note::default().value(None), 0);

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod encoding;
+pub mod inventory;
 pub mod layout;
 mod local;
 pub mod marker;

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::backend::{
-    Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
 use super::layout;
 use super::marker::{Marker, Note};
@@ -88,7 +88,7 @@ enum Settled {
     Kept,
     Changed,
     Contended,
-    NoMarker,
+    Unguarded,
     TooLarge,
 }
 
@@ -122,12 +122,12 @@ impl<T: Table> FlagTable<T> {
     }
 
     /// Writes rows as `decide` says, each only if it is still as it was when that was decided.
-    /// With a marker, only while the marker of the same set is there.
+    /// With a condition, only while the marker meets it.
     async fn settle<'a>(
         &self,
         keys: &[&ItemKey],
         bytes: usize,
-        wanted: Option<&Marker>,
+        condition: Option<&Condition>,
         decide: impl Fn(usize, Option<&StoredRow>) -> Step<'a> + Send + Sync,
     ) -> Result<Vec<Settled>, StoreError> {
         let mut outcomes = vec![Settled::Contended; keys.len()];
@@ -139,13 +139,13 @@ impl<T: Table> FlagTable<T> {
             let is_blind = attempt == 0 && T::READS_ONE_BY_ONE && open.len() > ASKED_MAX;
             let asked = if is_blind { &[] } else { &open[..] };
             let mut names: Vec<RowName> = asked.iter().map(|at| self.name(keys[*at])).collect();
-            names.extend(wanted.map(|_| self.marker.clone()));
+            names.extend(condition.map(|_| self.marker.clone()));
             let mut found = self.table.get(&names, bytes).await?;
             let mut guard = None;
-            if let Some(wanted) = wanted {
-                guard = found.pop().flatten().filter(|row| marker(row).is_same_set(wanted));
+            if let Some(condition) = condition {
+                guard = found.pop().flatten().filter(|row| condition.is_met_by(&marker(row)));
                 if guard.is_none() {
-                    open.iter().for_each(|at| outcomes[*at] = Settled::NoMarker);
+                    open.iter().for_each(|at| outcomes[*at] = Settled::Unguarded);
                     break;
                 }
             }
@@ -222,7 +222,7 @@ impl<T: Table> FlagBackend for FlagTable<T> {
     async fn upsert(
         &self,
         rows: &[Row],
-        marker: Option<&Marker>,
+        condition: Option<&Condition>,
     ) -> Result<Vec<Upserted>, StoreError> {
         let taken: Vec<usize> = (0..rows.len()).filter(|at| self.takes(&rows[*at])).collect();
         let keys: Vec<&ItemKey> = taken.iter().map(|at| &rows[*at].key).collect();
@@ -234,14 +234,14 @@ impl<T: Table> FlagBackend for FlagTable<T> {
             let is_newer = stored.is_none_or(|stored| version(stored) < row.version);
             if is_newer { Step::Put(row) } else { Step::Keep }
         };
-        let settled = self.settle(&keys, bytes, marker, decide).await?;
+        let settled = self.settle(&keys, bytes, condition, decide).await?;
         let mut outcomes = vec![Upserted::TooLarge; rows.len()];
         for (at, settled) in taken.iter().zip(settled) {
             outcomes[*at] = match settled {
                 Settled::Changed => Upserted::Written,
                 Settled::Kept => Upserted::NotNewer,
                 Settled::Contended => Upserted::Contended,
-                Settled::NoMarker => Upserted::NoMarker,
+                Settled::Unguarded => Upserted::Unguarded,
                 Settled::TooLarge => Upserted::TooLarge,
             };
         }

@@ -39,8 +39,8 @@ impl<B: FlagBackend> Surroundings<FlagVisits> for Keeper<B> {
             Call::Read => backend.read().await.map(Answer::Read),
             Call::Look => backend.look().await.map(Answer::Look),
             Call::Fill { rows, note } => backend.fill(&rows, &note).await.map(Answer::Fill),
-            Call::Upsert { rows, marker } => {
-                backend.upsert(&rows, marker.as_ref()).await.map(Answer::Upsert)
+            Call::Upsert { rows, condition } => {
+                backend.upsert(&rows, condition.as_ref()).await.map(Answer::Upsert)
             }
             Call::Correct(corrections) => backend.correct(&corrections).await.map(Answer::Correct),
             Call::Mark { found, note } => {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::flagstore::backend::Counts;
+use crate::flagstore::inventory::{Counts, Inventory};
 use crate::flagstore::marker::{Note, Unsettled};
 use crate::flagstore::shared::visits::marking::CONFIRMATION_AGE;
 use crate::replica::SECOND_LOOK;
@@ -29,13 +29,12 @@ impl Bench {
         }
         let Some(note) = self.note() else { return "none".to_owned() };
         let identity = note.identity.map(|identity| identity.environment.to_string());
-        format!("{} {}", note.counts.flags, identity.unwrap_or_default())
+        format!("{} {}", note.inventory.counts.flags, identity.unwrap_or_default())
     }
 
     fn mark_for(&self, environment: &str, flags: u64) {
-        let counts = Counts { segments: 0, flags };
-        let note =
-            Note { counts, identity: identity(environment), confirmed_at: None, unsettled: None };
+        let inventory = Inventory { counts: Counts { segments: 0, flags }, names: None };
+        let note = Note { inventory, identity: identity(environment), ..Note::default() };
         self.store.content().marker = Some(note.value(None));
     }
 }
@@ -100,7 +99,7 @@ async fn an_item_that_the_database_does_not_take_is_not_counted() {
         bench.flags.put(Arc::new(large), Instant::now());
         bench.expect("b1 !").await;
         bench.pass(Duration::from_secs(1)).await;
-        assert!(bench.note().unwrap().counts.flags <= 1, "{fills}");
+        assert!(bench.note().unwrap().inventory.counts.flags <= 1, "{fills}");
     }
 }
 
@@ -297,7 +296,7 @@ async fn a_relay_that_lags_does_not_lower_the_count() {
     assert_eq!(bench.noted(), "3 e", "n stands in the store");
     bench.change("a1 b1 c1", "c");
     bench.pass(Duration::from_secs(1)).await;
-    assert!(bench.note().unwrap().counts.flags >= 3);
+    assert!(bench.note().unwrap().inventory.counts.flags >= 3);
     // A row was lost that only a peer knows, while another one is in doubt.
     bench.mark_for("e", 9);
     bench.put("a1 b1 c1");

@@ -2,6 +2,8 @@
 
 use super::super::super::memory::Content;
 use super::*;
+use crate::flagstore::inventory::Inventory;
+use crate::flagstore::marker::{Marker, Note};
 use crate::replica::SECOND_LOOK;
 
 /// Removes everything.
@@ -213,4 +215,76 @@ async fn a_row_that_others_write_all_the_time_keeps_no_other_back() {
         let status = bench.status();
         assert_eq!((status.state, status.dirty, status.error), (SharedState::Valid, 0, None));
     }
+}
+
+/// Changes the rows that the marker lists.
+fn list(content: &mut Content, change: impl FnOnce(Inventory) -> Inventory) {
+    let found = Marker::read(content.marker.clone().unwrap(), 0);
+    let note = found.note.clone().unwrap();
+    let note = Note { inventory: change(note.inventory), ..note };
+    content.marker = Some(note.value(Some(&found)));
+}
+
+/// The rows that are there, if the marker lists just these.
+fn listed(bench: &Bench) -> Option<String> {
+    let content = bench.store.content().clone();
+    let note = Marker::read(content.marker.unwrap(), 0).note.unwrap();
+    (note.inventory == Inventory::of(content.rows.keys())).then(|| bench.store.shown())
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_items_of_two_relays_at_the_same_time_are_both_listed() {
+    // A peer adds `e` at each moment: when it has listed it, and when it has written it too.
+    let lists: fn(&mut Content) = |content| list(content, |rows| rows.plus(&flag("e")));
+    let writes: fn(&mut Content) = |content| {
+        list(content, |rows| rows.plus(&flag("e")));
+        let row = layout::row(&flag("e"), &Item::live(1, r#"{"version":1}"#));
+        content.rows.insert(flag("e"), row.json);
+    };
+    for (call, peer, all) in
+        [('m', lists, "a1 b1 !"), ('m', writes, "a1 b1 e1 !"), ('u', writes, "a1 b1 e1 !")]
+    {
+        let mut bench = Bench::start_with("", None, true).await;
+        bench.put("a1");
+        bench.expect("a1 !").await;
+        bench.store.content().meanwhile = Some((call, peer));
+        bench.change("a1 b1", "b");
+        bench.expect(all).await;
+        bench.settle().await;
+        assert_eq!(listed(&bench).as_deref(), Some(all), "{call}");
+        // LaunchDarkly sends the peer's item to this relay as well.
+        bench.change("a1 b1 e1", "e");
+        bench.expect("a1 b1 e1 !").await;
+        bench.settle().await;
+        assert_eq!(listed(&bench).as_deref(), Some("a1 b1 e1 !"), "{call}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_lists_the_same_new_item_costs_no_comparison() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a1");
+    bench.expect("a1 !").await;
+    {
+        let mut content = bench.store.content();
+        content.calls.clear();
+        content.meanwhile = Some(('m', |content| list(content, |rows| rows.plus(&flag("b")))));
+    }
+    bench.change("a1 b1", "b");
+    bench.expect("a1 b1 !").await;
+    bench.settle().await;
+    assert_eq!(bench.store.content().calls, "mu");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_a_peer_takes_off_the_list_before_it_is_written_is_listed_again() {
+    let mut bench = Bench::start_with("", None, true).await;
+    bench.put("a1");
+    bench.expect("a1 !").await;
+    bench.store.content().meanwhile =
+        Some(('u', |content| list(content, |rows| rows.minus(&flag("b")))));
+    bench.change("a1 b1", "b");
+    bench.expect("a1 b1 !").await;
+    bench.settle().await;
+    assert_eq!(listed(&bench).as_deref(), Some("a1 b1 !"));
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::flagstore::backend::{
-    Correction, Counts, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
+    Condition, Correction, Filled, FlagBackend, Look, Row, StoredRow, StoredRows, Upserted,
 };
+use crate::flagstore::inventory::Inventory;
 use crate::flagstore::layout;
 use crate::flagstore::marker::{Marker, Note};
 use crate::flagstore::shared::visits::{Answer, Call};
@@ -86,7 +87,9 @@ impl Content {
             Call::Read => Answer::Read(self.read()),
             Call::Look => Answer::Look(self.look()),
             Call::Fill { rows, note } => Answer::Fill(self.fill(&rows, &note)),
-            Call::Upsert { rows, marker } => Answer::Upsert(self.upsert(&rows, marker.as_ref())),
+            Call::Upsert { rows, condition } => {
+                Answer::Upsert(self.upsert(&rows, condition.as_ref()))
+            }
             Call::Correct(corrections) => {
                 Answer::Correct(corrections.iter().map(|it| self.correct(it)).collect())
             }
@@ -110,7 +113,7 @@ impl Content {
     }
 
     fn look(&self) -> Look {
-        let counts = Counts::of(self.rows.keys());
+        let Inventory { counts, .. } = Inventory::of(self.rows.keys());
         let server = Some(self.server.to_string().into());
         Look { marker: self.marker(), counts: Some(counts), server }
     }
@@ -129,10 +132,10 @@ impl Content {
         Filled::Done
     }
 
-    fn upsert(&mut self, rows: &[Row], marker: Option<&Marker>) -> Vec<Upserted> {
-        let is_there = |wanted| self.marker().is_some_and(|found| found.is_same_set(wanted));
-        if !self.ignores_condition && marker.is_some_and(|wanted| !is_there(wanted)) {
-            return vec![Upserted::NoMarker; rows.len()];
+    fn upsert(&mut self, rows: &[Row], condition: Option<&Condition>) -> Vec<Upserted> {
+        let is_met = |it: &Condition| self.marker().is_some_and(|found| it.is_met_by(&found));
+        if !self.ignores_condition && condition.is_some_and(|it| !is_met(it)) {
+            return vec![Upserted::Unguarded; rows.len()];
         }
         rows.iter().map(|row| self.put(row)).collect()
     }
@@ -189,9 +192,9 @@ impl FlagBackend for MemoryFlags {
     async fn upsert(
         &self,
         rows: &[Row],
-        marker: Option<&Marker>,
+        condition: Option<&Condition>,
     ) -> Result<Vec<Upserted>, StoreError> {
-        Ok(self.call('u')?.upsert(rows, marker))
+        Ok(self.call('u')?.upsert(rows, condition))
     }
 
     async fn correct(&self, corrections: &[Correction]) -> Result<Vec<bool>, StoreError> {

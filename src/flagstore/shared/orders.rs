@@ -43,7 +43,7 @@ struct State {
     /// Items that were accepted from upstream and are not stored yet. Never more than there are
     /// items.
     dirty: BTreeSet<ItemKey>,
-    /// Those of them that may have no stored row: they are counted before they are written.
+    /// Those of them that may have no stored row: they are listed before they are written.
     fresh: BTreeSet<ItemKey>,
 }
 
@@ -170,18 +170,18 @@ impl Orders {
         self.shared.lock().dirty.len()
     }
 
-    /// Notes items that are not stored, as a comparison has shown.
-    pub fn missing(&self, keys: impl IntoIterator<Item = ItemKey>) {
+    /// Notes items that are absent or older in the store, as a comparison has shown; `rows` are the
+    /// rows that it holds.
+    pub fn lacking(&self, keys: &BTreeSet<ItemKey>, rows: &BTreeSet<&ItemKey>) {
         let mut state = self.shared.lock();
-        for key in keys {
-            state.fresh.insert(key.clone());
-            state.dirty.insert(key);
-        }
+        state.dirty.extend(keys.iter().cloned());
+        state.fresh.extend(keys.iter().cloned());
+        state.fresh.retain(|key| !rows.contains(key));
     }
 
-    /// True if some of the items to be written may have no stored row.
-    pub fn has_fresh(&self) -> bool {
-        !self.shared.lock().fresh.is_empty()
+    /// Those of the items to be written that may have no stored row.
+    pub fn fresh(&self) -> BTreeSet<ItemKey> {
+        self.shared.lock().fresh.clone()
     }
 
     /// Notes that these items are stored at these versions. Those that have changed since still

@@ -7,10 +7,10 @@
 //! | of another environment | any | foreign: nothing of it is used |
 //! | says that rows of several environments are mixed | any | foreign |
 //! | says that rows are not confirmed | any | incomplete, and nothing of it is used |
-//! | with counts | at least as many of each kind | complete |
-//! | with counts | fewer of a kind | incomplete |
-//! | without counts (an SDK's, ld-relay's) | flags | presumed complete |
-//! | without counts | no flag | incomplete: an eviction looks the same |
+//! | with a list of rows | at least as many of each kind | complete |
+//! | with a list of rows | fewer of a kind, or just as many with other names | incomplete |
+//! | without a list (an SDK's, ld-relay's) | flags | presumed complete |
+//! | without a list | no flag | incomplete: an eviction looks the same |
 //!
 //! A row that is there but cannot be decoded counts as a row. It does not withhold the others: it
 //! is left out and named.
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::flagstore::backend::{Counts, StoredRows};
+use crate::flagstore::inventory::Inventory;
 use crate::flagstore::layout;
 use crate::flagstore::marker::{Identity, Unsettled};
 use crate::model::{DataSet, ItemKey, ItemKind};
@@ -62,7 +63,7 @@ pub struct SharedSet {
 /// Evidence that a stored set is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
-    /// The marker counts the rows.
+    /// The marker lists the rows.
     Counted,
     /// The marker says only that a set was once written whole.
     Presumed,
@@ -100,14 +101,20 @@ pub fn judge(stored: &StoredRows, identity: Option<&Identity>) -> SharedRead {
             .to_owned();
         return SharedRead::Foreign { problem };
     }
-    let found = Counts::of(stored.rows.iter().map(|row| &row.key));
-    let expected = marker.note.as_ref().map(|note| note.counts);
+    let found = Inventory::of(stored.rows.iter().map(|row| &row.key));
+    let expected = marker.note.as_ref().map(|note| note.inventory);
     let completeness = match expected {
-        Some(expected) if found.covers(expected) => Completeness::Counted,
-        None if found.flags > 0 => Completeness::Presumed,
+        Some(expected) if found.may_cover(expected) => Completeness::Counted,
+        None if found.counts.flags > 0 => Completeness::Presumed,
         Some(_) | None => {
-            let Counts { flags, segments } = expected.unwrap_or_default();
+            let Inventory { counts: Counts { flags, segments }, .. } = expected.unwrap_or_default();
+            let found = found.counts;
             let problem = match expected {
+                Some(expected) if found.covers(expected.counts) => {
+                    format!(
+                        "some of its {flags} flags or {segments} segments were replaced by others"
+                    )
+                }
                 Some(_) => format!(
                     "{} of at least {flags} flags and {} of at least {segments} segments are left",
                     found.flags, found.segments
@@ -176,12 +183,16 @@ mod tests {
     }
 
     fn marked(flags: u64, segments: u64, environment: Option<&str>) -> Option<Marker> {
-        let note = Note {
-            counts: Counts { segments, flags },
-            identity: environment.map(identity),
-            confirmed_at: None,
-            unsettled: None,
-        };
+        let inventory = Inventory { counts: Counts { segments, flags }, names: None };
+        let identity = environment.map(identity);
+        let note = Note { inventory, identity, ..Note::default() };
+        Some(Marker::read(note.value(None), 0))
+    }
+
+    /// A marker that lists these rows by their names.
+    fn lists(rows: &str) -> Option<Marker> {
+        let inventory = Inventory::of(stored(None, rows).rows.iter().map(|row| &row.key));
+        let note = Note { inventory, identity: Some(identity("e")), ..Note::default() };
         Some(Marker::read(note.value(None), 0))
     }
 
@@ -212,7 +223,11 @@ mod tests {
         check(marked(2, 1, Some("e")), "", "Incomplete 0");
         check(marked(2, 1, Some("e")), "a1 b1", "Incomplete 2");
         check(marked(2, 1, Some("e")), "a1 /s1 /t1", "Incomplete 3");
-        // A marker without counts.
+        // Another row stands in for one that is lost.
+        check(lists("a1 b1 /s1"), "a1 b2 /s1", "Counted 3");
+        check(lists("a1 b1 /s1"), "a1 c1 /s1", "Incomplete 3");
+        check(lists("a1 b1"), "a1 b1 c1", "Counted 3");
+        // A marker without a list.
         check(foreign_writer(), "", "Incomplete 0");
         check(foreign_writer(), "/s1", "Incomplete 1");
         check(foreign_writer(), "a1", "Presumed 1");

@@ -2,8 +2,8 @@
 //!
 //! | visit | steps |
 //! | --- | --- |
-//! | comparison | read everything; then fill an empty store, or raise the counts of the marker, write what is lacking, lower the counts, correct what should not be there, and sign the marker, in this order |
-//! | flush | raise the counts of the marker, and write the items that changed |
+//! | comparison | read everything; then fill an empty store, or list new rows in the marker, write what is lacking, take rows off the list, correct what should not be there, and sign the marker, in this order |
+//! | flush | list new rows in the marker, and write the items that changed |
 //! | look, verification | look for the cheap signs of a loss; now and then confirm the age of the set in the marker |
 //!
 //! Each step may find that a peer was faster. Then the visit ends, and the store is compared again.
@@ -20,8 +20,9 @@ pub use self::telling::{Effect, Notice};
 use super::orders::{Orders, Task};
 use super::reconcile::{Decision, RowDoubts};
 use crate::flagstore::backend::{
-    Correction, Counts, Filled, Look, Row, StoredRows, Upserted, chunks,
+    Condition, Correction, Filled, Look, Row, StoredRows, Upserted, chunks,
 };
+use crate::flagstore::inventory::Inventory;
 use crate::flagstore::layout;
 use crate::flagstore::marker::{Identity, Marker, Note};
 use crate::model::{DataSet, ItemKey};
@@ -36,20 +37,10 @@ const FEW_ITEMS: usize = 100;
 pub enum Call {
     Read,
     Look,
-    Fill {
-        rows: Arc<Vec<Row>>,
-        note: Note,
-    },
-    /// `marker`: only into a store that still has this marker.
-    Upsert {
-        rows: Vec<Row>,
-        marker: Option<Marker>,
-    },
+    Fill { rows: Arc<Vec<Row>>, note: Note },
+    Upsert { rows: Vec<Row>, condition: Option<Condition> },
     Correct(Vec<Correction>),
-    Mark {
-        found: Option<Marker>,
-        note: Note,
-    },
+    Mark { found: Option<Marker>, note: Note },
 }
 
 /// An answer of the database.
@@ -82,7 +73,7 @@ pub struct FlagVisits {
 #[derive(Debug, Default)]
 struct Known {
     marker: Option<Marker>,
-    /// Stored items that this relay does not know. The marker counts them too.
+    /// Stored items that this relay does not know. The marker lists them too.
     others: BTreeSet<ItemKey>,
     server: Option<Arc<str>>,
     /// True once a marker was seen: from then on an empty store is a loss.
@@ -108,6 +99,8 @@ struct Visit {
     task: Task,
     /// Items that were not written then.
     unwritten: BTreeSet<ItemKey>,
+    /// Those of them that probably have no row.
+    fresh: BTreeSet<ItemKey>,
     /// Steps that are still to be done.
     steps: VecDeque<Step>,
     /// The last step that called the database.
@@ -123,10 +116,10 @@ struct Visit {
     written: Vec<ItemKey>,
     /// Items that other writers changed at each attempt.
     contended: BTreeSet<ItemKey>,
-    /// The counts to write into the marker.
-    counts: Counts,
-    /// Its counts before new items were counted.
-    counts_before: Counts,
+    /// The list of rows to write into the marker.
+    inventory: Inventory,
+    /// True once the marker that was found lists the new items that are about to be written.
+    is_listed: bool,
     /// Number of items that the database refused.
     refused: usize,
     /// Items of the set that was written into an empty store.
@@ -158,16 +151,16 @@ enum Step {
 enum Purpose {
     /// It names another environment, and rows under it are about to be replaced.
     TakeOver,
-    /// Counts are lowered before rows are removed, so that the marker never counts more than there
-    /// is.
-    Counts,
+    /// Rows are taken off the list before they are removed, so that the marker never lists more
+    /// than there is.
+    List,
     /// The store was filled item by item.
     Filled,
     /// All rows are this environment's.
     Sign,
-    /// New items are about to be written. They are counted first, so that they cannot stand in for
+    /// New items are about to be written. They are listed first, so that they cannot stand in for
     /// lost ones: a partial set would count as whole. `bool`: a second attempt.
-    Raise(bool),
+    Announce(bool),
     /// The database refused some of those.
     Settle,
     /// LaunchDarkly still confirms the data.
@@ -195,6 +188,7 @@ impl Visit {
             due,
             task,
             unwritten: BTreeSet::new(),
+            fresh: BTreeSet::new(),
             steps: VecDeque::new(),
             asked: None,
             found: None,
@@ -203,8 +197,8 @@ impl Visit {
             lost: BTreeSet::new(),
             written: Vec::new(),
             contended: BTreeSet::new(),
-            counts: Counts::default(),
-            counts_before: Counts::default(),
+            inventory: Inventory::default(),
+            is_listed: false,
             refused: 0,
             filled: 0,
             corrected: 0,
@@ -248,8 +242,14 @@ impl FlagVisits {
         };
         self.visit.unwritten = self.orders.dirty();
         // Under the name of another environment nothing is written. And new items are written only
-        // where they can be counted.
-        let is_new = self.orders.has_fresh();
+        // where they can be listed.
+        let is_absent = |key: &ItemKey| {
+            data.item(key).is_some()
+                && !self.known.others.contains(key)
+                && !self.orders.report().get().dropped.contains_key(key)
+        };
+        self.visit.fresh = self.orders.fresh().into_iter().filter(is_absent).collect();
+        let is_new = !self.visit.fresh.is_empty();
         let marker = self.known.marker.as_ref().filter(|marker| {
             !marker.names_another(self.identity.as_ref()) && (!is_new || self.is_ours(Some(marker)))
         });
@@ -260,7 +260,7 @@ impl FlagVisits {
         let rows: Vec<Row> = self.visit.unwritten.iter().filter_map(row).collect();
         self.visit.found = Some(marker);
         if is_new {
-            self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+            self.visit.steps.push_back(Step::Mark(Purpose::Announce(false)));
         }
         self.visit.upsert(&rows);
         if is_new {
@@ -317,11 +317,15 @@ impl FlagVisits {
                 Step::Read => Some(Call::Read),
                 Step::Look | Step::LookBeforeFill | Step::LookAfterFill => Some(Call::Look),
                 Step::Fill(rows) => {
-                    let counts = self.visit.counts;
-                    Some(Call::Fill { rows: rows.clone(), note: self.note(counts, at) })
+                    let note = self.note(self.visit.inventory, at);
+                    Some(Call::Fill { rows: rows.clone(), note })
                 }
                 Step::Upsert(rows) => {
-                    Some(Call::Upsert { rows: rows.clone(), marker: self.visit.found.clone() })
+                    let condition = self.visit.found.clone().map(match self.visit.is_listed {
+                        true => Condition::SameRows,
+                        false => Condition::SameSet,
+                    });
+                    Some(Call::Upsert { rows: rows.clone(), condition })
                 }
                 Step::Correct(corrections) => Some(Call::Correct(corrections.clone())),
                 Step::Mark(purpose) => {
@@ -475,9 +479,7 @@ mod tests {
         flags.changed(Arc::new(data), [key]);
 
         let mut visits = FlagVisits::new(identity("e"), orders);
-        let counts = Counts { flags: 1, segments: 0 };
-        let note =
-            Note { counts, identity: identity(marked_for), confirmed_at: None, unsettled: None };
+        let note = Note { identity: identity(marked_for), ..Note::default() };
         visits.known.marker = Some(Marker::read(note.value(None), 0));
         matches!(visits.begin(Due::Flush, &at), Progress::Call(Call::Upsert { .. }))
     }

@@ -91,10 +91,10 @@ pub(super) fn shown_call(call: &Call) -> String {
         Call::Read => "reads".to_owned(),
         Call::Look => "looks".to_owned(),
         Call::Fill { rows, .. } => format!("fills {} rows", rows.len()),
-        Call::Upsert { rows, marker } => {
+        Call::Upsert { rows, condition } => {
             let rows: Vec<_> =
                 rows.iter().map(|row| format!("{}{}", row.key.key, row.version)).collect();
-            let under = if marker.is_some() { " under the marker" } else { "" };
+            let under = if condition.is_some() { " under the marker" } else { "" };
             format!("upserts {}{under}", rows.join(" "))
         }
         Call::Correct(corrections) => {
@@ -107,7 +107,9 @@ pub(super) fn shown_call(call: &Call) -> String {
         }
         Call::Mark { note, .. } => match note.unsettled {
             Some(why) => format!("marks {why:?}"),
-            None => format!("marks {}+{}", note.counts.flags, note.counts.segments),
+            None => {
+                format!("marks {}+{}", note.inventory.counts.flags, note.inventory.counts.segments)
+            }
         },
     }
 }

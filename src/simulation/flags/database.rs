@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::launchdarkly::{BASE, key};
-use crate::flagstore::backend::{Counts, StoredRow, StoredRows};
+use crate::flagstore::backend::{StoredRow, StoredRows};
+use crate::flagstore::inventory::Inventory;
 use crate::flagstore::layout;
 use crate::flagstore::marker::{Identity, Marker, Note};
 use crate::flagstore::simulated::{Answer, Call, Content, judge};
@@ -64,23 +65,22 @@ impl Database {
             self.content.rows.insert(row.key, row.json);
         }
         let identity = Identity { environment: "another".into(), filter: "".into() };
-        let counts = Counts::of(self.content.rows.keys());
-        let note = Note { counts, identity: Some(identity), ..Note::default() };
+        let inventory = Inventory::of(self.content.rows.keys());
+        let note = Note { inventory, identity: Some(identity), ..Note::default() };
         self.content.marker = Some(note.value(None));
     }
 
-    /// Whether the marker tells of exactly the rows that there are. While it tells of fewer, a row
-    /// that is lost is not missed, and so it is while another program's row stands for it: that is
-    /// the limit of a marker that counts.
-    pub fn is_counted(&self) -> bool {
+    /// Whether the marker lists exactly the rows that there are. While it lists fewer, because other
+    /// programs have added some, a row that is lost need not be missed: that is its limit.
+    pub fn is_listed(&self) -> bool {
         let stored = self.content.read();
         let note = stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
-        note.is_none_or(|note| note.counts == Counts::of(self.content.rows.keys()))
+        note.is_none_or(|note| note.inventory == Inventory::of(self.content.rows.keys()))
     }
 
     /// Removes a row, if it will be missed.
     pub fn evict(&mut self, random: usize) -> Option<ItemKey> {
-        if !self.is_counted() {
+        if !self.is_listed() {
             return None;
         }
         let victim = self.content.rows.keys().nth(random % self.content.rows.len().max(1))?.clone();
@@ -154,7 +154,9 @@ impl Database {
         if let Some(value) = &self.content.marker {
             let marker = Marker::read(value.clone(), 0);
             words.push(match (marker.note, marker.unsettled) {
-                (Some(note), _) => format!("!{}+{}", note.counts.flags, note.counts.segments),
+                (Some(note), _) => {
+                    format!("!{}+{}", note.inventory.counts.flags, note.inventory.counts.segments)
+                }
                 (None, Some(why)) => format!("!{why:?}"),
                 (None, None) => "!".to_owned(),
             });

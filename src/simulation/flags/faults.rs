@@ -147,7 +147,7 @@ impl Flags {
 
     /// A row that differs from what LaunchDarkly says.
     fn strange_row(&mut self) {
-        if !self.database.is_counted() {
+        if !self.database.is_listed() {
             return;
         }
         let name = ["a", "S", "c", "z"][self.time.rng.usize(..4)];

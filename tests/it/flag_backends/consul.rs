@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pilotlight::testing::flagstore::backend::{
-    Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
+    Condition, Correction, Filled, FlagBackend, Row, StoredRow, StoredRows,
 };
 use pilotlight::testing::flagstore::marker::{Marker, Note};
 use pilotlight::testing::flagstore::table::{FlagTable, Naming};
@@ -184,6 +184,7 @@ async fn rows_longer_than_a_transaction_go_alone() {
     let peer = ConsulPeer::start().await;
     let flags = peer.flags("ld");
     let marker = flags.mark(None, &Note::default()).await.unwrap().unwrap();
+    let marker = Condition::SameSet(marker);
     let long = |name: &str, version| live_row(&flag(name), version, &"x".repeat(450_000));
     let set = [live_row(&flag("a"), 1, "s"), long("b", 1), live_row(&flag("c"), 1, "s")];
     assert_eq!(letters(&flags.upsert(&set, Some(&marker)).await.unwrap()), "www");
@@ -232,12 +233,13 @@ async fn whoever_shows_no_token_is_told() {
     let stranger = with("1d7a5d9e-0000-4000-8000-000000000000");
     let flags = consul_flags(stranger.clone(), "ld");
     let found = StoredRow { key: flag("a"), json: "{}".into(), head: None, revision: 1 };
+    let any = Condition::SameSet(Marker::read("any".into(), 0));
     for error in [
         flags.read().await.unwrap_err(),
         flags.look().await.unwrap_err(),
         flags.fill(&rows("a1"), &Note::default()).await.unwrap_err(),
         flags.upsert(&rows("a1"), None).await.unwrap_err(),
-        flags.upsert(&many(100, 10), Some(&Marker::read("any".into(), 0))).await.unwrap_err(),
+        flags.upsert(&many(100, 10), Some(&any)).await.unwrap_err(),
         flags.correct(&[Correction { found, wanted: None }]).await.unwrap_err(),
         flags.mark(None, &Note::default()).await.unwrap_err(),
     ] {

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use pilotlight::testing::flagstore::backend::{
-    Correction, Counts, Filled, FlagBackend, Look, StoredRow, StoredRows,
+    Condition, Correction, Counts, Filled, FlagBackend, Look, StoredRow, StoredRows,
 };
+use pilotlight::testing::flagstore::inventory::Inventory;
 use pilotlight::testing::flagstore::marker::{Identity, Marker, Note};
 
 use super::peers::{
@@ -39,8 +40,8 @@ async fn an_empty_store_shows_nothing(peer: &impl Peer) {
     assert_eq!(marker, None);
     assert_eq!(counts.unwrap_or_default(), Counts::default());
     assert_eq!(backend.upsert(&[], None).await.unwrap(), []);
-    let marker = Marker::read("any".into(), 0);
-    assert_eq!(backend.upsert(&[], Some(&marker)).await.unwrap(), []);
+    let condition = Condition::SameSet(Marker::read("any".into(), 0));
+    assert_eq!(backend.upsert(&[], Some(&condition)).await.unwrap(), []);
     assert_eq!(backend.correct(&[]).await.unwrap(), Vec::<bool>::new());
     assert_eq!(backend.read().await.unwrap(), StoredRows::default());
 }
@@ -329,7 +330,7 @@ async fn the_first_mark_stays(peer: &impl Peer) {
 fn note(flags: u64) -> Note {
     let environment = "5f3c \"\u{e9}\"".into();
     Note {
-        counts: Counts { segments: 7, flags },
+        inventory: Inventory { counts: Counts { segments: 7, flags }, names: Some(flags << 60) },
         identity: Some(Identity { environment, filter: "a.b".into() }),
         confirmed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_442_000)),
         unsettled: None,
@@ -345,8 +346,14 @@ async fn a_note_replaces_only_the_marker_that_was_found(peer: &impl Peer) {
     assert_eq!(other.read().await.unwrap().marker, Some(second.clone()));
     // A peer that has not seen that changes nothing.
     assert_eq!(other.mark(Some(&first), &note(3)).await.unwrap().unwrap(), second);
-    // Writes that were decided under the former note go on.
+    // Writes that were decided under the former note go on, except those of rows that only this
+    // one lists.
     upserts(&other, "a1", Some(&first), "w").await;
+    for (seen, expected) in [(&first, "m"), (&second, "w")] {
+        let condition = Condition::SameRows(seen.clone());
+        let outcomes = other.upsert(&rows("b1"), Some(&condition)).await.unwrap();
+        assert_eq!(letters(&outcomes), expected);
+    }
     // A marker that another program has written gets a token of its own.
     peer.unmark("note").await;
     peer.mark_as_sdk("note").await;
@@ -359,5 +366,5 @@ async fn a_note_replaces_only_the_marker_that_was_found(peer: &impl Peer) {
     // One that is gone stays gone.
     peer.unmark("note").await;
     assert_eq!(one.mark(Some(&ours), &note(6)).await.unwrap(), None);
-    holds(&one, "a1").await;
+    holds(&one, "a1 b1").await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pilotlight::testing::flagstore::backend::{
-    Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
+    Condition, Filled, FlagBackend, ROWS_MAX, Row, StoredRow, StoredRows, Upserted,
 };
 use pilotlight::testing::flagstore::layout;
 use pilotlight::testing::flagstore::marker::{Marker, Note};
@@ -103,8 +103,8 @@ pub(crate) fn holds(backend: &impl FlagBackend, expected: &str) -> impl Future<O
     }
 }
 
-/// Upserts rows in the words of [`rows`]; `expected` has a letter for each outcome: written, not
-/// newer, no marker, too large.
+/// Upserts rows in the words of [`rows`], with a marker under the condition that it is of the same
+/// set; `expected` has a letter for each outcome: written, not newer, no marker, too large.
 #[track_caller]
 pub(crate) fn upserts(
     backend: &impl FlagBackend,
@@ -114,7 +114,8 @@ pub(crate) fn upserts(
 ) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
-        let outcomes = backend.upsert(&rows(text), marker).await.unwrap();
+        let condition = marker.cloned().map(Condition::SameSet);
+        let outcomes = backend.upsert(&rows(text), condition.as_ref()).await.unwrap();
         assert_eq!(letters(&outcomes), expected, "{text} at {place}");
     }
 }
@@ -124,7 +125,7 @@ pub(crate) fn letters(outcomes: &[Upserted]) -> String {
         Upserted::Written => 'w',
         Upserted::NotNewer => 'n',
         Upserted::Contended => 'c',
-        Upserted::NoMarker => 'm',
+        Upserted::Unguarded => 'm',
         Upserted::TooLarge => 'l',
     };
     outcomes.iter().map(letter).collect()

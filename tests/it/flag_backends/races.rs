@@ -1,6 +1,6 @@
 //! Several relays that write at once.
 
-use pilotlight::testing::flagstore::backend::{FlagBackend, Row, Upserted};
+use pilotlight::testing::flagstore::backend::{Condition, FlagBackend, Row, Upserted};
 use pilotlight::testing::flagstore::layout;
 use pilotlight::testing::flagstore::marker::Note;
 use pilotlight::testing::model::Item;
@@ -32,6 +32,7 @@ fn rows_of(writer: u64, round: u64) -> Vec<Row> {
 pub(super) async fn the_highest_version_wins_everywhere(peer: &impl Peer) {
     let backend = peer.flags("race");
     let marker = backend.mark(None, &Note::default()).await.unwrap().unwrap();
+    let marker = Condition::SameSet(marker);
     for round in 1..=ROUNDS {
         let mut writers = JoinSet::new();
         for writer in 0..2 {

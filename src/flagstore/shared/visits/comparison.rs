@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{FlagVisits, Outcome, Purpose, Step};
-use crate::flagstore::backend::{Correction, Counts, ROWS_MAX, StoredRows};
+use crate::flagstore::backend::{Correction, ROWS_MAX, StoredRows};
+use crate::flagstore::inventory::Inventory;
 use crate::flagstore::layout;
 use crate::flagstore::marker::Marker;
 use crate::flagstore::shared::reconcile::{Decision, decide};
@@ -33,7 +34,8 @@ impl FlagVisits {
         self.tell_unrepaired(decision.unrepaired);
         self.visit.lost = self.lost(&decision, &data);
         if live {
-            self.orders.missing(decision.upserts.iter().cloned());
+            let rows = stored.rows.iter().map(|row| &row.key).collect();
+            self.orders.lacking(&decision.upserts, &rows);
         }
         let may_write = if decision.fill { self.visit.task.may_fill() } else { live };
         if !may_write {
@@ -50,7 +52,7 @@ impl FlagVisits {
 
     fn plan_fill(&mut self, data: &Arc<DataSet>) {
         self.known.others.clear();
-        self.visit.counts = self.counts(data);
+        self.visit.inventory = self.inventory(data);
         let Due::Compare(reason) = self.visit.due else { return };
         // After a new connection the wait was before the comparison.
         if reason.is_seen_by_all() && reason != Reason::Reconnected {
@@ -70,22 +72,22 @@ impl FlagVisits {
         let mut rows = if decision.upserts.is_empty() { Vec::new() } else { layout::ordered(data) };
         rows.retain(|row| decision.upserts.contains(&row.key));
         let corrections = corrections(&stored, data, &decision.corrections);
-        let counts = Counts::of(stored.rows.iter().map(|row| &row.key));
+        let rows_found = Inventory::of(stored.rows.iter().map(|row| &row.key));
         (self.visit.stored, self.visit.decision) = (stored, decision);
-        let is_new = self.counts_after_writes() != counts;
+        let is_new = self.after_writes() != rows_found;
 
         let names_another = |marker: &Marker| marker.names_another(self.identity.as_ref());
         if writes && found.as_ref().is_some_and(names_another) {
             self.visit.steps.push_back(Step::Mark(Purpose::TakeOver));
         }
         if is_new {
-            self.visit.steps.push_back(Step::Mark(Purpose::Raise(false)));
+            self.visit.steps.push_back(Step::Mark(Purpose::Announce(false)));
         }
         // The rows are written under the marker that was found, so that a store that was wiped
         // since is filled, not given a few items.
         self.visit.found = found;
         self.visit.upsert(&rows);
-        self.visit.steps.push_back(Step::Mark(Purpose::Counts));
+        self.visit.steps.push_back(Step::Mark(Purpose::List));
         let chunks = corrections.chunks(ROWS_MAX);
         self.visit.steps.extend(chunks.map(|chunk| Step::Correct(chunk.to_vec())));
         self.visit.steps.push_back(Step::Mark(Purpose::Sign));
@@ -103,9 +105,8 @@ impl FlagVisits {
         decision.upserts.iter().filter(is_lost).cloned().collect()
     }
 
-    /// Rows of each kind in the store once all missing rows are written, whether this relay knows
-    /// them or not.
-    pub(super) fn counts_after_writes(&self) -> Counts {
+    /// Rows in the store once all missing ones are written, whether this relay knows them or not.
+    pub(super) fn after_writes(&self) -> Inventory {
         let visit = &self.visit;
         let dropped = self.orders.report().get().dropped;
         let is_written =
@@ -115,23 +116,24 @@ impl FlagVisits {
         for row in &visit.stored.rows {
             added.remove(&row.key);
         }
-        Counts::of(visit.stored.rows.iter().map(|row| &row.key).chain(added))
+        Inventory::of(visit.stored.rows.iter().map(|row| &row.key).chain(added))
     }
 
     /// The same once the corrections are carried out as well. While some rows wait for a second
-    /// check, the marker may count others that only a peer knows, so its counts are not lowered.
-    pub(super) fn counts_after_corrections(&self) -> Counts {
+    /// check, the marker may list others that only a peer knows, so nothing is taken off.
+    pub(super) fn after_corrections(&self) -> Inventory {
         let visit = &self.visit;
-        let mut counts = self.counts_after_writes();
+        let mut rows = self.after_writes();
         if self.doubts.len() > visit.decision.corrections.len() {
             let note = visit.stored.marker.as_ref().and_then(|marker| marker.note.as_ref());
-            counts = counts.max(note.map_or(Counts::default(), |note| note.counts));
+            let listed = note.map(|note| note.inventory);
+            rows = listed.filter(|it| it.counts.covers(rows.counts)).unwrap_or(rows);
         }
         let is_wanted =
             |key: &ItemKey| visit.task.data.as_ref().is_some_and(|data| data.item(key).is_some());
         let places = visit.decision.corrections.iter();
         let corrected = places.map(|&place| &visit.stored.rows[place].key);
-        corrected.filter(|key| !is_wanted(key)).fold(counts, Counts::minus)
+        corrected.filter(|key| !is_wanted(key)).fold(rows, Inventory::minus)
     }
 
     pub(super) fn end_comparison(&mut self, reason: Reason, at: &Moment) -> End {

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{FlagVisits, Purpose};
-use crate::flagstore::backend::Counts;
+use super::{FlagVisits, Outcome, Purpose};
+use crate::flagstore::inventory::Inventory;
 use crate::flagstore::marker::{Marker, Note, Unsettled};
 use crate::model::{DataSet, ItemKey};
-use crate::replica::{Authority, Due, Moment, Waiting};
+use crate::replica::{Authority, Due, Moment, Reason, Waiting};
 
 /// A live relay confirms the age of the stored set when the time in its marker is older than this.
 pub(in crate::flagstore::shared) const CONFIRMATION_AGE: Duration = Duration::from_secs(300);
@@ -18,33 +18,33 @@ impl FlagVisits {
         let found = self.visit.found.clone();
         match purpose {
             Purpose::TakeOver => {
-                // Its counts must not vouch for rows of both environments.
+                // Its list must not vouch for rows of both environments.
                 Some((found, Note::unsettled(Unsettled::Mixed, self.identity.clone())))
             }
-            Purpose::Counts => {
-                self.visit.counts = self.counts_after_corrections();
+            Purpose::List => {
+                self.visit.inventory = self.after_corrections();
                 self.is_ours(found.as_ref()).then(|| self.unless_told(found, at))?
             }
             Purpose::Filled => {
                 // Without items that the database refused.
-                self.visit.counts = self.counts(self.visit.task.data.as_ref()?);
+                self.visit.inventory = self.inventory(self.visit.task.data.as_ref()?);
                 self.unless_told(None, at)
             }
             Purpose::Sign => self.sign(found, at),
-            Purpose::Raise(_) => self.raise(found?, at),
+            Purpose::Announce(_) => self.announce(found?, at),
             Purpose::Settle => self.settle(found?, at),
             Purpose::Confirm => self.confirm(found?, at),
         }
     }
 
-    /// The note with the counts; `None` if the marker that was found has them already.
+    /// The note with the list of rows; `None` if the marker that was found has it already.
     fn unless_told(&self, found: Option<Marker>, at: &Moment) -> Option<(Option<Marker>, Note)> {
-        let counts = self.visit.counts;
+        let inventory = self.visit.inventory;
         let told = found.as_ref().and_then(|found| found.note.as_ref());
-        if told.is_some_and(|note| note.is_current(counts, self.identity.as_ref())) {
+        if told.is_some_and(|note| note.is_current(inventory, self.identity.as_ref())) {
             return None;
         }
-        Some((found, self.note(counts, at)))
+        Some((found, self.note(inventory, at)))
     }
 
     /// Makes the set this environment's once the last doubtful row is gone.
@@ -59,35 +59,42 @@ impl FlagVisits {
             return Some((None, Note::unsettled(Unsettled::Unconfirmed, self.identity.clone())));
         }
         if found.is_none() {
-            return Some((None, self.note(self.visit.counts, at)));
+            return Some((None, self.note(self.visit.inventory, at)));
         }
         self.unless_told(found, at)
     }
 
-    /// Counts new items before they are written. That is done even if the known marker has these
-    /// counts: a peer may have lowered them since it was read.
-    fn raise(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
+    /// Lists new items before they are written. If the marker lists anything else that is not known
+    /// here, a peer has changed the store meanwhile.
+    fn announce(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
         if !self.is_ours(Some(&found)) {
             return None;
         }
-        let counts = match self.visit.due {
-            Due::Compare(_) => self.counts_after_writes(),
-            Due::Flush | Due::Look | Due::Verify => self.counts(self.visit.task.data.as_ref()?),
+        let (inventory, known) = match self.visit.due {
+            Due::Compare(_) => {
+                let read = self.visit.stored.marker.as_ref().and_then(|it| it.note.as_ref());
+                (self.after_writes(), read.map(|note| note.inventory))
+            }
+            Due::Flush | Due::Look | Due::Verify => {
+                let inventory = self.inventory(self.visit.task.data.as_ref()?);
+                (inventory, Some(self.visit.fresh.iter().fold(inventory, Inventory::minus)))
+            }
         };
-        self.visit.counts_before = found.note.as_ref()?.counts;
-        // There may be rows of the other kind that only peers know.
-        self.visit.counts = self.visit.counts_before.max(counts);
-        let note = self.note(self.visit.counts, at);
-        Some((Some(found), note))
+        let listed = found.note.as_ref().map(|note| note.inventory);
+        if listed != Some(inventory) && listed != known {
+            self.visit.stop(Outcome::Overtaken(Reason::MarkerChanged));
+            return None;
+        }
+        (self.visit.inventory, self.visit.is_listed) = (inventory, true);
+        self.unless_told(Some(found), at)
     }
 
-    /// Takes back the counts of items that could not be written.
+    /// Takes items off the list that could not be written.
     fn settle(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
         if self.visit.refused == 0 || !self.is_ours(Some(&found)) {
             return None;
         }
-        let counts = self.counts(self.visit.task.data.as_ref()?);
-        self.visit.counts = self.visit.counts_before.max(counts);
+        self.visit.inventory = self.inventory(self.visit.task.data.as_ref()?);
         self.unless_told(Some(found), at)
     }
 
@@ -102,26 +109,26 @@ impl FlagVisits {
             note.confirmed_at.is_none_or(|it| age(it).is_ok_and(|age| age >= CONFIRMATION_AGE));
         is_old.then(|| {
             self.visit.task = self.orders.task();
-            (Some(marker), self.note(note.counts, at))
+            (Some(marker), self.note(note.inventory, at))
         })
     }
 
-    /// Numbers of rows that the store should hold, tombstones included, with other rows in it. Rows
-    /// that the database refuses are not expected there.
-    pub(super) fn counts(&self, data: &DataSet) -> Counts {
+    /// Rows that the store should hold, tombstones included, with other rows in it. Rows that the
+    /// database refuses are not expected there.
+    pub(super) fn inventory(&self, data: &DataSet) -> Inventory {
         let dropped = self.orders.report().get().dropped;
         let keys = data.iter().map(|(kind, key, _)| ItemKey { kind, key: key.clone() });
         let others = self.known.others.iter().filter(|key| data.item(key).is_none()).cloned();
         keys.filter(|key| !dropped.contains_key(key))
             .chain(others)
-            .fold(Counts::default(), |counts, key| counts.plus(&key))
+            .fold(Inventory::default(), |rows, key| rows.plus(&key))
     }
 
     /// The note for the marker.
-    pub(super) fn note(&self, counts: Counts, at: &Moment) -> Note {
+    pub(super) fn note(&self, inventory: Inventory, at: &Moment) -> Note {
         let known = self.known.marker.as_ref().and_then(|marker| marker.note.as_ref());
         Note {
-            counts,
+            inventory,
             // A relay that does not know its environment's ID does not know whose set this is.
             identity: self.identity.clone(),
             confirmed_at: match self.visit.task.authority {

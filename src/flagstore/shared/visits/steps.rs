@@ -61,7 +61,7 @@ impl FlagVisits {
                 Upserted::Contended => {
                     self.visit.contended.insert(row.key.clone());
                 }
-                Upserted::NoMarker => {
+                Upserted::Unguarded => {
                     self.visit.stop(Outcome::Overtaken(Reason::MarkerMissing));
                 }
                 Upserted::TooLarge => {
@@ -89,7 +89,7 @@ impl FlagVisits {
         };
         let note = marker.note.as_ref();
         let is_told =
-            note.is_some_and(|it| it.is_current(self.visit.counts, self.identity.as_ref()));
+            note.is_some_and(|it| it.is_current(self.visit.inventory, self.identity.as_ref()));
         let is_taken_over = marker.unsettled == Some(Unsettled::Mixed);
         self.known.marker = Some(marker.clone());
         if marker.names_another(self.identity.as_ref()) {
@@ -102,7 +102,7 @@ impl FlagVisits {
                 self.visit.found = Some(marker);
                 is_taken_over
             }
-            Purpose::Counts => is_told,
+            Purpose::List => is_told,
             Purpose::Filled => {
                 self.visit.filled = self.visit.written.len() as u64;
                 is_told
@@ -110,12 +110,12 @@ impl FlagVisits {
             // A peer that removed the marker may have been about to remove the rest.
             Purpose::Sign => is_told && self.visit.found.is_some(),
             // A peer may have written its own note since.
-            Purpose::Raise(false) if !is_told => {
-                self.visit.steps.push_front(Step::Mark(Purpose::Raise(true)));
+            Purpose::Announce(false) if !is_told => {
+                self.visit.steps.push_front(Step::Mark(Purpose::Announce(true)));
                 self.visit.found = Some(marker);
                 true
             }
-            Purpose::Raise(_) => {
+            Purpose::Announce(_) => {
                 self.visit.found = Some(marker);
                 is_told
             }
@@ -159,7 +159,7 @@ impl FlagVisits {
             return None;
         }
         let counts = found.counts?;
-        if marker.note.as_ref().is_some_and(|note| !counts.covers(note.counts)) {
+        if marker.note.as_ref().is_some_and(|note| !counts.covers(note.inventory.counts)) {
             return Some(Reason::ItemsMissing);
         }
         let data = self.orders.task().data?;
