@@ -1,8 +1,9 @@
 //! Goals of client-side experiments: LaunchDarkly's answer, kept for a while, and given on while
 //! LaunchDarkly is away.
 //!
-//! Goals are fetched when a client asks for them; whoever asks meanwhile waits for the same answer.
-//! Only clients of known environments ask, so the number of answers that are kept is bounded.
+//! Goals are fetched when a client asks for them, by a task of its own: a client that goes away
+//! interrupts nothing, and whoever asks meanwhile gets the same answer. Only clients of known
+//! environments ask, so the number of answers that are kept is bounded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::model::EnvironmentId;
+use crate::tasks::TaskGroup;
 use crate::telemetry::Chain;
 use crate::upstream::{BaseUrl, ConnectError, Deadlines, HttpClient, HttpRequest, query_value};
 
@@ -27,11 +31,15 @@ const FRESH_MAX: Duration = Duration::from_secs(3600);
 /// Pause after a failure, in which clients get what there is.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
-/// Time limit of a request while there is nothing to give instead.
+/// Time limit of a request.
 const FETCH_MAX: Duration = Duration::from_secs(10);
 
-/// The same while there is an older answer, for the one client whose request it is.
+/// Longest wait of the client whose request it is, while there is an older answer for it.
 const REFRESH_MAX: Duration = Duration::from_secs(5);
+
+/// Most requests at a time, and most that wait. Further ones are made when a client asks again.
+const FETCHES_MAX: usize = 16;
+const WAITING_MAX: usize = 1024;
 
 /// Largest answer. Real ones are a few kilobytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -64,17 +72,32 @@ pub enum Answer {
 /// The goals of all environments.
 #[derive(Debug)]
 pub struct GoalsProxy {
+    entries: Mutex<HashMap<EnvironmentId, Arc<Entry>>>,
+    wanted: mpsc::Sender<Wanted>,
+}
+
+/// The task that asks LaunchDarkly.
+#[derive(Debug)]
+pub struct GoalsFetcher {
+    source: Arc<GoalsSource>,
+    wanted: mpsc::Receiver<Wanted>,
+}
+
+/// Goals that are to be fetched.
+type Wanted = (EnvironmentId, Arc<Entry>);
+
+#[derive(Debug)]
+struct GoalsSource {
     client: HttpClient,
     base: BaseUrl,
-    entries: Mutex<HashMap<EnvironmentId, Arc<Entry>>>,
 }
 
 /// The goals of one environment.
 #[derive(Debug, Default)]
 struct Entry {
     kept: Mutex<Kept>,
-    /// Held while LaunchDarkly is being asked.
-    asking: tokio::sync::Mutex<()>,
+    /// Changes with each answer of LaunchDarkly.
+    answers: watch::Sender<()>,
 }
 
 /// What is known of one environment's goals.
@@ -83,6 +106,8 @@ struct Kept {
     last: Option<Answer>,
     /// Until then LaunchDarkly is not asked again.
     until: Option<Instant>,
+    /// True while LaunchDarkly is being asked.
+    is_asking: bool,
     is_failing: bool,
     /// Time at which a client last asked.
     asked_for: Option<Instant>,
@@ -111,38 +136,40 @@ enum FetchError {
 }
 
 impl GoalsProxy {
-    /// Fetches goals from LaunchDarkly's address for client-side SDKs.
-    pub fn new(client: HttpClient, base: BaseUrl) -> Self {
-        Self { client, base, entries: Mutex::default() }
+    /// Goals from LaunchDarkly's address for client-side SDKs, and the task that fetches them.
+    pub fn new(client: HttpClient, base: BaseUrl) -> (Self, GoalsFetcher) {
+        let (sender, wanted) = mpsc::channel(WAITING_MAX);
+        let source = Arc::new(GoalsSource { client, base });
+        (Self { entries: Mutex::default(), wanted: sender }, GoalsFetcher { source, wanted })
     }
 
     /// The goals of an environment. Bounded in time.
     pub async fn get(&self, environment: &EnvironmentId) -> Answer {
         let entry = self.entry(environment);
-        if let Some(answer) = entry.kept().current(Instant::now()) {
-            return answer;
-        }
-        let older = entry.kept().goals();
-        let budget = if older.is_some() { REFRESH_MAX } else { FETCH_MAX };
-        let asking = async {
-            let _asking = entry.asking.lock().await;
-            // Another client may have asked meanwhile.
-            if let Some(answer) = entry.kept().current(Instant::now()) {
+        let mut answers = entry.answers.subscribe();
+        let (older, was_asking) = {
+            let mut kept = entry.kept();
+            if let Some(answer) = kept.current(Instant::now()) {
                 return answer;
             }
-            // Others get the older answer meanwhile, and should this client go away, LaunchDarkly
-            // is not asked again at once.
-            entry.kept().until = older.is_some().then(|| Instant::now() + RETRY_PAUSE);
-            let fetched =
-                tokio::time::timeout(budget, self.fetch(environment, older.as_deref())).await;
-            let fetched = fetched.unwrap_or(Err(FetchError::Late(budget)));
-            entry.take(environment, fetched, Instant::now())
+            (kept.goals(), std::mem::replace(&mut kept.is_asking, true))
         };
-        // Clients wait in line only as long as one request takes.
-        let answered = tokio::time::timeout(budget, asking).await;
-        answered.unwrap_or_else(|_| {
-            entry.take(environment, Err(FetchError::Late(budget)), Instant::now())
-        })
+        let older = older.map(Answer::Goals);
+        let is_asked = was_asking || {
+            let is_sent = self.wanted.try_send((environment.clone(), entry.clone())).is_ok();
+            entry.kept().is_asking = is_sent;
+            is_sent
+        };
+        // One client waits for newer goals. The others get the older ones, if there are some.
+        let wait = match &older {
+            Some(_) if was_asking => Duration::ZERO,
+            Some(_) => REFRESH_MAX,
+            None => FETCH_MAX,
+        };
+        if is_asked && timeout(wait, answers.changed()).await.is_ok() {
+            return entry.kept().last.clone().unwrap_or(Answer::Away);
+        }
+        older.unwrap_or(Answer::Away)
     }
 
     fn entry(&self, environment: &EnvironmentId) -> Arc<Entry> {
@@ -155,7 +182,36 @@ impl GoalsProxy {
         entry.kept().asked_for = Some(now);
         entry
     }
+}
 
+impl GoalsFetcher {
+    /// Fetches goals until the process ends.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut fetches = TaskGroup::new(&cancel);
+        let places = Arc::new(Semaphore::new(FETCHES_MAX));
+        loop {
+            let place = places.clone().acquire_owned();
+            let next = async { (place.await.ok(), self.wanted.recv().await) };
+            let (place, Some((environment, entry))) = (tokio::select! {
+                () = cancel.cancelled() => return,
+                next = next => next,
+            }) else {
+                return;
+            };
+            fetches.reap();
+            let source = self.source.clone();
+            fetches.spawn_many("goals", async move {
+                let older = entry.kept().goals();
+                let fetched = timeout(FETCH_MAX, source.fetch(&environment, older.as_deref()));
+                let fetched = fetched.await.unwrap_or(Err(FetchError::Late(FETCH_MAX)));
+                entry.take(&environment, fetched, Instant::now());
+                drop(place);
+            });
+        }
+    }
+}
+
+impl GoalsSource {
     async fn fetch(
         &self,
         environment: &EnvironmentId,
@@ -174,7 +230,13 @@ impl GoalsProxy {
             status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
                 return Err(FetchError::Status(status));
             }
-            status if status.is_client_error() => return Ok(Fetched::Refused(status)),
+            // Others may be about the relay or its proxy, and say nothing about goals that are known.
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Ok(Fetched::Refused(response.status));
+            }
+            status if status.is_client_error() && older.is_none() => {
+                return Ok(Fetched::Refused(status));
+            }
             status => return Err(FetchError::Status(status)),
         }
         let mut body = Vec::new();
@@ -206,8 +268,9 @@ impl Entry {
         environment: &EnvironmentId,
         fetched: Result<Fetched, FetchError>,
         now: Instant,
-    ) -> Answer {
+    ) {
         let mut kept = self.kept();
+        kept.is_asking = false;
         let (last, pause) = match fetched {
             Ok(Fetched::Goals(goals, fresh)) => (Answer::Goals(Arc::new(goals)), fresh),
             Ok(Fetched::Unchanged(fresh)) => (kept.last.clone().unwrap_or(Answer::Away), fresh),
@@ -223,9 +286,9 @@ impl Entry {
                     );
                 }
                 kept.until = Some(now + RETRY_PAUSE);
-                let last = kept.goals().map_or(Answer::Away, Answer::Goals);
-                kept.last = Some(last.clone());
-                return last;
+                kept.last = Some(kept.goals().map_or(Answer::Away, Answer::Goals));
+                self.answers.send_replace(());
+                return;
             }
         };
         if std::mem::replace(&mut kept.is_failing, false) {
@@ -234,9 +297,8 @@ impl Entry {
                 "the goals of client-side experiments are fetched again"
             );
         }
-        kept.until = Some(now + pause);
-        kept.last = Some(last.clone());
-        last
+        (kept.until, kept.last) = (Some(now + pause), Some(last));
+        self.answers.send_replace(());
     }
 }
 
@@ -321,8 +383,11 @@ mod tests {
         let begun = Instant::now();
         let failed = || Err(FetchError::Status(StatusCode::BAD_GATEWAY));
         let check = |at: u64, fetched, expected| {
-            let answer = entry.take(&id, fetched, begun + Duration::from_secs(at));
-            assert_eq!(shown(&answer), expected, "at {at} s");
+            entry.kept().is_asking = true;
+            entry.take(&id, fetched, begun + Duration::from_secs(at));
+            let kept = entry.kept();
+            assert_eq!(kept.last.as_ref().map(shown), Some(expected), "at {at} s");
+            assert!(!kept.is_asking);
         };
         let current = |at: u64| {
             let found = entry.kept().current(begun + Duration::from_secs(at));

@@ -146,7 +146,11 @@ impl App {
         );
         parts.spawn("environments", |cancel| supervisor.run(cancel));
 
-        let goals = archive.is_none().then(|| GoalsProxy::new(client.clone(), client_side_base));
+        let goals = archive.is_none().then(|| {
+            let (goals, fetcher) = GoalsProxy::new(client.clone(), client_side_base);
+            parts.spawn("goals", |cancel| fetcher.run(cancel));
+            goals
+        });
         let mut sources = status::StatusSources {
             autoconfig: None,
             archive: None,

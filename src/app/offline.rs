@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::local::Local;
@@ -140,6 +140,7 @@ impl Offline {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {}
                 () = next(&mut events) => {}
+                () = until(self.look.due()) => {}
             }
             self.look().await;
             tokio::time::sleep(LOOK_PAUSE).await;
@@ -152,7 +153,7 @@ impl Offline {
         let found = beside(move || file::stamp(&path)).await;
         let problem = found.as_ref().err().map(|error| Chain(error).to_string());
         let found = found.ok();
-        match self.look.at(found) {
+        match self.look.at(found, Instant::now()) {
             Todo::Nothing => {}
             Todo::TellMissing => self.tell(&problem.unwrap_or_default()),
             Todo::Read { tell_failure } => {
@@ -160,7 +161,9 @@ impl Offline {
                 match beside(move || file::read(&path)).await {
                     Ok((stamp, archive)) => self.take(stamp, archive).await,
                     Err(error) => {
-                        found.into_iter().for_each(|stamp| self.look.read(stamp, false));
+                        if let Some(stamp) = found {
+                            self.look.read(stamp, false, Instant::now());
+                        }
                         if tell_failure {
                             self.tell(&Chain(&error).to_string());
                         }
@@ -173,11 +176,11 @@ impl Offline {
     /// Takes over what an archive says.
     async fn take(&mut self, stamp: Stamp, archive: Archive) {
         let Some(news) = self.state.on_archive(archive) else {
-            self.look.read(stamp, false);
+            self.look.read(stamp, false, Instant::now());
             self.tell("it has no environments, although there were some");
             return;
         };
-        self.look.read(stamp, true);
+        self.look.read(stamp, true, Instant::now());
         let News { sets, changes, changed_flags, problems } = news;
         for problem in &problems {
             tracing::error!(
@@ -247,7 +250,19 @@ impl Offline {
             "the archive cannot be used; what was read before stays in use"
         );
         self.told = Some(problem.to_owned());
+        // What is served is no longer what the archive says: no other relay's database is corrected
+        // by it.
+        self.ends.sets.send_modify(|sets| {
+            Arc::make_mut(sets).values_mut().for_each(|set| set.is_current = false);
+        });
         self.ends.report.send_modify(|report| report.problem = Some(problem.to_owned()));
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

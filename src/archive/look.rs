@@ -1,10 +1,15 @@
 //! Decides when the archive is read. Pure.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-/// Looks between two attempts to read a file that could not be used and did not change. Something
-/// else than its content may be the reason: a disk, a permission.
-const LOOKS_BETWEEN_RETRIES: u32 = 10;
+use tokio::time::Instant;
+
+/// Pause before a file that could not be used is read again: it may be being written.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// Pause between later attempts, as long as the file does not change. Something else than its
+/// content may be the reason: a disk, a permission.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the file system says about a file. It changes when the file is replaced or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +25,26 @@ pub struct Stamp {
 /// The file as it was last seen.
 #[derive(Debug, Default)]
 pub struct Look {
-    last: Option<Last>,
-    is_missing: bool,
+    seen: Seen,
 }
 
-/// The last reading of the file.
-#[derive(Debug)]
-struct Last {
-    stamp: Stamp,
-    is_used: bool,
-    /// Looks since then at which the file had not changed.
-    looks: u32,
+#[derive(Debug, Default)]
+enum Seen {
+    #[default]
+    Never,
+    /// It was read and could be used.
+    Used(Stamp),
+    /// It could not be used.
+    Failed {
+        stamp: Stamp,
+        /// Time of the next attempt if it does not change.
+        again: Instant,
+    },
+    /// It cannot be looked at.
+    Missing {
+        /// Time from which on that is to be told; `None` once it is.
+        tell_at: Option<Instant>,
+    },
 }
 
 /// What to do after a look at the file.
@@ -50,31 +64,43 @@ pub enum Todo {
 
 impl Look {
     /// Takes what the file system says; `None` if the file cannot be looked at.
-    pub fn at(&mut self, found: Option<Stamp>) -> Todo {
-        let Some(stamp) = found else {
-            // When it is back, it is read, whatever it says.
-            self.last = None;
-            return match std::mem::replace(&mut self.is_missing, true) {
-                true => Todo::Nothing,
-                false => Todo::TellMissing,
-            };
-        };
-        self.is_missing = false;
-        let Some(last) = self.last.as_mut().filter(|last| last.stamp == stamp) else {
-            return Todo::Read { tell_failure: false };
-        };
-        last.looks += 1;
-        match last.is_used || last.looks % LOOKS_BETWEEN_RETRIES != 1 {
-            true => Todo::Nothing,
-            false => Todo::Read { tell_failure: true },
+    pub fn at(&mut self, found: Option<Stamp>, now: Instant) -> Todo {
+        match (&mut self.seen, found) {
+            (Seen::Missing { tell_at }, None) => match tell_at.take_if(|at| now >= *at) {
+                Some(_) => Todo::TellMissing,
+                None => Todo::Nothing,
+            },
+            (_, None) => {
+                // When it is back, it is read, whatever it says.
+                self.seen = Seen::Missing { tell_at: Some(now + SETTLING) };
+                Todo::Nothing
+            }
+            (Seen::Used(seen), Some(stamp)) if *seen == stamp => Todo::Nothing,
+            (Seen::Failed { stamp: seen, again }, Some(stamp)) if *seen == stamp => {
+                if now < *again { Todo::Nothing } else { Todo::Read { tell_failure: true } }
+            }
+            (_, Some(_)) => Todo::Read { tell_failure: false },
         }
     }
 
     /// Notes that the file was read when it was as `stamp` says, and whether it could be used.
-    pub fn read(&mut self, stamp: Stamp, is_used: bool) {
-        match &mut self.last {
-            Some(last) if last.stamp == stamp => last.is_used = is_used,
-            last => *last = Some(Last { stamp, is_used, looks: 0 }),
+    pub fn read(&mut self, stamp: Stamp, is_used: bool, now: Instant) {
+        let is_second = matches!(&self.seen, Seen::Failed { stamp: seen, .. } if *seen == stamp);
+        self.seen = match is_used {
+            true => Seen::Used(stamp),
+            false => {
+                let pause = if is_second { RETRY_PAUSE } else { SETTLING };
+                Seen::Failed { stamp, again: now + pause }
+            }
+        };
+    }
+
+    /// Time of the next look that is due also if nothing happens.
+    pub fn due(&self) -> Option<Instant> {
+        match &self.seen {
+            Seen::Never | Seen::Used(_) => None,
+            Seen::Failed { again, .. } => Some(*again),
+            Seen::Missing { tell_at } => *tell_at,
         }
     }
 }
@@ -91,43 +117,75 @@ mod tests {
     const READ: Todo = Todo::Read { tell_failure: false };
     const AGAIN: Todo = Todo::Read { tell_failure: true };
 
-    /// Looks at a file of that size; if it is to be read, it can be used or not.
-    #[track_caller]
-    fn check(look: &mut Look, found: Option<Stamp>, expected: Todo, is_used: bool) {
-        assert_eq!(look.at(found), expected);
-        if let (Some(stamp), Todo::Read { .. }) = (found, expected) {
-            look.read(stamp, is_used);
+    /// A file that is looked at, with the time in milliseconds.
+    struct Bench {
+        look: Look,
+        begun: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { look: Look::default(), begun: Instant::now() }
+        }
+
+        /// Looks at a file of that size; if it is to be read, it can be used or not.
+        #[track_caller]
+        fn check(&mut self, at: u64, found: Option<Stamp>, expected: Todo, is_used: bool) {
+            let now = self.begun + Duration::from_millis(at);
+            assert_eq!(self.look.at(found, now), expected);
+            if let (Some(stamp), Todo::Read { .. }) = (found, expected) {
+                self.look.read(stamp, is_used, now);
+            }
+        }
+
+        #[track_caller]
+        fn due(&self, expected: Option<u64>) {
+            let due = self.look.due().map(|at| (at - self.begun).as_millis());
+            assert_eq!(due, expected.map(u128::from));
         }
     }
 
     #[test]
     fn a_file_is_read_when_it_changed() {
-        let look = &mut Look::default();
-        check(look, stamp(1), READ, true);
-        check(look, stamp(1), NOTHING, true);
-        check(look, stamp(2), READ, true);
-        check(look, None, Todo::TellMissing, true);
-        check(look, None, NOTHING, true);
-        check(look, stamp(2), READ, true);
-        check(look, stamp(2), NOTHING, true);
-        check(look, None, Todo::TellMissing, true);
+        let mut bench = Bench::new();
+        bench.check(0, stamp(1), READ, true);
+        bench.due(None);
+        bench.check(1, stamp(1), NOTHING, true);
+        bench.check(2, stamp(2), READ, true);
+        bench.check(3, stamp(2), NOTHING, true);
+    }
+
+    #[test]
+    fn a_file_that_stays_away_is_told_once_and_read_when_it_is_back() {
+        let mut bench = Bench::new();
+        bench.check(0, stamp(1), READ, true);
+        // Some programs remove a file before they write the next one.
+        bench.check(100, None, NOTHING, true);
+        bench.due(Some(600));
+        bench.check(200, stamp(1), READ, true);
+        bench.check(300, None, NOTHING, true);
+        bench.check(799, None, NOTHING, true);
+        bench.check(800, None, Todo::TellMissing, true);
+        bench.due(None);
+        bench.check(9_000, None, NOTHING, true);
+        bench.check(9_001, stamp(1), READ, true);
     }
 
     #[test]
     fn a_file_that_fails_is_told_when_it_rests_and_tried_again_now_and_then() {
-        let look = &mut Look::default();
-        check(look, stamp(1), READ, true);
-        check(look, stamp(2), READ, false);
-        check(look, stamp(3), READ, false);
-        for _ in 0..3 {
-            check(look, stamp(3), AGAIN, false);
-            for _ in 1..LOOKS_BETWEEN_RETRIES {
-                check(look, stamp(3), NOTHING, false);
-            }
+        let mut bench = Bench::new();
+        bench.check(0, stamp(1), READ, true);
+        bench.check(1_000, stamp(2), READ, false);
+        bench.check(1_100, stamp(3), READ, false);
+        bench.due(Some(1_600));
+        // However often something else happens in its folder.
+        bench.check(1_599, stamp(3), NOTHING, false);
+        for second in [1_600, 11_600, 21_600] {
+            bench.check(second, stamp(3), AGAIN, false);
+            bench.due(Some(second + 10_000));
+            bench.check(second + 9_999, stamp(3), NOTHING, false);
         }
-        check(look, stamp(3), AGAIN, true);
-        for _ in 0..=LOOKS_BETWEEN_RETRIES {
-            check(look, stamp(3), NOTHING, true);
-        }
+        bench.check(31_600, stamp(3), AGAIN, true);
+        bench.check(99_000, stamp(3), NOTHING, true);
     }
 }

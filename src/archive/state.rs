@@ -53,6 +53,15 @@ pub struct Problem {
     pub is_kept: bool,
 }
 
+impl Known {
+    fn not_current(mut self) -> Self {
+        if let Some((_, set)) = &mut self.flags {
+            set.is_current = false;
+        }
+        self
+    }
+}
+
 impl ArchiveState {
     /// A state without environments.
     pub fn new(settings: SpecSettings) -> Self {
@@ -92,7 +101,7 @@ impl ArchiveState {
                 Err(reason) => {
                     let is_kept = known.is_some();
                     problems.push(Problem { environment: id.clone(), reason, is_kept });
-                    known
+                    known.map(Known::not_current)
                 }
             };
             self.known.extend(now.map(|now| (id, now)));
@@ -117,8 +126,10 @@ impl ArchiveState {
         let is_changed = same.is_none();
         let flags = same.unwrap_or_else(|| {
             self.revision += 1;
-            (checksum, ArchivedSet { revision: self.revision, data: Arc::new(data) })
+            let (revision, data) = (self.revision, Arc::new(data));
+            (checksum, ArchivedSet { revision, data, is_current: true })
         });
+        let flags = (flags.0, ArchivedSet { is_current: true, ..flags.1 });
         (Known { record, flags: Some(flags) }, is_changed)
     }
 
@@ -171,7 +182,8 @@ mod tests {
         let Some(news) = state.on_archive(archive) else { return assert_eq!(expected, "none") };
         let mut steps = steps(&news.changes);
         steps.extend(news.sets.iter().map(|(id, set)| {
-            format!("{id}={}@{}", set.data.flags.get("f").unwrap().version, set.revision)
+            let version = set.data.flags.get("f").unwrap().version;
+            format!("{id}={version}@{}{}", set.revision, if set.is_current { "" } else { "?" })
         }));
         steps.extend(news.problems.iter().map(|problem| {
             format!("{}!{}", problem.environment, if problem.is_kept { "kept" } else { "" })
@@ -210,11 +222,12 @@ mod tests {
     fn a_bad_environment_stays_as_it_was() {
         let mut state = state();
         check(&mut state, vec![environment("e1", "a", 1)], "+e1(a) Authoritative e1=1@1");
-        check(&mut state, vec![bad("e1")], "Authoritative e1=1@1 e1!kept");
+        check(&mut state, vec![bad("e1")], "Authoritative e1=1@1? e1!kept");
         // Nobody knows the keys of one that was never read, so unknown keys are not refused for
         // good.
         let with_new = || vec![bad("e1"), bad("e2")];
-        check(&mut state, with_new(), "Provisional e1=1@1 e1!kept e2!");
+        check(&mut state, with_new(), "Provisional e1=1@1? e1!kept e2!");
+        check(&mut state, vec![environment("e1", "a", 1)], "Authoritative e1=1@1");
         let mended = vec![environment("e1", "a", 2), environment("e2", "b", 1)];
         check(&mut state, mended, "+e2(b) Authoritative e1=2@2 e2=1@3");
     }

@@ -1,10 +1,12 @@
 //! Compression of answers (`[Http] enableCompression`).
 //!
 //! A compressor needs a few hundred kilobytes, so there is one for each processor, and clients wait
-//! for one. What many clients get is compressed once. Streams are not compressed: each would need a
-//! compressor for as long as it is open.
+//! for one, but not long: an answer that is not compressed is better than a late one. What many
+//! clients get is compressed once. Streams are not compressed: each would need a compressor for as
+//! long as it is open.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
@@ -20,6 +22,9 @@ const COMPRESSED_BYTES_MIN: usize = 1024;
 /// Answers up to this size are compressed on a thread of the runtime: that takes about a
 /// millisecond.
 const ON_THE_SPOT_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest wait for a compressor. It also bounds how many answers wait.
+const WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// A gzip header that says nothing: deflate, no name, no time, any system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -86,8 +91,11 @@ impl Compressors {
         let gzip = match done() {
             Some(gzip) => gzip,
             None => {
-                // Closed never, so this cannot fail.
-                let turn = self.turns.clone().acquire_owned().await;
+                let turn = tokio::time::timeout(WAIT_MAX, self.turns.clone().acquire_owned());
+                // Closed never, so only the wait can fail.
+                let Ok(turn) = turn.await else {
+                    return Encoded { body, is_gzip: false, varies: true };
+                };
                 match done() {
                     Some(gzip) => gzip,
                     None => self.compressed(&body, turn.ok()).await,
@@ -190,6 +198,17 @@ mod tests {
             check(value, false);
         }
         assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_long_for_a_compressor_gets_the_body_as_it_is() {
+        let compressors = Compressors::new(1);
+        let _busy = compressors.turns.clone().acquire_owned().await;
+        let body = Bytes::from(vec![b'x'; COMPRESSED_BYTES_MIN]);
+        let begun = tokio::time::Instant::now();
+        let encoded = compressors.encode(&accepting("gzip"), body.clone(), None).await;
+        assert_eq!(begun.elapsed(), WAIT_MAX);
+        assert!(encoded.body == body && !encoded.is_gzip && encoded.varies);
     }
 
     #[tokio::test]

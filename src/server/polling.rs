@@ -40,7 +40,7 @@ impl Server {
         let Some(mut snapshot) = asked.access.environment.hub.snapshot() else {
             return Ok(unavailable(Refusal::NoData));
         };
-        if let Some(short) = short_answer(asked, &snapshot, poll) {
+        if let Some(short) = self.short_answer(asked, &snapshot, poll) {
             return Ok(short);
         }
         let mut encoded = self.encoded(asked, &snapshot, poll).await;
@@ -53,7 +53,7 @@ impl Server {
                     Some(newest) => snapshot = newest,
                     None => return Ok(unavailable(Refusal::NoData)),
                 }
-                if let Some(short) = short_answer(asked, &snapshot, poll) {
+                if let Some(short) = self.short_answer(asked, &snapshot, poll) {
                     return Ok(short);
                 }
                 encoded = self.encoded(asked, &snapshot, poll).await;
@@ -67,11 +67,8 @@ impl Server {
         let mut response = cached_for(environment.spec().ttl, Response::new(Body::Full(body)));
         encoded.describe(response.headers_mut());
         response.headers_mut().insert(CONTENT_TYPE, JSON);
-        if let Some(tag) = tag(&snapshot, poll)
-            && let Ok(value) = HeaderValue::try_from(format!("W/\"{tag}\""))
-        {
-            response.headers_mut().insert(ETAG, value);
-        }
+        let tag = tag(&snapshot, poll).and_then(|tag| weak_tag(&tag));
+        response.headers_mut().extend(tag.map(|tag| (ETAG, tag)));
         Ok(response)
     }
 
@@ -89,20 +86,36 @@ impl Server {
         };
         self.encode(asked.request.headers(), body(snapshot, poll), shared).await
     }
+
+    /// The answer if it has no body: there is no such item, or the client has the newest.
+    fn short_answer(
+        &self,
+        asked: &AuthorizedRequest<'_>,
+        snapshot: &Snapshot,
+        poll: &Poll,
+    ) -> Option<Response<Body>> {
+        let Some(tag) = tag(snapshot, poll) else { return Some(empty(StatusCode::NOT_FOUND)) };
+        let mut known = asked.request.headers().get_all(IF_NONE_MATCH).iter();
+        known.any(|known| matches(known, &tag)).then(|| {
+            let ttl = asked.access.environment.spec().ttl;
+            // Without a tag, as ld-relay v8.
+            cached_for(ttl, self.not_modified())
+        })
+    }
+
+    /// An answer that says so: caches may keep one for each encoding.
+    pub(super) fn not_modified(&self) -> Response<Body> {
+        let mut response = empty(StatusCode::NOT_MODIFIED);
+        if self.compressors.is_some() {
+            response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+        response
+    }
 }
 
-/// The answer if it has no body: there is no such item, or the client has the newest.
-fn short_answer(
-    asked: &AuthorizedRequest<'_>,
-    snapshot: &Snapshot,
-    poll: &Poll,
-) -> Option<Response<Body>> {
-    let Some(tag) = tag(snapshot, poll) else { return Some(empty(StatusCode::NOT_FOUND)) };
-    let mut known = asked.request.headers().get_all(IF_NONE_MATCH).iter();
-    let ttl = asked.access.environment.spec().ttl;
-    known
-        .any(|known| matches(known, &tag))
-        .then(|| cached_for(ttl, empty(StatusCode::NOT_MODIFIED)))
+/// The header for a tag. It is weak, because the tag does not tell encodings apart.
+pub(super) fn weak_tag(tag: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("W/\"{tag}\"")).ok()
 }
 
 /// Tag that changes with the answer; `None` if there is no such item.
@@ -131,7 +144,7 @@ fn body(snapshot: &Snapshot, poll: &Poll) -> Bytes {
 
 /// True if a client holds the current answer. Accepts the quoted form, weak or strong, and ld-relay
 /// v8's own, alone or in a list, and `*`.
-fn matches(known: &HeaderValue, tag: &str) -> bool {
+pub(super) fn matches(known: &HeaderValue, tag: &str) -> bool {
     let Ok(known) = known.to_str() else { return false };
     known.split(',').map(str::trim).any(|one| {
         let opaque = one.strip_prefix("W/").unwrap_or(one);

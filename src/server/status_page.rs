@@ -1,14 +1,14 @@
 //! One body of `/status` for all clients that ask for it at about the same time. No credential is
 //! needed for it, so its cost must not grow with the number of requests.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::body::Body;
@@ -36,7 +36,7 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-
 /// Time for which a body is given to further clients.
 const SHARED_FOR: Duration = Duration::from_millis(250);
 
-/// Number of environments from which on a body is built on a blocking thread.
+/// Number of environments from which on a body is built, and looked into, on a blocking thread.
 const MANY_ENVIRONMENTS: usize = 100;
 
 /// `/status` for all clients.
@@ -53,10 +53,11 @@ pub(super) struct StatusPage {
 struct Built {
     begun: Instant,
     body: Bytes,
+    is_large: bool,
     /// The body as JSON, once somebody has expectations of it.
-    json: OnceLock<Value>,
+    json: OnceCell<Arc<Value>>,
     /// The page, once somebody asks for it.
-    page: OnceLock<Bytes>,
+    page: OnceCell<Bytes>,
 }
 
 impl Version for Built {
@@ -66,12 +67,20 @@ impl Version for Built {
 }
 
 impl Built {
-    fn json(&self) -> &Value {
-        self.json.get_or_init(|| serde_json::from_slice(&self.body).unwrap_or_default())
+    async fn json(&self) -> Arc<Value> {
+        let body = self.body.clone();
+        let parse = move || Arc::new(serde_json::from_slice(&body).unwrap_or_default());
+        self.json.get_or_init(|| self.work(parse)).await.clone()
     }
 
-    fn page(&self) -> &Bytes {
-        self.page.get_or_init(|| overview::html(self.json()).into())
+    async fn page(&self) -> Bytes {
+        let json = self.json().await;
+        let write = move || overview::html(&json).into();
+        self.page.get_or_init(|| self.work(write)).await.clone()
+    }
+
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if self.is_large { tasks::beside(work).await } else { work() }
     }
 
     /// True if the body may be given to a client that asked at that moment.
@@ -95,7 +104,8 @@ impl StatusPage {
     pub(super) async fn answer(&self, query: Option<&str>, pace: &Arc<Pace>) -> Response<Body> {
         let built = self.built().await;
         if has_expectations(query) {
-            return checked(query, built.json());
+            let (query, status) = (query.unwrap_or_default().to_owned(), built.json().await);
+            return built.work(move || checked(&query, &status)).await;
         }
         self.response(&built, built.body.clone(), JSON, pace)
     }
@@ -103,7 +113,7 @@ impl StatusPage {
     /// The page for people.
     pub(super) async fn page(&self, pace: &Arc<Pace>) -> Response<Body> {
         let built = self.built().await;
-        let page = built.page().clone();
+        let page = built.page().await;
         let mut response = self.response(&built, page, HTML, pace);
         let policy = HeaderValue::from_static(PAGE_POLICY);
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -138,7 +148,10 @@ impl StatusPage {
             };
         };
         if has_expectations(query) {
-            return checked(query, &serde_json::from_str(&body).unwrap_or_default());
+            return checked(
+                query.unwrap_or_default(),
+                &serde_json::from_str(&body).unwrap_or_default(),
+            );
         }
         json(StatusCode::OK, body)
     }
@@ -151,12 +164,13 @@ impl StatusPage {
         }
         let begun = Instant::now();
         let sources = self.sources.clone();
-        let body = match sources.registry.environments().len() {
-            0..MANY_ENVIRONMENTS => sources.body(),
-            MANY_ENVIRONMENTS.. => tasks::beside(move || sources.body()).await,
+        let is_large = sources.registry.environments().len() >= MANY_ENVIRONMENTS;
+        let body = match is_large {
+            true => tasks::beside(move || sources.body()).await,
+            false => sources.body(),
         };
-        let (json, page) = (OnceLock::new(), OnceLock::new());
-        newest.insert(Arc::new(Built { begun, body: body.into(), json, page })).clone()
+        let (json, page) = (OnceCell::new(), OnceCell::new());
+        newest.insert(Arc::new(Built { begun, body: body.into(), is_large, json, page })).clone()
     }
 }
 
@@ -164,11 +178,11 @@ fn has_expectations(query: Option<&str>) -> bool {
     !query_values(query, "expect").is_empty()
 }
 
-fn checked(query: Option<&str>, status: &Value) -> Response<Body> {
-    if percent_decoded(query.unwrap_or_default()).is_none() {
+fn checked(query: &str, status: &Value) -> Response<Body> {
+    if percent_decoded(query).is_none() {
         return text(StatusCode::BAD_REQUEST, MALFORMED_QUERY);
     }
-    let checked = expectations::check(&query_values(query, "expect"), status);
+    let checked = expectations::check(&query_values(Some(query), "expect"), status);
     json(checked.status, checked.body)
 }
 

@@ -22,6 +22,8 @@ pub struct ArchivedSet {
     pub revision: u64,
     /// The flags.
     pub data: Arc<DataSet>,
+    /// False while the archive cannot be used, or these flags in it: they are what it said before.
+    pub is_current: bool,
 }
 
 /// The flags of one environment, followed as the archive changes.
@@ -31,31 +33,38 @@ pub struct ArchivedFlags {
     sets: watch::Receiver<Arc<ArchivedSets>>,
     /// The revision that was given last.
     given: Option<u64>,
+    /// True while that is what the archive says.
+    is_live: bool,
 }
 
 impl ArchivedFlags {
     /// Follows the flags of an environment.
     pub(super) fn new(environment: Arc<str>, sets: watch::Receiver<Arc<ArchivedSets>>) -> Self {
-        Self { environment, sets, given: None }
+        Self { environment, sets, given: None, is_live: false }
     }
 
     /// The next event. Safe to cancel.
     pub(super) async fn recv(&mut self) -> SourceEvent {
         loop {
             let found = self.sets.borrow_and_update().get(&self.environment).cloned();
-            if let Some(set) = found
-                && self.given != Some(set.revision)
-            {
-                self.given = Some(set.revision);
-                let data = (*set.data).clone();
-                return SourceEvent::Everything { connection: set.revision, data };
+            if let Some(set) = found {
+                let is_news = self.given != Some(set.revision);
+                if is_news || (set.is_current && !self.is_live) {
+                    (self.given, self.is_live) = (Some(set.revision), true);
+                    let data = (*set.data).clone();
+                    return SourceEvent::Everything { connection: set.revision, data };
+                }
+                if self.is_live && !set.is_current {
+                    self.is_live = false;
+                    return SourceEvent::Lost { failure: None };
+                }
             }
             tokio::select! {
                 changed = self.sets.changed() => if changed.is_err() {
                     // The process is ending.
                     return std::future::pending().await;
                 },
-                () = tokio::time::sleep(ALIVE_INTERVAL), if self.given.is_some() => {
+                () = tokio::time::sleep(ALIVE_INTERVAL), if self.is_live => {
                     return SourceEvent::Alive;
                 }
             }
@@ -72,36 +81,85 @@ mod tests {
         let mut data = DataSet::default();
         let item = Arc::new(Item::live(revision, "{}"));
         data.upsert(&ItemKey::new(ItemKind::Flag, "f"), item);
-        ArchivedSet { revision, data: Arc::new(data) }
+        ArchivedSet { revision, data: Arc::new(data), is_current: true }
     }
 
     fn sets(of: &[(&str, u64)]) -> Arc<ArchivedSets> {
         Arc::new(of.iter().map(|(id, revision)| (Arc::from(*id), set(*revision))).collect())
     }
 
+    /// Follows one environment; `expect` takes an event in short.
+    struct Bench {
+        sender: watch::Sender<Arc<ArchivedSets>>,
+        flags: ArchivedFlags,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (sender, receiver) = watch::channel(Arc::<ArchivedSets>::default());
+            Self { sender, flags: ArchivedFlags::new("e1".into(), receiver) }
+        }
+
+        async fn expect(&mut self, expected: &str) {
+            let waited = tokio::time::timeout(3 * ALIVE_INTERVAL, self.flags.recv()).await;
+            let shown = match waited {
+                Ok(SourceEvent::Everything { connection, data }) => {
+                    assert_eq!(data.flags.get("f").unwrap().version, connection);
+                    connection.to_string()
+                }
+                Ok(SourceEvent::Alive) => "alive".to_owned(),
+                Ok(SourceEvent::Lost { failure: None }) => "lost".to_owned(),
+                Ok(event) => panic!("{event:?}"),
+                Err(_) => "nothing".to_owned(),
+            };
+            assert_eq!(shown, expected);
+        }
+
+        /// Says whether all sets are what the archive says.
+        fn current(&self, is_current: bool) {
+            self.sender.send_modify(|sets| {
+                Arc::make_mut(sets).values_mut().for_each(|set| set.is_current = is_current);
+            });
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn everything_comes_when_it_changes_and_signs_of_life_between() {
-        let (sender, receiver) = watch::channel(Arc::<ArchivedSets>::default());
-        let mut flags = ArchivedFlags::new("e1".into(), receiver);
-        let nothing = tokio::time::timeout(3 * ALIVE_INTERVAL, flags.recv()).await;
-        assert!(nothing.is_err(), "it does not live before it has flags: {nothing:?}");
+        let mut bench = Bench::new();
+        bench.expect("nothing").await;
+        bench.sender.send_replace(sets(&[("e1", 4), ("e2", 7)]));
+        bench.expect("4").await;
+        bench.expect("alive").await;
+        bench.sender.send_replace(sets(&[("e1", 4), ("e2", 8)]));
+        bench.expect("alive").await;
+        bench.sender.send_replace(sets(&[("e1", 9)]));
+        bench.expect("9").await;
+        bench.sender.send_replace(sets(&[]));
+        bench.expect("alive").await;
+    }
 
-        let mut expect = async |expected: Option<u64>| match (flags.recv().await, expected) {
-            (SourceEvent::Everything { connection, data }, Some(revision)) => {
-                assert_eq!(connection, revision);
-                assert_eq!(data.flags.get("f").unwrap().version, revision);
-            }
-            (SourceEvent::Alive, None) => {}
-            (event, expected) => panic!("{event:?}, expected {expected:?}"),
-        };
-        sender.send_replace(sets(&[("e1", 4), ("e2", 7)]));
-        expect(Some(4)).await;
-        expect(None).await;
-        sender.send_replace(sets(&[("e1", 4), ("e2", 8)]));
-        expect(None).await;
-        sender.send_replace(sets(&[("e1", 9)]));
-        expect(Some(9)).await;
-        sender.send_replace(sets(&[]));
-        expect(None).await;
+    #[tokio::test(start_paused = true)]
+    async fn what_the_archive_no_longer_says_is_not_live() {
+        let mut bench = Bench::new();
+        bench.sender.send_replace(sets(&[("e1", 4)]));
+        bench.expect("4").await;
+        bench.current(false);
+        bench.expect("lost").await;
+        bench.expect("nothing").await;
+        // The same again, and something new.
+        bench.current(true);
+        bench.expect("4").await;
+        bench.expect("alive").await;
+        bench.current(false);
+        bench.expect("lost").await;
+        bench.sender.send_replace(sets(&[("e1", 5)]));
+        bench.expect("5").await;
+        bench.expect("alive").await;
+        // An environment that starts while its flags cannot be used serves them anyway.
+        let mut late = Bench::new();
+        late.sender.send_replace(sets(&[("e1", 4)]));
+        late.current(false);
+        late.expect("4").await;
+        late.expect("lost").await;
     }
 }

@@ -196,6 +196,13 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
             })
             .await;
         assert_eq!(status["archive"]["state"], "unusable");
+        for environment in ["e1", "e2"] {
+            relay
+                .wait_for_status("the flags are called old", |status| {
+                    connection(status, environment) == "INTERRUPTED"
+                })
+                .await;
+        }
         assert_eq!(flag(&relay, "sdk-1").await, Ok(json!(true)), "{problem}");
         assert_eq!(flag(&relay, "sdk-9").await, Err(401), "{problem}");
         let told = relay.log().lines().filter(|line| line.contains(problem)).count();
@@ -210,6 +217,13 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
         (&status["archive"]["state"], &status["archive"]["error"]),
         (&json!("valid"), &Value::Null)
     );
+    assert_eq!(connection(&status, "e1"), "VALID");
+}
+
+fn connection(status: &Value, environment: &str) -> Value {
+    let environments = status["environments"].as_object().unwrap();
+    let found = environments.values().find(|it| it["envId"] == environment);
+    found.map_or(Value::Null, |it| it["connectionStatus"]["state"].clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The goals of experiments in web pages: LaunchDarkly's answer, kept.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,10 +48,11 @@ async fn goals_are_launchdarklys_and_are_asked_for_once() {
         let response = get(&site, &[("cookie", "private")]).await;
         assert_eq!((response.status, response.text()), (200, GOALS));
         assert_eq!(response.header("content-type"), Some("application/json"));
-        assert_eq!(response.header("etag"), Some("\"g\""));
+        assert_eq!(response.header("etag"), Some("W/\"g\""));
         assert_eq!(response.header("x-other"), None);
     }
-    let unchanged = get(&site, &[("if-none-match", "\"g\"")]).await;
+    let unchanged = get(&site, &[("if-none-match", "\"f\", W/\"g\"")]).await;
+    assert_eq!(unchanged.header("etag"), Some("W/\"g\""));
     assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
     let asked = site.launchdarkly.requests_for(&path());
     assert_eq!(asked.len(), 1, "{asked:?}");
@@ -69,7 +71,8 @@ async fn the_last_goals_are_given_while_launchdarkly_is_away() {
     answer(&site, 200, &[("cache-control", "max-age=0"), ("etag", "\"g\"")], GOALS);
     assert_eq!(get(&site, &[]).await.text(), GOALS);
     // Long enough that LaunchDarkly is asked again, and the answer fails.
-    for fault in [Fault::status(503), Fault::Hang, Fault::Reset] {
+    // A proxy on the way may refuse the relay, which says nothing about goals.
+    for fault in [Fault::status(503), Fault::status(401), Fault::Hang, Fault::Reset] {
         site.launchdarkly.clear_faults();
         let scope = FaultScope::Path("/sdk/goals/".to_owned());
         site.launchdarkly.inject(FaultRule::new(scope, fault.clone()));
@@ -92,6 +95,20 @@ async fn the_last_goals_are_given_while_launchdarkly_is_away() {
     let log = site.relay.log();
     let told = log.lines().filter(|line| line.contains("goals")).count();
     assert_eq!(told, 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_does_not_end_the_request_to_launchdarkly() {
+    let site = site().await;
+    answer(&site, 200, &[], GOALS);
+    let scope = FaultScope::Path("/sdk/goals/".to_owned());
+    let slow = Fault::SlowDrip { bytes_per_second: NonZeroU32::new(100).unwrap() };
+    site.launchdarkly.inject(FaultRule::new(scope, slow));
+    let path = path();
+    let impatient = site.relay.get(&path, &[]);
+    assert!(tokio::time::timeout(Duration::from_millis(200), impatient).await.is_err());
+    assert_eq!(get(&site, &[]).await.text(), GOALS);
+    assert_eq!(site.launchdarkly.requests_for(&path).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
