@@ -22,12 +22,13 @@ pub fn write_result(
         Some((index, value)) => {
             out.extend_from_slice(b":{\"value\":");
             out.extend_from_slice(value.get().as_bytes());
-            write(out, format_args!(",\"variation\":{index},\"version\":{version}"));
+            out.extend_from_slice(b",\"variation\":");
+            write_number(out, index);
         }
-        None => {
-            write(out, format_args!(":{{\"value\":null,\"variation\":null,\"version\":{version}"));
-        }
+        None => out.extend_from_slice(b":{\"value\":null,\"variation\":null"),
     }
+    out.extend_from_slice(b",\"version\":");
+    write_number(out, version);
     if flag.track_events || detail.is_experiment {
         out.extend_from_slice(b",\"trackEvents\":true");
     }
@@ -84,6 +85,11 @@ fn write_reason(out: &mut Vec<u8>, reason: &Reason<'_>) {
         write(out, format_args!(",\"bigSegmentsStatus\":\"{}\"", status.as_str()));
     }
     out.push(b'}');
+}
+
+/// Formatting would take a quarter of the time of an answer.
+fn write_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Writing to a vector cannot fail.

@@ -131,7 +131,10 @@ impl Flags {
             Fault::StrangeRow => self.strange_row(),
             Fault::ForeignMarker => {
                 if self.database.content.marker.is_some() {
-                    self.database.content.marker = Some("foreign".into());
+                    // If all were alike, a relay's write under one of them that arrives seconds late
+                    // would meet the next one.
+                    let marker = format!("foreign {}", self.time.now);
+                    self.database.content.marker = Some(marker.into());
                 }
             }
             Fault::ForeignSet => self.database.hand_over(),
