@@ -43,6 +43,7 @@ mod config;
 mod demo;
 mod environments;
 mod evaluation;
+mod events;
 mod flagstore;
 mod goals;
 mod model;

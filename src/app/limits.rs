@@ -3,6 +3,9 @@
 use crate::config::{ConcurrencyConfig, ConcurrencyLimit, Config};
 use crate::server::{InitialPayloads, ServerSettings};
 
+/// Largest body with events if none is configured. SDKs send some hundred kilobytes at most.
+const EVENT_BYTES_MAX: u64 = 32 << 20;
+
 /// Settings of the server.
 pub(super) fn server_settings(config: &Config) -> ServerSettings {
     ServerSettings {
@@ -13,6 +16,7 @@ pub(super) fn server_settings(config: &Config) -> ServerSettings {
         open_files_max: open_files_max(),
         ping_jitter: config.main.ping_stream_jitter_time,
         context_bytes_max: config.main.max_client_request_body_size,
+        event_bytes_max: config.events.body_bytes_max.unwrap_or(EVENT_BYTES_MAX),
         compresses: config.http.enable_compression,
         has_status_page: config.main.status_page,
         is_offline: config.offline.is_some(),

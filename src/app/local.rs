@@ -11,6 +11,7 @@ use crate::autoconfig::cache::report::{ReadState, SharedReport};
 use crate::autoconfig::record_set::CachedSet;
 use crate::autoconfig::startup_race::{CacheOutcome, Tier};
 use crate::config::LocalStoreDirectory;
+use crate::events::SpoolPlace;
 use crate::flagstore::{LocalFlags, LocalFlagsState};
 use crate::sealing::KeyRing;
 use crate::storage::local::{
@@ -33,6 +34,8 @@ pub(super) struct Local {
     pub(super) flags: watch::Receiver<LocalFlagsState>,
     /// The reason why the store cannot be opened, if it cannot.
     pub(super) problem: watch::Receiver<Option<String>>,
+    /// Its directory and keys, once it is open: events are kept beside it.
+    pub(super) place: watch::Receiver<Option<SpoolPlace>>,
     /// True if the configuration turns it off.
     pub(super) is_off: bool,
 }
@@ -49,9 +52,15 @@ pub(super) fn open(
     let first = if is_off { LocalFlagsState::Off } else { LocalFlagsState::Opening };
     let (flags_sender, flags) = watch::channel(first);
     let (problem_sender, problem) = watch::channel(None);
+    let (place_sender, place) = watch::channel(None);
     if !is_off {
-        let opening =
-            Opening { directories, explicit, flags: flags_sender, problem: problem_sender };
+        let opening = Opening {
+            directories,
+            explicit,
+            flags: flags_sender,
+            problem: problem_sender,
+            place: place_sender,
+        };
         parts.spawn("local store", |cancel| async move {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -60,7 +69,7 @@ pub(super) fn open(
             cancel.cancelled().await;
         });
     }
-    Local { flags, problem, is_off }
+    Local { flags, problem, place, is_off }
 }
 
 /// Tries to open the store until that succeeds.
@@ -69,6 +78,7 @@ struct Opening {
     explicit: bool,
     flags: watch::Sender<LocalFlagsState>,
     problem: watch::Sender<Option<String>>,
+    place: watch::Sender<Option<SpoolPlace>>,
 }
 
 impl Opening {
@@ -94,7 +104,10 @@ impl Opening {
                     let store = opened.store;
                     self.problem.send_replace(None);
                     self.flags.send_replace(LocalFlagsState::Open(LocalFlags::new(store.clone())));
-                    return Following { store, directory, ring, secrets };
+                    let following =
+                        Following { store, directory, ring, secrets, place: self.place };
+                    following.tell_place();
+                    return following;
                 }
                 Err(problem) => self.failed(problem),
             }
@@ -276,9 +289,15 @@ struct Following {
     directory: PathBuf,
     ring: KeyRing,
     secrets: watch::Receiver<Secrets>,
+    place: watch::Sender<Option<SpoolPlace>>,
 }
 
 impl Following {
+    fn tell_place(&self) {
+        let place = SpoolPlace { directory: self.directory.clone(), ring: self.ring.clone() };
+        self.place.send_replace(Some(place));
+    }
+
     async fn run(mut self, cancel: &CancellationToken) {
         let mut status = self.store.subscribe();
         // The file that was set aside at the start was logged then.
@@ -304,6 +323,7 @@ impl Following {
             Ok((ring, _)) => {
                 self.ring = ring;
                 self.store.set_ring(self.ring.clone());
+                self.tell_place();
             }
             Err(error) => tracing::error!(
                 error = %Chain(&error),
@@ -394,6 +414,7 @@ impl Following {
                 let former = fresh.keys().iter().chain(self.ring.keys()).cloned();
                 self.ring = KeyRing::new(fresh.current().clone(), former);
                 self.store.set_ring(self.ring.clone());
+                self.tell_place();
             }
             Ok(_) => {}
             Err(error) => tracing::error!(

@@ -5,6 +5,7 @@
 //! channels and watches.
 
 mod database;
+mod events;
 mod keys;
 mod limits;
 mod local;
@@ -98,8 +99,15 @@ impl App {
     /// v8).
     pub fn start(config: &Config) -> Result<Self, StartErrors> {
         let prepared = Prepared::new(config)?.check_archive(config)?;
-        let Prepared { client, stream_base, autoconfig_url, client_side_base, database, archive } =
-            prepared;
+        let Prepared {
+            client,
+            stream_base,
+            autoconfig_url,
+            client_side_base,
+            events_base,
+            database,
+            archive,
+        } = prepared;
         let listener = if config.main.exit_always {
             None
         } else {
@@ -151,7 +159,21 @@ impl App {
             parts.spawn("goals", |cancel| fetcher.run(cancel));
             goals
         });
+        let events = (config.events.send && archive.is_none()).then(|| {
+            let place = local.place.clone();
+            let (client, registry) = (client.clone(), registry.clone());
+            let parts_of = events::Parts {
+                config: &config.events,
+                client,
+                base: events_base,
+                registry,
+                place,
+            };
+            events::start(parts_of, &mut parts)
+        });
+        let (events, events_report) = events.unzip();
         let mut sources = status::StatusSources {
+            events: events_report,
             autoconfig: None,
             archive: None,
             tiers: Vec::new(),
@@ -197,6 +219,7 @@ impl App {
             drain.clone(),
             sources.members(),
             goals,
+            events,
         ));
         let address = listener.as_ref().and_then(|listener| listener.address().ok());
         let mut front = TaskGroup::new(&CancellationToken::new());

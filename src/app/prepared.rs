@@ -10,7 +10,7 @@ use super::database::{self, SharedDatabase};
 use super::offline;
 use crate::archive::{ArchiveError, file};
 use crate::autoconfig::stream_manager::{PATH, QUERY};
-use crate::config::{Config, MainConfig, ProxyLogin};
+use crate::config::{Config, ProxyLogin};
 use crate::server::{BindError, Listener};
 use crate::upstream::{
     BaseUrl, HttpClient, HttpClientSettings, ProxySettings, SettingsError, UrlError,
@@ -82,6 +82,8 @@ pub(super) struct Prepared {
     pub(super) autoconfig_url: Uri,
     /// Base of LaunchDarkly's endpoints for client-side SDKs.
     pub(super) client_side_base: BaseUrl,
+    /// Base of LaunchDarkly's endpoints for events.
+    pub(super) events_base: BaseUrl,
     pub(super) database: Option<SharedDatabase>,
     /// The archive, in offline mode. An archive that cannot be used is no error here: an earlier
     /// run may have left what it knew.
@@ -92,16 +94,19 @@ impl Prepared {
     /// Makes the parts, or reports everything that is wrong with them.
     pub(super) fn new(config: &Config) -> Result<Self, StartErrors> {
         let client = HttpClient::new(&http_settings(config)).map_err(StartError::Outbound);
-        let addresses = addresses(&config.main);
+        let addresses = addresses(config);
         let database = config.database.as_ref().map(SharedDatabase::new).transpose();
         let archive = config.offline.as_ref().map(|offline| file::read(&offline.file));
         match (client, addresses, database) {
-            (Ok(client), Ok((stream_base, autoconfig_url, client_side_base)), Ok(database)) => {
+            (Ok(client), Ok(addresses), Ok(database)) => {
+                let Addresses { stream_base, autoconfig_url, client_side_base, events_base } =
+                    addresses;
                 Ok(Self {
                     client,
                     stream_base,
                     autoconfig_url,
                     client_side_base,
+                    events_base,
                     database,
                     archive,
                 })
@@ -152,13 +157,26 @@ pub fn check(config: &Config) -> Result<(), StartErrors> {
     if errors.is_empty() { Ok(()) } else { Err(StartErrors(errors)) }
 }
 
-/// The base of all streams, the address of the autoconfig stream, and the base for goals.
-fn addresses(main: &MainConfig) -> Result<(BaseUrl, Uri, BaseUrl), StartError> {
+/// Addresses of LaunchDarkly.
+struct Addresses {
+    stream_base: BaseUrl,
+    autoconfig_url: Uri,
+    client_side_base: BaseUrl,
+    events_base: BaseUrl,
+}
+
+fn addresses(config: &Config) -> Result<Addresses, StartError> {
+    let main = &config.main;
     let failed = |option| move |cause| StartError::Upstream { option, cause };
-    let base = BaseUrl::parse(&main.stream_uri.to_string()).map_err(failed("streamUri"))?;
-    let autoconfig = base.join(PATH, Some(QUERY)).map_err(failed("streamUri"))?;
-    let client_side = BaseUrl::parse(&main.client_side_base_uri.to_string());
-    Ok((base, autoconfig, client_side.map_err(failed("clientSideBaseUri"))?))
+    let base = |address: &Uri, option| BaseUrl::parse(&address.to_string()).map_err(failed(option));
+    let stream_base = base(&main.stream_uri, "streamUri")?;
+    let autoconfig_url = stream_base.join(PATH, Some(QUERY)).map_err(failed("streamUri"))?;
+    Ok(Addresses {
+        stream_base,
+        autoconfig_url,
+        client_side_base: base(&main.client_side_base_uri, "clientSideBaseUri")?,
+        events_base: base(&config.events.uri, "eventsUri")?,
+    })
 }
 
 fn http_settings(config: &Config) -> HttpClientSettings {

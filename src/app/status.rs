@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::offline::ArchiveReport;
 use crate::autoconfig::cache::report::{SharedReport, TierReport};
 use crate::autoconfig::stream_manager::AutoConfigStatus;
+use crate::events::EventsReport;
 use crate::flagstore::LocalFlagsState;
 use crate::server::{StatusMembers, connection_status, unix_ms};
 use crate::storage::local::LocalStoreStatus;
@@ -19,6 +20,8 @@ pub(super) struct StatusSources {
     pub(super) autoconfig: Option<AutoConfigStatus>,
     /// The archive, in offline mode.
     pub(super) archive: Option<watch::Receiver<ArchiveReport>>,
+    /// The publisher of events, if they are forwarded.
+    pub(super) events: Option<watch::Receiver<EventsReport>>,
     pub(super) tiers: Vec<(&'static str, SharedReport)>,
     pub(super) local: watch::Receiver<LocalFlagsState>,
     /// Why the embedded store is unavailable, if it is.
@@ -38,6 +41,9 @@ impl StatusSources {
         if let Some(report) = &self.archive {
             members.insert("archive".to_owned(), archive(&report.borrow()));
         }
+        if let Some(report) = &self.events {
+            members.insert("events".to_owned(), events(&report.borrow()));
+        }
         if !self.tiers.is_empty() {
             let tiers =
                 self.tiers.iter().map(|(name, report)| ((*name).to_owned(), tier(&report.get())));
@@ -54,6 +60,22 @@ impl StatusSources {
         members.insert("localStore".to_owned(), local);
         members
     }
+}
+
+fn events(report: &EventsReport) -> Value {
+    let mut shape = json!({
+        "received": report.received,
+        "delivered": report.delivered,
+        "lost": report.lost,
+        "memoryBytes": report.bytes_in_memory,
+        "onDisk": report.events_on_disk,
+        "diskBytes": report.bytes_on_disk,
+        "failing": report.failing,
+    });
+    if let Some(problem) = &report.spool_problem {
+        shape["error"] = problem.as_str().into();
+    }
+    shape
 }
 
 fn archive(report: &ArchiveReport) -> Value {

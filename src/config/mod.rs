@@ -39,6 +39,7 @@ pub use sections::consul::ConsulConfig;
 pub use sections::database::{Database, DatabaseTls};
 pub use sections::dynamodb::DynamoDbConfig;
 pub use sections::environments::EnvironmentConfig;
+pub use sections::events::EventsConfig;
 pub use sections::http::HttpConfig;
 pub use sections::local_store::{LocalStoreConfig, LocalStoreDirectory};
 pub use sections::main::MainConfig;
@@ -94,6 +95,8 @@ pub struct Config {
     pub concurrency: ConcurrencyConfig,
     /// `[Http]`.
     pub http: HttpConfig,
+    /// `[Events]`.
+    pub events: EventsConfig,
 }
 
 /// A configuration that can be used.

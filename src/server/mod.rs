@@ -46,6 +46,7 @@ pub use listener::{BindError, Listener};
 pub use status::{StatusMembers, connection_status, unix_ms};
 
 use crate::environments::Registry;
+use crate::events::Events;
 use crate::goals::GoalsProxy;
 
 /// Full payloads that may be on their way to clients at the same time. A payload is shared, so
@@ -80,6 +81,8 @@ pub struct ServerSettings {
     pub ping_jitter: Option<Duration>,
     /// Largest body with a context (ld-relay v9: `maxClientRequestBodySize`).
     pub context_bytes_max: u64,
+    /// Largest body with events, after decompression (ld-relay v8: `maxInboundPayloadSize`).
+    pub event_bytes_max: u64,
     /// True if answers are compressed for clients that accept it (ld-relay v8: `enableCompression`).
     pub compresses: bool,
     /// True if there is a page for people at `/`.
@@ -126,6 +129,9 @@ pub struct Server {
     compressors: Option<compression::Compressors>,
     /// `None` in offline mode.
     goals: Option<GoalsProxy>,
+    /// `None` if events are not forwarded.
+    events: Option<Events>,
+    event_bodies: client_side::BodyBudget,
     not_built: not_built::Reports,
     refusals: Arc<refusals::Refusals>,
     started_at: Instant,
@@ -140,6 +146,7 @@ impl Server {
         drain: Arc<Drain>,
         status_members: StatusMembers,
         goals: Option<GoalsProxy>,
+        events: Option<Events>,
     ) -> Self {
         let turns = settings.initial_payloads.map(turns::Turns::new).map(Arc::new);
         let refusals = Arc::new(refusals::Refusals::default());
@@ -157,6 +164,8 @@ impl Server {
             bodies: client_side::BodyBudget::new(settings.context_bytes_max),
             compressors: settings.compresses.then(|| compression::Compressors::new(processors)),
             goals,
+            events,
+            event_bodies: client_side::BodyBudget::new(settings.event_bytes_max),
             evaluations: Arc::new(turns::Turns::new(evaluations)),
             registry,
             settings,

@@ -57,9 +57,11 @@ pub(super) enum ClientWanted {
 /// The form of a request with events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventForm {
-    /// In the body.
-    Body,
-    /// In the query of an image.
+    /// Analytics events in the body.
+    Analytics,
+    /// A diagnostic event in the body.
+    Diagnostic,
+    /// Analytics events in the query of an image.
     Image,
 }
 
@@ -217,13 +219,14 @@ fn client_route(segments: &[&str], method: &Method) -> Option<(&'static str, Rou
         ["eval", id, context] => ("GET OPTIONS", by_id(id), Pings(Some(in_path(context)))),
         ["eval", id] => ("REPORT OPTIONS", by_id(id), Pings(Some(Body))),
         ["sdk", "goals", id] => ("GET OPTIONS", by_id(id), Goals),
-        ["bulk" | "diagnostic"] => ("POST", Auth::Sdk, Events(EventForm::Body)),
-        ["mobile"] | ["mobile", "events"] | ["mobile", "events", "bulk" | "diagnostic"] => {
-            ("POST", Auth::Mobile, Events(EventForm::Body))
+        ["bulk"] => ("POST", Auth::Sdk, Events(EventForm::Analytics)),
+        ["diagnostic"] => ("POST", Auth::Sdk, Events(EventForm::Diagnostic)),
+        ["mobile"] | ["mobile", "events"] | ["mobile", "events", "bulk"] => {
+            ("POST", Auth::Mobile, Events(EventForm::Analytics))
         }
-        ["events", "bulk" | "diagnostic", id] => {
-            ("POST OPTIONS", by_id(id), Events(EventForm::Body))
-        }
+        ["mobile", "events", "diagnostic"] => ("POST", Auth::Mobile, Events(EventForm::Diagnostic)),
+        ["events", "bulk", id] => ("POST OPTIONS", by_id(id), Events(EventForm::Analytics)),
+        ["events", "diagnostic", id] => ("POST OPTIONS", by_id(id), Events(EventForm::Diagnostic)),
         ["a", image] => {
             ("GET OPTIONS", by_id(image.strip_suffix(".gif")?), Events(EventForm::Image))
         }
@@ -349,15 +352,19 @@ mod tests {
     fn routes_of_clients_are_known_by_credential() {
         use ClientWanted::{Events, Goals, Pings, Values};
         use ContextPlace::Body;
-        use EventForm::Image;
+        use EventForm::{Analytics, Diagnostic, Image};
         let check = |request: &str, auth, methods, wanted| {
             check(request, Routed::To(Route::Client(ClientRoute { auth, methods, wanted })));
         };
         let id = |id: &str| Auth::EnvironmentId(id.to_owned());
         let path = || ContextPlace::Path("abc".to_owned());
-        check("POST /bulk", Auth::Sdk, "POST", Events(EventForm::Body));
-        check("POST /mobile/events/bulk", Auth::Mobile, "POST", Events(EventForm::Body));
-        check("POST /events/bulk/e1", id("e1"), "POST OPTIONS", Events(EventForm::Body));
+        check("POST /bulk", Auth::Sdk, "POST", Events(Analytics));
+        check("POST /diagnostic", Auth::Sdk, "POST", Events(Diagnostic));
+        check("POST /mobile", Auth::Mobile, "POST", Events(Analytics));
+        check("POST /mobile/events/bulk", Auth::Mobile, "POST", Events(Analytics));
+        check("POST /mobile/events/diagnostic", Auth::Mobile, "POST", Events(Diagnostic));
+        check("POST /events/bulk/e1", id("e1"), "POST OPTIONS", Events(Analytics));
+        check("POST /events/diagnostic/e1", id("e1"), "POST OPTIONS", Events(Diagnostic));
         check("GET /a/e1.gif", id("e1"), "GET OPTIONS", Events(Image));
         check("GET /sdk/goals/e1", id("e1"), "GET OPTIONS", Goals);
         check("GET /sdk/evalx/contexts/abc", Auth::Sdk, "GET", Values(path()));

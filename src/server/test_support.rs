@@ -97,9 +97,10 @@ impl Bench {
             compresses: false,
             has_status_page: true,
             is_offline: false,
+            event_bytes_max: 1 << 20,
         };
         let server =
-            Arc::new(Server::new(registry.clone(), settings, drain.clone(), members, None));
+            Arc::new(Server::new(registry.clone(), settings, drain.clone(), members, None, None));
         let tasks = TaskGroup::new(&CancellationToken::new());
         let bench = Self { server, registry, environment, other, drain, tasks };
         bench.publish(1, flag_bytes);

@@ -25,7 +25,8 @@ use super::url::{Target, keeps_credential, redirected, same_origin};
 use super::{Authorization, ConnectError, HttpRequest, Phase, SettingsError};
 
 /// The relay's `User-Agent`.
-const USER_AGENT_TEXT: &str = concat!("Pilotlight/", env!("CARGO_PKG_VERSION"));
+/// LaunchDarkly knows relays by the second part: the ld-relay that this one stands in for.
+const USER_AGENT_TEXT: &str = concat!("Pilotlight/", env!("CARGO_PKG_VERSION"), " LDRelay/8.10.1");
 
 /// Most redirects of a request. More are a loop.
 const REDIRECTS_MAX: u32 = 5;
@@ -210,6 +211,28 @@ impl HttpClient {
             headers.insert(AUTHORIZATION, authorization.header()?);
         }
         Ok(message)
+    }
+
+    /// The relay's `User-Agent`.
+    pub(super) fn user_agent(&self) -> HeaderValue {
+        self.0.user_agent.clone()
+    }
+
+    /// The credential of the proxy that reads requests to this URL itself, if there is one.
+    pub(super) fn proxy_authorization(&self, url: &Uri) -> Option<HeaderValue> {
+        let target = Target::of(url).ok().filter(|target| !target.secure)?;
+        self.0.proxies.proxy(url, &target)?.authorization
+    }
+
+    /// Opens a connection for requests to a target; true if a proxy reads them.
+    pub(super) async fn open(
+        &self,
+        url: &Uri,
+        target: &Target,
+        deadlines: &Deadlines,
+    ) -> Result<(BoxedIo, bool), ConnectError> {
+        let Route { io, reader, .. } = self.route(url, target, deadlines).await?;
+        Ok((io, reader.is_some()))
     }
 
     /// Opens a connection on which the request can be written.

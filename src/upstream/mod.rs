@@ -10,6 +10,7 @@ mod dial;
 mod error;
 mod event_stream;
 mod http_client;
+mod pooled;
 mod proxy;
 mod reconnect;
 mod request;
@@ -24,6 +25,7 @@ pub use event_stream::{
     EventStream, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest, StreamTimings,
 };
 pub use http_client::{Deadlines, HttpClient, HttpClientSettings, HttpResponse};
+pub use pooled::PooledClient;
 pub use proxy::ProxySettings;
 pub use reconnect::{ReconnectPolicy, ReconnectTimings};
 pub use request::{Authorization, HttpRequest};

@@ -5,6 +5,7 @@ mod client_side;
 mod compatibility;
 mod compression;
 mod descriptors;
+mod events;
 mod fdv2_sdks;
 mod fixture;
 mod goals;

@@ -9,6 +9,7 @@ pub(super) mod consul;
 pub(super) mod database;
 pub(super) mod dynamodb;
 pub(super) mod environments;
+pub(super) mod events;
 pub(super) mod http;
 pub(super) mod local_store;
 pub(super) mod main;
@@ -48,6 +49,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Read {
         proxy: proxy::read(reader),
         concurrency: concurrency::read(reader),
         http: http::read(reader),
+        events: events::read(reader),
     };
     Read { config, databases: databases.enabled }
 }

@@ -12,15 +12,16 @@ const METRICS_CAPACITY_MIN: u64 = 1000;
 
 options! { "Events",
     /// Accept events from SDKs and forward them.
-    USE_EVENTS: bool = switch("sendEvents").not_yet();
+    USE_EVENTS: bool = switch("sendEvents");
     /// Address to which they are sent.
     EVENTS_HOST: Uri =
-        both("eventsUri", &kind::ADDRESS).default("https://events.launchdarkly.com").not_yet();
+        both("eventsUri", &kind::ADDRESS).default("https://events.launchdarkly.com");
     /// How often they are sent.
     EVENTS_FLUSH_INTERVAL: Option<Duration> =
-        both("flushInterval", &kind::DURATION_OR_OFF).default("5s").not_yet();
-    /// Largest number of events kept between two transmissions.
-    EVENTS_CAPACITY: u64 = both("capacity", &kind::POSITIVE).default("1000").not_yet();
+        both("flushInterval", &kind::DURATION_OR_OFF).default("5s");
+    /// Number of events at which they are sent before the time is up. ld-relay drops what comes
+    /// beyond it.
+    EVENTS_CAPACITY: u64 = both("capacity", &kind::POSITIVE).default("1000");
     /// Length of the queue of usage metrics; at least 1000.
     EVENTS_METRICS_CAPACITY: u64 = both("metricsCapacity", &kind::POSITIVE)
         .default("10000")
@@ -29,9 +30,16 @@ options! { "Events",
             is_small.then(|| format!("is too small; {METRICS_CAPACITY_MIN} is used"))
         })
         .not_yet();
-    /// Largest body of one event request.
+    /// Largest body of one event request, after decompression.
     EVENTS_MAX_INBOUND_PAYLOAD_SIZE: u64 =
-        both("maxInboundPayloadSize", &kind::SIZE).unset_means("no limit").not_yet();
+        both("maxInboundPayloadSize", &kind::SIZE).unset_means("32 MiB");
+    /// Bytes of events that wait in memory, compressed.
+    EVENTS_MEMORY_SIZE: u64 = both("memorySize", &kind::SIZE).default("64MiB");
+    /// Bytes of events that wait on disk, compressed, while LaunchDarkly does not take them. The
+    /// oldest are dropped beyond it.
+    EVENTS_SPOOL_SIZE: u64 = both("spoolSize", &kind::SIZE).default("1GiB");
+    /// Age at which events on disk are dropped.
+    EVENTS_SPOOL_MAX_AGE: Duration = both("spoolMaxAge", &kind::DURATION).default("24h");
     /// Include full user data in events.
     EVENTS_INLINE_USERS: bool = switch("inlineUsers").not_yet();
     /// ld-relay 6 removed this variable; events are not sampled.

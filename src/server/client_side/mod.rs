@@ -2,6 +2,7 @@
 //! again. Browsers get CORS headers with every answer, refusals included.
 
 mod context;
+mod events;
 mod goals;
 mod report;
 mod secure_mode;
@@ -9,9 +10,8 @@ mod values;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hyper::body::Body as HttpBody;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -30,10 +30,6 @@ use crate::streams::StreamKind;
 
 pub(super) use report::BodyBudget;
 
-/// A transparent image of one pixel, with which pages without scripts send events.
-const IMAGE: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\x01\0\0\0\0,\
-    \0\0\0\0\x01\0\x01\0\0\x02\x01D\0;";
-
 impl Server {
     /// Answers a request of a client-side SDK.
     pub(super) async fn client_side<B>(
@@ -47,12 +43,13 @@ impl Server {
         B: HttpBody + Unpin,
     {
         let ClientRoute { auth, methods, wanted } = route;
-        let has_context_in_body = matches!(
+        let has_body = matches!(
             wanted,
             ClientWanted::Values(ContextPlace::Body)
                 | ClientWanted::Pings(Some(ContextPlace::Body))
+                | ClientWanted::Events(EventForm::Analytics | EventForm::Diagnostic)
         );
-        let is_body_wanted = has_context_in_body && request.method() != Method::OPTIONS;
+        let is_body_wanted = has_body && request.method() != Method::OPTIONS;
         if !is_body_wanted {
             // Before the environment is looked up, so that the answer is current after the wait.
             discard(request, body).await;
@@ -96,8 +93,7 @@ impl Server {
     {
         match wanted {
             ClientWanted::Goals => Ok(self.goals(asked).await),
-            ClientWanted::Events(form) if self.settings.is_offline => Ok(dropped_events(*form)),
-            ClientWanted::Events(_) => Ok(self.not_built(asked, Feature::Events)),
+            ClientWanted::Events(form) => self.events(asked, body, *form).await,
             ClientWanted::Pings(None) => self.stream(asked, StreamKind::Pings).await,
             ClientWanted::Pings(Some(place)) => {
                 self.context(asked, body, place).await?;
@@ -151,18 +147,6 @@ impl Server {
             );
         }
         text(StatusCode::SERVICE_UNAVAILABLE, feature.answer())
-    }
-}
-
-/// The answer to events in offline mode, where they go nowhere (ld-relay v8).
-fn dropped_events(form: EventForm) -> Response<Body> {
-    match form {
-        EventForm::Body => empty(StatusCode::ACCEPTED),
-        EventForm::Image => {
-            let mut response = Response::new(Body::from(Bytes::from_static(IMAGE)));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/gif"));
-            response
-        }
     }
 }
 

@@ -37,7 +37,7 @@ const BUDGET_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(in crate::server) struct BodyBudget {
     /// Largest body.
-    bytes_max: usize,
+    pub(super) bytes_max: usize,
     /// Free memory, in KiB.
     free: Arc<Semaphore>,
 }
@@ -69,8 +69,8 @@ impl BodyBudget {
 }
 
 /// A body, and the memory that it takes from the budget.
-struct Received {
-    bytes: Bytes,
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
     _held: Option<OwnedSemaphorePermit>,
 }
 
@@ -88,16 +88,26 @@ impl Server {
         if request.headers().get(CONTENT_TYPE).is_none_or(|value| value != "application/json") {
             return Err(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, NOT_JSON));
         }
-        let reading = read(body, &self.bodies);
-        let Ok(received) = tokio::time::timeout(TIMEOUT, reading).await else {
-            return Err(message_of(StatusCode::REQUEST_TIMEOUT, TOO_SLOW));
-        };
-        let received = received?;
+        let received = read_within(body, &self.bodies).await?;
         if received.bytes.len() <= SMALL_BYTES {
             return context::read(Context::parse(&received.bytes));
         }
         context::read(tasks::beside(move || Context::parse(&received.bytes)).await)
     }
+}
+
+/// Reads a body, which has to arrive in time.
+pub(super) async fn read_within<B>(
+    body: &mut B,
+    budget: &BodyBudget,
+) -> Result<Received, Response<Body>>
+where
+    B: HttpBody + Unpin,
+{
+    let Ok(received) = tokio::time::timeout(TIMEOUT, read(body, budget)).await else {
+        return Err(message_of(StatusCode::REQUEST_TIMEOUT, TOO_SLOW));
+    };
+    received
 }
 
 async fn read<B>(body: &mut B, budget: &BodyBudget) -> Result<Received, Response<Body>>

@@ -67,7 +67,7 @@ async fn requests_carry_the_bare_key_and_our_name() {
     assert_eq!(response.status, 200);
     assert_eq!(read_all(response).await.unwrap(), "body");
     let expected = format!(
-        "GET /all?filter=x HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nuser-agent: Pilotlight/{}\r\n\
+        "GET /all?filter=x HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nuser-agent: Pilotlight/{} LDRelay/8.10.1\r\n\
          accept: text/event-stream\r\nauthorization: {KEY}\r\n\r\n",
         server.port(),
         env!("CARGO_PKG_VERSION"),

@@ -1,0 +1,516 @@
+//! The task that owns all events between their arrival and LaunchDarkly's answer.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::batch::Batch;
+use super::gather::{self, GatherSettings, Gathered, Gatherer};
+use super::inbox::{Events, Kind, Waiting};
+use super::lines::{Condition, Effect, Lines, Loss};
+use super::outcome::Outcome;
+use super::post::{self, Destination, Sender};
+use super::report::{EventsReport, Reporter, word};
+use super::sending::EventSender;
+use super::spool::task::{Answer, Order, SpoolEnd, Told};
+use super::spool::{Spool, SpoolLimits, SpoolLoss, task};
+use crate::sealing::KeyRing;
+use crate::tasks::{TaskGroup, beside};
+use crate::telemetry::Chain;
+
+/// Bodies up to this size are looked into and compressed on a thread of the runtime.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// Attempts that have ended and not been looked at.
+const ATTEMPTS_MAX: usize = 64;
+
+/// Diagnostic events on their way at a time.
+const DIAGNOSTICS_MAX: usize = 64;
+
+/// Time for the last attempts, and for the last writes, when the process ends.
+const LAST_ATTEMPTS_MAX: Duration = Duration::from_secs(2);
+const LAST_WRITES_MAX: Duration = Duration::from_secs(2);
+
+/// Settings of the publisher.
+#[derive(Clone, Copy, Debug)]
+pub struct PublisherSettings {
+    /// When batches are closed.
+    pub gather: GatherSettings,
+    /// Bytes of batches in memory.
+    pub bytes_max: usize,
+    /// Limits of the spool.
+    pub spool: SpoolLimits,
+}
+
+/// Where a spool can be, and the keys that seal it.
+#[derive(Clone, Debug)]
+pub struct SpoolPlace {
+    /// The directory of the local store.
+    pub directory: PathBuf,
+    /// Its keys.
+    pub ring: KeyRing,
+}
+
+/// Sends events to LaunchDarkly.
+#[derive(Debug)]
+pub struct Publisher {
+    settings: PublisherSettings,
+    inbox: mpsc::Receiver<Waiting>,
+    gatherer: Gatherer,
+    lines: Lines,
+    sender: EventSender,
+    attempts: mpsc::Sender<Attempt>,
+    attempted: mpsc::Receiver<Attempt>,
+    spool: Option<SpoolEnd>,
+    /// Places for diagnostic events on their way.
+    diagnostics: Arc<Semaphore>,
+    report: Reporter,
+}
+
+/// An attempt to send a batch, and what went wrong.
+#[derive(Debug)]
+struct Attempt {
+    batch: Batch,
+    outcome: Outcome,
+    problem: Option<String>,
+}
+
+impl Publisher {
+    /// A publisher, the entrance to it, and its report.
+    pub fn new(
+        settings: PublisherSettings,
+        sender: EventSender,
+    ) -> (Self, Events, watch::Receiver<EventsReport>) {
+        let (events, inbox) = Events::new();
+        let (report, watched) = Reporter::new();
+        let (attempts, attempted) = mpsc::channel(ATTEMPTS_MAX);
+        let publisher = Self {
+            settings,
+            inbox,
+            gatherer: Gatherer::new(settings.gather),
+            lines: Lines::new(settings.bytes_max),
+            sender,
+            attempts,
+            attempted,
+            spool: None,
+            diagnostics: Arc::new(Semaphore::new(DIAGNOSTICS_MAX)),
+            report,
+        };
+        (publisher, events, watched)
+    }
+
+    /// Sends until it is cancelled; then what waits goes to the spool.
+    pub async fn run(
+        mut self,
+        mut places: watch::Receiver<Option<SpoolPlace>>,
+        cancel: CancellationToken,
+    ) {
+        let mut tasks = TaskGroup::new(&CancellationToken::new());
+        self.on_place(&mut places, &mut tasks).await;
+        loop {
+            let effects = self.lines.next(Instant::now());
+            self.carry_out(effects, &mut tasks).await;
+            let due = [self.gatherer.due(), self.lines.due()].into_iter().flatten().min();
+            let effects = tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(waiting) = self.inbox.recv() => self.take(waiting, &mut tasks).await,
+                Some(attempt) = self.attempted.recv() => {
+                    tasks.reap();
+                    self.on_attempt(attempt)
+                }
+                Some(told) = answer(&mut self.spool) => self.on_told(told),
+                Ok(()) = places.changed() => {
+                    self.on_place(&mut places, &mut tasks).await;
+                    Vec::new()
+                }
+                () = until(due) => {
+                    let due = self.gatherer.close_due(Instant::now());
+                    self.add_all(due).await
+                }
+            };
+            self.carry_out(effects, &mut tasks).await;
+        }
+        self.finish(&mut tasks).await;
+    }
+
+    /// Takes events out of the entrance.
+    async fn take(&mut self, waiting: Waiting, tasks: &mut TaskGroup) -> Vec<Effect> {
+        let Waiting { posted, room } = waiting;
+        let body = posted.body;
+        if posted.kind == Kind::Diagnostic {
+            self.forward(posted.destination, posted.sender, body, tasks);
+            return Vec::new();
+        }
+        let found = match body.len() {
+            0..=SMALL_BYTES => post::elements(&body),
+            _ => beside(move || post::elements(&body)).await,
+        };
+        let events = match found {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(
+                    environment = %posted.destination.environment,
+                    %error,
+                    "events of an SDK cannot be read; they are dropped"
+                );
+                return Vec::new();
+            }
+        };
+        self.report.update(|report| report.received += events.count as u64);
+        let posted = gather::Posted {
+            destination: posted.destination,
+            sender: posted.sender,
+            payload_id: posted.payload_id,
+            events,
+        };
+        let closed = self.gatherer.add(posted, Instant::now());
+        drop(room);
+        self.add_all(closed).await
+    }
+
+    /// Sends a diagnostic event on, as it is. It is of use only now, so it waits nowhere.
+    fn forward(
+        &mut self,
+        destination: Destination,
+        sender: Sender,
+        body: Bytes,
+        tasks: &mut TaskGroup,
+    ) {
+        let Ok(place) = self.diagnostics.clone().try_acquire_owned() else {
+            return self.report.lose("diagnostics", 1);
+        };
+        let (client, report) = (self.sender.clone(), self.report.clone());
+        tasks.spawn_many("diagnostic events", async move {
+            let gzip = compressed(&body);
+            if !client.send_diagnostic(&destination, &sender, &gzip).await {
+                report.lose("diagnostics", 1);
+            }
+            drop(place);
+        });
+    }
+
+    /// Compresses closed batches and adds them to their lines.
+    async fn add_all(&mut self, gathered: Vec<Gathered>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for Gathered { destination, sender, payload_id, json, count } in gathered {
+            let gzip = match json.len() {
+                0..=SMALL_BYTES => compressed(&json),
+                _ => beside(move || compressed(&json)).await,
+            };
+            let batch = Batch {
+                id: payload_id.unwrap_or_else(new_id),
+                destination,
+                sender,
+                count,
+                gzip,
+                created: SystemTime::now(),
+                invalid: 0,
+                is_spooled: false,
+            };
+            effects.extend(self.lines.add(batch));
+        }
+        effects
+    }
+
+    fn on_attempt(&mut self, attempt: Attempt) -> Vec<Effect> {
+        let Attempt { batch, outcome, problem } = attempt;
+        if outcome == Outcome::Delivered {
+            self.report.update(|report| report.delivered += batch.count as u64);
+        }
+        let destination = batch.destination.clone();
+        let effects = self.lines.done(batch, outcome, Instant::now(), fastrand::f64());
+        for effect in &effects {
+            if let Effect::Tell(_, condition) = effect {
+                self.tell(&destination, *condition, problem.as_deref().unwrap_or_default());
+            }
+        }
+        effects
+    }
+
+    fn on_told(&mut self, told: Told) -> Vec<Effect> {
+        let Told { answer, loss, bytes, events } = told;
+        self.note_loss(&loss);
+        let mut problem = None;
+        let effects = match answer {
+            Answer::Done => Vec::new(),
+            Answer::NotWritten(batches, why) => {
+                problem = Some(why);
+                self.lines.not_spooled(batches)
+            }
+            Answer::Loaded(destination, found) => {
+                self.lines.loaded(&destination, found);
+                Vec::new()
+            }
+            Answer::NotLoaded(destination, why) => {
+                problem = Some(why);
+                self.lines.not_loaded(&destination, Instant::now());
+                Vec::new()
+            }
+        };
+        let bytes_in_memory = self.lines.bytes() as u64;
+        let mut is_news = false;
+        self.report.update(|report| {
+            is_news = report.spool_problem.is_none() != problem.is_none();
+            report.bytes_on_disk = bytes;
+            report.events_on_disk = events;
+            report.bytes_in_memory = bytes_in_memory;
+            report.spool_problem.clone_from(&problem);
+        });
+        match (is_news, problem) {
+            (true, Some(problem)) => tracing::error!(
+                problem,
+                "events cannot be kept on disk; they wait in memory, and the newest are dropped \
+                 when that is full"
+            ),
+            (true, None) => tracing::info!("events are kept on disk again"),
+            (false, _) => {}
+        }
+        effects
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>, tasks: &mut TaskGroup) {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Send(batch) => {
+                    let (sender, attempts) = (self.sender.clone(), self.attempts.clone());
+                    tasks.spawn_many("events", async move {
+                        let (outcome, problem) = sender.send(&batch).await;
+                        // Fails only when the process is ending.
+                        let _ = attempts.send(Attempt { batch, outcome, problem }).await;
+                    });
+                }
+                Effect::Spool(destination, batches) => {
+                    effects.extend(self.order(Order::Append(destination, batches)));
+                }
+                Effect::Load(destination) => effects.extend(self.order(Order::Load(destination))),
+                Effect::Delete(segment) => effects.extend(self.order(Order::Delete(segment))),
+                Effect::Lose(batch, loss) => {
+                    let reason = match loss {
+                        Loss::Invalid => "invalid",
+                        Loss::TooLarge => "tooLarge",
+                        Loss::NoRoom => "noRoom",
+                    };
+                    self.report.lose(reason, batch.count as u64);
+                    tracing::warn!(
+                        environment = %batch.destination.environment,
+                        events = batch.count,
+                        reason,
+                        "events are lost"
+                    );
+                }
+                Effect::Split(batch) => {
+                    let parts = beside(move || split(&batch)).await;
+                    for part in parts {
+                        effects.extend(self.lines.add(part));
+                    }
+                }
+                Effect::Tell(..) => {}
+            }
+        }
+        let bytes = self.lines.bytes() as u64;
+        self.report
+            .update_if(|report| std::mem::replace(&mut report.bytes_in_memory, bytes) != bytes);
+    }
+
+    /// Gives an order to the spool. If too many wait for the disk, it is as if the disk had failed.
+    fn order(&mut self, order: Order) -> Vec<Effect> {
+        let sent = match &self.spool {
+            Some(spool) => spool.orders.try_send(order).map_err(TrySendError::into_inner),
+            None => Err(order),
+        };
+        match sent {
+            Ok(()) => Vec::new(),
+            Err(Order::Append(_, batches)) => self.lines.not_spooled(batches),
+            Err(Order::Load(destination)) => {
+                self.lines.not_loaded(&destination, Instant::now());
+                Vec::new()
+            }
+            Err(Order::Delete(_) | Order::SetRing(_)) => Vec::new(),
+        }
+    }
+
+    /// Opens the spool once it is known where, and follows its keys.
+    async fn on_place(
+        &mut self,
+        places: &mut watch::Receiver<Option<SpoolPlace>>,
+        tasks: &mut TaskGroup,
+    ) {
+        let Some(SpoolPlace { directory, ring }) = places.borrow_and_update().clone() else {
+            return;
+        };
+        if self.spool.is_some() {
+            self.order(Order::SetRing(ring));
+            return;
+        }
+        let limits = self.settings.spool;
+        match beside(move || Spool::open(&directory, &ring, limits)).await {
+            Ok(mut spool) => {
+                self.note_loss(&spool.take_loss());
+                let found: Vec<Destination> = spool.destinations().cloned().collect();
+                if !found.is_empty() {
+                    tracing::info!(events = spool.events(), "events of an earlier run are sent");
+                }
+                if spool.foreign() > 0 {
+                    tracing::error!(
+                        files = spool.foreign(),
+                        "events of an earlier run are sealed under a key that is not configured; \
+                         add it to AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS, or they are removed \
+                         when they are too old"
+                    );
+                }
+                self.lines.open_spool(found);
+                let (end, task) = task::start(spool);
+                tasks.spawn_many("event spool", task);
+                self.spool = Some(end);
+            }
+            Err(error) => {
+                let problem = Chain(&error).to_string();
+                tracing::error!(problem, "events cannot be kept on disk");
+                self.report.update(|report| report.spool_problem = Some(problem));
+            }
+        }
+    }
+
+    fn note_loss(&self, loss: &SpoolLoss) {
+        let SpoolLoss { no_room, expired, unreadable } = *loss;
+        let total = no_room + expired + unreadable;
+        for (reason, events) in
+            [("noRoom", no_room), ("expired", expired), ("unreadable", unreadable)]
+        {
+            self.report.lose(reason, events);
+        }
+        if total > 0 {
+            tracing::warn!(no_room, expired, unreadable, "events on disk are lost");
+        }
+    }
+
+    fn tell(&self, destination: &Destination, condition: Condition, problem: &str) {
+        let environment = destination.environment.to_string();
+        match condition {
+            Condition::Well => {
+                tracing::info!(environment, "LaunchDarkly takes events again");
+            }
+            Condition::Failing => tracing::warn!(
+                environment,
+                problem,
+                "events cannot be sent to LaunchDarkly; they wait"
+            ),
+            Condition::Refused(status) => tracing::error!(
+                environment,
+                status,
+                "LaunchDarkly refuses events of this environment; they wait, and are tried again \
+                 now and then"
+            ),
+        }
+        self.report.update(|report| match word(condition) {
+            Some(word) => {
+                report.failing.insert(environment, word);
+            }
+            None => {
+                report.failing.remove(&environment);
+            }
+        });
+    }
+
+    /// Takes what is left at the end: what cannot be sent at once goes to the spool.
+    async fn finish(mut self, tasks: &mut TaskGroup) {
+        self.inbox.close();
+        let mut effects = Vec::new();
+        while let Some(waiting) = self.inbox.recv().await {
+            effects.extend(self.take(waiting, tasks).await);
+        }
+        let open = self.gatherer.close_all();
+        effects.extend(self.add_all(open).await);
+        effects.extend(self.lines.next(Instant::now()));
+        self.carry_out(effects, tasks).await;
+        let last = Instant::now() + LAST_ATTEMPTS_MAX;
+        while self.lines.is_sending() {
+            let effects = tokio::select! {
+                () = sleep_until(last) => break,
+                Some(attempt) = self.attempted.recv() => self.on_attempt(attempt),
+                Some(told) = answer(&mut self.spool) => self.on_told(told),
+            };
+            self.carry_out(effects, tasks).await;
+            let effects = self.lines.next(Instant::now());
+            self.carry_out(effects, tasks).await;
+        }
+        let rest = self.lines.rest();
+        let rest: Vec<Effect> = rest
+            .into_iter()
+            .map(|(destination, batches)| Effect::Spool(destination, batches))
+            .collect();
+        self.carry_out(rest, tasks).await;
+        let Some(SpoolEnd { orders, mut answers }) = self.spool.take() else { return };
+        drop(orders);
+        // The task ends once it has carried out all orders.
+        let written = async {
+            while let Some(told) = answers.recv().await {
+                if let Answer::NotWritten(batches, problem) = told.answer {
+                    let events: usize = batches.iter().map(|batch| batch.count).sum();
+                    tracing::error!(events, problem, "events are lost: they cannot be written");
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_WRITES_MAX, written).await.is_err() {
+            tracing::error!("the disk does not answer; events that were to be written may be lost");
+        }
+    }
+}
+
+/// The next answer of the spool, if there is one.
+async fn answer(spool: &mut Option<SpoolEnd>) -> Option<Told> {
+    match spool {
+        Some(spool) => spool.answers.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A new name of a batch.
+fn new_id() -> Arc<str> {
+    uuid::Uuid::new_v4().to_string().into()
+}
+
+fn compressed(json: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 8), Compression::fast());
+    // Writing to a vector cannot fail.
+    let _ = encoder.write_all(json);
+    encoder.finish().unwrap_or_default().into()
+}
+
+/// The two halves of a batch, as batches of their own.
+fn split(batch: &Batch) -> Vec<Batch> {
+    let mut json = Vec::new();
+    if GzDecoder::new(&*batch.gzip).read_to_end(&mut json).is_err() {
+        return Vec::new();
+    }
+    let Ok(events) = serde_json::from_slice::<Vec<&RawValue>>(&json) else { return Vec::new() };
+    let halves = events.split_at(events.len() / 2);
+    let part = |events: &[&RawValue]| Batch {
+        id: new_id(),
+        count: events.len(),
+        gzip: compressed(&serde_json::to_vec(events).unwrap_or_default()),
+        is_spooled: false,
+        ..batch.clone()
+    };
+    [halves.0, halves.1].into_iter().filter(|events| !events.is_empty()).map(part).collect()
+}
