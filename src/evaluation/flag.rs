@@ -45,6 +45,24 @@ pub struct Flag {
     client_side: bool,
 }
 
+impl Flag {
+    /// True if each evaluation is to be reported, not only counted.
+    pub fn is_tracked(&self) -> bool {
+        self.track_events
+    }
+
+    /// Time until which each evaluation is to be reported for debugging, in milliseconds since
+    /// 1970; 0 if there is none.
+    pub fn debugged_until(&self) -> i64 {
+        self.debug_events_until_date
+    }
+
+    /// The values of its variations.
+    pub fn variations(&self) -> impl Iterator<Item = &RawValue> {
+        self.variations.iter().map(|value| &**value)
+    }
+}
+
 /// Who asks for the value of flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {

@@ -4,7 +4,7 @@
 //! is full. The events of a single request keep the name that the SDK gave them, so that
 //! LaunchDarkly recognizes them if the SDK sends them once more on another way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,6 @@ use super::post::{Destination, Elements, Sender};
 
 /// Bytes of events at which a batch is closed, not compressed.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// Names of payloads that are remembered, and how long. SDKs try again after a second.
-const NAMES_MAX: usize = 10_000;
-const NAMES_AGE: Duration = Duration::from_secs(300);
 
 /// Settings of the gatherer.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +58,6 @@ pub struct Gathered {
 pub struct Gatherer {
     settings: GatherSettings,
     open: HashMap<(Destination, Sender), Open>,
-    names: Names,
 }
 
 #[derive(Debug)]
@@ -77,19 +72,13 @@ struct Open {
 impl Gatherer {
     /// A gatherer without events.
     pub fn new(settings: GatherSettings) -> Self {
-        Self { settings, open: HashMap::new(), names: Names::default() }
+        Self { settings, open: HashMap::new() }
     }
 
-    /// Adds events, and returns the batches that are closed by them. Events that were added under
-    /// the same name before are left out.
+    /// Adds events, and returns the batches that are closed by them.
     pub fn add(&mut self, posted: Posted, now: Instant) -> Vec<Gathered> {
         let Posted { destination, sender, payload_id, events } = posted;
         if events.count == 0 {
-            return Vec::new();
-        }
-        if let Some(id) = &payload_id
-            && !self.names.is_new(&destination, id, now)
-        {
             return Vec::new();
         }
         let mut closed = Vec::new();
@@ -151,28 +140,66 @@ impl Gatherer {
     }
 }
 
-/// Names of payloads that were seen lately.
-#[derive(Debug, Default)]
-struct Names {
-    seen: HashMap<(Destination, Arc<str>), Instant>,
-    order: VecDeque<(Instant, (Destination, Arc<str>))>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::post::Audience;
+    use crate::model::{EnvironmentRef, FilterKey};
 
-impl Names {
-    fn is_new(&mut self, destination: &Destination, id: &Arc<str>, now: Instant) -> bool {
-        while let Some((at, _)) = self.order.front()
-            && (now >= *at + NAMES_AGE || self.order.len() >= NAMES_MAX)
-        {
-            if let Some((_, name)) = self.order.pop_front() {
-                self.seen.remove(&name);
-            }
+    /// Plays posts `ms environment count bytes [id]` against a gatherer that closes batches after a
+    /// second or at 10 events, and shows the batches that are closed: count, bytes, and name.
+    fn check(posts: &[(u64, &str, usize, usize, Option<&str>)], expected: &[&str]) {
+        let begun = Instant::now();
+        let settings = GatherSettings { interval: Duration::from_secs(1), capacity: 10 };
+        let mut gatherer = Gatherer::new(settings);
+        let mut closed = Vec::new();
+        let sender = Sender { schema: 4, tags: None, user_agent: None, wrapper: None };
+        for (ms, environment, count, bytes, id) in posts {
+            let now = begun + Duration::from_millis(*ms);
+            closed.extend(gatherer.close_due(now));
+            let posted = Posted {
+                destination: Destination {
+                    environment: EnvironmentRef {
+                        environment: (*environment).into(),
+                        filter: FilterKey::new(""),
+                    },
+                    audience: Audience::Server,
+                },
+                sender: sender.clone(),
+                payload_id: id.map(Into::into),
+                events: Elements { json: vec![b'1'; *bytes].into(), count: *count },
+            };
+            closed.extend(gatherer.add(posted, now));
         }
-        let name = (destination.clone(), id.clone());
-        if self.seen.contains_key(&name) {
-            return false;
-        }
-        self.seen.insert(name.clone(), now);
-        self.order.push_back((now, name));
-        true
+        closed.extend(gatherer.close_all());
+        assert_eq!(gatherer.due(), None);
+        let mut shown: Vec<String> = closed
+            .iter()
+            .map(|it| {
+                let environment = &it.destination.environment.environment;
+                let id = it.payload_id.as_deref().unwrap_or("new");
+                format!("{environment} {} {} {id}", it.count, it.json.len())
+            })
+            .collect();
+        shown.sort();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn events_travel_together_until_the_time_is_up_or_the_batch_is_full() {
+        check(&[(0, "a", 0, 0, None)], &[]);
+        check(&[(0, "a", 1, 5, Some("p"))], &["a 1 7 p"]);
+        check(&[(0, "a", 1, 5, Some("p")), (999, "a", 2, 5, Some("q"))], &["a 3 13 new"]);
+        check(&[(0, "a", 1, 5, Some("p")), (1000, "a", 2, 5, Some("q"))], &["a 1 7 p", "a 2 7 q"]);
+        check(&[(0, "a", 1, 5, None), (0, "b", 1, 5, None)], &["a 1 7 new", "b 1 7 new"]);
+        // Full by number, or by size.
+        check(&[(0, "a", 9, 5, None), (0, "a", 2, 5, Some("q"))], &["a 2 7 q", "a 9 7 new"]);
+        check(&[(0, "a", 9, 5, None), (0, "a", 1, 5, None)], &["a 10 13 new"]);
+        check(&[(0, "a", 500, 5, Some("p"))], &["a 500 7 p"]);
+        let large = BATCH_BYTES_MAX;
+        check(
+            &[(0, "a", 1, 5, Some("p")), (0, "a", 1, large, Some("q"))],
+            &["a 1 1048578 q", "a 1 7 p"],
+        );
     }
 }

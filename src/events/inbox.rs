@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::post::{Destination, Sender};
+use crate::model::DataSet;
 
 /// Bytes of requests that have been answered and not been looked into yet.
 const BYTES_MAX: usize = 64 << 20;
@@ -35,6 +36,8 @@ pub struct Posted {
     pub payload_id: Option<Arc<str>>,
     /// The body, not compressed.
     pub body: Bytes,
+    /// The flags of the environment, if the events are to be summarized.
+    pub summarize: Option<Arc<DataSet>>,
 }
 
 /// The relay has no room for more events at this moment.

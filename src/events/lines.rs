@@ -271,6 +271,8 @@ impl Lines {
     /// What is to be done now.
     pub fn next(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let mut is_any_loaded =
+            self.lines.values().any(|line| line.loaded.is_some() || line.is_loading);
         for (destination, line) in &mut self.lines {
             if let Some(loaded) = &line.loaded
                 && loaded.waiting.is_empty()
@@ -281,8 +283,10 @@ impl Lines {
             }
             let is_paused = line.not_before.is_some_and(|at| now < at);
             let may_load = line.loaded.is_none() && line.has_spooled && !line.is_loading;
-            if may_load && !is_paused && self.bytes < self.bytes_max {
-                line.is_loading = true;
+            // One segment is always in memory: otherwise what is full might stay full.
+            let has_room = self.bytes < self.bytes_max || !is_any_loaded;
+            if may_load && !is_paused && has_room {
+                (line.is_loading, is_any_loaded) = (true, true);
                 effects.push(Effect::Load(destination.clone()));
             }
             while self.sending < SENDING_MAX
@@ -300,12 +304,12 @@ impl Lines {
         effects
     }
 
-    /// Time at which something is to be done although nothing happens.
-    pub fn due(&self) -> Option<Instant> {
-        let is_ready = |line: &&Line| {
-            line.sending < line.sending_max && (line.has_waiting() || line.has_spooled)
-        };
-        self.lines.values().filter(is_ready).filter_map(|line| line.not_before).min()
+    /// Time at which something may be to be done although nothing happens. What could be done before
+    /// `now` was done by [`Self::next`], or waits for something else.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let is_waiting = |line: &&Line| line.has_waiting() || line.has_spooled;
+        let due = self.lines.values().filter(is_waiting).filter_map(|line| line.not_before);
+        due.filter(|at| *at > now).min()
     }
 
     /// Takes the outcome of an attempt. `random` is from 0 to 1.
@@ -379,12 +383,12 @@ impl Lines {
         effects
     }
 
-    /// Notes that the credential of an environment has changed: what was refused may be accepted.
-    pub fn credential_changed(&mut self, is_of: impl Fn(&Destination) -> bool) {
-        for (_, line) in self.lines.iter_mut().filter(|(destination, _)| is_of(destination)) {
-            if matches!(line.condition, Condition::Refused(_)) {
-                line.not_before = None;
-            }
+    /// Notes that a credential has changed: what was refused may be accepted.
+    pub fn credential_changed(&mut self, destination: &Destination) {
+        if let Some(line) = self.lines.get_mut(destination)
+            && matches!(line.condition, Condition::Refused(_))
+        {
+            line.not_before = None;
         }
     }
 
@@ -415,3 +419,7 @@ fn pause(failures: u32, outcome: &Outcome, random: f64) -> Duration {
     let spread = doubled.mul_f64(0.5 + random / 2.0);
     demanded.map_or(spread, |demanded| demanded.min(REFUSED_PAUSE_MAX).max(spread))
 }
+
+#[cfg(test)]
+#[path = "lines_tests.rs"]
+mod tests;

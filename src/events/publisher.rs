@@ -1,6 +1,6 @@
 //! The task that owns all events between their arrival and LaunchDarkly's answer.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,14 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::gather::{self, GatherSettings, Gathered, Gatherer};
-use super::inbox::{Events, Kind, Waiting};
+use super::inbox::{Events, Kind, Posted, Waiting};
 use super::lines::{Condition, Effect, Lines, Loss};
+use super::names::Names;
 use super::outcome::Outcome;
 use super::post::{self, Destination, Sender};
 use super::report::{EventsReport, Reporter, word};
-use super::sending::EventSender;
+use super::sending::{Credentials, EventSender};
 use super::spool::task::{Answer, Order, SpoolEnd, Told};
 use super::spool::{Spool, SpoolLimits, SpoolLoss, task};
+use super::summaries::{FlagFacts, Summaries};
+use crate::evaluation::Flag;
+use crate::model::DataSet;
 use crate::sealing::KeyRing;
 use crate::tasks::{TaskGroup, beside};
 use crate::telemetry::Chain;
@@ -38,6 +42,9 @@ const ATTEMPTS_MAX: usize = 64;
 
 /// Diagnostic events on their way at a time.
 const DIAGNOSTICS_MAX: usize = 64;
+
+/// Pause between looks at credentials while LaunchDarkly refuses one.
+const CREDENTIALS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Time for the last attempts, and for the last writes, when the process ends.
 const LAST_ATTEMPTS_MAX: Duration = Duration::from_secs(2);
@@ -68,12 +75,16 @@ pub struct SpoolPlace {
 pub struct Publisher {
     settings: PublisherSettings,
     inbox: mpsc::Receiver<Waiting>,
+    names: Names,
     gatherer: Gatherer,
+    summaries: Summaries,
     lines: Lines,
     sender: EventSender,
     attempts: mpsc::Sender<Attempt>,
     attempted: mpsc::Receiver<Attempt>,
     spool: Option<SpoolEnd>,
+    /// The credentials that LaunchDarkly refused last.
+    refused: HashMap<Destination, Option<Credentials>>,
     /// Places for diagnostic events on their way.
     diagnostics: Arc<Semaphore>,
     report: Reporter,
@@ -99,12 +110,15 @@ impl Publisher {
         let publisher = Self {
             settings,
             inbox,
+            names: Names::default(),
             gatherer: Gatherer::new(settings.gather),
+            summaries: Summaries::new(settings.gather),
             lines: Lines::new(settings.bytes_max),
             sender,
             attempts,
             attempted,
             spool: None,
+            refused: HashMap::new(),
             diagnostics: Arc::new(Semaphore::new(DIAGNOSTICS_MAX)),
             report,
         };
@@ -122,7 +136,10 @@ impl Publisher {
         loop {
             let effects = self.lines.next(Instant::now());
             self.carry_out(effects, &mut tasks).await;
-            let due = [self.gatherer.due(), self.lines.due()].into_iter().flatten().min();
+            let look = (!self.refused.is_empty()).then(|| Instant::now() + CREDENTIALS_PAUSE);
+            let due =
+                [self.gatherer.due(), self.summaries.due(), self.lines.due(Instant::now()), look];
+            let due = due.into_iter().flatten().min();
             let effects = tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(waiting) = self.inbox.recv() => self.take(waiting, &mut tasks).await,
@@ -136,7 +153,10 @@ impl Publisher {
                     Vec::new()
                 }
                 () = until(due) => {
-                    let due = self.gatherer.close_due(Instant::now());
+                    self.look_at_credentials();
+                    let now = Instant::now();
+                    let mut due = self.gatherer.close_due(now);
+                    due.extend(self.summaries.close_due(now));
                     self.add_all(due).await
                 }
             };
@@ -148,36 +168,75 @@ impl Publisher {
     /// Takes events out of the entrance.
     async fn take(&mut self, waiting: Waiting, tasks: &mut TaskGroup) -> Vec<Effect> {
         let Waiting { posted, room } = waiting;
-        let body = posted.body;
-        if posted.kind == Kind::Diagnostic {
-            self.forward(posted.destination, posted.sender, body, tasks);
+        let Posted { destination, sender, kind, payload_id, body, summarize } = posted;
+        if kind == Kind::Diagnostic {
+            self.forward(destination, sender, body, tasks);
             return Vec::new();
         }
+        let now = Instant::now();
         let found = match body.len() {
             0..=SMALL_BYTES => post::elements(&body),
-            _ => beside(move || post::elements(&body)).await,
+            _ => {
+                let body = body.clone();
+                beside(move || post::elements(&body)).await
+            }
         };
         let events = match found {
             Ok(events) => events,
             Err(error) => {
                 tracing::warn!(
-                    environment = %posted.destination.environment,
+                    environment = %destination.environment,
                     %error,
                     "events of an SDK cannot be read; they are dropped"
                 );
                 return Vec::new();
             }
         };
+        if let Some(id) = &payload_id
+            && !self.names.is_new(&destination, id, now)
+        {
+            return Vec::new();
+        }
         self.report.update(|report| report.received += events.count as u64);
-        let posted = gather::Posted {
-            destination: posted.destination,
-            sender: posted.sender,
-            payload_id: posted.payload_id,
-            events,
+        let closed = match summarize {
+            None => {
+                self.gatherer.add(gather::Posted { destination, sender, payload_id, events }, now)
+            }
+            Some(data) => self.summarize(destination, sender, body, data).await,
         };
-        let closed = self.gatherer.add(posted, Instant::now());
         drop(room);
         self.add_all(closed).await
+    }
+
+    /// Adds events to a summary.
+    async fn summarize(
+        &mut self,
+        destination: Destination,
+        sender: Sender,
+        body: Bytes,
+        data: Arc<DataSet>,
+    ) -> Vec<Gathered> {
+        let is_small = body.len() <= SMALL_BYTES;
+        let mut summaries =
+            std::mem::replace(&mut self.summaries, Summaries::new(self.settings.gather));
+        let work = move || {
+            let events: Vec<&RawValue> = serde_json::from_slice(&body).unwrap_or_default();
+            let find = |key: &str| facts(data.flags.get(key)?.flag()?);
+            let at = (Instant::now(), now_ms());
+            let (closed, unusable) = summaries.add(&destination, &sender, &events, &find, at);
+            if unusable > 0 {
+                tracing::warn!(
+                    environment = %destination.environment,
+                    events = unusable,
+                    "events of an SDK cannot be read; they are dropped"
+                );
+            }
+            (summaries, closed, unusable)
+        };
+        let (summaries, closed, unusable) = if is_small { work() } else { beside(work).await };
+        self.summaries = summaries;
+        self.report.lose("unreadable", unusable as u64);
+        closed.into_iter().collect()
     }
 
     /// Sends a diagnostic event on, as it is. It is of use only now, so it waits nowhere.
@@ -384,6 +443,18 @@ impl Publisher {
         }
     }
 
+    /// Sends again what was refused under a credential that has changed since.
+    fn look_at_credentials(&mut self) {
+        let Self { refused, sender, lines, .. } = self;
+        for (destination, credentials) in refused.iter_mut() {
+            let now = sender.credentials(destination);
+            if now != *credentials {
+                *credentials = now;
+                lines.credential_changed(destination);
+            }
+        }
+    }
+
     fn note_loss(&self, loss: &SpoolLoss) {
         let SpoolLoss { no_room, expired, unreadable } = *loss;
         let total = no_room + expired + unreadable;
@@ -397,8 +468,17 @@ impl Publisher {
         }
     }
 
-    fn tell(&self, destination: &Destination, condition: Condition, problem: &str) {
+    fn tell(&mut self, destination: &Destination, condition: Condition, problem: &str) {
         let environment = destination.environment.to_string();
+        match condition {
+            Condition::Refused(_) => {
+                let credentials = self.sender.credentials(destination);
+                self.refused.insert(destination.clone(), credentials);
+            }
+            Condition::Well | Condition::Failing => {
+                self.refused.remove(destination);
+            }
+        }
         match condition {
             Condition::Well => {
                 tracing::info!(environment, "LaunchDarkly takes events again");
@@ -432,7 +512,8 @@ impl Publisher {
         while let Some(waiting) = self.inbox.recv().await {
             effects.extend(self.take(waiting, tasks).await);
         }
-        let open = self.gatherer.close_all();
+        let mut open = self.gatherer.close_all();
+        open.extend(self.summaries.close_all());
         effects.extend(self.add_all(open).await);
         effects.extend(self.lines.next(Instant::now()));
         self.carry_out(effects, tasks).await;
@@ -483,6 +564,21 @@ async fn until(due: Option<Instant>) {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+/// What a summary needs of a flag.
+fn facts(flag: &Flag) -> Option<FlagFacts> {
+    let variations = flag.variations().map(|value| serde_json::from_str(value.get()));
+    Some(FlagFacts {
+        is_tracked: flag.is_tracked(),
+        debugged_until: flag.debugged_until(),
+        variations: variations.collect::<Result<_, _>>().ok()?,
+    })
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// A new name of a batch.

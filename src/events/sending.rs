@@ -43,7 +43,7 @@ pub type FindCredentials = dyn Fn(&Destination) -> Option<Credentials> + Send + 
 pub struct EventSender {
     client: PooledClient,
     base: BaseUrl,
-    credentials: Arc<FindCredentials>,
+    find: Arc<FindCredentials>,
 }
 
 impl fmt::Debug for EventSender {
@@ -54,9 +54,14 @@ impl fmt::Debug for EventSender {
 
 impl EventSender {
     /// Sends to LaunchDarkly's address for events.
-    pub fn new(client: HttpClient, base: BaseUrl, credentials: Arc<FindCredentials>) -> Self {
+    pub fn new(client: HttpClient, base: BaseUrl, find: Arc<FindCredentials>) -> Self {
         let deadlines = Deadlines { response_header: ANSWER_MAX, ..Deadlines::default() };
-        Self { client: PooledClient::new(client, deadlines), base, credentials }
+        Self { client: PooledClient::new(client, deadlines), base, find }
+    }
+
+    /// The credentials of a destination as they are now.
+    pub(super) fn credentials(&self, destination: &Destination) -> Option<Credentials> {
+        (self.find)(destination)
     }
 
     /// Sends a batch. Bounded in time.
@@ -108,7 +113,7 @@ impl EventSender {
         mut headers: HeaderMap,
         gzip: &Bytes,
     ) -> Result<HttpRequest, String> {
-        let Some(Credentials { authorization, environment_id }) = (self.credentials)(destination)
+        let Some(Credentials { authorization, environment_id }) = self.credentials(destination)
         else {
             return Err("its environment, or a credential of it, is not known".to_owned());
         };

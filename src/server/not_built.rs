@@ -1,5 +1,5 @@
-//! Features of ld-relay that this version does not have: answers to clients and advice to the
-//! operator.
+//! Features that are switched off, or that this version does not have: answers to clients and advice
+//! to the operator.
 //!
 //! SDKs take 401 and 404 as final, so routes of these features answer 503; without `Retry-After`,
 //! because a retry would not help.
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// Shortest time between two log lines about the same environment and feature.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// A feature that is not built.
+/// A feature that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Feature {
     /// Analytics and diagnostic events.
@@ -26,7 +26,7 @@ impl Feature {
     /// The body of the answer.
     pub(super) fn answer(self) -> &'static str {
         match self {
-            Self::Events => "This version of the relay does not forward events yet",
+            Self::Events => "The relay is configured not to forward events (sendEvents)",
             Self::Fdv2 => {
                 "This version of the relay does not serve FDv2 yet; the header X-LD-FD-Fallback \
                  tells SDKs to use FDv1"
@@ -46,8 +46,8 @@ impl Feature {
     pub(super) fn advice(self) -> &'static str {
         match self {
             Self::Events => {
-                "set the SDK's events URI to the one of LaunchDarkly for this account \
-                 (https://events.launchdarkly.com; EU: https://events.eu.launchdarkly.com; federal: \
+                "set USE_EVENTS to true (sendEvents in [Events]), or the SDK's events URI to the one \
+                 of LaunchDarkly for this account (https://events.launchdarkly.com; EU: https://events.eu.launchdarkly.com; federal: \
                  https://events.launchdarkly.us); until then its events are lost"
             }
             Self::Fdv2 => "nothing to do: the SDK falls back to FDv1 by itself",

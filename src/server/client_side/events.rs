@@ -1,6 +1,7 @@
 //! Events of SDKs: answered at once, forwarded later.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,17 +12,17 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::report;
-use crate::events::{Audience, Destination, Kind, Posted, Sender, payload_id};
+use crate::events::{Audience, Destination, Kind, Posted, Sender, is_unsummarized, payload_id};
 use crate::server::Server;
 use crate::server::authorized_request::AuthorizedRequest;
 use crate::server::body::Body;
+use crate::server::not_built::Feature;
 use crate::server::refusals::Refusal;
 use crate::server::responses::{empty, retry_later, text};
 use crate::server::routes::{Auth, EventForm};
 use crate::server::selection::query_value;
 use crate::tasks;
 
-const OFF: &str = "The relay is configured not to forward events (sendEvents)";
 const EMPTY: &str = "The body has no events";
 const TOO_LARGE: &str = "The body is larger than the relay allows (maxInboundPayloadSize)";
 const BROKEN: &str = "The body cannot be decompressed";
@@ -47,7 +48,7 @@ impl Server {
             return Ok(accepted(form));
         }
         let Some(events) = &self.events else {
-            return Err(text(StatusCode::SERVICE_UNAVAILABLE, OFF));
+            return Err(self.not_built(asked, Feature::Events));
         };
         let headers = asked.request.headers();
         let (body, sender) = match form {
@@ -77,6 +78,12 @@ impl Server {
                 EventForm::Analytics | EventForm::Image => Kind::Analytics,
                 EventForm::Diagnostic => Kind::Diagnostic,
             },
+            summarize: (form == EventForm::Analytics && is_unsummarized(headers, &sender)).then(
+                || {
+                    let snapshot = asked.access.environment.hub.snapshot();
+                    snapshot.map_or_else(Arc::default, |snapshot| snapshot.data.clone())
+                },
+            ),
             sender,
             payload_id: payload_id(headers),
             body,

@@ -135,7 +135,7 @@ impl Server {
         Ok(Arc::new(context))
     }
 
-    /// Answers a route of a feature that is not built: 503 to clients that may use the environment.
+    /// Answers a route of a feature that is not there: 503 to clients that may use the environment.
     fn not_built(&self, asked: &AuthorizedRequest<'_>, feature: Feature) -> Response<Body> {
         let environment = asked.access.environment.reference.to_string();
         if self.not_built.is_due(&environment, feature, Instant::now()) {
@@ -143,7 +143,7 @@ impl Server {
                 environment,
                 feature = feature.name(),
                 advice = feature.advice(),
-                "an SDK asks for a feature that this version does not have, and gets 503"
+                "an SDK asks for a feature that is not there, and gets 503"
             );
         }
         text(StatusCode::SERVICE_UNAVAILABLE, feature.answer())

@@ -264,3 +264,49 @@ async fn a_batch_that_is_too_large_is_split_and_one_that_is_invalid_is_dropped()
     post_numbers(&site.relay, 4..5).await;
     assert_eq!(numbers(&delivered(&site.launchdarkly, 4).await), [0, 1, 2, 4]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_old_sdks_are_summarized() {
+    let site = site().await;
+    let event = |variation: u64| {
+        json!({"kind": "feature", "creationDate": 1000, "key": "web", "version": 4,
+            "variation": variation, "value": variation == 0, "default": false,
+            "user": {"key": "u"}})
+    };
+    // An old schema, and PHP's.
+    let old = ("x-launchdarkly-event-schema", "2");
+    let php = [KEY, SCHEMA, ("x-launchdarkly-unsummarized", "true")];
+    post(&site.relay, &[KEY, old], &json!([event(0), event(0)]).to_string()).await;
+    post(&site.relay, &php, &json!([event(1)]).to_string()).await;
+    let found = delivered(&site.launchdarkly, 2).await;
+    assert_eq!(
+        found,
+        [
+            json!({"kind": "index", "creationDate": 1000, "context": {"key": "u"}}),
+            json!({"kind": "summary", "startDate": 1000, "endDate": 1000, "features": {"web": {
+                "default": false, "contextKinds": ["user"], "counters": [
+                    {"variation": 0, "version": 4, "value": true, "count": 2},
+                    {"variation": 1, "version": 4, "value": false, "count": 1}]}}}),
+        ]
+    );
+    let delivery = site.launchdarkly.deliveries().pop().unwrap();
+    assert_eq!(delivery.headers["x-launchdarkly-event-schema"], "4");
+    assert!(delivery.headers.contains_key("x-launchdarkly-payload-id"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_key_holds_up_nobody_else_and_nothing_for_good() {
+    let site = site().await;
+    let refused = FaultRule::new(FaultScope::Path("/bulk".to_owned()), Fault::status(401));
+    site.launchdarkly.inject(refused);
+    post_numbers(&site.relay, 0..3).await;
+    site.relay
+        .wait_for_status("it is refused", |status| status["events"]["failing"]["Prod"] == "refused")
+        .await;
+    let mobile = [("authorization", MOBILE_KEY), SCHEMA];
+    let body = json!([{"number": 9}]).to_string();
+    site.relay.request("POST", "/mobile", &mobile, body.as_bytes()).await;
+    assert_eq!(numbers(&delivered(&site.launchdarkly, 1).await), [9]);
+    let log = site.relay.log();
+    assert_eq!(log.matches("refuses events").count(), 1, "{log}");
+}

@@ -35,7 +35,7 @@ async fn routes_to_come_are_503_to_those_who_may_use_them() {
         assert_eq!(response.header("retry-after"), None, "{request}");
         assert_eq!(response.header("x-ld-envid"), Some(ENVIRONMENT_ID), "{request}");
         assert_eq!(response.header("access-control-allow-origin"), None, "{request}");
-        let feature = "does not forward events yet";
+        let feature = "not to forward events (sendEvents)";
         assert!(response.text().ends_with(feature), "{request}: {}", response.text());
         check_text(&response, request);
         assert_eq!(check(request, Some(unknown)).await.status, refused, "{request}");

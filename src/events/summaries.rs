@@ -1,0 +1,542 @@
+//! Summaries of events whose SDK does not make them: PHP's, and those of old schemas. Pure.
+//!
+//! | event | becomes |
+//! | --- | --- |
+//! | `feature` | a count in the summary; the event itself where the flag is tracked or debugged |
+//! | `custom` | the same, without `user` |
+//! | `identify` | the same, without `key` and `user` |
+//! | a context that was not seen lately | `index`, before the event that has it |
+//! | any other | stays as it is |
+//!
+//! Contexts stay as the SDK has written them, because it has removed what is private. The form is
+//! schema 4, as LaunchDarkly's Go SDK writes it, which ld-relay uses for this.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Number, Value};
+use tokio::time::Instant;
+
+use super::gather::{GatherSettings, Gathered};
+use super::post::{Destination, Sender};
+
+/// The schema of what is written here.
+const SCHEMA: u32 = 4;
+
+/// Contexts that are remembered for each sender, and how long.
+const CONTEXTS_MAX: usize = 1000;
+const CONTEXTS_AGE: Duration = Duration::from_secs(300);
+
+/// What the summary needs of a flag that an event does not tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FlagFacts {
+    /// True if each evaluation is to be sent.
+    pub is_tracked: bool,
+    /// Time until which evaluations are sent for debugging, in milliseconds since 1970; 0 if not.
+    pub debugged_until: i64,
+    /// The values of its variations.
+    pub variations: Vec<Value>,
+}
+
+/// Finds a flag by its key.
+pub type FindFlag<'a> = dyn Fn(&str) -> Option<FlagFacts> + 'a;
+
+/// The open summaries.
+#[derive(Debug)]
+pub struct Summaries {
+    settings: GatherSettings,
+    groups: HashMap<(Destination, Sender), Group>,
+}
+
+/// What was posted by one sender.
+#[derive(Debug)]
+struct Group {
+    /// Time of the first event that is not sent yet.
+    since: Option<Instant>,
+    events: Vec<u8>,
+    count: usize,
+    features: BTreeMap<String, Feature>,
+    start: Option<Number>,
+    end: Option<Number>,
+    contexts: Contexts,
+    /// Time of the last event.
+    used: Instant,
+}
+
+/// The counts of one flag.
+#[derive(Debug)]
+struct Feature {
+    default: Box<RawValue>,
+    kinds: BTreeSet<String>,
+    counters: BTreeMap<(Option<i64>, Option<i64>), Counter>,
+}
+
+#[derive(Debug)]
+struct Counter {
+    value: Box<RawValue>,
+    count: u64,
+}
+
+impl Summaries {
+    /// No summaries.
+    pub fn new(settings: GatherSettings) -> Self {
+        Self { settings, groups: HashMap::new() }
+    }
+
+    /// Adds events. Returns the batch that they close, and the number of those that cannot be read.
+    /// `now_ms` is the time in milliseconds since 1970.
+    pub fn add(
+        &mut self,
+        destination: &Destination,
+        sender: &Sender,
+        events: &[&RawValue],
+        find: &FindFlag<'_>,
+        (now, now_ms): (Instant, i64),
+    ) -> (Option<Gathered>, usize) {
+        // All schemas become the same.
+        let key = (destination.clone(), Sender { schema: SCHEMA, ..sender.clone() });
+        let group = self.groups.entry(key.clone()).or_insert_with(|| Group::new(now));
+        let mut unusable = 0;
+        for event in events {
+            if group.add(event, sender.schema, find, now, now_ms).is_none() {
+                unusable += 1;
+            }
+        }
+        if group.is_empty() {
+            return (None, unusable);
+        }
+        group.since.get_or_insert(now);
+        let is_full = group.count >= self.settings.capacity;
+        (is_full.then(|| group.close(&key)), unusable)
+    }
+
+    /// Time at which the next summary is to be closed.
+    pub fn due(&self) -> Option<Instant> {
+        self.groups
+            .values()
+            .filter_map(|group| group.since)
+            .min()
+            .map(|at| at + self.settings.interval)
+    }
+
+    /// Closes the summaries whose time is up, and forgets senders that are gone.
+    pub fn close_due(&mut self, now: Instant) -> Vec<Gathered> {
+        let interval = self.settings.interval;
+        let is_due = |group: &Group| group.since.is_some_and(|since| now >= since + interval);
+        let due = self.groups.iter_mut().filter(|(_, group)| is_due(group));
+        let closed = due.map(|(key, group)| group.close(key)).collect();
+        let is_used = |group: &Group| group.since.is_some() || now < group.used + CONTEXTS_AGE;
+        self.groups.retain(|_, group| is_used(group));
+        closed
+    }
+
+    /// Closes all.
+    pub fn close_all(&mut self) -> Vec<Gathered> {
+        let open = self.groups.iter_mut().filter(|(_, group)| group.since.is_some());
+        open.map(|(key, group)| group.close(key)).collect()
+    }
+}
+
+impl Group {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: None,
+            events: Vec::new(),
+            count: 0,
+            features: BTreeMap::new(),
+            start: None,
+            end: None,
+            contexts: Contexts::default(),
+            used: now,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0 && self.features.is_empty()
+    }
+
+    /// Adds an event; `None` if it cannot be read.
+    fn add(
+        &mut self,
+        raw: &RawValue,
+        schema: u32,
+        find: &FindFlag<'_>,
+        now: Instant,
+        now_ms: i64,
+    ) -> Option<()> {
+        self.used = now;
+        let Kind { kind } = serde_json::from_str(raw.get()).ok()?;
+        match kind.as_str() {
+            "" => None,
+            "feature" => self.add_feature(raw, schema, find, now, now_ms),
+            "custom" => {
+                let event: Custom<'_> = serde_json::from_str(raw.get()).ok()?;
+                let context = context(event.context, event.user)?;
+                self.index(&context, &event.creation_date, now);
+                self.write(|out| {
+                    out.begin("custom", &event.creation_date);
+                    out.text("key", &event.key);
+                    if let Some(data) = event.data.filter(|data| data.get() != "null") {
+                        out.raw("data", data.get());
+                    }
+                    out.raw("context", context.json);
+                    if let Some(metric) = event.metric_value {
+                        out.raw("metricValue", &metric.to_string());
+                    }
+                });
+                Some(())
+            }
+            "identify" => {
+                let event: Identify<'_> = serde_json::from_str(raw.get()).ok()?;
+                let context = context(event.context, event.user)?;
+                self.contexts.is_new(&context.name, now);
+                self.write(|out| {
+                    out.begin("identify", &event.creation_date);
+                    out.raw("context", context.json);
+                });
+                Some(())
+            }
+            _ => {
+                self.separate();
+                self.events.extend_from_slice(raw.get().as_bytes());
+                Some(())
+            }
+        }
+    }
+
+    fn add_feature(
+        &mut self,
+        raw: &RawValue,
+        schema: u32,
+        find: &FindFlag<'_>,
+        now: Instant,
+        now_ms: i64,
+    ) -> Option<()> {
+        let mut event: FeatureEvent<'_> = serde_json::from_str(raw.get()).ok()?;
+        let context = context(event.context, event.user)?;
+        if event.version.is_some() {
+            if event.track_events.is_none() && event.debug_events_until_date.unwrap_or(0) == 0 {
+                // The SDK is too old to tell.
+                let flag = find(&event.key).unwrap_or_default();
+                event.track_events = Some(flag.is_tracked);
+                event.debug_events_until_date = Some(flag.debugged_until);
+                if schema <= 1 && event.variation.is_none() {
+                    let value: Option<Value> =
+                        event.value.and_then(|value| serde_json::from_str(value.get()).ok());
+                    let place = flag.variations.iter().position(|it| Some(it) == value.as_ref());
+                    event.variation = place.and_then(|place| place.try_into().ok());
+                }
+            }
+        } else {
+            // The flag did not exist.
+            (event.variation, event.track_events, event.debug_events_until_date) =
+                (None, None, None);
+        }
+        if event.exclude_from_summaries != Some(true) {
+            self.count(&event, &context);
+        }
+        self.index(&context, &event.creation_date, now);
+        if event.track_events == Some(true) {
+            self.write(|out| out.feature("feature", &event, &context));
+        }
+        if event.debug_events_until_date.is_some_and(|until| until > now_ms) {
+            self.write(|out| out.feature("debug", &event, &context));
+        }
+        Some(())
+    }
+
+    fn count(&mut self, event: &FeatureEvent<'_>, context: &ContextRef<'_>) {
+        let owned = |value: Option<&RawValue>| value.map_or_else(null, RawValue::to_owned);
+        let feature = self.features.entry(event.key.clone().into_owned()).or_insert_with(|| {
+            let (kinds, counters) = (BTreeSet::new(), BTreeMap::new());
+            Feature { default: owned(event.default), kinds, counters }
+        });
+        let counter = feature
+            .counters
+            .entry((event.variation, event.version))
+            .or_insert_with(|| Counter { value: owned(event.value), count: 0 });
+        counter.count += 1;
+        feature.kinds.extend(context.kinds.iter().cloned());
+        let date = |number: &Number| number.as_f64().unwrap_or(0.0);
+        let at = &event.creation_date;
+        if self.start.as_ref().is_none_or(|start| date(at) < date(start)) {
+            self.start = Some(at.clone());
+        }
+        if self.end.as_ref().is_none_or(|end| date(at) > date(end)) {
+            self.end = Some(at.clone());
+        }
+    }
+
+    /// Writes an `index` event for a context that was not seen lately.
+    fn index(&mut self, context: &ContextRef<'_>, date: &Number, now: Instant) {
+        if self.contexts.is_new(&context.name, now) {
+            self.write(|out| {
+                out.begin("index", date);
+                out.raw("context", context.json);
+            });
+        }
+    }
+
+    fn separate(&mut self) {
+        if self.count > 0 {
+            self.events.push(b',');
+        }
+        self.count += 1;
+    }
+
+    fn write(&mut self, content: impl FnOnce(&mut Out<'_>)) {
+        self.separate();
+        content(&mut Out(&mut self.events));
+        self.events.push(b'}');
+    }
+
+    /// Takes what is there, the summary last.
+    fn close(&mut self, (destination, sender): &(Destination, Sender)) -> Gathered {
+        let features = std::mem::take(&mut self.features);
+        if !features.is_empty() {
+            let zero = || Number::from(0);
+            let start = self.start.take().unwrap_or_else(zero);
+            let end = self.end.take().unwrap_or_else(zero);
+            self.write(|out| out.summary(&start, &end, &features));
+        }
+        self.since = None;
+        let events = std::mem::take(&mut self.events);
+        let mut json = Vec::with_capacity(events.len() + 2);
+        json.push(b'[');
+        json.extend_from_slice(&events);
+        json.push(b']');
+        Gathered {
+            destination: destination.clone(),
+            sender: sender.clone(),
+            payload_id: None,
+            json: Bytes::from(json),
+            count: std::mem::take(&mut self.count),
+        }
+    }
+}
+
+/// Contexts that were seen lately.
+#[derive(Debug, Default)]
+struct Contexts {
+    seen: HashSet<String>,
+    order: VecDeque<(Instant, String)>,
+}
+
+impl Contexts {
+    fn is_new(&mut self, name: &str, now: Instant) -> bool {
+        while let Some((at, _)) = self.order.front()
+            && (now >= *at + CONTEXTS_AGE || self.order.len() >= CONTEXTS_MAX)
+        {
+            if let Some((_, name)) = self.order.pop_front() {
+                self.seen.remove(&name);
+            }
+        }
+        let is_new = self.seen.insert(name.to_owned());
+        if is_new {
+            self.order.push_back((now, name.to_owned()));
+        }
+        is_new
+    }
+}
+
+/// A context as the SDK has written it, and what tells it apart.
+struct ContextRef<'a> {
+    json: &'a str,
+    kinds: Vec<String>,
+    /// Its kinds and keys.
+    name: String,
+}
+
+/// The context of an event, or the user of old SDKs; `None` if there is neither.
+fn context<'a>(
+    context: Option<&'a RawValue>,
+    user: Option<&'a RawValue>,
+) -> Option<ContextRef<'a>> {
+    let json = context.or(user)?.get();
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+    let text = |raw: &&RawValue| serde_json::from_str::<String>(raw.get()).ok();
+    let kind = match members.get("kind") {
+        Some(kind) => text(kind)?,
+        None => "user".to_owned(),
+    };
+    let mut keys = Vec::new();
+    if kind == "multi" {
+        for (kind, member) in members.iter().filter(|(name, _)| *name != "kind") {
+            let Keyed { key } = serde_json::from_str(member.get()).ok()?;
+            keys.push((kind.clone(), key));
+        }
+    } else {
+        keys.push((kind, text(members.get("key")?)?));
+    }
+    // The lengths distinguish a:b from a and b.
+    let name = keys.iter().map(|(kind, key)| format!("{}:{kind}{key}", kind.len())).collect();
+    Some(ContextRef { json, kinds: keys.into_iter().map(|(kind, _)| kind).collect(), name })
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(default)]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Keyed {
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FeatureEvent<'a> {
+    #[serde(default = "zero")]
+    creation_date: Number,
+    #[serde(default, borrow)]
+    key: std::borrow::Cow<'a, str>,
+    #[serde(default, borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    context: Option<&'a RawValue>,
+    #[serde(default)]
+    version: Option<i64>,
+    #[serde(default)]
+    variation: Option<i64>,
+    #[serde(default, borrow)]
+    value: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    default: Option<&'a RawValue>,
+    #[serde(default)]
+    track_events: Option<bool>,
+    #[serde(default)]
+    debug_events_until_date: Option<i64>,
+    #[serde(default)]
+    sampling_ratio: Option<i64>,
+    #[serde(default)]
+    exclude_from_summaries: Option<bool>,
+    #[serde(default, borrow)]
+    reason: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Custom<'a> {
+    #[serde(default = "zero")]
+    creation_date: Number,
+    #[serde(default, borrow)]
+    key: std::borrow::Cow<'a, str>,
+    #[serde(default, borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    context: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    metric_value: Option<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identify<'a> {
+    #[serde(default = "zero")]
+    creation_date: Number,
+    #[serde(default, borrow)]
+    user: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    context: Option<&'a RawValue>,
+}
+
+fn zero() -> Number {
+    Number::from(0)
+}
+
+/// Writes the members of an object.
+struct Out<'a>(&'a mut Vec<u8>);
+
+impl Out<'_> {
+    fn begin(&mut self, kind: &str, date: &Number) {
+        self.0.extend_from_slice(b"{\"kind\":\"");
+        self.0.extend_from_slice(kind.as_bytes());
+        self.0.push(b'"');
+        self.raw("creationDate", &date.to_string());
+    }
+
+    fn raw(&mut self, name: &str, json: &str) {
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        self.0.extend_from_slice(json.as_bytes());
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        // Text always serializes.
+        self.raw(name, &serde_json::to_string(text).unwrap_or_default());
+    }
+
+    fn feature(&mut self, kind: &str, event: &FeatureEvent<'_>, context: &ContextRef<'_>) {
+        self.begin(kind, &event.creation_date);
+        self.text("key", &event.key);
+        if let Some(version) = event.version {
+            self.raw("version", &version.to_string());
+        }
+        self.raw("context", context.json);
+        if let Some(variation) = event.variation {
+            self.raw("variation", &variation.to_string());
+        }
+        self.raw("value", event.value.map_or("null", RawValue::get));
+        self.raw("default", event.default.map_or("null", RawValue::get));
+        if let Some(reason) = event.reason.filter(|reason| reason.get() != "null") {
+            self.raw("reason", reason.get());
+        }
+        if let Some(ratio) = event.sampling_ratio.filter(|ratio| *ratio != 1) {
+            self.raw("samplingRatio", &ratio.to_string());
+        }
+    }
+
+    fn summary(&mut self, start: &Number, end: &Number, features: &BTreeMap<String, Feature>) {
+        let counter = |((variation, version), it): (&(Option<i64>, Option<i64>), &Counter)| {
+            let mut json = Vec::from(b"{");
+            let mut out = Out(&mut json);
+            if let Some(variation) = variation {
+                out.raw("variation", &variation.to_string());
+            }
+            match version {
+                Some(version) => out.raw("version", &version.to_string()),
+                None => out.raw("unknown", "true"),
+            }
+            out.raw("value", it.value.get());
+            out.raw("count", &it.count.to_string());
+            // The first member needs no comma.
+            json.remove(1);
+            json.push(b'}');
+            String::from_utf8(json).unwrap_or_default()
+        };
+        self.0.extend_from_slice(b"{\"kind\":\"summary\"");
+        self.raw("startDate", &start.to_string());
+        self.raw("endDate", &end.to_string());
+        self.0.extend_from_slice(b",\"features\":{");
+        for (place, (key, feature)) in features.iter().enumerate() {
+            if place > 0 {
+                self.0.push(b',');
+            }
+            let name = serde_json::to_string(key).unwrap_or_default();
+            let counters: Vec<String> = feature.counters.iter().map(counter).collect();
+            let kinds = serde_json::to_string(&feature.kinds).unwrap_or_default();
+            self.0.extend_from_slice(name.as_bytes());
+            self.0.extend_from_slice(b":{\"default\":");
+            self.0.extend_from_slice(feature.default.get().as_bytes());
+            self.raw("counters", &format!("[{}]", counters.join(",")));
+            self.raw("contextKinds", &kinds);
+            self.0.push(b'}');
+        }
+        self.0.push(b'}');
+    }
+}
+
+#[cfg(test)]
+#[path = "summaries_tests.rs"]
+mod tests;
