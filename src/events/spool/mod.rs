@@ -313,3 +313,6 @@ impl Spool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
