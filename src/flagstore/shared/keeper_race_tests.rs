@@ -165,6 +165,27 @@ async fn a_store_that_comes_back_empty_is_filled_whole_also_when_launchdarkly_go
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_store_that_refused_writes_is_filled_also_without_launchdarkly() {
+    // Without looks nothing else would lead to another attempt.
+    for fills in [true, false] {
+        let mut bench = Bench::start_with("", None, fills).await;
+        bench.put("a1 b1");
+        bench.expect("a1 b1 !").await;
+        {
+            let mut content = bench.store.content();
+            wipe(&mut content);
+            content.refuses_writes = true;
+        }
+        bench.change("a2 b1", "a");
+        bench.settle().await;
+        bench.flags.not_live();
+        bench.pass(Duration::from_secs(120)).await;
+        bench.store.content().refuses_writes = false;
+        bench.expect("a2 b1 !").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_comes_back_empty_is_not_called_healthy_for_single_items() {
     let mut bench = Bench::start_with("", None, false).await;
     bench.put("a1 b1");
