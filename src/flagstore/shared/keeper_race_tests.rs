@@ -309,3 +309,26 @@ async fn an_item_that_a_peer_takes_off_the_list_before_it_is_written_is_listed_a
     bench.settle().await;
     assert_eq!(listed(&bench).as_deref(), Some("a1 b1 !"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_went_back_unnoticed_is_noticed_before_a_new_item_is_written() {
+    // Neither looks nor a new connection show it, and rows are written whatever the marker.
+    let mut bench = Bench::start_with("", None, false).await;
+    bench.store.content().ignores_condition = true;
+    bench.put("a1 b1 e1");
+    bench.expect("a1 b1 e1 !").await;
+    bench.change("a1 b1 e-2", "e");
+    bench.expect("a1 b1 e-2 !").await;
+    bench.settle().await;
+    {
+        // From before there was `b`, while `e` was about to be written.
+        let mut content = bench.store.content();
+        content.rows.remove(&flag("b"));
+        content.rows.remove(&flag("e"));
+        list(&mut content, |rows| rows.minus(&flag("b")));
+    }
+    bench.change("a1 b1 e3", "e");
+    bench.expect("a1 b1 e3 !").await;
+    bench.settle().await;
+    assert_eq!(listed(&bench).as_deref(), Some("a1 b1 e3 !"));
+}
