@@ -205,7 +205,10 @@ impl<V: Visits> Replica<V> {
 
     fn failed(&mut self, error: &StoreError, at: &Moment) {
         if let Some(Visit { due, .. }) = self.visit.take() {
-            if self.visits.failed(due, error, at) {
+            let is_refused = self.visits.failed(due, error, at);
+            // A relay that is not live writes no single items: it only fills an empty store, after
+            // a comparison.
+            if is_refused && self.visits.waiting().live {
                 self.schedule.refused(at.now, at.random);
             } else {
                 self.schedule.failed(at.now, at.random, due);

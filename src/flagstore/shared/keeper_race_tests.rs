@@ -165,6 +165,27 @@ async fn a_store_that_comes_back_empty_is_filled_whole_also_when_launchdarkly_go
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_store_that_refused_writes_is_filled_also_without_launchdarkly() {
+    // Without looks nothing else would lead to another attempt.
+    for fills in [true, false] {
+        let mut bench = Bench::start_with("", None, fills).await;
+        bench.put("a1 b1");
+        bench.expect("a1 b1 !").await;
+        {
+            let mut content = bench.store.content();
+            wipe(&mut content);
+            content.refuses_writes = true;
+        }
+        bench.change("a2 b1", "a");
+        bench.settle().await;
+        bench.flags.not_live();
+        bench.pass(Duration::from_secs(120)).await;
+        bench.store.content().refuses_writes = false;
+        bench.expect("a2 b1 !").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_comes_back_empty_is_not_called_healthy_for_single_items() {
     let mut bench = Bench::start_with("", None, false).await;
     bench.put("a1 b1");
@@ -287,4 +308,27 @@ async fn an_item_that_a_peer_takes_off_the_list_before_it_is_written_is_listed_a
     bench.expect("a1 b1 !").await;
     bench.settle().await;
     assert_eq!(listed(&bench).as_deref(), Some("a1 b1 !"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_went_back_unnoticed_is_noticed_before_a_new_item_is_written() {
+    // Neither looks nor a new connection show it, and rows are written whatever the marker.
+    let mut bench = Bench::start_with("", None, false).await;
+    bench.store.content().ignores_condition = true;
+    bench.put("a1 b1 e1");
+    bench.expect("a1 b1 e1 !").await;
+    bench.change("a1 b1 e-2", "e");
+    bench.expect("a1 b1 e-2 !").await;
+    bench.settle().await;
+    {
+        // From before there was `b`, while `e` was about to be written.
+        let mut content = bench.store.content();
+        content.rows.remove(&flag("b"));
+        content.rows.remove(&flag("e"));
+        list(&mut content, |rows| rows.minus(&flag("b")));
+    }
+    bench.change("a1 b1 e3", "e");
+    bench.expect("a1 b1 e3 !").await;
+    bench.settle().await;
+    assert_eq!(listed(&bench).as_deref(), Some("a1 b1 e3 !"));
 }

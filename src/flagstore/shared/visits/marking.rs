@@ -31,7 +31,7 @@ impl FlagVisits {
                 self.unless_told(None, at)
             }
             Purpose::Sign => self.sign(found, at),
-            Purpose::Announce(_) => self.announce(found?, at),
+            Purpose::Announce(again) => self.announce(found?, again, at),
             Purpose::Settle => self.settle(found?, at),
             Purpose::Confirm => self.confirm(found?, at),
         }
@@ -65,8 +65,15 @@ impl FlagVisits {
     }
 
     /// Lists new items before they are written. If the marker lists anything else that is not known
-    /// here, a peer has changed the store meanwhile.
-    fn announce(&mut self, found: Marker, at: &Moment) -> Option<(Option<Marker>, Note)> {
+    /// here, a peer has changed the store meanwhile. At the first attempt the marker is written even
+    /// if it is known to list them, because it may have changed since it was read, and not every
+    /// database checks that when rows are written.
+    fn announce(
+        &mut self,
+        found: Marker,
+        again: bool,
+        at: &Moment,
+    ) -> Option<(Option<Marker>, Note)> {
         if !self.is_ours(Some(&found)) {
             return None;
         }
@@ -86,7 +93,11 @@ impl FlagVisits {
             return None;
         }
         (self.visit.inventory, self.visit.is_listed) = (inventory, true);
-        self.unless_told(Some(found), at)
+        if again {
+            return self.unless_told(Some(found), at);
+        }
+        let note = self.note(inventory, at);
+        Some((Some(found), note))
     }
 
     /// Takes items off the list that could not be written.
