@@ -40,8 +40,8 @@ options! { "Events",
     EVENTS_SPOOL_SIZE: u64 = both("spoolSize", &kind::SIZE).default("1GiB");
     /// Age at which events on disk are dropped.
     EVENTS_SPOOL_MAX_AGE: Duration = both("spoolMaxAge", &kind::DURATION).default("24h");
-    /// Include full user data in events.
-    EVENTS_INLINE_USERS: bool = switch("inlineUsers").not_yet();
+    /// ld-relay 8 does not use it: events are forwarded as SDKs send them.
+    EVENTS_INLINE_USERS: bool = switch("inlineUsers").never();
     /// ld-relay 6 removed this variable; events are not sampled.
     EVENTS_SAMPLING_INTERVAL: String = variable(&kind::TEXT).retired();
     /// ld-relay 6 removed this option; delete the line. Events are not sampled.

@@ -69,8 +69,10 @@ fn options_that_are_not_built_have_defaults() {
     check("Events", "flushInterval", Some("5s"));
     check("Events", "capacity", Some("1000"));
     check("Events", "metricsCapacity", Some("10000"));
-    check("Events", "maxInboundPayloadSize", Some("no limit"));
-    check("Events", "inlineUsers", Some("false"));
+    check("Events", "maxInboundPayloadSize", Some("32 MiB"));
+    check("Events", "memorySize", Some("67108864"));
+    check("Events", "spoolSize", Some("1073741824"));
+    check("Events", "spoolMaxAge", Some("24h"));
     for section in ["Datadog", "Stackdriver", "Prometheus", "OpenTelemetry"] {
         check(section, "enabled", None);
     }

@@ -9,7 +9,7 @@ fn everything_that_is_not_built_is_in_one_warning() {
     let loaded = load_both(
         &format!(
             "{ENVIRONMENT}[Main]\ntlsCert = c\nbigSegmentsStaleAsDegraded = no\n\
-             [Events]\nsendEvents\ncapacity = 5\n[Http]\nenableCompression\n\
+             [Events]\nmetricsCapacity = 5000\n[Http]\nenableCompression\n\
              [Redis]\nmode = cluster\nurls = redis://a\natomicUpsert = false\n"
         ),
         &[
@@ -24,8 +24,8 @@ fn everything_that_is_not_built_is_in_one_warning() {
     assert_eq!(
         warnings,
         ["configuration: accepted, but not implemented yet and without effect: \
-          CLIENT_WRITE_SLACK, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, [Events] sendEvents, \
-          [Events] capacity, USE_PROMETHEUS"]
+          CLIENT_WRITE_SLACK, [Main] tlsCert, LD_TRACE_LOG_BIG_SEGMENTS, \
+          [Events] metricsCapacity, USE_PROMETHEUS"]
     );
 }
 

@@ -183,7 +183,7 @@ fn the_description_shows_every_kind_of_configuration() {
     let expected = ["[Main]", "[AutoConfig]", environment, "[LocalStore]", "[Proxy]"];
     assert_eq!(
         titles,
-        [&expected[..], &["[Concurrency]", "[Http]"]].concat(),
+        [&expected[..], &["[Concurrency]", "[Events]", "[Http]"]].concat(),
         "databases that are off"
     );
     check(

@@ -120,6 +120,13 @@ const READ_BY: &[(&str, &str, &str, &str)] = &[
     ("Proxy", "user password passwordFile", "src/app/prepared.rs", "proxy.login"),
     ("Proxy", "caCertFiles", "src/app/prepared.rs", "proxy.ca_cert_files"),
     ("Proxy", "HTTP_PROXY HTTPS_PROXY NO_PROXY", "src/app/prepared.rs", "proxy.from_variables"),
+    ("Events", "sendEvents", "src/app/mod.rs", "config.events.send"),
+    ("Events", "eventsUri", "src/app/prepared.rs", "config.events.uri"),
+    ("Events", "flushInterval", "src/app/events.rs", "config.flush_interval"),
+    ("Events", "capacity", "src/events/gather.rs", "settings.capacity"),
+    ("Events", "maxInboundPayloadSize", "src/app/limits.rs", "config.events.body_bytes_max"),
+    ("Events", "memorySize", "src/app/events.rs", "config.memory_bytes_max"),
+    ("Events", "spoolSize spoolMaxAge", "src/app/events.rs", "SpoolLimits {"),
     ("Http", "enableCompression", "src/server/mod.rs", "settings.compresses"),
     ("OfflineMode", "fileDataSource", "src/app/prepared.rs", "offline.file"),
     (

@@ -5,8 +5,7 @@ use crate::events::post::{Audience, Sender};
 use crate::model::{EnvironmentRef, FilterKey};
 use crate::sealing::SealingKey;
 
-const LIMITS: SpoolLimits =
-    SpoolLimits { bytes: 100 << 20, age: Duration::from_secs(3600) };
+const LIMITS: SpoolLimits = SpoolLimits { bytes: 100 << 20, age: Duration::from_secs(3600) };
 
 fn ring(secrets: &[&str]) -> KeyRing {
     let mut keys = secrets.iter().map(|secret| SealingKey::derive(secret));
@@ -113,7 +112,7 @@ fn segments_are_closed_when_they_are_large() {
 #[test]
 fn the_oldest_go_when_there_is_no_room_and_when_they_are_too_old() {
     let folder = TempDir::new().unwrap();
-    let limits = SpoolLimits { bytes: 6 << 20, ..LIMITS };
+    let limits = SpoolLimits { bytes: 9 << 20, ..LIMITS };
     let mut spool = Spool::open(folder.path(), &ring(&["one"]), limits).unwrap();
     for number in 0..10 {
         let batch = batch("a", &number.to_string(), 1 << 20);
