@@ -261,8 +261,7 @@ impl Serving {
     /// The data set of a new connection, or the served one if the current connection has delivered
     /// something newer, even if it was lost since. An environment has one sequence of states, so a
     /// data set with one older item is older as a whole, and the new connection will deliver what
-    /// came after it. That deletions came after it cannot be seen, so they are kept. Does not apply
-    /// if items from a store were added.
+    /// came after it. Later deletions do not show. Does not apply if items from a store were added.
     fn unless_behind(
         &self,
         mut data: DataSet,
@@ -274,9 +273,7 @@ impl Serving {
         if has_older_item(&data, &served.data) {
             return ((*served.data).clone(), Some(Difference::Nothing));
         }
-        for (kind, key, item) in served.data.iter().filter(|(_, _, item)| item.is_tombstone()) {
-            data.upsert(&ItemKey { kind, key: key.clone() }, item.clone());
-        }
+        data.keep_deletions(&served.data);
         (data, difference)
     }
 

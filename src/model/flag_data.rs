@@ -49,6 +49,13 @@ impl DataSet {
         newer
     }
 
+    /// Takes the tombstones of another set, unless it holds newer items.
+    pub fn keep_deletions(&mut self, of: &Self) {
+        for (kind, key, item) in of.iter().filter(|(_, _, item)| item.is_tombstone()) {
+            self.upsert(&ItemKey { kind, key: key.clone() }, item.clone());
+        }
+    }
+
     /// Number of items, including tombstones.
     pub fn len(&self) -> usize {
         self.flags.len() + self.segments.len()
