@@ -18,6 +18,7 @@ mod inbox;
 mod lines;
 mod names;
 mod outcome;
+mod packing;
 mod post;
 mod publisher;
 mod report;

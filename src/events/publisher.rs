@@ -1,17 +1,14 @@
 //! The task that owns all events between their arrival and LaunchDarkly's answer.
 
+mod spooling;
+
 use std::collections::{HashMap, VecDeque};
-use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,17 +19,17 @@ use super::inbox::{Events, Kind, Posted, Waiting};
 use super::lines::{Condition, Effect, Lines, Loss};
 use super::names::Names;
 use super::outcome::Outcome;
+use super::packing::{compressed, new_id, split};
 use super::post::{self, Destination, Sender};
 use super::report::{EventsReport, Reporter, word};
 use super::sending::{Credentials, EventSender};
+use super::spool::SpoolLimits;
 use super::spool::task::{Answer, Order, SpoolEnd, Told};
-use super::spool::{Spool, SpoolLimits, SpoolLoss, task};
 use super::summaries::{FlagFacts, Summaries};
 use crate::evaluation::Flag;
 use crate::model::DataSet;
 use crate::sealing::KeyRing;
 use crate::tasks::{TaskGroup, beside};
-use crate::telemetry::Chain;
 
 /// Bodies up to this size are looked into and compressed on a thread of the runtime.
 const SMALL_BYTES: usize = 64 * 1024;
@@ -298,47 +295,6 @@ impl Publisher {
         effects
     }
 
-    fn on_told(&mut self, told: Told) -> Vec<Effect> {
-        let Told { answer, loss, bytes, events } = told;
-        self.note_loss(&loss);
-        let mut problem = None;
-        let effects = match answer {
-            Answer::Done => Vec::new(),
-            Answer::NotWritten(batches, why) => {
-                problem = Some(why);
-                self.lines.not_spooled(batches)
-            }
-            Answer::Loaded(destination, found) => {
-                self.lines.loaded(&destination, found);
-                Vec::new()
-            }
-            Answer::NotLoaded(destination, why) => {
-                problem = Some(why);
-                self.lines.not_loaded(&destination, Instant::now());
-                Vec::new()
-            }
-        };
-        let bytes_in_memory = self.lines.bytes() as u64;
-        let mut is_news = false;
-        self.report.update(|report| {
-            is_news = report.spool_problem.is_none() != problem.is_none();
-            report.bytes_on_disk = bytes;
-            report.events_on_disk = events;
-            report.bytes_in_memory = bytes_in_memory;
-            report.spool_problem.clone_from(&problem);
-        });
-        match (is_news, problem) {
-            (true, Some(problem)) => tracing::error!(
-                problem,
-                "events cannot be kept on disk; they wait in memory, and the newest are dropped \
-                 when that is full"
-            ),
-            (true, None) => tracing::info!("events are kept on disk again"),
-            (false, _) => {}
-        }
-        effects
-    }
-
     async fn carry_out(&mut self, effects: Vec<Effect>, tasks: &mut TaskGroup) {
         let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {
@@ -384,65 +340,6 @@ impl Publisher {
             .update_if(|report| std::mem::replace(&mut report.bytes_in_memory, bytes) != bytes);
     }
 
-    /// Gives an order to the spool. If too many wait for the disk, it is as if the disk had failed.
-    fn order(&mut self, order: Order) -> Vec<Effect> {
-        let sent = match &self.spool {
-            Some(spool) => spool.orders.try_send(order).map_err(TrySendError::into_inner),
-            None => Err(order),
-        };
-        match sent {
-            Ok(()) => Vec::new(),
-            Err(Order::Append(_, batches)) => self.lines.not_spooled(batches),
-            Err(Order::Load(destination)) => {
-                self.lines.not_loaded(&destination, Instant::now());
-                Vec::new()
-            }
-            Err(Order::Delete(_) | Order::SetRing(_)) => Vec::new(),
-        }
-    }
-
-    /// Opens the spool once it is known where, and follows its keys.
-    async fn on_place(
-        &mut self,
-        places: &mut watch::Receiver<Option<SpoolPlace>>,
-        tasks: &mut TaskGroup,
-    ) {
-        let Some(SpoolPlace { directory, ring }) = places.borrow_and_update().clone() else {
-            return;
-        };
-        if self.spool.is_some() {
-            self.order(Order::SetRing(ring));
-            return;
-        }
-        let limits = self.settings.spool;
-        match beside(move || Spool::open(&directory, &ring, limits)).await {
-            Ok(mut spool) => {
-                self.note_loss(&spool.take_loss());
-                let found: Vec<Destination> = spool.destinations().cloned().collect();
-                if !found.is_empty() {
-                    tracing::info!(events = spool.events(), "events of an earlier run are sent");
-                }
-                if spool.foreign() > 0 {
-                    tracing::error!(
-                        files = spool.foreign(),
-                        "events of an earlier run are sealed under a key that is not configured; \
-                         add it to AUTO_CONFIG_CACHE_PREVIOUS_ENCRYPTION_KEYS, or they are removed \
-                         when they are too old"
-                    );
-                }
-                self.lines.open_spool(found);
-                let (end, task) = task::start(spool);
-                tasks.spawn_many("event spool", task);
-                self.spool = Some(end);
-            }
-            Err(error) => {
-                let problem = Chain(&error).to_string();
-                tracing::error!(problem, "events cannot be kept on disk");
-                self.report.update(|report| report.spool_problem = Some(problem));
-            }
-        }
-    }
-
     /// Sends again what was refused under a credential that has changed since.
     fn look_at_credentials(&mut self) {
         let Self { refused, sender, lines, .. } = self;
@@ -452,19 +349,6 @@ impl Publisher {
                 *credentials = now;
                 lines.credential_changed(destination);
             }
-        }
-    }
-
-    fn note_loss(&self, loss: &SpoolLoss) {
-        let SpoolLoss { no_room, expired, unreadable } = *loss;
-        let total = no_room + expired + unreadable;
-        for (reason, events) in
-            [("noRoom", no_room), ("expired", expired), ("unreadable", unreadable)]
-        {
-            self.report.lose(reason, events);
-        }
-        if total > 0 {
-            tracing::warn!(no_room, expired, unreadable, "events on disk are lost");
         }
     }
 
@@ -579,34 +463,4 @@ fn facts(flag: &Flag) -> Option<FlagFacts> {
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// A new name of a batch.
-fn new_id() -> Arc<str> {
-    uuid::Uuid::new_v4().to_string().into()
-}
-
-fn compressed(json: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 8), Compression::fast());
-    // Writing to a vector cannot fail.
-    let _ = encoder.write_all(json);
-    encoder.finish().unwrap_or_default().into()
-}
-
-/// The two halves of a batch, as batches of their own.
-fn split(batch: &Batch) -> Vec<Batch> {
-    let mut json = Vec::new();
-    if GzDecoder::new(&*batch.gzip).read_to_end(&mut json).is_err() {
-        return Vec::new();
-    }
-    let Ok(events) = serde_json::from_slice::<Vec<&RawValue>>(&json) else { return Vec::new() };
-    let halves = events.split_at(events.len() / 2);
-    let part = |events: &[&RawValue]| Batch {
-        id: new_id(),
-        count: events.len(),
-        gzip: compressed(&serde_json::to_vec(events).unwrap_or_default()),
-        is_spooled: false,
-        ..batch.clone()
-    };
-    [halves.0, halves.1].into_iter().filter(|events| !events.is_empty()).map(part).collect()
 }

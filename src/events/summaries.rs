@@ -11,6 +11,8 @@
 //! Contexts stay as the SDK has written them, because it has removed what is private. The form is
 //! schema 4, as LaunchDarkly's Go SDK writes it, which ld-relay uses for this.
 
+mod writing;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 use tokio::time::Instant;
 
+use self::writing::Out;
 use super::gather::{GatherSettings, Gathered};
 use super::post::{Destination, Sender};
 
@@ -452,89 +455,6 @@ struct Identify<'a> {
 
 fn zero() -> Number {
     Number::from(0)
-}
-
-/// Writes the members of an object.
-struct Out<'a>(&'a mut Vec<u8>);
-
-impl Out<'_> {
-    fn begin(&mut self, kind: &str, date: &Number) {
-        self.0.extend_from_slice(b"{\"kind\":\"");
-        self.0.extend_from_slice(kind.as_bytes());
-        self.0.push(b'"');
-        self.raw("creationDate", &date.to_string());
-    }
-
-    fn raw(&mut self, name: &str, json: &str) {
-        self.0.extend_from_slice(b",\"");
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
-        self.0.extend_from_slice(json.as_bytes());
-    }
-
-    fn text(&mut self, name: &str, text: &str) {
-        // Text always serializes.
-        self.raw(name, &serde_json::to_string(text).unwrap_or_default());
-    }
-
-    fn feature(&mut self, kind: &str, event: &FeatureEvent<'_>, context: &ContextRef<'_>) {
-        self.begin(kind, &event.creation_date);
-        self.text("key", &event.key);
-        if let Some(version) = event.version {
-            self.raw("version", &version.to_string());
-        }
-        self.raw("context", context.json);
-        if let Some(variation) = event.variation {
-            self.raw("variation", &variation.to_string());
-        }
-        self.raw("value", event.value.map_or("null", RawValue::get));
-        self.raw("default", event.default.map_or("null", RawValue::get));
-        if let Some(reason) = event.reason.filter(|reason| reason.get() != "null") {
-            self.raw("reason", reason.get());
-        }
-        if let Some(ratio) = event.sampling_ratio.filter(|ratio| *ratio != 1) {
-            self.raw("samplingRatio", &ratio.to_string());
-        }
-    }
-
-    fn summary(&mut self, start: &Number, end: &Number, features: &BTreeMap<String, Feature>) {
-        let counter = |((variation, version), it): (&(Option<i64>, Option<i64>), &Counter)| {
-            let mut json = Vec::from(b"{");
-            let mut out = Out(&mut json);
-            if let Some(variation) = variation {
-                out.raw("variation", &variation.to_string());
-            }
-            match version {
-                Some(version) => out.raw("version", &version.to_string()),
-                None => out.raw("unknown", "true"),
-            }
-            out.raw("value", it.value.get());
-            out.raw("count", &it.count.to_string());
-            // The first member needs no comma.
-            json.remove(1);
-            json.push(b'}');
-            String::from_utf8(json).unwrap_or_default()
-        };
-        self.0.extend_from_slice(b"{\"kind\":\"summary\"");
-        self.raw("startDate", &start.to_string());
-        self.raw("endDate", &end.to_string());
-        self.0.extend_from_slice(b",\"features\":{");
-        for (place, (key, feature)) in features.iter().enumerate() {
-            if place > 0 {
-                self.0.push(b',');
-            }
-            let name = serde_json::to_string(key).unwrap_or_default();
-            let counters: Vec<String> = feature.counters.iter().map(counter).collect();
-            let kinds = serde_json::to_string(&feature.kinds).unwrap_or_default();
-            self.0.extend_from_slice(name.as_bytes());
-            self.0.extend_from_slice(b":{\"default\":");
-            self.0.extend_from_slice(feature.default.get().as_bytes());
-            self.raw("counters", &format!("[{}]", counters.join(",")));
-            self.raw("contextKinds", &kinds);
-            self.0.push(b'}');
-        }
-        self.0.push(b'}');
-    }
 }
 
 #[cfg(test)]

@@ -239,13 +239,13 @@ async fn check_config_tells_what_was_understood_and_no_secret() {
 #[tokio::test]
 async fn one_warning_names_everything_that_is_not_built() {
     let directory = with_file(
-        "[Main]\ntlsCert = c\n[Events]\nsendEvents = true\n[Prometheus]\nenabled = true\n\
+        "[Main]\ntlsCert = c\n[Prometheus]\nenabled = true\n\
          [Environment \"shop\"]\nsdkKey = sdk-1\n",
     );
     let ended = run(directory.path(), "check-config --config relay.conf", &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let warning = "warning: configuration: accepted, but not implemented yet and without effect: \
-                   [Main] tlsCert, [Events] sendEvents, [Prometheus] enabled\n";
+                   [Main] tlsCert, [Prometheus] enabled\n";
     assert_eq!(ended.errors, warning);
 }
 
@@ -253,7 +253,7 @@ async fn one_warning_names_everything_that_is_not_built() {
 async fn a_running_relay_warns_of_what_is_not_built_once() {
     let (launchdarkly, store) = (launchdarkly(1), TempDir::new().unwrap());
     let settings =
-        autoconfig(&launchdarkly, &store).with("USE_EVENTS", "1").with("CACHE_TTL", "5s");
+        autoconfig(&launchdarkly, &store).with("USE_PROMETHEUS", "1").with("CACHE_TTL", "5s");
     let relay = settings.with("TLS_CERT", "c").start().unwrap();
     relay.wait_until_healthy(1).await;
     let log = relay.log();
@@ -261,7 +261,7 @@ async fn a_running_relay_warns_of_what_is_not_built_once() {
         log.lines().filter(|line| line.contains("not implemented yet")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
     assert!(warnings[0].contains("WARN") && warnings[0].contains("TLS_CERT"), "{}", warnings[0]);
-    assert!(warnings[0].contains("USE_EVENTS"), "{}", warnings[0]);
+    assert!(warnings[0].contains("USE_PROMETHEUS"), "{}", warnings[0]);
 }
 
 #[tokio::test]

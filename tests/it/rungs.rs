@@ -140,6 +140,7 @@ const PURE: &[&str] = &[
     "src/events/post.rs",
     "src/events/spool/record.rs",
     "src/events/summaries.rs",
+    "src/events/summaries/",
     "src/flagstore/inventory.rs",
     "src/flagstore/marker.rs",
     "src/flagstore/shared/reconcile.rs",
