@@ -53,7 +53,10 @@ impl Server {
         let headers = asked.request.headers();
         let (body, sender) = match form {
             EventForm::Analytics | EventForm::Diagnostic => {
-                (self.event_body(asked, body).await?, Sender::of(headers))
+                let body = self.event_body(asked, body).await?;
+                // The key may have been revoked meanwhile.
+                asked.access = self.select_now(asked.request, &asked.auth)?;
+                (body, Sender::of(headers))
             }
             EventForm::Image => {
                 let given = query_value(asked.request.uri().query(), "d");

@@ -43,12 +43,17 @@ impl Server {
         B: HttpBody + Unpin,
     {
         let ClientRoute { auth, methods, wanted } = route;
-        let has_body = matches!(
-            wanted,
+        let has_body = match wanted {
             ClientWanted::Values(ContextPlace::Body)
-                | ClientWanted::Pings(Some(ContextPlace::Body))
-                | ClientWanted::Events(EventForm::Analytics | EventForm::Diagnostic)
-        );
+            | ClientWanted::Pings(Some(ContextPlace::Body)) => true,
+            ClientWanted::Events(EventForm::Analytics | EventForm::Diagnostic) => {
+                self.events.is_some()
+            }
+            ClientWanted::Values(ContextPlace::Path(_))
+            | ClientWanted::Pings(Some(ContextPlace::Path(_)) | None)
+            | ClientWanted::Events(EventForm::Image)
+            | ClientWanted::Goals => false,
+        };
         let is_body_wanted = has_body && request.method() != Method::OPTIONS;
         if !is_body_wanted {
             // Before the environment is looked up, so that the answer is current after the wait.
