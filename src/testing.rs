@@ -43,6 +43,10 @@ pub mod evaluation {
     };
 }
 
+/// See [`crate::events`].
+pub mod events {
+    pub use crate::events::decoding;
+}
 /// See [`crate::flagstore`].
 pub mod flagstore {
     pub use crate::flagstore::encoding::Decoded;

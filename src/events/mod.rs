@@ -13,6 +13,8 @@
 //! decided by the pure modules `post`, `gather`, `summaries`, `lines` and `outcome`.
 
 mod batch;
+#[cfg(feature = "testing")]
+pub mod decoding;
 mod gather;
 mod inbox;
 mod lines;

@@ -96,6 +96,7 @@ const RUNGS: &[(&str, &[&[&str]])] = &[
                 "streams",
                 "source",
                 "archive",
+                "events",
                 "autoconfig",
                 "server",
                 "demo",

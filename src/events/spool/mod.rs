@@ -9,7 +9,7 @@
 //! they are too old. Whoever is killed while writing leaves a record that is cut off: it is left out
 //! at the next start. All functions block.
 
-mod record;
+pub(in crate::events) mod record;
 pub(in crate::events) mod task;
 
 use std::collections::{BTreeMap, VecDeque};
