@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -19,6 +20,22 @@ pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
             // The runtime is shutting down, and so is the caller.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+/// Runs work that may take long as [`beside`], and other work at once.
+pub async fn beside_if<T: Send + 'static>(
+    is_long: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if is_long { beside(work).await } else { work() }
+}
+
+/// Waits for a moment; indefinitely without one. Safe to cancel.
+pub async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

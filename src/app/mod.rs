@@ -99,15 +99,7 @@ impl App {
     /// v8).
     pub fn start(config: &Config) -> Result<Self, StartErrors> {
         let prepared = Prepared::new(config)?.check_archive(config)?;
-        let Prepared {
-            client,
-            stream_base,
-            autoconfig_url,
-            client_side_base,
-            events_base,
-            database,
-            archive,
-        } = prepared;
+        let Prepared { client, addresses, database, archive } = prepared;
         let listener = if config.main.exit_always {
             None
         } else {
@@ -130,7 +122,7 @@ impl App {
                         Some(_) => Sources::Archive(sets),
                         None => Sources::LaunchDarkly(Arc::new(Fdv1Streams::new(
                             client.clone(),
-                            stream_base,
+                            addresses.stream_base,
                             StreamTimings::default(),
                         ))),
                     },
@@ -155,7 +147,7 @@ impl App {
         parts.spawn("environments", |cancel| supervisor.run(cancel));
 
         let goals = archive.is_none().then(|| {
-            let (goals, fetcher) = GoalsProxy::new(client.clone(), client_side_base);
+            let (goals, fetcher) = GoalsProxy::new(client.clone(), addresses.client_side_base);
             parts.spawn("goals", |cancel| fetcher.run(cancel));
             goals
         });
@@ -165,7 +157,7 @@ impl App {
             let parts_of = events::Parts {
                 config: &config.events,
                 client,
-                base: events_base,
+                base: addresses.events_base,
                 registry,
                 place,
             };
@@ -182,7 +174,7 @@ impl App {
         };
         match (&config.autoconfig.key, &config.offline, archive) {
             (Some(_), _, _) => {
-                let url = autoconfig_url;
+                let url = addresses.autoconfig_url;
                 let streams = AutoConfigStreams { client, url, timings: StreamTimings::default() };
                 let changes = changes_sender;
                 let wiring = Wiring { config, secrets, local: &local, database, changes };

@@ -21,7 +21,7 @@ use crate::flagstore::{LocalFlags, LocalFlagsState};
 use crate::model::EnvironmentChange;
 use crate::source::ArchivedSets;
 use crate::storage::local::LocalStore;
-use crate::tasks::{TaskGroup, beside};
+use crate::tasks::{TaskGroup, beside, until};
 use crate::telemetry::{Chain, Rounded};
 
 /// Space of the local store for the descriptions of environments.
@@ -256,13 +256,6 @@ impl Offline {
             Arc::make_mut(sets).values_mut().for_each(|set| set.is_current = false);
         });
         self.ends.report.send_modify(|report| report.problem = Some(problem.to_owned()));
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -78,16 +78,21 @@ impl From<StartError> for StartErrors {
 /// The parts that need no network.
 pub(super) struct Prepared {
     pub(super) client: HttpClient,
-    pub(super) stream_base: BaseUrl,
-    pub(super) autoconfig_url: Uri,
-    /// Base of LaunchDarkly's endpoints for client-side SDKs.
-    pub(super) client_side_base: BaseUrl,
-    /// Base of LaunchDarkly's endpoints for events.
-    pub(super) events_base: BaseUrl,
+    pub(super) addresses: Addresses,
     pub(super) database: Option<SharedDatabase>,
     /// The archive, in offline mode. An archive that cannot be used is no error here: an earlier
     /// run may have left what it knew.
     pub(super) archive: Option<offline::First>,
+}
+
+/// Addresses of LaunchDarkly.
+pub(super) struct Addresses {
+    pub(super) stream_base: BaseUrl,
+    pub(super) autoconfig_url: Uri,
+    /// Base of the endpoints for client-side SDKs.
+    pub(super) client_side_base: BaseUrl,
+    /// Base of the endpoints for events.
+    pub(super) events_base: BaseUrl,
 }
 
 impl Prepared {
@@ -99,17 +104,7 @@ impl Prepared {
         let archive = config.offline.as_ref().map(|offline| file::read(&offline.file));
         match (client, addresses, database) {
             (Ok(client), Ok(addresses), Ok(database)) => {
-                let Addresses { stream_base, autoconfig_url, client_side_base, events_base } =
-                    addresses;
-                Ok(Self {
-                    client,
-                    stream_base,
-                    autoconfig_url,
-                    client_side_base,
-                    events_base,
-                    database,
-                    archive,
-                })
+                Ok(Self { client, addresses, database, archive })
             }
             (client, addresses, database) => {
                 let errors = [client.err(), addresses.err(), database.err()];
@@ -155,14 +150,6 @@ pub fn check(config: &Config) -> Result<(), StartErrors> {
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(StartErrors(errors)) }
-}
-
-/// Addresses of LaunchDarkly.
-struct Addresses {
-    stream_base: BaseUrl,
-    autoconfig_url: Uri,
-    client_side_base: BaseUrl,
-    events_base: BaseUrl,
 }
 
 fn addresses(config: &Config) -> Result<Addresses, StartError> {

@@ -9,7 +9,8 @@ use crate::autoconfig::cache::report::{SharedReport, TierReport};
 use crate::autoconfig::stream_manager::AutoConfigStatus;
 use crate::events::EventsReport;
 use crate::flagstore::LocalFlagsState;
-use crate::server::{StatusMembers, connection_status, unix_ms};
+use crate::model::unix_ms;
+use crate::server::{StatusMembers, connection_status};
 use crate::storage::local::LocalStoreStatus;
 
 use tokio::sync::watch;

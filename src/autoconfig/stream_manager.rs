@@ -16,6 +16,7 @@ use super::specs::SpecSettings;
 use super::startup_race::{CacheOutcome, Tier};
 use super::state::{Connection, Policy, Reaction, State, StreamStep};
 use crate::model::{AutoConfigKey, ConnectionStatus, EnvironmentChange, ErrorKind};
+use crate::tasks::until;
 use crate::telemetry::{At, Chain, Rounded};
 use crate::upstream::{
     EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamFailure,
@@ -158,8 +159,8 @@ impl StreamManager {
                     Wake::Cache(tier, outcome)
                 }
                 event = next_event(&mut self.stream) => Wake::Stream(event),
-                () = at(self.reopen_at) => Wake::Reopen,
-                () = at(self.state.lapse_at()) => Wake::Lapse,
+                () = until(self.reopen_at) => Wake::Reopen,
+                () = until(self.state.lapse_at()) => Wake::Lapse,
             };
             match wake {
                 Wake::Stop => break,
@@ -382,13 +383,6 @@ fn is_usable(message: &Message) -> bool {
 async fn next_event(stream: &mut Option<EventStream>) -> Option<StreamEvent> {
     match stream {
         Some(stream) => stream.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -26,7 +26,7 @@ use crate::flagstore::{
 };
 use crate::model::SdkKey;
 use crate::source::{Received, Source, SourceEvent, Sources};
-use crate::tasks::{TaskGroup, beside};
+use crate::tasks::{TaskGroup, beside_if};
 
 /// Time limit for the last write of a shared store's keeper.
 const KEEPER_GRACE: Duration = Duration::from_secs(3);
@@ -206,7 +206,7 @@ impl Runner {
             let found = difference(&served, &data);
             (data, found)
         };
-        let (data, found) = if is_large { beside(compare).await } else { compare() };
+        let (data, found) = beside_if(is_large, compare).await;
         (SourceEvent::Everything { connection, data }, Some(found))
     }
 

@@ -11,7 +11,7 @@ use super::gather::GatherSettings;
 use super::post::{Audience, Destination, Sender, elements};
 use super::spool::record::{Name, read};
 use super::summaries::Summaries;
-use crate::model::{EnvironmentRef, FilterKey};
+use crate::model::{DataSet, EnvironmentRef, FilterKey};
 use crate::sealing::KeyRing;
 
 fn destination() -> Destination {
@@ -27,7 +27,7 @@ pub fn body(body: &Bytes) -> Option<(Bytes, Vec<Bytes>)> {
     let mut summaries = Summaries::new(settings);
     let sender = Sender { schema: 1, tags: None, user_agent: None, wrapper: None };
     let at = (Instant::now(), 0);
-    summaries.add(&destination(), &sender, &events, &|_| None, at);
+    summaries.add(&destination(), &sender, &events, &DataSet::default(), at);
     let closed = summaries.close_all().into_iter().map(|gathered| gathered.json);
     Some((found.json, closed.collect()))
 }
@@ -35,5 +35,5 @@ pub fn body(body: &Bytes) -> Option<(Bytes, Vec<Bytes>)> {
 /// Reads bytes as a segment; returns the number of batches that open.
 pub fn segment(content: &[u8], ring: &KeyRing) -> usize {
     let name = Name::of(Path::new("0011223344556677-00000000000000000001.events"));
-    name.map_or(0, |name| read(content, &name, ring).batches.len())
+    name.map_or(0, |name| read(content, &name, ring).len())
 }

@@ -25,19 +25,6 @@ pub struct GatherSettings {
     pub capacity: usize,
 }
 
-/// Events that were posted together.
-#[derive(Clone, Debug)]
-pub struct Posted {
-    /// Where they go.
-    pub destination: Destination,
-    /// Who sent them.
-    pub sender: Sender,
-    /// The name that the SDK gave them.
-    pub payload_id: Option<Arc<str>>,
-    /// The events.
-    pub events: Elements,
-}
-
 /// Events that are sent together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gathered {
@@ -76,19 +63,23 @@ impl Gatherer {
     }
 
     /// Adds events, and returns the batches that are closed by them.
-    pub fn add(&mut self, posted: Posted, now: Instant) -> Vec<Gathered> {
-        let Posted { destination, sender, payload_id, events } = posted;
+    pub fn add(
+        &mut self,
+        key: &(Destination, Sender),
+        payload_id: Option<Arc<str>>,
+        events: &Elements,
+        now: Instant,
+    ) -> Vec<Gathered> {
         if events.count == 0 {
             return Vec::new();
         }
         let mut closed = Vec::new();
-        let key = (destination, sender);
         let is_over = |open: &Open| {
             open.json.len() + events.json.len() > BATCH_BYTES_MAX
                 || open.count + events.count > self.settings.capacity
         };
-        if self.open.get(&key).is_some_and(is_over) {
-            closed.extend(self.close(&key));
+        if self.open.get(key).is_some_and(is_over) {
+            closed.extend(self.close(key));
         }
         let open = self.open.entry(key.clone()).or_insert_with(|| Open {
             since: now,
@@ -103,7 +94,7 @@ impl Gatherer {
         open.json.put_slice(&events.json);
         open.count += events.count;
         if open.count >= self.settings.capacity || open.json.len() >= BATCH_BYTES_MAX {
-            closed.extend(self.close(&key));
+            closed.extend(self.close(key));
         }
         closed
     }
@@ -157,19 +148,16 @@ mod tests {
         for (ms, environment, count, bytes, id) in posts {
             let now = begun + Duration::from_millis(*ms);
             closed.extend(gatherer.close_due(now));
-            let posted = Posted {
-                destination: Destination {
-                    environment: EnvironmentRef {
-                        environment: (*environment).into(),
-                        filter: FilterKey::new(""),
-                    },
-                    audience: Audience::Server,
+            let destination = Destination {
+                environment: EnvironmentRef {
+                    environment: (*environment).into(),
+                    filter: FilterKey::new(""),
                 },
-                sender: sender.clone(),
-                payload_id: id.map(Into::into),
-                events: Elements { json: vec![b'1'; *bytes].into(), count: *count },
+                audience: Audience::Server,
             };
-            closed.extend(gatherer.add(posted, now));
+            let events = Elements { json: vec![b'1'; *bytes].into(), count: *count };
+            let key = (destination, sender.clone());
+            closed.extend(gatherer.add(&key, id.map(Into::into), &events, now));
         }
         closed.extend(gatherer.close_all());
         assert_eq!(gatherer.due(), None);

@@ -56,8 +56,6 @@ pub enum Effect {
     Lose(Batch, Loss),
     /// Split this batch, which is too large for LaunchDarkly, and add the parts.
     Split(Batch),
-    /// The line fails from now on, or works again.
-    Tell(Destination, Condition),
 }
 
 /// Why a batch is lost.
@@ -147,7 +145,7 @@ impl Line {
             && self.condition == Condition::Well
     }
 
-    /// The next batch, and whether it comes from the spool.
+    /// The next batch.
     fn take(&mut self) -> Option<Batch> {
         if let Some(loaded) = &mut self.loaded
             && let Some(batch) = loaded.waiting.pop_front()
@@ -312,14 +310,15 @@ impl Lines {
         due.filter(|at| *at > now).min()
     }
 
-    /// Takes the outcome of an attempt. `random` is from 0 to 1.
+    /// Takes the outcome of an attempt. Returns the condition of the line if it has changed, and
+    /// what follows. `random` is from 0 to 1.
     pub fn done(
         &mut self,
         batch: Batch,
         outcome: Outcome,
         now: Instant,
         random: f64,
-    ) -> Vec<Effect> {
+    ) -> (Option<Condition>, Vec<Effect>) {
         let destination = batch.destination.clone();
         let mut effects = Vec::new();
         self.sending = self.sending.saturating_sub(1);
@@ -334,10 +333,8 @@ impl Lines {
             Outcome::Failed { .. } => Condition::Failing,
             Outcome::Refused(status) => Condition::Refused(*status),
         };
-        if condition != line.condition {
-            effects.push(Effect::Tell(destination.clone(), condition));
-            line.condition = condition;
-        }
+        let news = (condition != line.condition).then_some(condition);
+        line.condition = condition;
         if condition == Condition::Well {
             line.failures = 0;
             line.sending_max = (line.sending_max + 1).min(LINE_SENDING_MAX);
@@ -346,7 +343,6 @@ impl Lines {
             line.sending_max = 1;
             line.not_before = Some(now + pause(line.failures, &outcome, random));
         }
-        let lost = |batch, loss| Effect::Lose(batch, loss);
         let bytes = size(&batch);
         let again = match outcome {
             Outcome::Delivered => None,
@@ -355,11 +351,11 @@ impl Lines {
                 None
             }
             Outcome::TooLarge => {
-                effects.push(lost(batch, Loss::TooLarge));
+                effects.push(Effect::Lose(batch, Loss::TooLarge));
                 None
             }
             Outcome::Invalid if batch.invalid + 1 >= INVALID_MAX => {
-                effects.push(lost(batch, Loss::Invalid));
+                effects.push(Effect::Lose(batch, Loss::Invalid));
                 None
             }
             Outcome::Invalid => {
@@ -370,7 +366,7 @@ impl Lines {
         };
         let Some(batch) = again else {
             self.bytes -= bytes;
-            return effects;
+            return (news, effects);
         };
         match line.loaded.as_mut().filter(|_| is_loaded) {
             Some(loaded) => loaded.waiting.push_front(batch),
@@ -380,7 +376,7 @@ impl Lines {
             let batches = self.unload(&destination);
             effects.push(Effect::Spool(destination, batches));
         }
-        effects
+        (news, effects)
     }
 
     /// Notes that a credential has changed: what was refused may be accepted.

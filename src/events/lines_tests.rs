@@ -112,9 +112,6 @@ impl Bench {
                 }
                 Effect::Lose(batch, loss) => self.lost.push(format!("{} {loss:?}", batch.id)),
                 Effect::Split(batch) => self.lost.push(format!("{} split", batch.id)),
-                Effect::Tell(destination, condition) => {
-                    self.told.push(format!("{} {condition:?}", destination.environment));
-                }
             }
         }
     }
@@ -122,7 +119,9 @@ impl Bench {
     /// Ends the oldest open request.
     fn done(&mut self, outcome: Outcome) {
         let batch = self.sending.remove(0);
-        let effects = self.lines.done(batch, outcome, self.now(), 1.0);
+        let environment = batch.destination.environment.clone();
+        let (news, effects) = self.lines.done(batch, outcome, self.now(), 1.0);
+        self.told.extend(news.map(|condition| format!("{environment} {condition:?}")));
         self.carry_out(effects);
         self.go_on();
     }

@@ -14,25 +14,28 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
-use super::gather::{self, GatherSettings, Gathered, Gatherer};
+use super::gather::{GatherSettings, Gathered, Gatherer};
 use super::inbox::{Events, Kind, Posted, Waiting};
 use super::lines::{Condition, Effect, Lines, Loss};
-use super::names::Names;
 use super::outcome::Outcome;
 use super::packing::{compressed, new_id, split};
 use super::post::{self, Destination, Sender};
+use super::recent::Recent;
 use super::report::{EventsReport, Reporter, word};
 use super::sending::{Credentials, EventSender};
 use super::spool::SpoolLimits;
 use super::spool::task::{Answer, Order, SpoolEnd, Told};
-use super::summaries::{FlagFacts, Summaries};
-use crate::evaluation::Flag;
-use crate::model::DataSet;
+use super::summaries::Summaries;
+use crate::model::{DataSet, unix_ms};
 use crate::sealing::KeyRing;
-use crate::tasks::{TaskGroup, beside};
+use crate::tasks::{TaskGroup, beside, beside_if, until};
 
 /// Bodies up to this size are looked into and compressed on a thread of the runtime.
 const SMALL_BYTES: usize = 64 * 1024;
+
+/// Names of payloads that are remembered, and how long. SDKs try again after a second.
+const NAMES_MAX: usize = 10_000;
+const NAMES_AGE: Duration = Duration::from_secs(300);
 
 /// Attempts that have ended and not been looked at.
 const ATTEMPTS_MAX: usize = 64;
@@ -72,7 +75,8 @@ pub struct SpoolPlace {
 pub struct Publisher {
     settings: PublisherSettings,
     inbox: mpsc::Receiver<Waiting>,
-    names: Names,
+    /// Names of payloads: what an SDK sends twice counts once.
+    names: Recent<(Destination, Arc<str>)>,
     gatherer: Gatherer,
     summaries: Summaries,
     lines: Lines,
@@ -107,7 +111,7 @@ impl Publisher {
         let publisher = Self {
             settings,
             inbox,
-            names: Names::default(),
+            names: Recent::new(NAMES_MAX, NAMES_AGE),
             gatherer: Gatherer::new(settings.gather),
             summaries: Summaries::new(settings.gather),
             lines: Lines::new(settings.bytes_max),
@@ -131,6 +135,7 @@ impl Publisher {
         let mut tasks = TaskGroup::new(&CancellationToken::new());
         self.on_place(&mut places, &mut tasks).await;
         loop {
+            tasks.reap();
             let effects = self.lines.next(Instant::now());
             self.carry_out(effects, &mut tasks).await;
             let look = (!self.refused.is_empty()).then(|| Instant::now() + CREDENTIALS_PAUSE);
@@ -140,10 +145,7 @@ impl Publisher {
             let effects = tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(waiting) = self.inbox.recv() => self.take(waiting, &mut tasks).await,
-                Some(attempt) = self.attempted.recv() => {
-                    tasks.reap();
-                    self.on_attempt(attempt)
-                }
+                Some(attempt) = self.attempted.recv() => self.on_attempt(attempt),
                 Some(told) = answer(&mut self.spool) => self.on_told(told),
                 Ok(()) = places.changed() => {
                     self.on_place(&mut places, &mut tasks).await;
@@ -171,14 +173,8 @@ impl Publisher {
             return Vec::new();
         }
         let now = Instant::now();
-        let found = match body.len() {
-            0..=SMALL_BYTES => post::elements(&body),
-            _ => {
-                let body = body.clone();
-                beside(move || post::elements(&body)).await
-            }
-        };
-        let events = match found {
+        let (is_large, bytes) = (body.len() > SMALL_BYTES, body.clone());
+        let events = match beside_if(is_large, move || post::elements(&bytes)).await {
             Ok(events) => events,
             Err(error) => {
                 tracing::warn!(
@@ -190,15 +186,13 @@ impl Publisher {
             }
         };
         if let Some(id) = &payload_id
-            && !self.names.is_new(&destination, id, now)
+            && !self.names.is_new(&(destination.clone(), id.clone()), now)
         {
             return Vec::new();
         }
         self.report.update(|report| report.received += events.count as u64);
         let closed = match summarize {
-            None => {
-                self.gatherer.add(gather::Posted { destination, sender, payload_id, events }, now)
-            }
+            None => self.gatherer.add(&(destination, sender), payload_id, &events, now),
             Some(data) => self.summarize(destination, sender, body, data).await,
         };
         drop(room);
@@ -213,14 +207,14 @@ impl Publisher {
         body: Bytes,
         data: Arc<DataSet>,
     ) -> Vec<Gathered> {
-        let is_small = body.len() <= SMALL_BYTES;
+        let is_large = body.len() > SMALL_BYTES;
         let mut summaries =
             std::mem::replace(&mut self.summaries, Summaries::new(self.settings.gather));
         let work = move || {
             let events: Vec<&RawValue> = serde_json::from_slice(&body).unwrap_or_default();
-            let find = |key: &str| facts(data.flags.get(key)?.flag()?);
-            let at = (Instant::now(), now_ms());
-            let (closed, unusable) = summaries.add(&destination, &sender, &events, &find, at);
+            let now_ms = i64::try_from(unix_ms(SystemTime::now())).unwrap_or(i64::MAX);
+            let at = (Instant::now(), now_ms);
+            let (closed, unusable) = summaries.add(&destination, &sender, &events, &data, at);
             if unusable > 0 {
                 tracing::warn!(
                     environment = %destination.environment,
@@ -230,7 +224,7 @@ impl Publisher {
             }
             (summaries, closed, unusable)
         };
-        let (summaries, closed, unusable) = if is_small { work() } else { beside(work).await };
+        let (summaries, closed, unusable) = beside_if(is_large, work).await;
         self.summaries = summaries;
         self.report.lose("unreadable", unusable as u64);
         closed.into_iter().collect()
@@ -261,10 +255,7 @@ impl Publisher {
     async fn add_all(&mut self, gathered: Vec<Gathered>) -> Vec<Effect> {
         let mut effects = Vec::new();
         for Gathered { destination, sender, payload_id, json, count } in gathered {
-            let gzip = match json.len() {
-                0..=SMALL_BYTES => compressed(&json),
-                _ => beside(move || compressed(&json)).await,
-            };
+            let gzip = beside_if(json.len() > SMALL_BYTES, move || compressed(&json)).await;
             let batch = Batch {
                 id: payload_id.unwrap_or_else(new_id),
                 destination,
@@ -286,11 +277,9 @@ impl Publisher {
             self.report.update(|report| report.delivered += batch.count as u64);
         }
         let destination = batch.destination.clone();
-        let effects = self.lines.done(batch, outcome, Instant::now(), fastrand::f64());
-        for effect in &effects {
-            if let Effect::Tell(_, condition) = effect {
-                self.tell(&destination, *condition, problem.as_deref().unwrap_or_default());
-            }
+        let (news, effects) = self.lines.done(batch, outcome, Instant::now(), fastrand::f64());
+        if let Some(condition) = news {
+            self.tell(&destination, condition, &problem.unwrap_or_default());
         }
         effects
     }
@@ -332,7 +321,6 @@ impl Publisher {
                         effects.extend(self.lines.add(part));
                     }
                 }
-                Effect::Tell(..) => {}
             }
         }
         let bytes = self.lines.bytes() as u64;
@@ -354,15 +342,7 @@ impl Publisher {
 
     fn tell(&mut self, destination: &Destination, condition: Condition, problem: &str) {
         let environment = destination.environment.to_string();
-        match condition {
-            Condition::Refused(_) => {
-                let credentials = self.sender.credentials(destination);
-                self.refused.insert(destination.clone(), credentials);
-            }
-            Condition::Well | Condition::Failing => {
-                self.refused.remove(destination);
-            }
-        }
+        self.refused.remove(destination);
         match condition {
             Condition::Well => {
                 tracing::info!(environment, "LaunchDarkly takes events again");
@@ -372,12 +352,16 @@ impl Publisher {
                 problem,
                 "events cannot be sent to LaunchDarkly; they wait"
             ),
-            Condition::Refused(status) => tracing::error!(
-                environment,
-                status,
-                "LaunchDarkly refuses events of this environment; they wait, and are tried again \
-                 now and then"
-            ),
+            Condition::Refused(status) => {
+                let credentials = self.sender.credentials(destination);
+                self.refused.insert(destination.clone(), credentials);
+                tracing::error!(
+                    environment,
+                    status,
+                    "LaunchDarkly refuses events of this environment; they wait, and are tried \
+                     again now and then"
+                );
+            }
         }
         self.report.update(|report| match word(condition) {
             Some(word) => {
@@ -441,26 +425,4 @@ async fn answer(spool: &mut Option<SpoolEnd>) -> Option<Told> {
         Some(spool) => spool.answers.recv().await,
         None => std::future::pending().await,
     }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What a summary needs of a flag.
-fn facts(flag: &Flag) -> Option<FlagFacts> {
-    let variations = flag.variations().map(|value| serde_json::from_str(value.get()));
-    Some(FlagFacts {
-        is_tracked: flag.is_tracked(),
-        debugged_until: flag.debugged_until(),
-        variations: variations.collect::<Result<_, _>>().ok()?,
-    })
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

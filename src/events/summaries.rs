@@ -13,10 +13,9 @@
 
 mod writing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
@@ -25,6 +24,9 @@ use tokio::time::Instant;
 use self::writing::Out;
 use super::gather::{GatherSettings, Gathered};
 use super::post::{Destination, Sender};
+use super::recent::Recent;
+use crate::evaluation::Flag;
+use crate::model::DataSet;
 
 /// The schema of what is written here.
 const SCHEMA: u32 = 4;
@@ -32,20 +34,6 @@ const SCHEMA: u32 = 4;
 /// Contexts that are remembered for each sender, and how long.
 const CONTEXTS_MAX: usize = 1000;
 const CONTEXTS_AGE: Duration = Duration::from_secs(300);
-
-/// What the summary needs of a flag that an event does not tell.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FlagFacts {
-    /// True if each evaluation is to be sent.
-    pub is_tracked: bool,
-    /// Time until which evaluations are sent for debugging, in milliseconds since 1970; 0 if not.
-    pub debugged_until: i64,
-    /// The values of its variations.
-    pub variations: Vec<Value>,
-}
-
-/// Finds a flag by its key.
-pub type FindFlag<'a> = dyn Fn(&str) -> Option<FlagFacts> + 'a;
 
 /// The open summaries.
 #[derive(Debug)]
@@ -64,7 +52,7 @@ struct Group {
     features: BTreeMap<String, Feature>,
     start: Option<Number>,
     end: Option<Number>,
-    contexts: Contexts,
+    contexts: Recent<String>,
     /// Time of the last event.
     used: Instant,
 }
@@ -90,13 +78,13 @@ impl Summaries {
     }
 
     /// Adds events. Returns the batch that they close, and the number of those that cannot be read.
-    /// `now_ms` is the time in milliseconds since 1970.
+    /// `data` are the flags of the environment, `now_ms` the time in milliseconds since 1970.
     pub fn add(
         &mut self,
         destination: &Destination,
         sender: &Sender,
         events: &[&RawValue],
-        find: &FindFlag<'_>,
+        data: &DataSet,
         (now, now_ms): (Instant, i64),
     ) -> (Option<Gathered>, usize) {
         // All schemas become the same.
@@ -104,7 +92,7 @@ impl Summaries {
         let group = self.groups.entry(key.clone()).or_insert_with(|| Group::new(now));
         let mut unusable = 0;
         for event in events {
-            if group.add(event, sender.schema, find, now, now_ms).is_none() {
+            if group.add(event, sender.schema, data, now, now_ms).is_none() {
                 unusable += 1;
             }
         }
@@ -152,7 +140,7 @@ impl Group {
             features: BTreeMap::new(),
             start: None,
             end: None,
-            contexts: Contexts::default(),
+            contexts: Recent::new(CONTEXTS_MAX, CONTEXTS_AGE),
             used: now,
         }
     }
@@ -166,7 +154,7 @@ impl Group {
         &mut self,
         raw: &RawValue,
         schema: u32,
-        find: &FindFlag<'_>,
+        data: &DataSet,
         now: Instant,
         now_ms: i64,
     ) -> Option<()> {
@@ -174,7 +162,7 @@ impl Group {
         let Kind { kind } = serde_json::from_str(raw.get()).ok()?;
         match kind.as_str() {
             "" => None,
-            "feature" => self.add_feature(raw, schema, find, now, now_ms),
+            "feature" => self.add_feature(raw, schema, data, now, now_ms),
             "custom" => {
                 let event: Custom<'_> = serde_json::from_str(raw.get()).ok()?;
                 let context = context(event.context, event.user)?;
@@ -196,10 +184,7 @@ impl Group {
                 let event: Identify<'_> = serde_json::from_str(raw.get()).ok()?;
                 let context = context(event.context, event.user)?;
                 self.contexts.is_new(&context.name, now);
-                self.write(|out| {
-                    out.begin("identify", &event.creation_date);
-                    out.raw("context", context.json);
-                });
+                self.write(|out| out.context("identify", &event.creation_date, &context));
                 Some(())
             }
             _ => {
@@ -214,7 +199,7 @@ impl Group {
         &mut self,
         raw: &RawValue,
         schema: u32,
-        find: &FindFlag<'_>,
+        data: &DataSet,
         now: Instant,
         now_ms: i64,
     ) -> Option<()> {
@@ -223,14 +208,11 @@ impl Group {
         if event.version.is_some() {
             if event.track_events.is_none() && event.debug_events_until_date.unwrap_or(0) == 0 {
                 // The SDK is too old to tell.
-                let flag = find(&event.key).unwrap_or_default();
-                event.track_events = Some(flag.is_tracked);
-                event.debug_events_until_date = Some(flag.debugged_until);
+                let flag = data.flags.get(&event.key).and_then(|item| item.flag());
+                event.track_events = flag.map(Flag::is_tracked);
+                event.debug_events_until_date = flag.map(Flag::debugged_until);
                 if schema <= 1 && event.variation.is_none() {
-                    let value: Option<Value> =
-                        event.value.and_then(|value| serde_json::from_str(value.get()).ok());
-                    let place = flag.variations.iter().position(|it| Some(it) == value.as_ref());
-                    event.variation = place.and_then(|place| place.try_into().ok());
+                    event.variation = flag.and_then(|flag| variation(flag, event.value?));
                 }
             }
         } else {
@@ -276,17 +258,12 @@ impl Group {
     /// Writes an `index` event for a context that was not seen lately.
     fn index(&mut self, context: &ContextRef<'_>, date: &Number, now: Instant) {
         if self.contexts.is_new(&context.name, now) {
-            self.write(|out| {
-                out.begin("index", date);
-                out.raw("context", context.json);
-            });
+            self.write(|out| out.context("index", date, context));
         }
     }
 
     fn separate(&mut self) {
-        if self.count > 0 {
-            self.events.push(b',');
-        }
+        self.events.push(if self.count == 0 { b'[' } else { b',' });
         self.count += 1;
     }
 
@@ -306,43 +283,23 @@ impl Group {
             self.write(|out| out.summary(&start, &end, &features));
         }
         self.since = None;
-        let events = std::mem::take(&mut self.events);
-        let mut json = Vec::with_capacity(events.len() + 2);
-        json.push(b'[');
-        json.extend_from_slice(&events);
-        json.push(b']');
+        self.events.push(b']');
         Gathered {
             destination: destination.clone(),
             sender: sender.clone(),
             payload_id: None,
-            json: Bytes::from(json),
+            json: std::mem::take(&mut self.events).into(),
             count: std::mem::take(&mut self.count),
         }
     }
 }
 
-/// Contexts that were seen lately.
-#[derive(Debug, Default)]
-struct Contexts {
-    seen: HashSet<String>,
-    order: VecDeque<(Instant, String)>,
-}
-
-impl Contexts {
-    fn is_new(&mut self, name: &str, now: Instant) -> bool {
-        while let Some((at, _)) = self.order.front()
-            && (now >= *at + CONTEXTS_AGE || self.order.len() >= CONTEXTS_MAX)
-        {
-            if let Some((_, name)) = self.order.pop_front() {
-                self.seen.remove(&name);
-            }
-        }
-        let is_new = self.seen.insert(name.to_owned());
-        if is_new {
-            self.order.push_back((now, name.to_owned()));
-        }
-        is_new
-    }
+/// The variation with this value.
+fn variation(flag: &Flag, value: &RawValue) -> Option<i64> {
+    let value: Value = serde_json::from_str(value.get()).ok()?;
+    let is_same =
+        |it: &RawValue| serde_json::from_str::<Value>(it.get()).is_ok_and(|it| it == value);
+    flag.variations().position(is_same)?.try_into().ok()
 }
 
 /// A context as the SDK has written it, and what tells it apart.

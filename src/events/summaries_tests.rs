@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::events::post::Audience;
-use crate::model::{EnvironmentRef, FilterKey};
+use crate::model::{EnvironmentRef, FilterKey, Item, ItemKey, ItemKind};
 
 /// Milliseconds since 1970 at which these tests take place.
 const NOW: i64 = 10_000;
@@ -10,13 +10,17 @@ const NOW: i64 = 10_000;
 struct Bench {
     summaries: Summaries,
     begun: Instant,
-    flag: Option<FlagFacts>,
+    data: DataSet,
 }
 
 impl Bench {
     fn new() -> Self {
         let settings = GatherSettings { interval: Duration::from_secs(5), capacity: 100 };
-        Self { summaries: Summaries::new(settings), begun: Instant::now(), flag: None }
+        Self {
+            summaries: Summaries::new(settings),
+            begun: Instant::now(),
+            data: DataSet::default(),
+        }
     }
 
     /// Posts events so many seconds after the begin; returns the number of unusable ones.
@@ -26,10 +30,8 @@ impl Bench {
         let environment = EnvironmentRef { environment: "e".into(), filter: FilterKey::new("") };
         let destination = Destination { environment, audience: Audience::Server };
         let sender = Sender { schema, tags: None, user_agent: None, wrapper: None };
-        let flag = self.flag.clone();
-        let find = |key: &str| flag.clone().filter(|_| key == "f");
         let now = self.begun + Duration::from_secs(at);
-        self.summaries.add(&destination, &sender, &events, &find, (now, NOW)).1
+        self.summaries.add(&destination, &sender, &events, &self.data, (now, NOW)).1
     }
 
     fn closed(&mut self) -> Value {
@@ -44,9 +46,12 @@ impl Bench {
 }
 
 #[track_caller]
-fn check(schema: u32, flag: Option<FlagFacts>, events: &Value, expected: &Value) {
+fn check(schema: u32, flag: Option<&Value>, events: &Value, expected: &Value) {
     let mut bench = Bench::new();
-    bench.flag = flag;
+    if let Some(flag) = flag {
+        let item = Item::live(1, flag.to_string());
+        bench.data.upsert(&ItemKey::new(ItemKind::Flag, "f"), item.into());
+    }
     assert_eq!(bench.post(0, schema, events), 0, "{events}");
     assert_eq!(bench.closed(), *expected, "{events}");
     assert_eq!(bench.closed(), json!([]), "nothing is sent twice");
@@ -111,18 +116,19 @@ fn evaluations_are_counted() {
 
 #[test]
 fn what_an_old_sdk_does_not_tell_is_found_in_the_flag() {
-    let flag = |is_tracked, debugged_until| {
-        Some(FlagFacts { is_tracked, debugged_until, variations: vec![json!("a"), json!("b")] })
+    let flag = |is_tracked: bool, debugged_until: i64| {
+        json!({"key": "f", "version": 1, "variations": ["a", "b"], "trackEvents": is_tracked,
+            "debugEventsUntilDate": debugged_until})
     };
     let old = json!([feature(&json!({}))]);
-    check(1, flag(false, 0), &old, &json!([index(), summary(Some(1))]));
+    check(1, Some(&flag(false, 0)), &old, &json!([index(), summary(Some(1))]));
     // Schema 2 has a variation, unless the evaluation failed.
-    check(2, flag(false, 0), &old, &json!([index(), summary(None)]));
+    check(2, Some(&flag(false, 0)), &old, &json!([index(), summary(None)]));
     check(1, None, &old, &json!([index(), summary(None)]));
     let told = json!([feature(&json!({"variation": 1}))]);
     let both =
         json!([index(), full("feature", &json!({})), full("debug", &json!({})), summary(Some(1))]);
-    check(2, flag(true, NOW + 1), &told, &both);
+    check(2, Some(&flag(true, NOW + 1)), &told, &both);
     // A flag that did not exist.
     let unknown = json!([{"kind": "feature", "creationDate": 1000, "key": "f",
         "user": {"key": "u"}, "value": "c", "default": "c", "trackEvents": true}]);
@@ -131,7 +137,7 @@ fn what_an_old_sdk_does_not_tell_is_found_in_the_flag() {
         "features": {"f": {"default": "c", "counters": [{"unknown": true, "value": "c", "count": 1}],
             "contextKinds": ["user"]}}
     });
-    check(1, flag(true, NOW + 1), &unknown, &json!([index(), counted]));
+    check(1, Some(&flag(true, NOW + 1)), &unknown, &json!([index(), counted]));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod item_map;
 mod keys;
 pub mod raw_json;
 mod same_json;
+mod times;
 
 pub use change_set::ChangeSet;
 pub use connection_status::{ConnectionState, ConnectionStatus, ErrorKind};
@@ -27,3 +28,4 @@ pub use keys::{
     obscured,
 };
 pub use same_json::same_json;
+pub use times::unix_ms;

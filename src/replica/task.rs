@@ -4,12 +4,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Moment, Replica, Step, Visits};
 use crate::storage::StoreError;
-use crate::tasks::beside;
+use crate::tasks::{beside_if, until};
 
 /// Bound on the last visit before the end of the process.
 const LAST_VISIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,7 +53,7 @@ impl<S> CopyTask<S> {
                 biased;
                 () = cancel.cancelled() => break,
                 () = self.0.told(replica.seen_epoch()) => false,
-                () = sleep_until(replica.next()) => true,
+                () = until(replica.next()) => true,
             };
             if is_due {
                 replica = self.visit(replica, Replica::begin, &cancel).await;
@@ -140,12 +139,5 @@ where
         let done = work(&mut replica);
         (replica, done)
     };
-    if is_much { beside(work).await } else { work() }
-}
-
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
+    beside_if(is_much, work).await
 }

@@ -84,8 +84,9 @@ impl Compressors {
         if body.len() < COMPRESSED_BYTES_MIN {
             return Encoded::plain(body);
         }
+        let plain = |body| Encoded { body, is_gzip: false, varies: true };
         if !accepts_gzip(request) {
-            return Encoded { body, is_gzip: false, varies: true };
+            return plain(body);
         }
         let done = || shared.and_then(OnceLock::get).cloned();
         let gzip = match done() {
@@ -94,7 +95,7 @@ impl Compressors {
                 let turn = tokio::time::timeout(WAIT_MAX, self.turns.clone().acquire_owned());
                 // Closed never, so only the wait can fail.
                 let Ok(turn) = turn.await else {
-                    return Encoded { body, is_gzip: false, varies: true };
+                    return plain(body);
                 };
                 match done() {
                     Some(gzip) => gzip,
@@ -113,7 +114,7 @@ impl Compressors {
     /// if the client is gone meanwhile.
     async fn compressed(&self, body: &Bytes, turn: Option<OwnedSemaphorePermit>) -> Bytes {
         let (idle, body) = (self.idle.clone(), body.clone());
-        let is_quick = body.len() <= ON_THE_SPOT_BYTES_MAX;
+        let is_long = body.len() > ON_THE_SPOT_BYTES_MAX;
         let work = move || {
             let compressor = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut compressor =
@@ -123,7 +124,7 @@ impl Compressors {
             drop(turn);
             gzip
         };
-        if is_quick { work() } else { tasks::beside(work).await }
+        tasks::beside_if(is_long, work).await
     }
 }
 

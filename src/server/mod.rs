@@ -43,7 +43,7 @@ use tokio::time::Instant;
 
 pub use drain::Drain;
 pub use listener::{BindError, Listener};
-pub use status::{StatusMembers, connection_status, unix_ms};
+pub use status::{StatusMembers, connection_status};
 
 use crate::environments::Registry;
 use crate::events::Events;

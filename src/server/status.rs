@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::refusals::Refusals;
 use super::routes::{EnvironmentName, OneEnvironment};
 use crate::environments::{Environment, Registry};
-use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured};
+use crate::model::{ConnectionState, ConnectionStatus, ListState, obscured, unix_ms};
 
 /// Gives the members of `/status` about other parts of the process, such as `autoConfigStatus`.
 /// Called for each body that is built; must not wait.
@@ -365,12 +365,6 @@ pub fn connection_status(status: &ConnectionStatus) -> Value {
         }
     }
     shape
-}
-
-/// Milliseconds since 1970.
-pub fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl Built {
     }
 
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        if self.is_large { tasks::beside(work).await } else { work() }
+        tasks::beside_if(self.is_large, work).await
     }
 
     /// True if the body may be given to a client that asked at that moment.
@@ -165,10 +165,7 @@ impl StatusPage {
         let begun = Instant::now();
         let sources = self.sources.clone();
         let is_large = sources.registry.environments().len() >= MANY_ENVIRONMENTS;
-        let body = match is_large {
-            true => tasks::beside(move || sources.body()).await,
-            false => sources.body(),
-        };
+        let body = tasks::beside_if(is_large, move || sources.body()).await;
         let (json, page) = (OnceCell::new(), OnceCell::new());
         newest.insert(Arc::new(Built { begun, body: body.into(), is_large, json, page })).clone()
     }

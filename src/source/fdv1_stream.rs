@@ -5,7 +5,7 @@ use http::{HeaderMap, Uri};
 use super::SourceEvent;
 use super::fdv1_messages::{FlagMessage, decode};
 use crate::model::{ChangeSet, FilterKey, SdkKey};
-use crate::tasks::beside;
+use crate::tasks::beside_if;
 use crate::upstream::{
     BaseUrl, EventStream, HttpClient, RestartReason, STREAM_LIMITS, StreamEvent, StreamRequest,
     StreamTimings, UrlError, query_value,
@@ -89,7 +89,7 @@ impl Undecoded {
         };
         let is_large = event.data.len() > DECODED_ON_THE_SPOT_BYTES_MAX;
         let decode = move || decode(&event.name, &event.data);
-        match if is_large { beside(decode).await } else { decode() } {
+        match beside_if(is_large, decode).await {
             Ok(FlagMessage::Put(data)) => SourceEvent::Everything { connection, data },
             Ok(FlagMessage::Upsert(key, item)) => {
                 SourceEvent::Changes { connection, changes: ChangeSet::one(key, item) }

@@ -20,6 +20,7 @@ use super::dial::BoxedIo;
 use super::http_client::HttpClient;
 use super::url::Target;
 use super::{ConnectError, Deadlines, HttpRequest, Phase};
+use crate::telemetry::Chain;
 
 /// Connections that are kept although nothing is sent.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -99,13 +100,9 @@ impl PooledClient {
 
 /// The error below the pool's own one.
 fn error(error: ClientError) -> ConnectError {
-    let is_connect = error.is_connect();
-    let Some(cause) = error.source() else { return ConnectError::protocol(error) };
-    match cause.downcast_ref::<ConnectError>() {
-        Some(inner) if is_connect => {
-            ConnectError::protocol(crate::telemetry::Chain(inner).to_string())
-        }
-        Some(_) | None => ConnectError::protocol(error),
+    match error.source().and_then(|cause| cause.downcast_ref::<ConnectError>()) {
+        Some(inner) => ConnectError::protocol(Chain(inner).to_string()),
+        None => ConnectError::protocol(error),
     }
 }
 

@@ -167,15 +167,15 @@ impl Spool {
             segment.file = None;
             let content = fs::read(&segment.path)?;
             let name = Name::of(&segment.path).ok_or(io::ErrorKind::InvalidData)?;
-            let read = record::read(&content, &name, &self.ring);
+            let batches = record::read(&content, &name, &self.ring);
             let (id, held) = (segment.id, segment.events);
-            let found: u64 = read.batches.iter().map(|batch| batch.count as u64).sum();
+            let found: u64 = batches.iter().map(|batch| batch.count as u64).sum();
             self.loss.unreadable += held.saturating_sub(found);
             let is_young = |batch: &Batch| {
                 now.duration_since(batch.created).is_ok_and(|age| age <= self.limits.age)
                     || batch.created > now
             };
-            let (young, old): (Vec<_>, Vec<_>) = read.batches.into_iter().partition(is_young);
+            let (young, old): (Vec<_>, Vec<_>) = batches.into_iter().partition(is_young);
             self.loss.expired += old.iter().map(|batch| batch.count as u64).sum::<u64>();
             if young.is_empty() {
                 self.delete(id)?;

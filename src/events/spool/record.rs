@@ -11,7 +11,7 @@ use super::super::batch::Batch;
 use super::super::lines::SegmentId;
 use super::super::post::{Audience, Destination, Sender};
 use super::NAMESPACE;
-use crate::model::{EnvironmentRef, FilterKey};
+use crate::model::{EnvironmentRef, FilterKey, hex, unix_ms};
 use crate::sealing::{KeyRing, Place, SealingKey};
 
 const EXTENSION: &str = "events";
@@ -35,8 +35,7 @@ impl Name {
             environment.filter.as_str().as_bytes(),
             word(*audience).as_bytes(),
         ];
-        let name: String =
-            key.name(&parts).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&key.name(&parts)[..8]);
         Self { stem: format!("{name}-{number:020}"), number }
     }
 
@@ -112,17 +111,9 @@ pub fn frames(content: &[u8]) -> impl Iterator<Item = (u64, Frame, &[u8])> {
     })
 }
 
-/// What a segment holds.
-#[derive(Debug, Default)]
-pub struct Read {
-    /// The batches that open, oldest first.
-    pub batches: Vec<Batch>,
-}
-
-/// Reads a segment. What does not open is left out.
-pub fn read(content: &[u8], name: &Name, ring: &KeyRing) -> Read {
-    let opened = frames(content).filter_map(|(offset, _, sealed)| open(sealed, name, offset, ring));
-    Read { batches: opened.collect() }
+/// Reads a segment: the batches that open, oldest first.
+pub fn read(content: &[u8], name: &Name, ring: &KeyRing) -> Vec<Batch> {
+    frames(content).filter_map(|(offset, _, sealed)| open(sealed, name, offset, ring)).collect()
 }
 
 /// The destination of a segment, by the first record that opens.
@@ -134,10 +125,6 @@ pub fn destination(content: &[u8], name: &Name, ring: &KeyRing) -> Option<Destin
 
 /// Seals a batch for its place.
 pub fn seal(key: &SealingKey, place: &[u8], batch: &Batch) -> Vec<u8> {
-    let milliseconds = batch
-        .created
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     let Destination { environment, audience } = &batch.destination;
     let meta = Meta {
         id: batch.id.clone(),
@@ -149,7 +136,7 @@ pub fn seal(key: &SealingKey, place: &[u8], batch: &Batch) -> Vec<u8> {
         user_agent: batch.sender.user_agent.clone(),
         wrapper: batch.sender.wrapper.clone(),
         count: batch.count,
-        created: milliseconds,
+        created: unix_ms(batch.created),
     };
     // Text and numbers always serialize.
     let mut plaintext = serde_json::to_vec(&meta).unwrap_or_default();

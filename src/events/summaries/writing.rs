@@ -30,6 +30,12 @@ impl Out<'_> {
         self.raw(name, &serde_json::to_string(text).unwrap_or_default());
     }
 
+    /// An event that has nothing but a context.
+    pub(super) fn context(&mut self, kind: &str, date: &Number, context: &ContextRef<'_>) {
+        self.begin(kind, date);
+        self.raw("context", context.json);
+    }
+
     pub(super) fn feature(
         &mut self,
         kind: &str,

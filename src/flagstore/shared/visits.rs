@@ -243,10 +243,11 @@ impl FlagVisits {
         self.visit.unwritten = self.orders.dirty();
         // Under the name of another environment nothing is written. And new items are written only
         // where they can be listed.
+        let dropped = self.orders.report().get().dropped;
         let is_absent = |key: &ItemKey| {
             data.item(key).is_some()
                 && !self.known.others.contains(key)
-                && !self.orders.report().get().dropped.contains_key(key)
+                && !dropped.contains_key(key)
         };
         self.visit.fresh = self.orders.fresh().into_iter().filter(is_absent).collect();
         let is_new = !self.visit.fresh.is_empty();

@@ -89,10 +89,8 @@ impl Server {
             return Err(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, NOT_JSON));
         }
         let received = read_within(body, &self.bodies).await?;
-        if received.bytes.len() <= SMALL_BYTES {
-            return context::read(Context::parse(&received.bytes));
-        }
-        context::read(tasks::beside(move || Context::parse(&received.bytes)).await)
+        let is_long = received.bytes.len() > SMALL_BYTES;
+        context::read(tasks::beside_if(is_long, move || Context::parse(&received.bytes)).await)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The comparison of all stored rows with the served data: the decision, the steps that follow, and
 //! the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{FlagVisits, Outcome, Purpose, Step};
@@ -72,9 +72,8 @@ impl FlagVisits {
         let mut rows = if decision.upserts.is_empty() { Vec::new() } else { layout::ordered(data) };
         rows.retain(|row| decision.upserts.contains(&row.key));
         let corrections = corrections(&stored, data, &decision.corrections);
-        let rows_found = Inventory::of(stored.rows.iter().map(|row| &row.key));
         (self.visit.stored, self.visit.decision) = (stored, decision);
-        let is_new = self.after_writes() != rows_found;
+        let is_new = !self.added(&self.orders.report().get().dropped).is_empty();
 
         let names_another = |marker: &Marker| marker.names_another(self.identity.as_ref());
         if writes && found.as_ref().is_some_and(names_another) {
@@ -107,8 +106,14 @@ impl FlagVisits {
 
     /// Rows in the store once all missing ones are written, whether this relay knows them or not.
     pub(super) fn after_writes(&self) -> Inventory {
-        let visit = &self.visit;
         let dropped = self.orders.report().get().dropped;
+        let stored = self.visit.stored.rows.iter().map(|row| &row.key);
+        Inventory::of(stored.chain(self.added(&dropped)))
+    }
+
+    /// Missing rows that are written, without those that the database refuses.
+    fn added(&self, dropped: &BTreeMap<ItemKey, u64>) -> BTreeSet<&ItemKey> {
+        let visit = &self.visit;
         let is_written =
             |key: &&ItemKey| !dropped.contains_key(*key) && !visit.contended.contains(*key);
         let mut added: BTreeSet<&ItemKey> =
@@ -116,7 +121,7 @@ impl FlagVisits {
         for row in &visit.stored.rows {
             added.remove(&row.key);
         }
-        Inventory::of(visit.stored.rows.iter().map(|row| &row.key).chain(added))
+        added
     }
 
     /// The same once the corrections are carried out as well. While some rows wait for a second
